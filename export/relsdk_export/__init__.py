@@ -1,0 +1,1 @@
+"""Checkpoints in, served bundles out: backbones, ONNX export, quantisation, parity."""

@@ -1,0 +1,1 @@
+"""Search relevance that runs anywhere."""

@@ -1,0 +1,79 @@
+"""The frozen records that travel between the steps: documents, labelled pairs, relevance judgements, hits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from relsdk.levels import RelevanceLevel
+
+__all__ = ["Document", "Hit", "LabelledPair", "Relevance"]
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One searchable item.
+
+    Attributes:
+        id: Unique within an index, not empty.
+        title: Short text; may be empty when `text` is not.
+        text: Body: description, OCR, speech transcript.
+        metadata: Anything JSON can hold; returned with hits, never encoded.
+    """
+
+    id: str
+    title: str = ""
+    text: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledPair:
+    """A query, a document and the level that a judge gave them."""
+
+    query: str
+    document: Document
+    level: RelevanceLevel
+
+
+@dataclass(frozen=True, slots=True)
+class Relevance:
+    """How relevant one document is to one query.
+
+    Attributes:
+        level: The most probable level.
+        probabilities: P(level = 0), ..., P(level = 3); they sum to 1.
+        expected_level: Mean level under the probabilities, in [0, 3].
+        score: The model's raw score (cosine for an encoder); higher is better.
+    """
+
+    level: RelevanceLevel
+    probabilities: tuple[float, float, float, float]
+    expected_level: float
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One search result.
+
+    Attributes:
+        document: What was found.
+        score: What the list is ordered by; higher is better.
+        relevance: Level and probabilities; None when the model has no calibration.
+    """
+
+    document: Document
+    score: float
+    relevance: Relevance | None = None
+
+    @property
+    def level(self) -> RelevanceLevel | None:
+        """The most probable level, or None when the model has no calibration."""
+        return None if self.relevance is None else self.relevance.level
+
+    @property
+    def probabilities(self) -> tuple[float, float, float, float] | None:
+        """P(level = 0..3), or None when the model has no calibration."""
+        return None if self.relevance is None else self.relevance.probabilities

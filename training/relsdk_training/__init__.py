@@ -1,0 +1,1 @@
+"""Training of relsdk models; the first objectives arrive with the training release."""
