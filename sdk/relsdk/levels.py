@@ -74,19 +74,19 @@ def cumulative_to_probabilities(cumulative: ArrayLike) -> FloatArray:
     at_least = np.asarray(cumulative, dtype=np.float64)  # (N, L-1)
     edge = np.ones((len(at_least), 1))
     bounded = np.hstack([edge, at_least, edge * 0.0])  # (N, L+1)
-    return np.clip(bounded[:, :-1] - bounded[:, 1:], 0.0, 1.0)  # (N, L)
+    return np.asarray(np.clip(bounded[:, :-1] - bounded[:, 1:], 0.0, 1.0), dtype=np.float64)  # (N, L)
 
 
 def probabilities_to_cumulative(probabilities: ArrayLike) -> FloatArray:
     """Turn level probabilities (N, L) into P(level >= k), k = 1..3, (N, L-1) float64."""
     levels = np.asarray(probabilities, dtype=np.float64)
-    at_least: FloatArray = np.cumsum(levels[:, ::-1], axis=1)[:, ::-1]  # (N, L)
-    return at_least[:, 1:]
+    at_least = np.cumsum(levels[:, ::-1], axis=1)[:, ::-1]  # (N, L)
+    return np.asarray(at_least[:, 1:], dtype=np.float64)
 
 
 def most_probable_level(probabilities: ArrayLike) -> IntArray:
     """Return the level of the highest probability, (N,) int64; a tie goes to the lower level."""
-    return np.asarray(probabilities, dtype=np.float64).argmax(axis=1).astype(np.int64, copy=False)
+    return np.asarray(np.asarray(probabilities).argmax(axis=1), dtype=np.int64)
 
 
 def expected_level(probabilities: ArrayLike) -> FloatArray:

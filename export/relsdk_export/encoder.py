@@ -1,0 +1,222 @@
+"""Export an encoder: checkpoint folder in, checked bundle out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from relsdk.bundle import (
+    Bundle,
+    EncoderSettings,
+    Variant,
+    copy_tokenizer,
+    finish_bundle,
+    onnx_file,
+    read_bundle,
+    read_encoder_settings,
+    save_variants,
+    write_tokenizer,
+)
+from relsdk.embedder import Embedder
+from relsdk.errors import BundleError, InputError
+from relsdk.folders import file_sha256, json_sha256, staged_folder
+from relsdk_export.convert import SentenceEncoder, load_encoder, write_onnx
+from relsdk_export.parity import PARITY_TEXTS, check_parity, torch_vectors
+from relsdk_export.quantize import WEIGHT_RANGE, quantize_int8
+from relsdk_export.vocabulary import VocabularyCut, cut_vocabulary
+
+__all__ = ["DEFAULT_VARIANTS", "ParityBudget", "export_encoder"]
+
+DEFAULT_VARIANTS = ("fp32", *(f"int8_{isa}" for isa in WEIGHT_RANGE))
+# How many of the corpus's texts join the parity check after a vocabulary cut.
+_CORPUS_SAMPLE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ParityBudget:
+    """The cosines to the checkpoint below which an export fails."""
+
+    fp32_min: float = 0.9999
+    int8_min: float = 0.98
+    int8_mean: float = 0.99
+
+
+def export_encoder(
+    checkpoint: Path,
+    target: Path,
+    *,
+    variants: Sequence[str] = DEFAULT_VARIANTS,
+    vocabulary_from: Iterable[str] | None = None,
+    prompts: Mapping[str, str] | None = None,
+    budget: ParityBudget | None = None,
+    overwrite: bool = False,
+    on_step: Callable[[str], None] = lambda step: None,
+) -> Bundle:
+    """Make a bundle of a Hugging Face or sentence-transformers encoder.
+
+    Args:
+        checkpoint: Folder with safetensors weights, `config.json`, `tokenizer.json`.
+        target: Where the bundle shall be.
+        variants: Names out of `DEFAULT_VARIANTS`.
+        vocabulary_from: Texts of a corpus: cut the vocabulary to what they need.
+        prompts: Prompts by name, in place of the checkpoint's.
+        budget: Smallest cosines to the checkpoint.
+        overwrite: Replace a bundle that is there.
+        on_step: Called with a short description before each step.
+
+    Returns:
+        The bundle, in place.
+
+    Raises:
+        InputError: `target` is in the way, or a variant is unknown.
+        BundleError: `checkpoint` is not a usable checkpoint.
+        QualityError: The exported model differs from the checkpoint; nothing is written.
+    """
+    unknown = [name for name in variants if name not in DEFAULT_VARIANTS]
+    if unknown or not variants:
+        raise InputError(f"unknown variants {unknown}; allowed are {list(DEFAULT_VARIANTS)}")
+    if not (checkpoint / "tokenizer.json").is_file():
+        raise BundleError(f"{checkpoint} has no tokenizer.json; name a checkpoint folder")
+    settings = read_encoder_settings(checkpoint)
+    if prompts is not None:
+        settings = replace(settings, prompts=dict(prompts))
+    with staged_folder(target, overwrite=overwrite) as staging:
+        on_step("load the checkpoint")
+        model = load_encoder(checkpoint, settings)
+        texts = _with_prompts(PARITY_TEXTS, settings)
+        cut: VocabularyCut | None = None
+        copy_tokenizer(checkpoint, staging)
+        if vocabulary_from is None:
+            expected = torch_vectors(model, checkpoint, texts)
+        else:
+            on_step("cut the vocabulary")
+            sample = _Sample(vocabulary_from)
+            cut = cut_vocabulary(checkpoint / "tokenizer.json", _and_prompts(sample, settings))
+            texts = _with_prompts(
+                sample.kept, settings
+            )  # covered texts: the uncut checkpoint is the reference
+            expected = torch_vectors(model, checkpoint, texts)
+            _apply_cut(model, cut, staging)
+        made = _write_variants(model, staging, variants, settings, on_step)
+        bundle = finish_bundle(
+            staging,
+            name=checkpoint.resolve().name,
+            kind="encoder",
+            settings=settings,
+            variants=made,
+            weights_sha256=_weights_hash(checkpoint, cut),
+            provenance=_provenance(checkpoint, cut),
+        )
+        on_step("compare with the checkpoint")
+        save_variants(bundle, _checked(bundle, texts, expected, budget or ParityBudget()))
+    return read_bundle(target)
+
+
+class _Sample:
+    """Passes texts through and keeps an even sample of them."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._texts = texts
+        self.kept: list[str] = []
+
+    def __iter__(self) -> Iterator[str]:
+        rng = np.random.default_rng(0)
+        for number, text in enumerate(self._texts):
+            if len(self.kept) < _CORPUS_SAMPLE:
+                self.kept.append(text)
+            elif (slot := int(rng.integers(number + 1))) < _CORPUS_SAMPLE:  # reservoir sampling
+                self.kept[slot] = text
+            yield text
+
+
+def _with_prompts(texts: Sequence[str], settings: EncoderSettings) -> list[str]:
+    """Put the prompts before the texts in turn, so that each is exercised."""
+    prompts = list(settings.prompts.values()) or [""]
+    return [prompts[i % len(prompts)] + text for i, text in enumerate(texts)]
+
+
+def _and_prompts(texts: Iterable[str], settings: EncoderSettings) -> Iterable[str]:
+    """Texts with every prompt before them: the first piece after a prompt may differ from a first piece."""
+    for text in texts:
+        for prompt in {"", *settings.prompts.values()}:
+            yield prompt + text
+
+
+def _apply_cut(model: SentenceEncoder, cut: VocabularyCut, folder: Path) -> None:
+    """Slice the embedding rows and write the renumbered tokenizer and model configuration."""
+    embedding = model.transformer.get_input_embeddings()
+    smaller = torch.nn.Embedding(len(cut.kept), embedding.weight.shape[1])
+    smaller.weight = torch.nn.Parameter(embedding.weight.detach()[torch.from_numpy(cut.kept)].clone())
+    model.transformer.set_input_embeddings(smaller)
+    model.transformer.config.vocab_size = len(cut.kept)
+    write_tokenizer(folder, cut.tokenizer, vocab_size=len(cut.kept))
+
+
+def _write_variants(
+    model: SentenceEncoder,
+    folder: Path,
+    names: Sequence[str],
+    settings: EncoderSettings,
+    on_step: Callable[[str], None],
+) -> tuple[Variant, ...]:
+    on_step("export fp32")
+    reference = folder / onnx_file("fp32", "any")
+    write_onnx(model, reference, max_tokens=settings.max_tokens)
+    made = []
+    for name in names:
+        quantisation, _, isa = name.partition("_")
+        file = onnx_file(quantisation, isa or "any")
+        if quantisation == "int8":
+            on_step(f"quantise {name}")
+            quantize_int8(reference, folder / file, isa=isa)
+        made.append(Variant(name, file, quantisation, isa or "any"))
+    if "fp32" not in names:
+        reference.unlink()
+    return tuple(made)
+
+
+def _checked(
+    bundle: Bundle, texts: Sequence[str], expected: NDArray[np.float32], budget: ParityBudget
+) -> tuple[Variant, ...]:
+    checked = []
+    for variant in bundle.variants:
+        exact = variant.quantisation == "fp32"
+        report = check_parity(
+            Embedder(bundle.path, variant=variant.name),
+            texts,
+            expected,
+            min_cosine=budget.fp32_min if exact else budget.int8_min,
+            mean_cosine=budget.fp32_min if exact else budget.int8_mean,
+        )
+        size = bundle.onnx_path(variant).stat().st_size
+        checked.append(replace(variant, quality={"parity": report.to_dict(), "bytes": size}))
+    return tuple(checked)
+
+
+def _weights_hash(checkpoint: Path, cut: VocabularyCut | None) -> str:
+    files = sorted(checkpoint.glob("*.safetensors"))
+    kept = None if cut is None else json_sha256(cut.kept.tolist())
+    return json_sha256([[file.name, file_sha256(file)] for file in files] + [kept])
+
+
+def _provenance(checkpoint: Path, cut: VocabularyCut | None) -> dict[str, Any]:
+    packages = ("relsdk", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "tokenizers")
+    provenance: dict[str, Any] = {
+        "checkpoint": checkpoint.resolve().name,
+        "checkpoint_sha256": _weights_hash(checkpoint, None),
+        "versions": {package: version(package) for package in packages},
+    }
+    if cut is not None:
+        provenance["vocabulary"] = {
+            "pieces_before": cut.pieces_before,
+            "pieces": len(cut.kept),
+            "unknown_share": cut.unknown_share,
+        }
+    return provenance

@@ -1,0 +1,24 @@
+"""The model-folder contract. Nobody outside this package knows the names of the files in it."""
+
+from relsdk.bundle.folder import Bundle, Variant, finish_bundle, onnx_file, read_bundle, save_variants
+from relsdk.bundle.layout import (
+    EncoderSettings,
+    copy_tokenizer,
+    read_encoder_settings,
+    write_layout,
+    write_tokenizer,
+)
+
+__all__ = [
+    "Bundle",
+    "EncoderSettings",
+    "Variant",
+    "copy_tokenizer",
+    "finish_bundle",
+    "onnx_file",
+    "read_bundle",
+    "read_encoder_settings",
+    "save_variants",
+    "write_layout",
+    "write_tokenizer",
+]

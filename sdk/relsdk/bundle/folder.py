@@ -1,0 +1,274 @@
+"""The bundle: a model folder read, checked and written.
+
+A bundle is a sentence-transformers folder with an `onnx/` sub-folder, plus `relsdk.json` which carries what
+that layout has no place for: calibration, variants, quality, provenance, hashes. A folder without it opens,
+too, as long as it has an ONNX file; it just has no levels.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from relsdk.bundle.layout import (
+    POOLINGS,
+    TOKENIZER_JSON,
+    EncoderSettings,
+    read_encoder_settings,
+    read_json,
+    write_layout,
+)
+from relsdk.errors import BundleError, InputError
+from relsdk.folders import file_sha256, json_sha256, write_file_atomically
+
+__all__ = ["Bundle", "Variant", "finish_bundle", "onnx_file", "read_bundle", "save_variants"]
+
+FORMAT_VERSION = 1
+RELSDK_JSON = "relsdk.json"
+_ONNX_NAME = re.compile(
+    r"^model(?:_(?P<quantisation>q?u?int8|quantized|fp32)(?:_(?P<isa>[a-z0-9_]+))?)?\.onnx$"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One ONNX file of a bundle.
+
+    Attributes:
+        name: "fp32", "int8_avx2", "int8_avx512_vnni", ...
+        file: Path inside the bundle, with forward slashes.
+        quantisation: "fp32" or "int8".
+        isa: Instruction set the file is made for; "any" runs everywhere.
+        calibrations: Calibration by dimension (as text): see `relsdk.calibration`.
+        quality: What was measured when the file was made and calibrated.
+    """
+
+    name: str
+    file: str
+    quantisation: str
+    isa: str
+    calibrations: Mapping[str, Any] = field(default_factory=dict)
+    quality: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A model folder that has been read and checked.
+
+    Attributes:
+        path: The folder.
+        name: Its name, for people.
+        kind: "encoder" (bi-encoder) or "scorer" (cross-encoder).
+        fingerprint: Identifies the vectors it makes: weights, tokenizer and settings, not the quantisation.
+        settings: See `EncoderSettings`.
+        variants: The ONNX files, at least one.
+        provenance: Where it comes from.
+        files: SHA-256 of every file by path; empty for a folder that relsdk did not write.
+    """
+
+    path: Path
+    name: str
+    kind: str
+    fingerprint: str
+    settings: EncoderSettings
+    variants: tuple[Variant, ...]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """The `tokenizer.json`."""
+        return self.path / TOKENIZER_JSON
+
+    def variant(self, name: str) -> Variant:
+        """Return a variant by name; raises `InputError` naming those there are."""
+        for variant in self.variants:
+            if variant.name == name:
+                return variant
+        names = [variant.name for variant in self.variants]
+        raise InputError(f"{self.path} has no variant {name!r}; it has {names} (or 'auto')")
+
+    def onnx_path(self, variant: Variant) -> Path:
+        """Where a variant's ONNX file is."""
+        return self.path / variant.file
+
+    def check_hashes(self, *names: str) -> None:
+        """Compare files with their recorded SHA-256.
+
+        Args:
+            names: Paths inside the bundle; none means every file.
+
+        Raises:
+            BundleError: A file is missing or differs.
+        """
+        for name in names or tuple(self.files):
+            expected = self.files.get(name)
+            if expected is None:
+                continue
+            path = self.path / name
+            if not path.is_file():
+                raise BundleError(f"{path} is missing; copy the bundle again or export it again")
+            if file_sha256(path) != expected:
+                raise BundleError(
+                    f"{path} is not the file that was exported (its SHA-256 differs); copy the bundle again"
+                )
+
+
+def onnx_file(quantisation: str, isa: str) -> str:
+    """Return the path inside a bundle of a variant's ONNX file."""
+    if quantisation == "fp32":
+        return "onnx/model.onnx"
+    return f"onnx/model_q{quantisation}_{isa}.onnx"
+
+
+def read_bundle(path: str | Path) -> Bundle:
+    """Read a model folder that relsdk or sentence-transformers wrote.
+
+    Hashes are not read here: `Bundle.check_hashes` does that for the files that are used.
+
+    Raises:
+        BundleError: The folder is missing, damaged, of an unknown version, or has no ONNX file.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise BundleError(f"{folder} is not a folder; name a bundle (make one with: relsdk export encoder)")
+    if (folder / RELSDK_JSON).is_file():
+        return _read_own(folder)
+    return _read_foreign(folder)
+
+
+def save_variants(bundle: Bundle, variants: tuple[Variant, ...]) -> Bundle:
+    """Replace a bundle's variants (calibration, quality) in its `relsdk.json`, atomically.
+
+    Raises:
+        BundleError: relsdk did not write this folder.
+    """
+    if not bundle.files:
+        raise BundleError(
+            f"{bundle.path} was not made by relsdk, so it has no place for a calibration; "
+            "make a bundle of it with: relsdk export encoder"
+        )
+    updated = replace(bundle, variants=variants)
+    write_file_atomically(bundle.path / RELSDK_JSON, _to_json(updated))
+    return updated
+
+
+def finish_bundle(
+    folder: Path,
+    *,
+    name: str,
+    kind: str,
+    settings: EncoderSettings,
+    variants: tuple[Variant, ...],
+    weights_sha256: str,
+    provenance: Mapping[str, Any],
+) -> Bundle:
+    """Write the configuration files of a bundle whose ONNX and tokenizer files are in place.
+
+    Args:
+        folder: The (staging) folder; must hold `tokenizer.json`, `config.json` and every variant's file.
+        name: The bundle's name.
+        kind: "encoder" or "scorer".
+        settings: What makes a vector besides the weights.
+        variants: The ONNX files.
+        weights_sha256: Hash of the checkpoint's weights.
+        provenance: Checkpoint, options, versions.
+
+    Returns:
+        The bundle, as `read_bundle` would.
+    """
+    write_layout(folder, settings)
+    identity = {
+        "weights": weights_sha256,
+        "tokenizer": file_sha256(folder / TOKENIZER_JSON),
+        "kind": kind,
+        "settings": asdict(settings),
+    }
+    present = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != RELSDK_JSON)
+    bundle = Bundle(
+        path=folder,
+        name=name,
+        kind=kind,
+        fingerprint=json_sha256(identity)[:16],
+        settings=settings,
+        variants=variants,
+        provenance=provenance,
+        files={p.relative_to(folder).as_posix(): file_sha256(p) for p in present},
+    )
+    (folder / RELSDK_JSON).write_text(_to_json(bundle), encoding="utf-8")
+    return read_bundle(folder)
+
+
+def _read_own(folder: Path) -> Bundle:
+    content = read_json(folder / RELSDK_JSON)
+    version = content.get("format_version")
+    if version != FORMAT_VERSION:
+        raise BundleError(f"{folder / RELSDK_JSON} has format {version!r}; only {FORMAT_VERSION} is known")
+    try:
+        raw = content["settings"]
+        settings = EncoderSettings(**{**raw, "matryoshka_dims": tuple(raw.get("matryoshka_dims", ()))})
+        variants = tuple(Variant(**item) for item in content["variants"])
+        bundle = Bundle(
+            path=folder,
+            name=content["name"],
+            kind=content["kind"],
+            fingerprint=content["fingerprint"],
+            settings=settings,
+            variants=variants,
+            provenance=content["provenance"],
+            files=content["files"],
+        )
+    except (KeyError, TypeError) as error:
+        raise BundleError(f"{folder / RELSDK_JSON} is damaged ({error}); export the bundle again") from error
+    if settings.pooling not in POOLINGS or not bundle.variants or not bundle.files:
+        raise BundleError(f"{folder / RELSDK_JSON} is damaged (pooling, variants or files); export again")
+    for name in [*bundle.files, *(variant.file for variant in variants)]:
+        _check_inside(folder, name)
+    for variant in variants:
+        if not (folder / variant.file).is_file():
+            raise BundleError(f"{folder / variant.file} is missing; copy the bundle again or export it again")
+    return bundle
+
+
+def _check_inside(folder: Path, name: str) -> None:
+    parts = PurePosixPath(name).parts
+    escapes = name.startswith("/") or "\\" in name or ".." in parts or not parts
+    if escapes or not (folder / name).resolve().is_relative_to(folder.resolve()):
+        raise BundleError(f"{folder / RELSDK_JSON} names {name!r}, outside the bundle; do not use it")
+
+
+def _read_foreign(folder: Path) -> Bundle:
+    if not (folder / TOKENIZER_JSON).is_file():
+        raise BundleError(f"{folder} has no {TOKENIZER_JSON}; it is not a model folder that relsdk can open")
+    files = sorted(folder.glob("onnx/*.onnx")) or sorted(folder.glob("*.onnx"))
+    variants = tuple(filter(None, (_foreign_variant(folder, path) for path in files)))
+    if not variants:
+        raise BundleError(f"{folder} has no ONNX file; make a bundle: relsdk export encoder {folder} OUT")
+    settings = read_encoder_settings(folder)
+    identity = {
+        "onnx": file_sha256(folder / min(variants, key=lambda v: v.quantisation != "fp32").file),
+        "tokenizer": file_sha256(folder / TOKENIZER_JSON),
+        "settings": asdict(settings),
+    }
+    return Bundle(folder, folder.resolve().name, "encoder", json_sha256(identity)[:16], settings, variants)
+
+
+def _foreign_variant(folder: Path, path: Path) -> Variant | None:
+    match = _ONNX_NAME.match(path.name)
+    if match is None:
+        return None
+    name = path.relative_to(folder).as_posix()
+    if match["quantisation"] in (None, "fp32"):
+        return Variant("fp32", name, "fp32", "any")
+    isa = match["isa"] or "any"
+    return Variant("int8" if isa == "any" else f"int8_{isa}", name, "int8", isa)
+
+
+def _to_json(bundle: Bundle) -> str:
+    content = {"format_version": FORMAT_VERSION, **asdict(bundle)}
+    del content["path"]
+    return json.dumps(content, ensure_ascii=False, indent=1) + "\n"

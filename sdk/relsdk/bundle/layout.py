@@ -1,0 +1,192 @@
+"""The sentence-transformers part of a model folder: its file names, and the settings they hold.
+
+Both pooling forms are read (`pooling_mode` of sentence-transformers 6, the flags before it) and written.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from relsdk.errors import BundleError
+
+__all__ = [
+    "EncoderSettings",
+    "copy_tokenizer",
+    "read_encoder_settings",
+    "read_json",
+    "write_layout",
+    "write_tokenizer",
+]
+
+TOKENIZER_JSON = "tokenizer.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+MODEL_CONFIG = "config.json"
+MODULES = "modules.json"
+PROMPTS = "config_sentence_transformers.json"
+MAX_LENGTH = "sentence_bert_config.json"
+POOLING = "1_Pooling/config.json"
+
+Pooling = Literal["mean", "cls", "lasttoken"]
+_LEGACY_POOLING = {
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_lasttoken": "lasttoken",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+}
+POOLINGS = ("mean", "cls", "lasttoken")
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderSettings:
+    """What turns a text into a vector besides the weights; part of the fingerprint.
+
+    Attributes:
+        dimension: Width of the vectors.
+        max_tokens: Limit per text, special tokens included.
+        pooling: How token vectors become one.
+        normalize: Whether vectors have unit length.
+        prompts: Text put before the input, by prompt name ("query", "document").
+        document_template: How title and text make one string.
+        pad_token: The tokenizer's padding.
+        matryoshka_dims: Leading sub-dimensions that the model was trained to be cut to.
+    """
+
+    dimension: int
+    max_tokens: int
+    pooling: Pooling
+    normalize: bool
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    document_template: str = "{title} {text}"
+    pad_token: str = "[PAD]"
+    matryoshka_dims: tuple[int, ...] = ()
+
+
+def read_encoder_settings(folder: Path, *, dimension: int | None = None) -> EncoderSettings:
+    """Read the settings of a sentence-transformers folder (with or without ONNX files).
+
+    Args:
+        folder: The folder.
+        dimension: Width of the vectors; by default what the pooling or model configuration says.
+
+    Raises:
+        BundleError: A file is damaged or asks for a pooling that is not supported.
+    """
+    pooling_config = read_json(folder / POOLING, required=False)
+    model_config = read_json(folder / MODEL_CONFIG, required=False)
+    prompt_config = read_json(folder / PROMPTS, required=False)
+    tokenizer_config = read_json(folder / TOKENIZER_CONFIG, required=False)
+    width = (
+        dimension
+        or pooling_config.get("embedding_dimension")
+        or pooling_config.get("word_embedding_dimension")
+        or model_config.get("hidden_size")
+    )
+    if not width:
+        raise BundleError(f"{folder} does not say how wide its vectors are ({POOLING} or {MODEL_CONFIG})")
+    pad = tokenizer_config.get("pad_token") or "[PAD]"
+    prompts = prompt_config.get("prompts") or {}
+    if "document" not in prompts and "passage" in prompts:
+        prompts = {**prompts, "document": prompts["passage"]}
+    return EncoderSettings(
+        dimension=int(width),
+        max_tokens=_max_tokens(folder, model_config, tokenizer_config),
+        pooling=_pooling_mode(folder / POOLING, pooling_config),
+        normalize="Normalize" in json.dumps(read_json(folder / MODULES, required=False, kind=list)),
+        prompts={str(k): str(v) for k, v in prompts.items()},
+        pad_token=pad["content"] if isinstance(pad, dict) else str(pad),
+    )
+
+
+def _max_tokens(folder: Path, model: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> int:
+    stated = read_json(folder / MAX_LENGTH, required=False).get("max_seq_length")
+    positions = model.get("max_position_embeddings")
+    limit = tokenizer.get("model_max_length")
+    candidates = [int(v) for v in (stated, positions, limit) if v is not None and 0 < v < 1_000_000]
+    return min(candidates, default=512)
+
+
+def _pooling_mode(path: Path, config: Mapping[str, Any]) -> Pooling:
+    """Read both forms: `pooling_mode` (sentence-transformers 6) and `pooling_mode_*` flags (before)."""
+    if not config:
+        return "mean"
+    stated = config.get("pooling_mode")
+    modes = [stated] if isinstance(stated, str) else list(stated or [])
+    if not modes:
+        modes = [mode for key, mode in _LEGACY_POOLING.items() if config.get(key)]
+    unknown = [key for key in config if key.startswith("pooling_mode_") and key not in _LEGACY_POOLING]
+    if unknown or len(modes) != 1 or modes[0] not in POOLINGS:
+        raise BundleError(f"{path} asks for pooling {unknown or modes}; one of {list(POOLINGS)} is supported")
+    if config.get("include_prompt") is False:
+        raise BundleError(
+            f"{path} leaves the prompt out of the pooling; include_prompt=false is not supported"
+        )
+    return cast("Pooling", modes[0])
+
+
+def write_layout(folder: Path, settings: EncoderSettings) -> None:
+    """Write `modules.json`, pooling, prompts and maximum length."""
+    modules = [("0", "", "Transformer"), ("1", "1_Pooling", "Pooling")]
+    if settings.normalize:
+        modules.append(("2", "2_Normalize", "Normalize"))
+    write_json(
+        folder / MODULES,
+        [
+            {"idx": i, "name": name, "path": path, "type": f"sentence_transformers.models.{kind}"}
+            for i, (name, path, kind) in enumerate(modules)
+        ],
+    )
+    flags = {key: mode == settings.pooling for key, mode in _LEGACY_POOLING.items()}
+    (folder / POOLING).parent.mkdir(exist_ok=True)
+    write_json(
+        folder / POOLING,
+        {"word_embedding_dimension": settings.dimension, "pooling_mode": settings.pooling, **flags},
+    )
+    write_json(
+        folder / PROMPTS,
+        {"prompts": dict(settings.prompts), "default_prompt_name": None, "similarity_fn_name": "cosine"},
+    )
+    write_json(folder / MAX_LENGTH, {"max_seq_length": settings.max_tokens, "do_lower_case": False})
+
+
+def copy_tokenizer(source: Path, folder: Path) -> None:
+    """Copy the tokenizer and model configuration of a checkpoint into a bundle being made."""
+    for name in (TOKENIZER_JSON, TOKENIZER_CONFIG, MODEL_CONFIG):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+
+
+def write_tokenizer(folder: Path, content: Mapping[str, Any], *, vocab_size: int) -> None:
+    """Replace the tokenizer of a bundle being made, and the vocabulary size of its model configuration."""
+    (folder / TOKENIZER_JSON).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    config = read_json(folder / MODEL_CONFIG)
+    write_json(folder / MODEL_CONFIG, {**config, "vocab_size": vocab_size})
+
+
+def write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path, *, required: bool = True, kind: type = dict) -> Any:
+    """Read a JSON file whose top is of one kind; a missing one is empty when it is not required.
+
+    Raises:
+        BundleError: The file is missing, not JSON or of another kind.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if not required:
+            return kind()
+        raise BundleError(f"{path} is missing") from None
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path} is not readable JSON: {error}") from error
+    if not isinstance(content, kind):
+        raise BundleError(f"{path} holds {type(content).__name__}; {kind.__name__} is needed")
+    return content

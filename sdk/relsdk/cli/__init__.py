@@ -1,0 +1,88 @@
+"""The command `relsdk`. One file a command group; a group is imported when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from typing import Any
+
+import click
+
+from relsdk.errors import MissingExtraError, RelsdkError
+
+__all__ = ["main"]
+
+# name -> (module, attribute, one line of help)
+_COMMANDS = {
+    "demo": ("relsdk.cli.demo", "demo", "The whole product in one command, on a sample corpus."),
+    "index": ("relsdk.cli.index", "index", "Build, inspect and verify an index."),
+    "query": ("relsdk.cli.query", "query", "Search an index."),
+    "encode": ("relsdk.cli.encode", "encode", "Turn texts into vectors (.npy)."),
+    "score": ("relsdk.cli.score", "score", "Grade pairs of query and document."),
+    "eval": ("relsdk.cli.evaluate", "evaluate", "Measure a bundle on labelled pairs."),
+    "calibrate": ("relsdk.cli.calibrate", "calibrate", "Fit levels and probabilities on labelled pairs."),
+    "model": ("relsdk.cli.model", "model", "Pull a pretrained encoder; show what a bundle holds."),
+    "export": ("relsdk.cli.export", "export", "Make a bundle from a checkpoint."),
+    "doctor": ("relsdk.cli.doctor", "doctor", "Show what this machine offers and what relsdk makes of it."),
+}
+_EXTRA_OF = {"torch": "export", "transformers": "export", "onnx": "export", "onnxscript": "export"}
+
+
+class _LazyGroup(click.Group):
+    """Knows its commands by name and imports the one that is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, attribute, _ = _COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in _COMMANDS.items()])
+
+
+@click.group(
+    cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
+@click.version_option(package_name="relsdk")
+def _relsdk() -> None:
+    """Search relevance that runs anywhere."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; a user's mistake ends with one line on stderr and exit code 2."""
+    warnings.showwarning = _show_warning
+    try:
+        _relsdk.main(args=arguments, prog_name="relsdk", standalone_mode=False)
+    except RelsdkError as error:
+        _fail(str(error), 2)
+    except ModuleNotFoundError as error:
+        extra = _EXTRA_OF.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        _fail(str(MissingExtraError("this command", extra)), 2)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("interrupted; finished work is kept, unfinished work was removed", 130)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output is gone; nothing is left to say
+        sys.exit(0)
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo("relsdk: error: " + " ".join(message.split()), err=True)
+    sys.exit(code)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    click.echo(f"relsdk: warning: {message}", err=True)

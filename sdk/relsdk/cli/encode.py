@@ -1,0 +1,72 @@
+"""`relsdk encode`: texts to a .npy file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+import numpy as np
+
+from relsdk.cli.output import echo_json
+from relsdk.embedder import Embedder
+from relsdk.errors import InputError, RelsdkError
+from relsdk.formats import read_documents, read_queries
+
+__all__ = ["encode"]
+
+
+@click.command()
+@click.argument("model", metavar="MODEL")
+@click.argument("source", metavar="INPUT")
+@click.argument("output", metavar="OUTPUT.npy", type=click.Path(path_type=Path))
+@click.option("--as", "kind", type=click.Choice(["query", "document"]), default="query", show_default=True)
+@click.option(
+    "--precision", type=click.Choice(["float32", "int8", "ubinary"]), default="float32", show_default=True
+)
+@click.option("--dim", "truncate_dim", type=int, help="Keep this many leading dimensions.")
+@click.option("--variant", default="auto", show_default=True)
+@click.option("--threads", type=int)
+@click.option("--overwrite", is_flag=True, help="Replace OUTPUT.npy.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def encode(
+    model: str,
+    source: str,
+    output: Path,
+    kind: str,
+    precision: str,
+    truncate_dim: int | None,
+    variant: str,
+    threads: int | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Encode the queries or documents of INPUT; row n of OUTPUT.npy is line n."""
+    if output.exists() and not overwrite:
+        raise InputError(f"{output} exists; pass --overwrite to replace it")
+    embedder = Embedder(model, variant=variant, threads=threads, truncate_dim=truncate_dim)
+    if kind == "query":
+        texts = [item.text for item in read_queries(source)]
+        vectors = embedder.encode_query(texts, precision=precision, show_progress_bar=True)
+    else:
+        vectors = embedder.encode_document(
+            list(read_documents(source)), precision=precision, show_progress_bar=True
+        )
+    temporary = output.with_name(f".{output.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as stream:
+            np.save(stream, vectors, allow_pickle=False)
+        temporary.replace(output)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise RelsdkError(f"cannot write {output}: {error.strerror or error}") from error
+    summary = {
+        "output": str(output),
+        "shape": list(vectors.shape),
+        "dtype": str(vectors.dtype),
+        "truncated": embedder.truncated_count,
+    }
+    if as_json:
+        echo_json(summary)
+    else:
+        click.echo(f"{output}: {vectors.shape[0]:,} x {vectors.shape[1]} {vectors.dtype}")

@@ -1,0 +1,137 @@
+"""`relsdk index`: build, info, verify."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from relsdk.cli.output import echo_json, echo_table
+from relsdk.embedder import Embedder
+from relsdk.errors import IndexFolderError
+from relsdk.formats import read_documents
+from relsdk.index import Index, IndexConfig, verify_index
+
+__all__ = ["index"]
+
+
+@click.group()
+def index() -> None:
+    """Build, inspect and verify an index."""
+
+
+@index.command()
+@click.argument("path", metavar="INDEX", type=click.Path(path_type=Path))
+@click.option("--model", "-m", required=True, help="Bundle (folder) or Hugging Face id.")
+@click.option(
+    "--input", "-i", "source", required=True, help="Documents: .jsonl, .csv, .tsv, .parquet (or .gz)."
+)
+@click.option("--variant", default="auto", show_default=True, help="ONNX file of the bundle.")
+@click.option("--threads", type=int, help="CPU threads [default: what affinity and container quota allow].")
+@click.option("--dim", "truncate_dim", type=int, help="Keep this many leading dimensions.")
+@click.option("--kind", type=click.Choice(["hnsw", "flat"]), default="hnsw", show_default=True)
+@click.option(
+    "--m", "m", type=int, default=IndexConfig.M, show_default=True, help="HNSW: links per document."
+)
+@click.option("--ef-construction", type=int, default=IndexConfig.ef_construction, show_default=True)
+@click.option("--ef-search", type=int, default=IndexConfig.ef_search, show_default=True)
+@click.option("--on-duplicate", type=click.Choice(["error", "last"]), default="error", show_default=True)
+@click.option("--overwrite", is_flag=True, help="Replace an index that is there.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def build(
+    path: Path,
+    model: str,
+    source: str,
+    variant: str,
+    threads: int | None,
+    truncate_dim: int | None,
+    kind: str,
+    m: int,
+    ef_construction: int,
+    ef_search: int,
+    on_duplicate: str,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Encode documents and build INDEX."""
+    config = IndexConfig(kind=kind, M=m, ef_construction=ef_construction, ef_search=ef_search)
+    embedder = Embedder(model, variant=variant, threads=threads, truncate_dim=truncate_dim)
+    started = time.perf_counter()
+    with Index.build(
+        path,
+        read_documents(source),
+        embedder,
+        config=config,
+        overwrite=overwrite,
+        on_duplicate=on_duplicate,
+        num_threads=embedder.threads,
+        on_progress=Progress(),
+    ) as built:
+        info = built.info()
+    seconds = time.perf_counter() - started
+    if as_json:
+        echo_json({**_plain(asdict(info)), "seconds": round(seconds, 3)})
+    else:
+        click.echo(
+            f"{path}: {info.count:,} documents, {info.dimension} dimensions, {info.kind}, {seconds:.1f} s"
+        )
+        click.echo(f'next: relsdk query {path} "..."')
+
+
+@index.command()
+@click.argument("path", metavar="INDEX", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def info(path: Path, as_json: bool) -> None:
+    """Show what INDEX holds."""
+    with Index.open(path) as opened:
+        content = _plain(asdict(opened.info()))
+    if as_json:
+        echo_json(content)
+    else:
+        echo_table(["field", "value"], [[name, str(value)] for name, value in content.items()])
+
+
+@index.command()
+@click.argument("path", metavar="INDEX", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def verify(path: Path, as_json: bool) -> None:
+    """Check INDEX: hashes, counts, vectors, graph. Exit code 2 when a check fails."""
+    report = verify_index(path)
+    if as_json:
+        echo_json(_plain(asdict(report)))
+    else:
+        rows = [["ok" if check.ok else "FAILED", check.name, check.detail] for check in report.checks]
+        echo_table(["result", "check", "detail"], rows)
+    failed = [check.name for check in report.checks if not check.ok]
+    if failed:
+        raise IndexFolderError(f"{path} failed: {', '.join(failed)}; build it again with --overwrite")
+
+
+class Progress:
+    """A counter on stderr, drawn only on a terminal."""
+
+    def __init__(self) -> None:
+        self._stage = ""
+        self._active = sys.stderr.isatty()
+
+    def __call__(self, stage: str, done: int) -> None:
+        """Show how far a stage has come."""
+        if not self._active:
+            return
+        if stage != self._stage and self._stage:
+            click.echo(err=True)
+        self._stage = stage
+        click.echo(f"\r{stage}: {done:,}", nl=False, err=True)
+
+    def finish(self) -> None:
+        """End the line that is being drawn."""
+        if self._active and self._stage:
+            click.echo(err=True)
+            self._stage = ""
+
+
+def _plain(content: dict[str, object]) -> dict[str, object]:
+    return {name: str(value) if isinstance(value, Path) else value for name, value in content.items()}

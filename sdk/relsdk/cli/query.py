@@ -1,0 +1,97 @@
+"""`relsdk query`: search an index."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from relsdk.cli.output import clip, echo_json, echo_table, hit_to_dict, relevance_cells
+from relsdk.cli.where import parse_where
+from relsdk.embedder import Embedder
+from relsdk.errors import InputError
+from relsdk.formats import read_queries
+from relsdk.index import Index
+from relsdk.records import Hit
+from relsdk.searcher import Searcher
+
+__all__ = ["echo_hits", "open_searcher", "query"]
+
+
+@click.command()
+@click.argument("path", metavar="INDEX", type=click.Path(path_type=Path))
+@click.argument("text", metavar="[QUERY]", required=False)
+@click.option("--input", "-i", "source", help="File of queries, one a line (or .jsonl) instead of QUERY.")
+@click.option("-k", type=int, default=10, show_default=True, help="Hits per query.")
+@click.option("--min-level", type=int, help="Leave out hits below this level (0-3).")
+@click.option("--min-score", type=float, help="Leave out hits below this score.")
+@click.option("--where", multiple=True, help="Filter on metadata: FIELD=VALUE, FIELD<VALUE, FIELD>VALUE.")
+@click.option("--ef-search", type=int, help="Search effort of the graph [default: the index's own].")
+@click.option("--model", "-m", help="Bundle [default: the one the index was built with].")
+@click.option("--variant", default="auto", show_default=True, help="ONNX file of the bundle.")
+@click.option("--threads", type=int, help="CPU threads.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a query.")
+def query(
+    path: Path,
+    text: str | None,
+    source: str | None,
+    k: int,
+    min_level: int | None,
+    min_score: float | None,
+    where: tuple[str, ...],
+    ef_search: int | None,
+    model: str | None,
+    variant: str,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Search INDEX for QUERY."""
+    if (text is None) == (source is None):
+        raise InputError("give either a QUERY or --input FILE")
+    texts = [text] if text is not None else [item.text for item in read_queries(source or "")]
+    searcher = open_searcher(path, model, variant, threads)
+    searcher.embedder.warmup()
+    condition = parse_where(where)
+    for one in texts:
+        started = time.perf_counter()
+        hits = searcher.search(
+            one, k, min_level=min_level, min_score=min_score, where=condition, ef_search=ef_search
+        )
+        milliseconds = (time.perf_counter() - started) * 1e3
+        if as_json:
+            found = [hit_to_dict(hit) for hit in hits]
+            echo_json({"query": one, "milliseconds": round(milliseconds, 3), "hits": found})
+        else:
+            click.echo(click.style(one, bold=True) + f"  ({len(hits)} hits, {milliseconds:.1f} ms)")
+            echo_hits(hits)
+
+
+def open_searcher(
+    path: Path, model: str | None, variant: str = "auto", threads: int | None = None
+) -> Searcher:
+    """Open an index and the bundle it was built with (or another copy of it)."""
+    index = Index.open(path)
+    info = index.info()
+    location = model or info.encoder_path
+    if location is None or (model is None and not Path(location).is_dir()):
+        raise InputError(
+            f"the bundle {info.encoder_name} that built {path} is not at {location}; name it with --model"
+        )
+    embedder = Embedder(location, variant=variant, threads=threads)
+    if embedder.dimension > info.dimension and embedder.fingerprint == info.encoder_fingerprint:
+        embedder = Embedder(location, variant=variant, threads=threads, truncate_dim=info.dimension)
+    return Searcher(embedder, index)
+
+
+def echo_hits(hits: list[Hit]) -> None:
+    """Print hits as a table: rank, score, level, probabilities, title."""
+    rows = []
+    for rank, hit in enumerate(hits, start=1):
+        level, bar, numbers = relevance_cells(hit.relevance)
+        title = clip(hit.document.title or hit.document.text, 80)
+        rows.append([str(rank), f"{hit.score:.3f}", level, bar, numbers, title])
+    if rows:
+        echo_table(
+            ["#", "score", "level", "█3 ▓2 ▒1 ░0", "P(0)  P(1) P(2) P(3)", "title"], rows, right=(0, 1)
+        )

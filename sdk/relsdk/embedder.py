@@ -1,0 +1,293 @@
+"""Texts to vectors: the bi-encoder.
+
+Shape letters: N texts, B texts of one batch, T tokens, D dimension.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from relsdk.batching import token_budget_batches
+from relsdk.bundle import read_bundle
+from relsdk.calibration import Calibration, calibration_from_dict
+from relsdk.errors import CalibrationError, InputError, TruncationError
+from relsdk.hardware import choose_threads
+from relsdk.hub import local_model
+from relsdk.records import Document
+from relsdk.session import ModelSession, choose_variant
+from relsdk.tokenizer import TextTokenizer, TokenizedTexts
+
+__all__ = ["Embedder", "TruncationWarning"]
+
+Precision = Literal["float32", "int8", "ubinary"]
+Truncation = Literal["warn", "error", "silent"]
+
+
+class TruncationWarning(UserWarning):
+    """Some inputs were longer than the model's limit and were cut."""
+
+
+class Embedder:
+    """A bi-encoder served by onnxruntime.
+
+    Args:
+        model: A bundle, or a sentence-transformers folder with an ONNX file.
+        variant: Which ONNX file: "auto" (best for this CPU) or a name such as "fp32".
+        threads: Threads per operator; None chooses from affinity and container quota.
+        truncate_dim: Keep the first so many coordinates, then normalise again.
+        providers: onnxruntime execution providers; None means the CPU.
+
+    Raises:
+        BundleError: The folder is missing, damaged or foreign.
+        InputError: An argument is out of range.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        *,
+        variant: str = "auto",
+        threads: int | None = None,
+        truncate_dim: int | None = None,
+        providers: Sequence[str] | None = None,
+    ) -> None:
+        self.bundle = read_bundle(local_model(model))
+        if self.bundle.kind != "encoder":
+            raise InputError(
+                f"{model} is a {self.bundle.kind} bundle; an encoder is needed (use RelevanceScorer)"
+            )
+        self.variant = choose_variant(self.bundle, variant)
+        settings = self.bundle.settings
+        if truncate_dim is not None and not 1 <= truncate_dim <= settings.dimension:
+            raise InputError(f"truncate_dim={truncate_dim}; allowed are 1 to {settings.dimension}")
+        self.dimension = truncate_dim or settings.dimension
+        self.truncated_count = 0
+        self.bundle.check_hashes(self.variant.file, self.bundle.tokenizer_path.name)
+        self._tokenizer = TextTokenizer(
+            self.bundle.tokenizer_path, max_tokens=settings.max_tokens, pad_token=settings.pad_token
+        )
+        self._session = ModelSession(
+            self.bundle.onnx_path(self.variant), threads=choose_threads(threads), providers=providers
+        )
+        self._output: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The model's name, for people."""
+        return self.bundle.name
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the vectors: equal for all variants of a model, different for different models."""
+        return self.bundle.fingerprint
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest input, in tokens, special tokens included."""
+        return self.bundle.settings.max_tokens
+
+    @property
+    def threads(self) -> int:
+        """Threads per operator."""
+        return self._session.threads.threads
+
+    @property
+    def calibration(self) -> Calibration:
+        """The map from cosine to level probabilities for this variant and dimension.
+
+        Raises:
+            CalibrationError: There is none; the message says how to make one.
+        """
+        content = self.variant.calibrations.get(str(self.dimension))
+        if content is None:
+            raise CalibrationError(
+                f"{self.name} ({self.variant.name}, {self.dimension} dimensions) has no calibration, so no "
+                f"levels; fit one on labelled pairs with: relsdk calibrate {self.bundle.path} PAIRS"
+            )
+        return calibration_from_dict(content)
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether `calibration` exists for this variant and dimension."""
+        return str(self.dimension) in self.variant.calibrations
+
+    def encode(
+        self,
+        inputs: str | Sequence[str],
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int | None = None,
+        show_progress_bar: bool = False,
+        normalize_embeddings: bool | None = None,
+        precision: Precision = "float32",
+        truncation: Truncation = "warn",
+    ) -> NDArray[Any]:
+        """Turn texts into vectors.
+
+        Texts are sorted by length and run in batches of bounded token count; the order is restored. With a
+        file that relsdk exported, a text's vector does not depend on the other texts.
+
+        Args:
+            inputs: One text, or N of them.
+            prompt_name: Which of the model's prompts to put before each text: "query" or "document".
+            prompt: A prompt of your own instead.
+            batch_size: Upper bound on the texts of a batch; by default only the token count is bounded.
+            show_progress_bar: Draw a bar on stderr.
+            normalize_embeddings: Give vectors unit length; None does what the model was trained with.
+            precision: "float32"; "int8" (each vector scaled so that its largest magnitude is 127, which keeps
+                its direction); or "ubinary" (the signs, eight to a byte).
+            truncation: What to do when texts exceed `max_tokens`: "warn", "error" or "silent". Always
+                counted in `truncated_count`.
+
+        Returns:
+            (D,) for one text, (N, D) for a list; float32, int8, or uint8 with D/8 columns for "ubinary".
+
+        Raises:
+            InputError: An argument or an input is wrong.
+            TruncationError: A text is too long and `truncation` is "error".
+        """
+        _check_option("precision", precision, ("float32", "int8", "ubinary"))
+        _check_option("truncation", truncation, ("warn", "error", "silent"))
+        if prompt is None:
+            prompt = self._prompt(prompt_name) if prompt_name is not None else ""
+        single = isinstance(inputs, str)
+        texts: Sequence[str] = [inputs] if isinstance(inputs, str) else list(inputs)
+        tokens = self._tokenizer.tokenize([prompt + text for text in _checked(texts)] if prompt else texts)
+        self._note_truncation(tokens, truncation)
+        vectors = self._run(tokens, batch_size, show_progress_bar)  # (N, D)
+        if self._normalizes(normalize_embeddings):
+            vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        result = _to_precision(vectors, precision)
+        return result[0] if single else result
+
+    def encode_query(self, inputs: str | Sequence[str], **options: Any) -> NDArray[Any]:
+        """Encode with the model's query prompt; see `encode` for options, shapes and errors."""
+        return self.encode(inputs, prompt_name=self._known_prompt("query"), **options)
+
+    def encode_document(
+        self, inputs: str | Document | Sequence[str] | Sequence[Document], **options: Any
+    ) -> NDArray[Any]:
+        """Encode with the model's document prompt; see `encode` for options, shapes and errors.
+
+        A `Document` becomes text by the model's document template.
+        """
+        if isinstance(inputs, str | Document):
+            return self.encode(
+                self.document_text(inputs), prompt_name=self._known_prompt("document"), **options
+            )
+        texts = [self.document_text(item) for item in inputs]
+        return self.encode(texts, prompt_name=self._known_prompt("document"), **options)
+
+    def document_text(self, document: str | Document) -> str:
+        """Return the text that is encoded for a document (before the prompt)."""
+        if not isinstance(document, Document):
+            return document
+        return self.bundle.settings.document_template.format(title=document.title, text=document.text).strip()
+
+    def warmup(self) -> None:
+        """Load the model and run it once, so that the first request does not pay for it."""
+        self.encode_query("预热", truncation="silent")
+
+    def _prompt(self, name: str) -> str:
+        prompts: Mapping[str, str] = self.bundle.settings.prompts
+        if name not in prompts:
+            raise InputError(f"{self.name} has no prompt {name!r}; it has {sorted(prompts)}")
+        return prompts[name]
+
+    def _known_prompt(self, name: str) -> str | None:
+        return name if name in self.bundle.settings.prompts else None
+
+    def _note_truncation(self, tokens: TokenizedTexts, truncation: Truncation) -> None:
+        cut = len(tokens.truncated)
+        if cut == 0:
+            return
+        self.truncated_count += cut
+        first = tokens.truncated[0]
+        message = f"{cut} of {len(tokens.ids)} inputs exceed {self.max_tokens} tokens (first: input {first})"
+        if truncation == "error":
+            raise TruncationError(f"{message}; shorten them or pass truncation='warn' or 'silent'")
+        if truncation == "warn":
+            warnings.warn(f"{message} and were cut", TruncationWarning, stacklevel=4)
+
+    def _run(
+        self, tokens: TokenizedTexts, batch_size: int | None, show_progress_bar: bool
+    ) -> NDArray[np.float32]:
+        result = np.empty((len(tokens.ids), self.dimension), dtype=np.float32)
+        batches: Iterable[NDArray[np.int64]] = token_budget_batches(tokens.lengths, batch_size=batch_size)
+        if not show_progress_bar:
+            for rows in batches:
+                result[rows] = self._pooled(tokens, rows)[:, : self.dimension]
+            return result
+        with click.progressbar(length=len(result), label="encode", file=sys.stderr) as bar:
+            for rows in batches:
+                result[rows] = self._pooled(tokens, rows)[:, : self.dimension]
+                bar.update(len(rows))
+        return result
+
+    def _pooled(self, tokens: TokenizedTexts, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Run one batch; pool here only if the graph does not."""
+        feed = self._tokenizer.pad(tokens, rows)
+        if self._output is None:
+            names = self._session.output_names
+            self._output = "sentence_embedding" if "sentence_embedding" in names else names[0]
+        values = self._session.run(self._output, feed)  # (B, D) or (B, T, D)
+        if values.ndim == 2:
+            return values
+        return _pool(values, feed["attention_mask"], self.bundle.settings.pooling)  # (B, D)
+
+    def _normalizes(self, asked: bool | None) -> bool:
+        settings = self.bundle.settings
+        if asked is False and settings.normalize:
+            raise InputError(
+                f"{self.name} normalises inside the model; normalize_embeddings=False is not possible"
+            )
+        if asked is None and not settings.normalize:
+            return False
+        return (
+            not settings.normalize
+            or self.dimension != settings.dimension
+            or self._output != "sentence_embedding"
+        )
+
+
+def _pool(values: NDArray[np.float32], mask: NDArray[np.int64], pooling: str) -> NDArray[np.float32]:
+    """Pool token vectors (B, T, D) to (B, D)."""
+    rows = np.arange(len(values))
+    if pooling == "cls":
+        pooled = values[rows, mask.argmax(axis=1)]
+    elif pooling == "lasttoken":
+        pooled = values[rows, mask.shape[1] - 1 - mask[:, ::-1].argmax(axis=1)]
+    else:
+        weights = mask[:, :, None].astype(np.float32)
+        pooled = (values * weights).sum(axis=1) / np.maximum(weights.sum(axis=1), 1e-9)
+    return np.asarray(pooled, dtype=np.float32)
+
+
+def _to_precision(vectors: NDArray[np.float32], precision: Precision) -> NDArray[Any]:
+    if precision == "int8":
+        largest = np.maximum(np.abs(vectors).max(axis=1, keepdims=True, initial=0.0), 1e-12)
+        return np.asarray(np.rint(vectors * (127.0 / largest)), dtype=np.int8)
+    if precision == "ubinary":
+        return np.packbits(vectors > 0, axis=1)
+    return vectors
+
+
+def _checked(texts: Sequence[str]) -> Sequence[str]:
+    for position, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(f"input {position} is {type(text).__name__}; a string is needed")
+    return texts
+
+
+def _check_option(name: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise InputError(f"{name}={value!r}; allowed are {list(allowed)}")

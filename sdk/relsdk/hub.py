@@ -1,0 +1,60 @@
+"""Models from the Hugging Face hub or a mirror of it (`HF_ENDPOINT`); `HF_HUB_OFFLINE` is honoured."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from relsdk.errors import BundleError, MissingExtraError
+
+__all__ = ["download", "is_hub_id", "local_model"]
+
+_HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
+_CONFIGURATION = ["*.json", "1_Pooling/*", "2_Normalize/*"]
+
+
+def is_hub_id(model: str) -> bool:
+    """Whether a string has the form `owner/name` of a hub repository (and is no local path)."""
+    return _HUB_ID.match(model) is not None and not Path(model).exists()
+
+
+def local_model(model: str | os.PathLike[str]) -> Path:
+    """Return a model's folder: a local path as it is; of a hub id, its configuration and ONNX files.
+
+    Raises:
+        BundleError: The hub cannot be reached or has no such repository.
+    """
+    name = os.fspath(model)
+    return download(name, ["onnx/*", "*.onnx"]) if is_hub_id(name) else Path(name)
+
+
+def download(hub_id: str, weights: Sequence[str]) -> Path:
+    """Download a repository's configuration and some of its weights into the hub's own cache.
+
+    Args:
+        hub_id: `owner/name`.
+        weights: Patterns of the other files wanted.
+
+    Returns:
+        The snapshot's folder.
+
+    Raises:
+        MissingExtraError: huggingface_hub is not installed.
+        BundleError: The hub cannot be reached (or `HF_HUB_OFFLINE` forbids it) or has no such repository.
+    """
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError
+    except ImportError as error:
+        raise MissingExtraError("loading from the Hugging Face hub", "backbone") from error
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=[*_CONFIGURATION, *weights], etag_timeout=10))
+    except (OSError, HfHubHTTPError) as error:
+        endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+        offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+        reason = "HF_HUB_OFFLINE is set" if offline else str(error).splitlines()[0]
+        raise BundleError(
+            f"cannot load {hub_id} from {endpoint}: {reason}; name a local folder, or set HF_ENDPOINT"
+        ) from error

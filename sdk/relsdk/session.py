@@ -1,0 +1,130 @@
+"""An onnxruntime session that a server can rely on: right file, bounded threads and memory, safe after fork.
+
+Shape letters: B texts of one batch, T tokens, D dimension.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from relsdk.bundle import Bundle, Variant
+from relsdk.errors import BundleError, InputError
+from relsdk.hardware import ThreadChoice, cpu_features
+
+__all__ = ["ModelSession", "choose_variant"]
+
+
+# Best first: one of these CPU features is needed. A full-range int8 file saturates where none of them is.
+_ISA_NEEDS = {
+    "avx512_vnni": {"avx512_vnni", "avx_vnni", "arm64"},
+    "avx2": set[str](),
+    "any": set[str](),
+}
+
+
+def choose_variant(
+    bundle: Bundle, wanted: str = "auto", *, features: frozenset[str] | None = None
+) -> Variant:
+    """Choose the ONNX file for this CPU: the best int8 file it can run exactly, else fp32.
+
+    Args:
+        bundle: The model.
+        wanted: A variant's name, or "auto".
+        features: CPU features; None reads this machine's.
+
+    Raises:
+        InputError: There is no such variant.
+    """
+    if wanted != "auto":
+        return bundle.variant(wanted)
+    have = cpu_features() if features is None else features
+    for isa, needs in _ISA_NEEDS.items():
+        for variant in bundle.variants:
+            if variant.isa == isa and variant.quantisation == "int8" and (not needs or needs & have):
+                return variant
+    return next((v for v in bundle.variants if v.quantisation == "fp32"), bundle.variants[0])
+
+
+class ModelSession:
+    """One ONNX file, loaded on first use and again in every forked process.
+
+    A session's thread pool does not survive a fork, so a child that used its parent's would hang.
+
+    Args:
+        path: The ONNX file.
+        threads: How many threads an operator may use.
+        providers: onnxruntime execution providers; None means the CPU.
+
+    Raises:
+        InputError: A provider is not in this build of onnxruntime.
+    """
+
+    def __init__(self, path: Path, *, threads: ThreadChoice, providers: Sequence[str] | None = None) -> None:
+        self.path = path
+        self.threads = threads
+        self.providers = list(providers) if providers is not None else ["CPUExecutionProvider"]
+        available = onnxruntime.get_available_providers()
+        missing = [provider for provider in self.providers if provider not in available]
+        if missing:
+            raise InputError(
+                f"execution provider {missing[0]!r} is not in this build; available: {available}"
+            )
+        self._lock = threading.Lock()
+        self._session: Any = None
+        self._process = os.getpid()
+
+    @property
+    def input_names(self) -> list[str]:
+        """Names of the graph's inputs."""
+        return [item.name for item in self._get().get_inputs()]
+
+    @property
+    def output_names(self) -> list[str]:
+        """Names of the graph's outputs."""
+        return [item.name for item in self._get().get_outputs()]
+
+    def run(self, output: str, inputs: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
+        """Run the graph.
+
+        Args:
+            output: Which output to compute.
+            inputs: (B, T) int64 arrays by name; names the graph does not have are left out.
+
+        Returns:
+            The output as float32.
+        """
+        session = self._get()
+        feed = {item.name: inputs[item.name] for item in session.get_inputs()}
+        result = np.asarray(session.run([output], feed)[0])
+        return result.astype(np.float32, copy=False)
+
+    def _get(self) -> Any:
+        if self._process != os.getpid():
+            self._lock = threading.Lock()  # the parent's may have been held when it forked
+            self._session = None
+            self._process = os.getpid()
+        if self._session is None:
+            with self._lock:
+                if self._session is None:
+                    self._session = self._load()
+        return self._session
+
+    def _load(self) -> Any:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.threads.threads
+        options.inter_op_num_threads = 1
+        options.enable_mem_pattern = False  # it keeps a plan for every shape seen: memory would grow
+        options.log_severity_level = 3
+        try:
+            return onnxruntime.InferenceSession(str(self.path), options, providers=self.providers)
+        except Exception as error:  # onnxruntime's errors share no base class
+            reason = str(error).splitlines()[0]
+            raise BundleError(f"{self.path} is not a loadable ONNX model: {reason}") from error
