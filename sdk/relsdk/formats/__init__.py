@@ -1,0 +1,30 @@
+"""File formats: documents, queries, pairs, TREC qrels and runs.
+
+Readers stream. They check the file when called and each row when it is reached; a wrong row is an
+`InputError` that says `file:line: what is wrong; what to do`, and no row is dropped silently.
+"""
+
+from relsdk.formats.documents import (
+    Query,
+    document_from_mapping,
+    read_documents,
+    read_queries,
+    write_documents,
+)
+from relsdk.formats.pairs import read_pairs, read_unlabelled_pairs, write_pairs
+from relsdk.formats.trec import read_qrels, read_run, write_qrels, write_run
+
+__all__ = [
+    "Query",
+    "document_from_mapping",
+    "read_documents",
+    "read_pairs",
+    "read_qrels",
+    "read_queries",
+    "read_run",
+    "read_unlabelled_pairs",
+    "write_documents",
+    "write_pairs",
+    "write_qrels",
+    "write_run",
+]

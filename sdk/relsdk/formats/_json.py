@@ -1,0 +1,89 @@
+"""Objects out of JSON lines, or out of one JSON array."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import Any, NoReturn
+
+from relsdk.formats._lines import Row, Source, error_at, numbered_lines
+
+_SPACE = re.compile(r"[ \t\n\r]*")
+
+
+def json_rows(path: Source) -> Iterator[Row]:
+    """Yield the objects of a JSON lines file, or of one JSON array (which is read whole)."""
+    lines = ((number, text) for number, text in numbered_lines(path) if text.strip())
+    first = next(lines, None)
+    if first is None:
+        return
+    every = chain([first], lines)
+    values = _array_values(path, every) if first[1].lstrip().startswith("[") else _line_values(path, every)
+    for number, value in values:
+        if not isinstance(value, dict):
+            reason = f"JSON, but {type(value).__name__} and not an object; write {{...}} with named fields"
+            raise error_at(path, number, reason)
+        yield number, value
+
+
+def _line_values(path: Source, lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, Any]]:
+    for number, text in lines:
+        try:
+            yield number, _DECODER.decode(text)
+        except json.JSONDecodeError as error:
+            raise error_at(path, number, _not_json(error.msg, error.colno)) from None
+        except (ValueError, RecursionError) as error:
+            raise error_at(path, number, _not_json(error)) from None
+
+
+def _array_values(path: Source, lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, Any]]:
+    numbers, texts = zip(*lines, strict=True)
+    whole = "\n".join(texts)
+    at, number, counted = _skip_space(whole, 0) + 1, 0, 0  # behind the bracket
+    try:
+        at = _skip_space(whole, at)
+        more = not whole.startswith("]", at)
+        while more:
+            number, counted = number + whole.count("\n", counted, at), at
+            value, end = _DECODER.raw_decode(whole, at)
+            yield numbers[number], value
+            at = _skip_space(whole, end)
+            more = whole.startswith(",", at)
+            if not more and not whole.startswith("]", at):
+                raise json.JSONDecodeError("Expecting ',' or ']'", whole, at)
+            at = _skip_space(whole, at + 1) if more else at
+        at = _skip_space(whole, at + 1)
+        if at != len(whole):
+            raise json.JSONDecodeError("Extra data behind the array", whole, at)
+    except json.JSONDecodeError as error:
+        line = numbers[min(error.lineno, len(numbers)) - 1]
+        raise error_at(path, line, _not_json(error.msg, error.colno)) from None
+    except (ValueError, RecursionError) as error:
+        raise error_at(path, numbers[number], _not_json(error)) from None
+
+
+def _skip_space(text: str, at: int) -> int:
+    match = _SPACE.match(text, at)
+    return at if match is None else match.end()
+
+
+def _not_json(reason: object, column: int | None = None) -> str:
+    place = "" if column is None else f" at character {column}"
+    return f"not JSON ({reason}{place}); write one JSON object a line"
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text} is too large a number")
+    return number
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite)

@@ -1,0 +1,150 @@
+"""Documents and queries: what an index is built from and what is asked of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from relsdk.errors import InputError
+from relsdk.formats._fields import missing, take_document, take_id, take_required_text
+from relsdk.formats._lines import (
+    Row,
+    Source,
+    check_readable,
+    numbered_lines,
+    resolve_format,
+)
+from relsdk.formats._rows import SUFFIXES, at_least_one, open_rows, parsed_rows
+from relsdk.formats._write import write_jsonl
+from relsdk.records import Document
+
+_DOCUMENT_ID = ("_id", "id", "doc_id")
+_QUERY_ID = ("_id", "id", "query_id", "query-id", "qid")
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A search query.
+
+    Attributes:
+        id: Unique within its file; the line number where the file has no ids.
+        text: What was typed.
+    """
+
+    id: str
+    text: str
+
+
+def read_documents(
+    path: Source, format: str | None = None, *, skip_empty: bool = False
+) -> Iterator[Document]:
+    """Read documents one at a time; the file is never in memory as a whole.
+
+    A row has an id (`_id`, `id` or `doc_id`, the first of them that is there; integers become strings), a
+    `title` and a `text`, one of which may be absent or empty. Everything else is metadata; the fields of a
+    nested `metadata` object, as BEIR writes it, join the others. That ids are unique is for the index to
+    check.
+
+    Args:
+        path: A file, or "-" for JSON lines on standard input. Text formats may be compressed (`.gz`).
+        format: "jsonl" (also one JSON array, which is read whole), "csv" (RFC 4180), "tsv" (no quoting) or
+            "parquet" (extra `parquet`); None goes by the suffix. CSV and TSV name their columns in the first
+            row, and all their metadata are strings.
+        skip_empty: Leave out rows with neither title nor text, and log how many, instead of raising.
+
+    Returns:
+        An iterator. The file, its format and the extra are checked before it is returned, each row when it is
+        reached.
+
+    Raises:
+        InputError: Missing, empty or damaged file; or a bad row, by file and line (Parquet: row).
+        MissingExtraError: Parquet without pyarrow.
+    """
+    return parsed_rows(path, open_rows(path, format), _parse_document, skip_empty=skip_empty)
+
+
+def document_from_mapping(fields: Mapping[str, Any]) -> Document:
+    """Make a document of a dictionary with the fields that `read_documents` takes.
+
+    Raises:
+        InputError: A field is missing or wrong.
+    """
+    return _parse_document(dict(fields))
+
+
+def write_documents(path: Source, documents: Iterable[Document]) -> int:
+    """Write documents as JSON lines that `read_documents` reads back to equal ones.
+
+    The form is BEIR's: `_id`, `title`, `text`, `metadata` (left out when empty). A path that ends in `.gz` is
+    compressed. The file appears only when it is complete.
+
+    Returns:
+        The number of documents.
+
+    Raises:
+        InputError: Metadata that JSON does not have, or a file that cannot be written.
+    """
+    return write_jsonl(path, (_document_fields(document) for document in documents))
+
+
+def read_queries(path: Source, format: str | None = None) -> Iterator[Query]:
+    """Read queries: plain text, one a line, or rows with an id and a text.
+
+    Plain text (suffix `.txt` or none, and standard input): white space at the ends of a line is dropped and
+    the line number is the id. Rows (`.jsonl`, `.csv`, `.tsv`, `.parquet`): the id is `_id`, `id`, `query_id`,
+    `query-id` or `qid`, the text `text` or `query`.
+
+    Args:
+        path: A file, or "-" for standard input. Text formats may be compressed (`.gz`).
+        format: "text", "jsonl", "csv", "tsv" or "parquet"; None goes by the suffix.
+
+    Returns:
+        An iterator that checks each row when it is reached.
+
+    Raises:
+        InputError: Missing or empty file; or a bad row or an id that occurred before, by file and line.
+        MissingExtraError: Parquet without pyarrow.
+    """
+    check_readable(path)
+    name = resolve_format(path, format, {".txt": "text", "": "text", **SUFFIXES}, on_stdin="text")
+    rows = at_least_one(path, _text_rows(path)) if name == "text" else open_rows(path, name)
+    return _queries(path, rows)
+
+
+def _text_rows(path: Source) -> Iterator[Row]:
+    for number, line in numbered_lines(path):
+        if text := line.strip():
+            yield number, {"id": number, "text": text}
+
+
+def _queries(path: Source, rows: Iterable[Row]) -> Iterator[Query]:
+    seen: set[str] = set()
+
+    def parse(fields: dict[str, Any]) -> Query:
+        query = _parse_query(fields)
+        if query.id in seen:
+            raise InputError(f"query id {query.id!r} occurred before; make the ids unique")
+        seen.add(query.id)
+        return query
+
+    return parsed_rows(path, rows, parse)
+
+
+def _parse_query(fields: dict[str, Any]) -> Query:
+    names = dict(fields)
+    identifier = take_id(fields, _QUERY_ID)
+    if identifier is None:
+        raise missing(names, *_QUERY_ID)
+    if "text" not in fields and "query" not in fields:
+        raise missing(names, "text", "query")
+    return Query(identifier, take_required_text(fields, "text" if "text" in fields else "query"))
+
+
+def _parse_document(fields: dict[str, Any]) -> Document:
+    return take_document(fields, _DOCUMENT_ID)
+
+
+def _document_fields(document: Document) -> dict[str, Any]:
+    fields: dict[str, Any] = {"_id": document.id, "title": document.title, "text": document.text}
+    return {**fields, "metadata": dict(document.metadata)} if document.metadata else fields

@@ -1,0 +1,173 @@
+"""The two summaries that evaluation prints and stores: levels with probabilities, and order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+from numpy.typing import ArrayLike
+
+from relsdk.levels import most_probable_level
+from relsdk.metrics import grading
+from relsdk.metrics._checks import UndefinedMetricError, as_levels, as_probabilities
+from relsdk.metrics.ranking import average_precision, reciprocal_rank
+from relsdk.metrics.statistics import QueryMean, mean_ndcg, mean_over_queries
+
+# A list of one or two documents is nearly always in order: it says little about the model.
+MIN_DOCUMENTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class GradeReport:
+    """How good predicted levels and probabilities are; NaN where a value does not exist.
+
+    Attributes:
+        pairs: Number of pairs.
+        accuracy: Share of exact levels.
+        qwk: Quadratic weighted kappa.
+        ece: Expected calibration error, 15 bins of the top probability.
+        brier: Brier score, the sum form in [0, 2].
+        rps: Ranked probability score in [0, 1].
+        log_loss: In nats.
+    """
+
+    pairs: int
+    accuracy: float
+    qwk: float
+    ece: float
+    brier: float
+    rps: float
+    log_loss: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields by name, None for NaN (JSON has no NaN)."""
+        return _without_nan(asdict(self))
+
+
+def grade_report(labels: ArrayLike, probabilities: ArrayLike) -> GradeReport:
+    """Measure level probabilities against labels; the predicted level is the most probable one.
+
+    Args:
+        labels: (N,) levels 0-3.
+        probabilities: (N, 4) rows sum to 1.
+
+    Returns:
+        The report.
+
+    Raises:
+        InputError: No rows, or labels or probabilities that are none.
+    """
+    truth = as_levels(labels)
+    matrix = as_probabilities(probabilities, len(truth))  # (N, L)
+    predicted = most_probable_level(matrix)
+    return GradeReport(
+        pairs=len(truth),
+        accuracy=grading.accuracy(truth, predicted),
+        qwk=_or_nan(lambda: grading.quadratic_weighted_kappa(truth, predicted)),
+        ece=grading.expected_calibration_error(truth, matrix),
+        brier=grading.brier_score(truth, matrix),
+        rps=grading.ranked_probability_score(truth, matrix),
+        log_loss=grading.log_loss(truth, matrix),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RankingReport:
+    """How good an order is; NaN where a value does not exist (no pair of that level, no usable query).
+
+    Attributes:
+        pairs: Number of pairs.
+        queries: Number of distinct queries.
+        ap_1: Average precision of level >= 1 over all pairs pooled, whatever their query.
+        ap_2: The same for level >= 2.
+        ap_3: The same for level 3.
+        mean_ap: Mean of the three.
+        ndcg_at_10: Mean over queries, gain 2^s - 1.
+        ndcg_at_10_linear: Mean over the same queries, gain s.
+        queries_used: Queries behind nDCG: at least three documents and more than one level.
+        mrr: Mean reciprocal rank of the first document of at least `mrr_min_level`.
+        mrr_min_level: What counts as relevant for `mrr`.
+        mrr_queries_used: Queries behind `mrr`: those with such a document and at least three documents.
+    """
+
+    pairs: int
+    queries: int
+    ap_1: float
+    ap_2: float
+    ap_3: float
+    mean_ap: float
+    ndcg_at_10: float
+    ndcg_at_10_linear: float
+    queries_used: int
+    mrr: float
+    mrr_min_level: int
+    mrr_queries_used: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields by name, None for NaN (JSON has no NaN)."""
+        return _without_nan(asdict(self))
+
+
+def ranking_report(
+    query_ids: Sequence[Hashable], labels: ArrayLike, scores: ArrayLike, *, mrr_min_level: int = 1
+) -> RankingReport:
+    """Measure the order that scores give to labelled pairs.
+
+    Args:
+        query_ids: (N,) the query of each pair; pairs of one query need not be neighbours.
+        labels: (N,) levels 0-3.
+        scores: (N,) higher is better.
+        mrr_min_level: The lowest level that counts as relevant for the reciprocal rank.
+
+    Returns:
+        The report.
+
+    Raises:
+        InputError: No rows, lengths that differ, or labels or scores that are none.
+    """
+    levels = as_levels(labels)
+    exponential = _mean_or_none(lambda: mean_ndcg(query_ids, levels, scores, 10, min_documents=MIN_DOCUMENTS))
+    linear = _mean_or_none(
+        lambda: mean_ndcg(query_ids, levels, scores, 10, "linear", min_documents=MIN_DOCUMENTS)
+    )
+    first = partial(reciprocal_rank, min_level=mrr_min_level)
+    mrr = _mean_or_none(
+        lambda: mean_over_queries(first, query_ids, levels, scores, min_documents=MIN_DOCUMENTS)
+    )
+    ap_1, ap_2, ap_3 = (_or_nan(partial(average_precision, levels >= k, scores)) for k in (1, 2, 3))
+    return RankingReport(
+        pairs=len(levels),
+        queries=len(set(query_ids)),
+        ap_1=ap_1,
+        ap_2=ap_2,
+        ap_3=ap_3,
+        mean_ap=(ap_1 + ap_2 + ap_3) / 3.0,
+        ndcg_at_10=exponential.value,
+        ndcg_at_10_linear=linear.value,
+        queries_used=exponential.queries_used,
+        mrr=mrr.value,
+        mrr_min_level=mrr_min_level,
+        mrr_queries_used=mrr.queries_used,
+    )
+
+
+def _or_nan(metric: Callable[[], float]) -> float:
+    try:
+        return metric()
+    except UndefinedMetricError:
+        return math.nan
+
+
+def _mean_or_none(metric: Callable[[], QueryMean]) -> QueryMean:
+    """Return the mean, or NaN over no queries."""
+    try:
+        return metric()
+    except UndefinedMetricError:
+        return QueryMean(math.nan, 0, 0, (), ())
+
+
+def _without_nan(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: None if value != value else value for name, value in fields.items()}

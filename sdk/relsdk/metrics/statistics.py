@@ -1,0 +1,255 @@
+"""Means over queries, how sure they are, and rank correlation.
+
+Shape letters: N rows (pairs), Q queries, S bootstrap samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from relsdk.errors import InputError
+from relsdk.metrics._checks import (
+    Float,
+    Gain,
+    Int,
+    UndefinedMetricError,
+    as_relevances,
+    as_scores,
+    as_vector,
+    not_empty,
+    same_length,
+)
+from relsdk.metrics.ranking import ndcg
+
+# Resampled indices held at once: 32 MiB of int64.
+_BOOTSTRAP_BLOCK = 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class QueryMean:
+    """The mean of a metric over the queries where it has a value.
+
+    Attributes:
+        value: The mean, every query with the same weight.
+        queries_used: How many queries it is the mean of.
+        queries_skipped: How many have no value or too few documents.
+        query_ids: The queries used, in the order in which they first appear.
+        values: The metric of each of them, for `bootstrap_interval` and `paired_bootstrap`.
+    """
+
+    value: float
+    queries_used: int
+    queries_skipped: int
+    query_ids: tuple[Hashable, ...]
+    values: tuple[float, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the mean and the counts, without the queries."""
+        return {
+            "value": self.value,
+            "queries_used": self.queries_used,
+            "queries_skipped": self.queries_skipped,
+        }
+
+
+def mean_over_queries(
+    metric: Callable[[Float, Float], float],
+    query_ids: Sequence[Hashable],
+    labels: ArrayLike,
+    scores: ArrayLike,
+    *,
+    min_documents: int = 1,
+    several_levels: bool = False,
+) -> QueryMean:
+    """Return the mean of a metric over queries, skipping and counting those where it has no value.
+
+    Which queries are skipped depends on the labels alone, so two systems scored on the same pairs give values
+    of the same queries in the same order.
+
+    Args:
+        metric: Takes the labels (n,) and scores (n,) of one query, raises `UndefinedMetricError` for no
+            value.
+        query_ids: (N,) the query of each pair; pairs of one query need not be neighbours.
+        labels: (N,) levels >= 0.
+        scores: (N,) higher is better.
+        min_documents: Skip queries with fewer documents.
+        several_levels: Skip queries whose documents all have the same label: no order of them is wrong.
+
+    Returns:
+        The mean and the number of queries behind it.
+
+    Raises:
+        UndefinedMetricError: No query is left.
+    """
+    relevances = as_relevances(labels)
+    values = as_scores(scores, len(relevances))
+    names, groups = _group_rows(query_ids)
+    same_length(len(query_ids), len(relevances), "query ids", "labels")
+    used: list[Hashable] = []
+    results: list[float] = []
+    for name, rows in zip(names, groups, strict=True):
+        if len(rows) < min_documents or (several_levels and np.ptp(relevances[rows]) == 0):
+            continue
+        try:
+            results.append(metric(relevances[rows], values[rows]))
+        except UndefinedMetricError:
+            continue
+        used.append(name)
+    if not used:
+        raise UndefinedMetricError(
+            f"none of {len(names)} queries can be measured: too few documents or levels"
+        )
+    return QueryMean(float(np.mean(results)), len(used), len(names) - len(used), tuple(used), tuple(results))
+
+
+def mean_ndcg(
+    query_ids: Sequence[Hashable],
+    labels: ArrayLike,
+    scores: ArrayLike,
+    k: int | None = 10,
+    gain: Gain = "exponential",
+    *,
+    min_documents: int = 1,
+    several_levels: bool = True,
+) -> QueryMean:
+    """Return the mean nDCG@k over queries; see `ndcg` for the formula and `mean_over_queries` for the rest.
+
+    Args:
+        query_ids: (N,) the query of each pair.
+        labels: (N,) levels >= 0.
+        scores: (N,) higher is better.
+        k: How many ranks count; None for all.
+        gain: "exponential" or "linear".
+        min_documents: Skip queries with fewer documents.
+        several_levels: Skip queries whose documents all have the same label, where nDCG is always 1.
+
+    Returns:
+        The mean and the number of queries behind it.
+
+    Raises:
+        UndefinedMetricError: No query is left.
+    """
+    return mean_over_queries(
+        lambda query_labels, query_scores: ndcg(query_labels, query_scores, k, gain),
+        query_ids,
+        labels,
+        scores,
+        min_documents=min_documents,
+        several_levels=several_levels,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A mean and its bootstrap confidence interval.
+
+    Attributes:
+        mean: The mean of the values (of the differences, for `paired_bootstrap`).
+        low: Lower end.
+        high: Upper end.
+        level: Share of the resampled means between the ends, for instance 0.95.
+    """
+
+    mean: float
+    low: float
+    high: float
+    level: float
+
+    def to_dict(self) -> dict[str, float]:
+        """Return the fields by name."""
+        return asdict(self)
+
+
+def bootstrap_interval(values: ArrayLike, seed: int, n: int = 1000, level: float = 0.95) -> Interval:
+    """Return the percentile bootstrap interval of a mean (Efron & Tibshirani 1993, chapter 13).
+
+    Args:
+        values: (Q,) one value for each query.
+        seed: Seed of the resampling; the same seed gives the same interval.
+        n: Number of resamples S.
+        level: Share of the resampled means inside the interval, in (0, 1).
+
+    Returns:
+        The mean and the interval.
+
+    Raises:
+        UndefinedMetricError: There are no values.
+    """
+    sample = as_vector(values, "values")
+    not_empty(sample)
+    if n < 1 or not 0.0 < level < 1.0:
+        raise InputError(f"n is {n} and level {level}; n must be at least 1 and level between 0 and 1")
+    generator = np.random.default_rng(seed)
+    block = max(1, _BOOTSTRAP_BLOCK // len(sample))
+    means = np.concatenate(
+        [
+            sample[generator.integers(0, len(sample), size=(min(block, n - start), len(sample)))].mean(axis=1)
+            for start in range(0, n, block)
+        ]
+    )  # (S,)
+    low, high = np.quantile(means, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
+    return Interval(float(sample.mean()), float(low), float(high), level)
+
+
+def paired_bootstrap(a: ArrayLike, b: ArrayLike, seed: int, n: int = 1000, level: float = 0.95) -> Interval:
+    """Return the mean of a - b over queries and its bootstrap interval, resampling queries.
+
+    Pairing by query removes the spread between easy and hard queries (Sakai 2006, "Evaluating evaluation
+    metrics based on the bootstrap"). An interval that does not hold 0 is a difference.
+
+    Args:
+        a: (Q,) the metric of one system, one value for each query.
+        b: (Q,) of the other, for the same queries in the same order.
+        seed: Seed of the resampling.
+        n: Number of resamples S.
+        level: Share of the resampled differences inside the interval, in (0, 1).
+
+    Returns:
+        The mean difference and the interval.
+    """
+    left, right = as_vector(a, "values of a"), as_vector(b, "values of b")
+    same_length(len(left), len(right), "values of a", "values of b")
+    return bootstrap_interval(left - right, seed, n, level)
+
+
+def spearman(a: ArrayLike, b: ArrayLike) -> float:
+    """Return Spearman's rank correlation: Pearson's correlation of the ranks (Spearman 1904).
+
+    Args:
+        a: (N,) numbers, for instance labels.
+        b: (N,) numbers, for instance scores.
+
+    Returns:
+        A value in [-1, 1]; equal numbers share the mean of their ranks.
+
+    Raises:
+        UndefinedMetricError: Fewer than two rows, or one side is constant.
+    """
+    left, right = as_vector(a, "first values"), as_vector(b, "second values")
+    same_length(len(left), len(right), "first values", "second values")
+    if len(left) < 2 or np.ptp(left) == 0 or np.ptp(right) == 0:
+        raise UndefinedMetricError("Spearman's correlation needs two different values on both sides")
+    ranks = np.stack([_average_ranks(left), _average_ranks(right)])  # (2, N)
+    ranks -= ranks.mean(axis=1, keepdims=True)
+    covariance, variances = ranks[0] @ ranks[1], (ranks**2).sum(axis=1)
+    return float(np.clip(covariance / np.sqrt(variances[0] * variances[1]), -1.0, 1.0))
+
+
+def _group_rows(query_ids: Sequence[Hashable]) -> tuple[list[Hashable], list[Int]]:
+    """Return the distinct queries by first appearance, and the rows of each."""
+    codes: dict[Hashable, int] = {}
+    code = np.array([codes.setdefault(query, len(codes)) for query in query_ids], dtype=np.int64)  # (N,)
+    order = np.argsort(code, kind="stable")
+    starts = np.cumsum(np.bincount(code, minlength=len(codes)))[:-1]
+    return list(codes), (np.split(order, starts) if len(codes) else [])
+
+
+def _average_ranks(values: Float) -> Float:
+    """Return ranks from 1, equal values sharing their mean rank: (N,)."""
+    _, group, sizes = np.unique(values, return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(sizes) - (sizes - 1) / 2.0)[group], dtype=np.float64)
