@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 from transformers.utils import logging as transformers_logging
@@ -84,7 +85,7 @@ def load_encoder(checkpoint: Path, settings: EncoderSettings) -> SentenceEncoder
                 use_safetensors=True,
                 local_files_only=True,
             )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise BundleError(f"{checkpoint} cannot be loaded: {str(error).splitlines()[0]}") from error
     return SentenceEncoder(model.eval(), settings).eval()
 

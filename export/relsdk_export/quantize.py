@@ -128,7 +128,9 @@ def _quantize_gather(node: onnx.NodeProto, rewrite: _Rewrite) -> None:
         values, scale = _symmetric(rewrite.weights[name], 127, axis=1)
         rewrite.added[f"{name}_int8"], rewrite.added[f"{name}_scale"] = values, scale
         rewrite.replaced.add(name)
-    row, real, scale_row = (f"{_PREFIX}{output}_{step}" for step in ("row", "real", "scale"))
+    row, real, scale_row = (
+        f"{_PREFIX}{output}_{step}" for step in ("table_row", "table_real", "table_scale")
+    )
     rewrite.nodes += [
         helper.make_node("Gather", [f"{name}_int8", ids], [row], axis=0, name=row),
         helper.make_node("Cast", [row], [real], to=TensorProto.FLOAT, name=real),

@@ -160,8 +160,8 @@ class Embedder:
         if prompt is None:
             prompt = self._prompt(prompt_name) if prompt_name is not None else ""
         single = isinstance(inputs, str)
-        texts: Sequence[str] = [inputs] if isinstance(inputs, str) else list(inputs)
-        tokens = self._tokenizer.tokenize([prompt + text for text in _checked(texts)] if prompt else texts)
+        texts = _as_list(inputs)
+        tokens = self._tokenizer.tokenize([prompt + text for text in texts] if prompt else texts)
         self._note_truncation(tokens, truncation)
         vectors = self._run(tokens, batch_size, show_progress_bar)  # (N, D)
         if self._normalizes(normalize_embeddings):
@@ -281,7 +281,12 @@ def _to_precision(vectors: NDArray[np.float32], precision: Precision) -> NDArray
     return vectors
 
 
-def _checked(texts: Sequence[str]) -> Sequence[str]:
+def _as_list(inputs: str | Sequence[str]) -> list[str]:
+    if isinstance(inputs, str):
+        return [inputs]
+    if not isinstance(inputs, Iterable):
+        raise InputError(f"inputs is {type(inputs).__name__}; a string or a list of strings is needed")
+    texts = list(inputs)
     for position, text in enumerate(texts):
         if not isinstance(text, str):
             raise InputError(f"input {position} is {type(text).__name__}; a string is needed")

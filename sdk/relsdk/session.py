@@ -19,14 +19,14 @@ from relsdk.bundle import Bundle, Variant
 from relsdk.errors import BundleError, InputError
 from relsdk.hardware import ThreadChoice, cpu_features
 
-__all__ = ["ModelSession", "choose_variant"]
+__all__ = ["ModelSession", "choose_variant", "runs_exactly"]
 
 
 # Best first: one of these CPU features is needed. A full-range int8 file saturates where none of them is.
-_ISA_NEEDS = {
+_ISA_NEEDS: dict[str, set[str]] = {
     "avx512_vnni": {"avx512_vnni", "avx_vnni", "arm64"},
-    "avx2": set[str](),
-    "any": set[str](),
+    "avx2": set(),
+    "any": set(),
 }
 
 
@@ -45,12 +45,21 @@ def choose_variant(
     """
     if wanted != "auto":
         return bundle.variant(wanted)
-    have = cpu_features() if features is None else features
-    for isa, needs in _ISA_NEEDS.items():
+    for isa in _ISA_NEEDS:
         for variant in bundle.variants:
-            if variant.isa == isa and variant.quantisation == "int8" and (not needs or needs & have):
+            if (
+                variant.isa == isa
+                and variant.quantisation == "int8"
+                and runs_exactly(variant, features=features)
+            ):
                 return variant
     return next((v for v in bundle.variants if v.quantisation == "fp32"), bundle.variants[0])
+
+
+def runs_exactly(variant: Variant, *, features: frozenset[str] | None = None) -> bool:
+    """Whether this CPU (or one of the given features) computes a variant without saturating."""
+    needs = _ISA_NEEDS.get(variant.isa, set())
+    return not needs or bool(needs & (cpu_features() if features is None else features))
 
 
 class ModelSession:

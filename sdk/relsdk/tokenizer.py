@@ -5,6 +5,7 @@ Shape letters: N texts, B texts of one batch, T tokens.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,7 @@ class TextTokenizer:
             raise BundleError(f"{path} has no pad token {pad_token!r}")
         self.max_tokens = max_tokens
         self.pad_id: int = pad_id
+        self._process = os.getpid()
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_tokens)
 
@@ -70,9 +72,10 @@ class TextTokenizer:
             InputError: An input is not a string (or a pair of strings), or holds a lone surrogate.
         """
         try:
-            if len(inputs) == 1:  # the batch call pays for its thread pool
-                first = inputs[0]
-                encodings = [self._tokenizer.encode(*first if isinstance(first, tuple) else (first,))]
+            # The batch call pays for a thread pool, and the pool of a parent process does not survive a fork.
+            if len(inputs) == 1 or os.getpid() != self._process:
+                pairs = [item if isinstance(item, tuple) else (item,) for item in inputs]
+                encodings = [self._tokenizer.encode(*pair) for pair in pairs]
             else:
                 encodings = self._tokenizer.encode_batch_fast(list(inputs))
         except (TypeError, UnicodeEncodeError) as error:

@@ -1,0 +1,56 @@
+# Every target works from nothing: it makes .venv, installs relsdk there and goes on. Start with: make demo
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+SHARED ?= ../shared
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint types real bench readme clean
+
+help: ## Show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: $(VENV)/.installed-demo ## Main job: export a real encoder, index a sample corpus, answer queries with levels
+	$(BIN)/relsdk demo
+
+test: $(VENV)/.installed-dev ## The whole test suite
+	$(BIN)/python -m pytest
+
+check: lint types test readme ## What CI runs: ruff, mypy, tests, and that README's numbers are the committed ones
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-dev
+	$(BIN)/mypy
+
+real: $(VENV)/.installed-dev ## Real data (../shared): export, index, calibrate, evaluate -> bench/results/real.json
+	$(BIN)/python -m bench.real --shared $(SHARED) --output bench/results/real.json
+
+bench: $(VENV)/.installed-dev ## Latency of encode, index and search -> bench/results/latency.json, README's numbers
+	$(BIN)/python -m bench.run --output bench/results/latency.json
+	$(BIN)/python -m bench.readme --write
+
+readme: $(VENV)/.installed-dev ## Check that README's generated parts are up to date
+	$(BIN)/python -m bench.readme --check
+
+clean: ## Remove what make made
+	rm -rf $(VENV) relsdk-demo build *.egg-info sdk/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/bin/python:
+	@command -v $(PYTHON) >/dev/null || { echo "no $(PYTHON): install Python 3.10 or newer, or: make PYTHON=..."; exit 2; }
+	@command -v c++ >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null || { \
+	  echo "No C++ compiler found. hnswlib, which relsdk searches with, is built from source on installation."; \
+	  echo "Debian/Ubuntu: apt-get install g++ python3-dev   Fedora/RHEL: dnf install gcc-c++ python3-devel"; \
+	  echo "macOS: xcode-select --install   Then run make again."; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-demo: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) -e '.[backbone,export]'
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) -e '.[dev]'
+	@touch $@

@@ -1,0 +1,94 @@
+"""`relsdk calibrate`: levels and probabilities from labelled pairs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from relsdk.cli.output import echo_json, echo_table
+from relsdk.embedder import Embedder
+from relsdk.errors import InputError
+from relsdk.evaluation import CalibrationReport, calibrate_bundle, operating_point
+from relsdk.formats import read_pairs
+
+__all__ = ["calibrate", "echo_calibration"]
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("pairs", metavar="PAIRS")
+@click.option("--variant", "variants", multiple=True, help="ONNX files [default: all this CPU runs exactly].")
+@click.option("--dim", "truncate_dim", type=int, help="Calibrate for vectors cut to this dimension.")
+@click.option("--target-precision", type=float, help="Also print the score threshold for this precision.")
+@click.option(
+    "--level", type=int, help="With --target-precision: what counts as right is this level or above."
+)
+@click.option("--threads", type=int)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def calibrate(
+    bundle: Path,
+    pairs: str,
+    variants: tuple[str, ...],
+    truncate_dim: int | None,
+    target_precision: float | None,
+    level: int | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Fit BUNDLE's levels on labelled PAIRS (query, title, text, label 0-3) and store them in it.
+
+    The metrics shown are of held-out queries: each pair is graded by a fit that has not seen its query.
+    """
+    if (target_precision is None) != (level is None):
+        raise InputError("--target-precision and --level go together")
+    labelled = list(read_pairs(pairs))
+    reports = calibrate_bundle(
+        bundle,
+        labelled,
+        variants=variants,
+        truncate_dim=truncate_dim,
+        threads=threads,
+        show_progress_bar=True,
+        on_step=lambda step: click.echo(step, err=True),
+    )
+    points = {}
+    if target_precision is not None and level is not None:
+        for report in reports:
+            embedder = Embedder(bundle, variant=report.variant, threads=threads, truncate_dim=truncate_dim)
+            points[report.variant] = operating_point(
+                embedder, labelled, level=level, precision=target_precision
+            )
+    if as_json:
+        thresholds = {name: asdict(point) for name, point in points.items()}
+        echo_json({"calibrations": [report.to_dict() for report in reports], "operating_points": thresholds})
+        return
+    echo_calibration(reports)
+    for name, point in points.items():
+        click.echo(
+            f"{name}: --min-score {point.threshold:.4f} gives precision {point.precision:.3f} for level >= "
+            f"{point.level} and keeps {point.recall:.1%} of those documents (on these pairs)"
+        )
+
+
+def echo_calibration(reports: list[CalibrationReport]) -> None:
+    """Print held-out metrics, one row a variant."""
+    rows = []
+    for report in reports:
+        found = report.grading
+        rows.append(
+            [
+                report.variant,
+                str(report.dimension),
+                report.method,
+                f"{found.pairs:,}",
+                f"{found.accuracy:.3f}",
+                f"{found.qwk:.3f}",
+                f"{found.ece:.3f}",
+                f"{found.brier:.3f}",
+                f"{found.log_loss:.3f}",
+            ]
+        )
+    header = ["variant", "dim", "method", "pairs", "accuracy", "QWK", "ECE", "Brier", "log loss"]
+    echo_table(header, rows, right=(1, 3, 4, 5, 6, 7, 8))

@@ -1,0 +1,185 @@
+"""`relsdk demo`: pull, export, calibrate, index, query and measure, on a corpus made on the spot.
+
+Every step leaves its result complete in the demo's folder or not at all, so a second run reuses what is there
+and an interrupted one goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from relsdk.bundle import Bundle, read_bundle
+from relsdk.cli.evaluate import echo_evaluations
+from relsdk.cli.index import Progress
+from relsdk.cli.query import echo_hits
+from relsdk.embedder import Embedder
+from relsdk.errors import MissingExtraError, RelsdkError
+from relsdk.evaluation import calibrate_bundle, evaluate
+from relsdk.formats import read_documents
+from relsdk.index import Index
+from relsdk.sample_world import SampleWorld, generate, write
+from relsdk.searcher import Searcher
+from relsdk.session import choose_variant
+
+__all__ = ["demo"]
+
+BACKBONE = "multilingual-e5-small"
+_QUERIES = 5
+
+
+class _Clock:
+    """Says what is being done and how long it took."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+
+    def step(self, name: str, work: Callable[[], str]) -> None:
+        """Run one step and print a line: how long it took, its name, its outcome."""
+        click.echo(click.style(f"... {name}", dim=True), err=True)
+        started = time.perf_counter()
+        outcome = work()
+        click.echo(f"{time.perf_counter() - started:7.1f} s  {name}: {outcome}")
+
+    def total(self) -> float:
+        """Return seconds since the start."""
+        return time.perf_counter() - self._started
+
+
+class _Demo:
+    """The demo's folder and what has been made in it."""
+
+    def __init__(self, folder: Path, threads: int | None) -> None:
+        self.folder = folder
+        self.threads = threads
+        self.world: SampleWorld = generate()
+
+    @property
+    def bundle_path(self) -> Path:
+        return self.folder / "bundle"
+
+    def write_world(self) -> str:
+        target = self.folder / "world"
+        reused = (target / "documents.jsonl").is_file()
+        if not reused:
+            write(self.world, target)
+        return _outcome(
+            reused, f"{len(self.world.documents):,} documents, {len(self.world.pairs):,} labelled pairs"
+        )
+
+    def export(self) -> str:
+        reused = _is_whole(self.bundle_path)
+        if not reused:
+            self._export()
+        bundle = read_bundle(self.bundle_path)
+        chosen = choose_variant(bundle)
+        size = bundle.onnx_path(chosen).stat().st_size / 1e6
+        return _outcome(reused, f"{chosen.name}, {size:.0f} MB")
+
+    def _export(self) -> None:
+        try:
+            from relsdk_export.backbones import pull
+            from relsdk_export.encoder import export_encoder
+        except ImportError as error:
+            raise MissingExtraError("relsdk demo", "backbone,export") from error
+        pulled = pull(BACKBONE)
+        click.echo(click.style(f"    {BACKBONE} from: {pulled.source}", dim=True), err=True)
+        texts = (f"{document.title} {document.text}" for document in self.world.documents)
+        export_encoder(
+            pulled.path,
+            self.bundle_path,
+            vocabulary_from=texts,
+            overwrite=True,
+            on_step=lambda step: click.echo(click.style(f"    {step}", dim=True), err=True),
+        )
+
+    def calibrate(self) -> str:
+        embedder = self.embedder()
+        if embedder.is_calibrated:
+            return _outcome(True, embedder.calibration.to_dict()["method"])
+        pairs = self.world.split("train")
+        reports = calibrate_bundle(
+            self.bundle_path,
+            pairs,
+            variants=[embedder.variant.name],
+            threads=self.threads,
+            show_progress_bar=True,
+        )
+        return f"{reports[0].method} on {len(pairs):,} train pairs"
+
+    def build_index(self) -> str:
+        embedder = self.embedder()
+        path = self.folder / "index"
+        try:
+            with Index.open(path) as index:
+                index.check_encoder(embedder)
+                return _outcome(True, f"{len(index):,} documents")
+        except RelsdkError:
+            pass  # absent, of another model or damaged: build it
+        progress = Progress()
+        documents = read_documents(self.folder / "world" / "documents.jsonl")
+        with Index.build(path, documents, embedder, overwrite=True, on_progress=progress) as index:
+            progress.finish()
+            return f"{len(index):,} documents"
+
+    def embedder(self) -> Embedder:
+        return Embedder(self.bundle_path, threads=self.threads)
+
+
+@click.command()
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("relsdk-demo"),
+    show_default=True,
+    help="Where bundle, index and sample data go; a second run reuses them.",
+)
+@click.option("--threads", type=int, help="CPU threads [default: what affinity and container quota allow].")
+def demo(folder: Path, threads: int | None) -> None:
+    """Make a bundle of a real pretrained encoder, index a sample corpus, answer queries with levels."""
+    clock = _Clock()
+    run = _Demo(folder, threads)
+    clock.step("sample corpus", run.write_world)
+    clock.step("bundle", run.export)
+    clock.step("calibration", run.calibrate)
+    clock.step("index", run.build_index)
+    embedder = run.embedder()
+    with Index.open(folder / "index") as index:
+        searcher = Searcher(embedder, index)
+        embedder.warmup()
+        for query in run.world.split_queries("test")[:_QUERIES]:
+            _answer(searcher, query.text)
+    click.echo()
+    clock.step("held-out pairs", lambda: _measure(embedder, run.world))
+    click.echo(f"{clock.total():7.1f} s  in total, on {embedder.threads} threads")
+    click.echo(f'next: relsdk query {folder / "index"} "..." --min-level 2')
+
+
+def _answer(searcher: Searcher, text: str) -> None:
+    started = time.perf_counter()
+    hits = searcher.search(text, k=5)
+    milliseconds = (time.perf_counter() - started) * 1e3
+    click.echo("\n" + click.style(text, bold=True) + f"  ({milliseconds:.1f} ms)")
+    echo_hits(hits)
+
+
+def _measure(embedder: Embedder, world: SampleWorld) -> str:
+    pairs = world.split("test")
+    echo_evaluations([evaluate(embedder, pairs, show_progress_bar=True)])
+    return f"{len(pairs):,} pairs of queries that the calibration has not seen"
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        bundle: Bundle = read_bundle(path)
+        bundle.check_hashes()
+    except RelsdkError:
+        return False
+    return True
+
+
+def _outcome(reused: bool, text: str) -> str:
+    return f"{text} (reused)" if reused else text

@@ -1,0 +1,79 @@
+"""`relsdk eval`: a bundle on labelled pairs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from relsdk.bundle import read_bundle
+from relsdk.cli.output import echo_json, echo_table
+from relsdk.embedder import Embedder
+from relsdk.evaluation import Evaluation
+from relsdk.evaluation import evaluate as evaluate_pairs
+from relsdk.folders import write_file_atomically
+from relsdk.formats import read_pairs
+from relsdk.hub import local_model
+from relsdk.session import runs_exactly
+
+__all__ = ["echo_evaluations", "evaluate"]
+
+
+@click.command()
+@click.argument("model", metavar="MODEL")
+@click.argument("pairs", metavar="PAIRS")
+@click.option("--variant", "variants", multiple=True, help="ONNX files [default: all this CPU runs exactly].")
+@click.option("--dim", "truncate_dim", type=int, help="Cut vectors to this dimension.")
+@click.option("--threads", type=int)
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="Also write the JSON to this file.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def evaluate(
+    model: str,
+    pairs: str,
+    variants: tuple[str, ...],
+    truncate_dim: int | None,
+    threads: int | None,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure MODEL on labelled PAIRS: AP per level, nDCG, QWK, accuracy, ECE.
+
+    nDCG is a mean over queries with at least 3 documents and more than one level.
+    """
+    folder = local_model(model)
+    labelled = list(read_pairs(pairs))
+    names = variants or [variant.name for variant in read_bundle(folder).variants if runs_exactly(variant)]
+    found = [
+        evaluate_pairs(
+            Embedder(folder, variant=name, threads=threads, truncate_dim=truncate_dim),
+            labelled,
+            show_progress_bar=True,
+        )
+        for name in names
+    ]
+    if output is not None:
+        write_file_atomically(output, json.dumps([item.to_dict() for item in found], indent=1) + "\n")
+    if as_json:
+        echo_json([item.to_dict() for item in found])
+    else:
+        echo_evaluations(found)
+
+
+def echo_evaluations(evaluations: list[Evaluation]) -> None:
+    """Print one row a variant."""
+    rows = []
+    for item in evaluations:
+        order, levels = item.ranking, item.grading
+        cells = [item.variant, str(item.dimension), f"{order.pairs:,}"]
+        cells += [f"{value * 100:.2f}" for value in (order.ap_1, order.ap_2, order.ap_3, order.mean_ap)]
+        cells += [f"{order.ndcg_at_10 * 100:.2f}", str(order.queries_used)]
+        if levels is None:
+            cells += ["-"] * 4
+        else:
+            cells += [f"{v:.3f}" for v in (levels.accuracy, levels.qwk, levels.ece, levels.brier)]
+        rows.append(cells)
+    header = ["variant", "dim", "pairs", "AP>=1", "AP>=2", "AP=3", "mean AP", "nDCG@10", "queries"]
+    echo_table([*header, "accuracy", "QWK", "ECE", "Brier"], rows, right=tuple(range(1, 13)))
+    if any(item.grading is None for item in evaluations):
+        click.echo("no levels: fit them with relsdk calibrate", err=True)

@@ -1,0 +1,228 @@
+"""Measure a bundle on labelled pairs, and fit its calibration on them.
+
+Shape letters: N pairs, L = 4 levels.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from relsdk.bundle import Bundle, Variant, read_bundle, save_variants
+from relsdk.calibration import cross_validated_probabilities, fit_calibration, threshold_for_precision
+from relsdk.embedder import Embedder
+from relsdk.errors import InputError
+from relsdk.metrics import GradeReport, RankingReport, grade_report, ranking_report
+from relsdk.records import LabelledPair
+from relsdk.scorer import grade, pair_cosines
+from relsdk.session import runs_exactly
+
+__all__ = [
+    "CalibrationReport",
+    "Evaluation",
+    "OperatingPoint",
+    "calibrate_bundle",
+    "evaluate",
+    "operating_point",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """How an encoder does on labelled pairs.
+
+    Attributes:
+        model: The bundle's name.
+        variant: Its ONNX file.
+        dimension: Of the vectors.
+        ranking: Order of the scores.
+        grading: Levels and probabilities; None when the bundle has no calibration.
+    """
+
+    model: str
+    variant: str
+    dimension: int
+    ranking: RankingReport
+    grading: GradeReport | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON form."""
+        return {
+            "model": self.model,
+            "variant": self.variant,
+            "dimension": self.dimension,
+            "ranking": self.ranking.to_dict(),
+            "grading": None if self.grading is None else self.grading.to_dict(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationReport:
+    """What fitting the calibration of one variant gave.
+
+    Attributes:
+        variant: The ONNX file.
+        dimension: Of the vectors.
+        method: The model that was kept.
+        queries: Distinct queries among the pairs.
+        held_out_log_loss: Of each method, cross-validated over queries.
+        grading: Of the kept method, on pairs whose query it was not fitted on.
+    """
+
+    variant: str
+    dimension: int
+    method: str
+    queries: int
+    held_out_log_loss: dict[str, float]
+    grading: GradeReport
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON form."""
+        return {**asdict(self), "grading": self.grading.to_dict()}
+
+
+@dataclass(frozen=True, slots=True)
+class OperatingPoint:
+    """A threshold that reaches a wanted precision.
+
+    Attributes:
+        level: Hits of this level or above count as right.
+        target_precision: What was asked for.
+        threshold: Serve hits whose score is at least this.
+        precision: Reached on the pairs the threshold was chosen on.
+        recall: Share of the right pairs that pass.
+    """
+
+    level: int
+    target_precision: float
+    threshold: float
+    precision: float
+    recall: float
+
+
+def evaluate(
+    embedder: Embedder, pairs: Sequence[LabelledPair], *, show_progress_bar: bool = False
+) -> Evaluation:
+    """Score labelled pairs and measure order and, where the bundle is calibrated, levels.
+
+    Raises:
+        InputError: There are no pairs.
+    """
+    scores, labels, queries = _scored(embedder, pairs, show_progress_bar)
+    graded = grade(scores, embedder.calibration) if embedder.is_calibrated else None
+    return Evaluation(
+        model=embedder.name,
+        variant=embedder.variant.name,
+        dimension=embedder.dimension,
+        ranking=ranking_report(queries, labels, scores),
+        grading=None if graded is None else grade_report(labels, graded.probabilities),
+    )
+
+
+def calibrate_bundle(
+    path: str | os.PathLike[str],
+    pairs: Sequence[LabelledPair],
+    *,
+    variants: Sequence[str] = (),
+    truncate_dim: int | None = None,
+    threads: int | None = None,
+    show_progress_bar: bool = False,
+    on_step: Callable[[str], None] = lambda step: None,
+) -> list[CalibrationReport]:
+    """Fit the map from cosine to levels for a bundle's variants and store it in the bundle.
+
+    Scores differ a little between the ONNX files of a model, so each gets a fit of its own.
+
+    Args:
+        path: The bundle.
+        pairs: Labelled pairs of at least 5 queries, with labels on both sides of each level.
+        variants: Names; by default all that this CPU runs exactly.
+        truncate_dim: Calibrate for vectors cut to this dimension.
+        threads: See `Embedder`.
+        show_progress_bar: See `Embedder.encode`.
+        on_step: Called with a short description before each variant.
+
+    Returns:
+        One report a variant, with metrics on held-out queries.
+
+    Raises:
+        CalibrationError: The pairs cannot support a calibration.
+        BundleError: relsdk did not write this folder.
+    """
+    bundle = read_bundle(os.fspath(path))
+    save_variants(bundle, bundle.variants)  # a folder that cannot be written is found before the work
+    names = list(variants) or [variant.name for variant in bundle.variants if runs_exactly(variant)]
+    reports = []
+    for name in names:
+        on_step(f"calibrate {name}")
+        embedder = Embedder(bundle.path, variant=name, threads=threads, truncate_dim=truncate_dim)
+        report, content = _fit(embedder, *_scored(embedder, pairs, show_progress_bar))
+        bundle = _store(bundle, bundle.variant(name), embedder.dimension, content, report)
+        reports.append(report)
+    return reports
+
+
+def operating_point(
+    embedder: Embedder, pairs: Sequence[LabelledPair], *, level: int, precision: float
+) -> OperatingPoint:
+    """Choose the lowest score above which hits have the wanted level with the wanted precision.
+
+    Raises:
+        CalibrationError: No score reaches the precision.
+        InputError: An argument is out of range, or there are no pairs.
+    """
+    scores, labels, _ = _scored(embedder, pairs, show_progress_bar=False)
+    threshold = threshold_for_precision(scores, labels, level=level, precision=precision)
+    served, right = scores >= threshold, labels >= level
+    return OperatingPoint(
+        level=level,
+        target_precision=precision,
+        threshold=threshold,
+        precision=float(right[served].mean()),
+        recall=float(served[right].mean()),
+    )
+
+
+def _scored(
+    embedder: Embedder, pairs: Sequence[LabelledPair], show_progress_bar: bool
+) -> tuple[NDArray[np.float32], NDArray[np.int64], list[str]]:
+    """Return scores (N,), labels (N,) and queries of the pairs."""
+    if not pairs:
+        raise InputError("there are no labelled pairs")
+    plain = [(pair.query, pair.document) for pair in pairs]
+    scores = pair_cosines(embedder, plain, show_progress_bar=show_progress_bar)
+    return scores, np.array([int(pair.level) for pair in pairs]), [pair.query for pair in pairs]
+
+
+def _fit(
+    embedder: Embedder, scores: NDArray[np.float32], labels: NDArray[np.int64], queries: list[str]
+) -> tuple[CalibrationReport, dict[str, Any]]:
+    calibration, losses = fit_calibration(scores, labels, queries)
+    held_out = cross_validated_probabilities(calibration, scores, labels, queries)
+    content = calibration.to_dict()
+    report = CalibrationReport(
+        variant=embedder.variant.name,
+        dimension=embedder.dimension,
+        method=content["method"],
+        queries=len(set(queries)),
+        held_out_log_loss=losses,
+        grading=grade_report(labels, held_out),
+    )
+    return report, content
+
+
+def _store(
+    bundle: Bundle, variant: Variant, dimension: int, content: dict[str, Any], report: CalibrationReport
+) -> Bundle:
+    key = str(dimension)
+    quality = {
+        **variant.quality,
+        "calibration": {**variant.quality.get("calibration", {}), key: report.to_dict()},
+    }
+    fitted = replace(variant, calibrations={**variant.calibrations, key: content}, quality=quality)
+    return save_variants(bundle, tuple(fitted if v.name == variant.name else v for v in bundle.variants))

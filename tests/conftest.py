@@ -1,0 +1,122 @@
+"""Toy models that are real in every way but size, and the shared data where it is present."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+
+CORPUS = [
+    "大宅门演员表",
+    "红烧肉怎么做才不腻",
+    "手机黑屏打不开怎么办",
+    "How to make bread at home",
+    "三天两夜大理旅游攻略",
+    "健身新手一周训练计划",
+    "金毛幼犬怎么训练定点上厕所",
+    "感冒咳嗽吃什么药好得快",
+    "游戏攻略第三关怎么过",
+    "臺灣夜市必吃的十種小吃",
+    "query: passage: abcdefghijklmnopqrstuvwxyz 0123456789",
+]
+
+
+@pytest.fixture(scope="session")
+def corpus():
+    return list(CORPUS)
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """The folder of real data, or a skip."""
+    if not SHARED.is_dir():
+        pytest.skip("needs the shared data folder beside the project")
+    return SHARED
+
+
+def make_checkpoint(folder, *, seed=0, hidden=32, pooling="mean", normalize=True, pad_token="<pad>"):
+    """Write a small random BERT checkpoint in sentence-transformers layout."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+
+    from relsdk.bundle import EncoderSettings, write_layout
+
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=200,
+        special_tokens=["<s>", pad_token, "</s>", "<unk>", "<mask>"],
+        unk_token="<unk>",
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(CORPUS * 3, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(
+            {
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "model_max_length": 64,
+                "pad_token": pad_token,
+                "unk_token": "<unk>",
+                "cls_token": "<s>",
+                "sep_token": "</s>",
+            }
+        )
+    )
+    torch.manual_seed(seed)
+    config = transformers.BertConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=hidden,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=2 * hidden,
+        max_position_embeddings=64,
+        initializer_range=0.3,
+        pad_token_id=1,
+    )
+    model = transformers.BertModel(config, add_pooling_layer=False)
+    model.save_pretrained(folder)
+    settings = EncoderSettings(
+        dimension=hidden,
+        max_tokens=64,
+        pooling=pooling,
+        normalize=normalize,
+        prompts={"query": "query: ", "document": "passage: "},
+        pad_token=pad_token,
+    )
+    write_layout(folder, settings)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint_factory():
+    return make_checkpoint
+
+
+@pytest.fixture(scope="session")
+def toy_checkpoint(tmp_path_factory):
+    return make_checkpoint(tmp_path_factory.mktemp("checkpoints") / "toy")
+
+
+@pytest.fixture(scope="session")
+def toy_bundle(toy_checkpoint, tmp_path_factory):
+    """An exported toy encoder; shared by tests, so nobody may change it."""
+    from relsdk_export.encoder import export_encoder
+
+    return export_encoder(toy_checkpoint, tmp_path_factory.mktemp("bundles") / "toy").path
+
+
+@pytest.fixture
+def toy_bundle_copy(toy_bundle, tmp_path):
+    """A toy encoder that a test may damage."""
+    import shutil
+
+    return Path(shutil.copytree(toy_bundle, tmp_path / "bundle"))

@@ -1,0 +1,184 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+from relsdk import Embedder
+from relsdk.errors import BundleError, InputError, QualityError
+from relsdk.formats import read_pairs
+from relsdk_export.convert import SentenceEncoder, load_encoder
+from relsdk_export.encoder import ParityBudget, export_encoder
+from relsdk_export.parity import PARITY_TEXTS, torch_vectors
+from relsdk_export.vocabulary import cut_vocabulary
+
+
+def test_the_bundle_gives_torchs_vectors(toy_checkpoint, toy_bundle, corpus):
+    embedder = Embedder(toy_bundle, variant="fp32", threads=1)
+    model = load_encoder(toy_checkpoint, embedder.bundle.settings)
+    texts = [*corpus, *PARITY_TEXTS]
+    expected = torch_vectors(model, toy_checkpoint, texts)
+    got = embedder.encode(texts, truncation="silent")
+    assert (got * expected).sum(axis=1).min() >= 0.9999
+    for variant in ("int8_avx2", "int8_avx512_vnni"):
+        small = Embedder(toy_bundle, variant=variant, threads=1).encode(texts, truncation="silent")
+        assert (small * expected).sum(axis=1).mean() >= 0.99
+
+
+def test_quality_and_provenance_are_recorded(toy_bundle):
+    content = json.loads((toy_bundle / "relsdk.json").read_text())
+    assert content["provenance"]["checkpoint"] == "toy"
+    assert set(content["provenance"]["versions"]) >= {"torch", "onnx", "onnxruntime", "transformers"}
+    for variant in content["variants"]:
+        assert variant["quality"]["parity"]["min_cosine"] > 0.98
+        assert variant["quality"]["bytes"] == (toy_bundle / variant["file"]).stat().st_size
+    assert str(toy_bundle.parent) not in json.dumps(content)
+
+
+def test_the_fingerprint_is_of_the_vectors(toy_checkpoint, toy_bundle, checkpoint_factory, tmp_path):
+    same = export_encoder(toy_checkpoint, tmp_path / "fp32", variants=["fp32"])
+    assert same.fingerprint == Embedder(toy_bundle).fingerprint
+    other_prompt = export_encoder(toy_checkpoint, tmp_path / "p", variants=["fp32"], prompts={"query": "q: "})
+    assert other_prompt.fingerprint != same.fingerprint
+    changed = shutil.copytree(toy_checkpoint, tmp_path / "changed")
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(changed / "model.safetensors")
+    weights["embeddings.LayerNorm.bias"][0] += 0.01
+    save_file(weights, changed / "model.safetensors", metadata={"format": "pt"})
+    assert export_encoder(changed, tmp_path / "c", variants=["fp32"]).fingerprint != same.fingerprint
+
+
+@pytest.mark.parametrize("damage", ["pooling", "layer", "scale"])
+def test_a_broken_export_does_not_pass(toy_checkpoint, tmp_path, monkeypatch, damage):
+    """The graph is made from a model that differs from the one the check compares with."""
+    original = SentenceEncoder.forward
+
+    def broken(self, input_ids, attention_mask):
+        hidden, pooled = original(self, input_ids, attention_mask)
+        if damage == "pooling":
+            pooled = torch.nn.functional.normalize(hidden[:, 0], dim=-1)
+        elif damage == "scale":
+            pooled = torch.nn.functional.normalize(pooled * torch.linspace(0.5, 1.5, 32), dim=-1)
+        elif damage == "layer":
+            pooled = torch.nn.functional.normalize(pooled.flip(-1), dim=-1)
+        return hidden, pooled
+
+    def write(model, path, *, max_tokens):
+        monkeypatch.setattr(SentenceEncoder, "forward", broken)
+        try:
+            write_onnx(model, path, max_tokens=max_tokens)
+        finally:
+            monkeypatch.setattr(SentenceEncoder, "forward", original)
+
+    from relsdk_export.convert import write_onnx
+
+    monkeypatch.setattr("relsdk_export.encoder.write_onnx", write)
+    with pytest.raises(QualityError, match="does not reproduce the checkpoint"):
+        export_encoder(toy_checkpoint, tmp_path / "out", variants=["fp32"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_variant_over_budget_is_refused(toy_checkpoint, tmp_path):
+    with pytest.raises(QualityError, match=r"int8_avx2 .*budget 0\.99999999"):
+        export_encoder(
+            toy_checkpoint, tmp_path / "out", variants=["int8_avx2"], budget=ParityBudget(int8_min=0.99999999)
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_int8_only_bundle_has_no_fp32_file(toy_checkpoint, tmp_path):
+    bundle = export_encoder(toy_checkpoint, tmp_path / "out", variants=["int8_avx2"])
+    assert [p.name for p in (bundle.path / "onnx").iterdir()] == ["model_qint8_avx2.onnx"]
+    assert Embedder(bundle.path).variant.name == "int8_avx2"
+
+
+def test_bad_targets_and_checkpoints(toy_checkpoint, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "precious.txt").write_text("keep me")
+    with pytest.raises(InputError, match="--overwrite"):
+        export_encoder(toy_checkpoint, tmp_path / "full")
+    assert (tmp_path / "full" / "precious.txt").read_text() == "keep me"
+    with pytest.raises(InputError, match="unknown variants"):
+        export_encoder(toy_checkpoint, tmp_path / "out", variants=["int3"])
+    with pytest.raises(BundleError, match=r"no tokenizer\.json"):
+        export_encoder(tmp_path / "nowhere", tmp_path / "out")
+    pickled = Path(shutil.copytree(toy_checkpoint, tmp_path / "pickled"))
+    (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
+    with pytest.raises(BundleError, match="safetensors"):
+        export_encoder(pickled, tmp_path / "out")
+    broken = Path(shutil.copytree(toy_checkpoint, tmp_path / "broken"))
+    (broken / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{broken")
+    with pytest.raises(BundleError, match="cannot be loaded"):
+        export_encoder(broken, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_overwrite_replaces_and_leaves_nothing_behind(toy_checkpoint, tmp_path):
+    export_encoder(toy_checkpoint, tmp_path / "out", variants=["fp32", "int8_avx2"])
+    export_encoder(toy_checkpoint, tmp_path / "out", variants=["fp32"], overwrite=True)
+    assert [variant.name for variant in Embedder(tmp_path / "out").bundle.variants] == ["fp32"]
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_cut_vocabulary_keeps_covered_texts_exact(toy_checkpoint, toy_bundle, corpus, tmp_path):
+    covered = corpus[:4]
+    bundle = export_encoder(toy_checkpoint, tmp_path / "cut", vocabulary_from=covered)
+    share = bundle.provenance["vocabulary"]
+    assert share["pieces"] < share["pieces_before"]
+    assert share["unknown_share"] == 0.0
+    small, full = (Embedder(path, variant="fp32", threads=1) for path in (bundle.path, toy_bundle))
+    for encode in ("encode_query", "encode_document"):
+        np.testing.assert_allclose(getattr(small, encode)(covered), getattr(full, encode)(covered), atol=1e-5)
+    assert np.isfinite(small.encode(["完全没有见过的字符 Ω≈ç", "", "🚄"])).all()
+    config = json.loads((bundle.path / "config.json").read_text())
+    assert config["vocab_size"] == share["pieces"]
+    assert bundle.fingerprint != full.fingerprint
+
+
+def test_cut_vocabulary_renumbers_by_hand(toy_checkpoint, tmp_path):
+    cut = cut_vocabulary(toy_checkpoint / "tokenizer.json", ["大宅门演员表"])
+    (tmp_path / "tokenizer.json").write_text(json.dumps(cut.tokenizer))
+    before = Tokenizer.from_file(str(toy_checkpoint / "tokenizer.json"))
+    after = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert after.get_vocab_size() == len(cut.kept)
+    encoded, again = before.encode("大宅门演员表"), after.encode("大宅门演员表")
+    assert again.tokens == encoded.tokens
+    assert [int(cut.kept[i]) for i in again.ids] == encoded.ids
+    for token in ("<s>", "</s>", "<pad>", "<unk>", "<mask>"):
+        assert int(cut.kept[after.token_to_id(token)]) == before.token_to_id(token)
+
+
+def test_only_unigram_vocabularies_are_cut(toy_checkpoint, tmp_path):
+    content = json.loads((toy_checkpoint / "tokenizer.json").read_text())
+    content["model"]["type"] = "WordPiece"
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(BundleError, match="only Unigram"):
+        cut_vocabulary(tmp_path / "tokenizer.json", ["a"])
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+def test_the_real_encoder_on_mixed_texts(shared, tmp_path):
+    """500 texts from empty to 512 tokens: fp32 cosine >= 0.9999 for each, int8 mean >= 0.99."""
+    checkpoint = shared / "models/me5-small-zh"
+    bundle = export_encoder(checkpoint, tmp_path / "bundle")
+    titles = [pair.document.title for pair in read_pairs(shared / "data/kuake_qtr/dev.jsonl")]
+    rng = np.random.default_rng(0)
+    texts = list(PARITY_TEXTS) + titles[:378]
+    while len(texts) < 500:
+        texts.append("，".join(titles[i] for i in rng.integers(0, len(titles), int(rng.integers(2, 40)))))
+    model = load_encoder(checkpoint, bundle.settings)
+    expected = torch_vectors(model, checkpoint, texts)
+    for variant, worst, mean in (
+        ("fp32", 0.9999, 0.9999),
+        ("int8_avx512_vnni", 0.97, 0.99),
+        ("int8_avx2", 0.97, 0.99),
+    ):
+        got = Embedder(bundle.path, variant=variant).encode(texts, truncation="silent")
+        cosines = (got * expected).sum(axis=1)
+        assert cosines.min() >= worst, variant
+        assert cosines.mean() >= mean, variant

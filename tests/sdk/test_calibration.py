@@ -1,0 +1,163 @@
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from relsdk.calibration import (
+    CumulativeLink,
+    Isotonic,
+    _fit_cumulative_link,
+    _fit_isotonic,
+    calibration_from_dict,
+    cross_validated_probabilities,
+    fit_calibration,
+    threshold_for_precision,
+)
+from relsdk.errors import CalibrationError, InputError
+
+TRUE = CumulativeLink(20.0, (15.0, 16.5, 17.5))
+
+
+def draw(model, n, seed, low=0.6, high=1.0):
+    rng = np.random.default_rng(seed)
+    scores = rng.uniform(low, high, n)
+    cumulative = model.probabilities(scores).cumsum(axis=1)
+    labels = (rng.random((n, 1)) > cumulative[:, :3]).sum(axis=1)
+    return scores, labels, [f"q{i // 8}" for i in range(n)]
+
+
+def test_the_cumulative_link_recovers_its_parameters():
+    scores, labels, _ = draw(TRUE, 40_000, 0)
+    found = _fit_cumulative_link(scores, labels)
+    assert found.slope == pytest.approx(TRUE.slope, rel=0.03)
+    np.testing.assert_allclose(found.cuts, TRUE.cuts, rtol=0.03)
+
+
+def test_the_cumulative_link_reaches_the_likelihood_of_an_independent_optimiser():
+    optimize = pytest.importorskip("scipy.optimize")
+    scores, labels, _ = draw(TRUE, 800, 1)
+
+    def loss(p):
+        cuts = np.sort(p[1:])
+        at_least = 1 / (1 + np.exp(-(p[0] * scores[:, None] - cuts)))
+        bounds = np.hstack([np.ones((800, 1)), at_least, np.zeros((800, 1))])
+        return -np.log(np.maximum((bounds[:, :-1] - bounds[:, 1:])[np.arange(800), labels], 1e-12)).mean()
+
+    found = _fit_cumulative_link(scores, labels)
+    start = [10.0, 8.0, 9.0, 10.0]
+    best = optimize.minimize(loss, start, method="Nelder-Mead", options={"maxiter": 20_000, "xatol": 1e-6})
+    assert loss([found.slope, *found.cuts]) <= best.fun + 1e-5
+
+
+def test_isotonic_equals_scikit_learn():
+    isotonic = pytest.importorskip("sklearn.isotonic")
+    rng = np.random.default_rng(2)
+    scores = np.round(rng.uniform(0, 1, 500), 2)  # many ties
+    labels = np.clip(np.round(scores * 3 + rng.normal(0, 0.7, 500)), 0, 3).astype(int)
+    found = _fit_isotonic(scores, labels)
+    at = rng.uniform(-0.1, 1.1, 300)
+    for k in (1, 2, 3):
+        oracle = isotonic.IsotonicRegression(out_of_bounds="clip").fit(scores, labels >= k)
+        np.testing.assert_allclose(
+            np.interp(at, found.scores[k - 1], found.values[k - 1]), oracle.predict(at)
+        )
+
+
+@given(st.integers(0, 10_000), st.sampled_from([_fit_cumulative_link, _fit_isotonic]))
+@settings(max_examples=20, deadline=None)
+def test_probabilities_are_proper_and_monotone(seed, fit):
+    scores, labels, _ = draw(TRUE, 200, seed)
+    model = fit(scores, labels)
+    probabilities = model.probabilities(np.linspace(0, 1.2, 200))
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1.0)
+    assert (probabilities > 0).all()
+    at_least = probabilities[:, ::-1].cumsum(axis=1)
+    assert (np.diff(at_least, axis=0) >= -1e-9).all()
+    copy = calibration_from_dict(json.loads(json.dumps(model.to_dict())))
+    np.testing.assert_array_equal(copy.probabilities([0.7, 0.9]), model.probabilities([0.7, 0.9]))
+
+
+def test_the_better_method_is_kept_by_held_out_log_loss():
+    scores, labels, groups = draw(TRUE, 600, 3)
+    model, losses = fit_calibration(scores, labels, groups)
+    assert isinstance(model, CumulativeLink)
+    assert losses["cumulative_link"] < losses["isotonic"]
+    # A plateau that no logistic curve has: nothing below 0.8, everything above, but half of it at 0.95 and more.
+    rng = np.random.default_rng(4)
+    scores = rng.uniform(0.6, 1.0, 4000)
+    labels = np.where(scores < 0.8, 0, np.where(rng.random(4000) < 0.5, 1, np.where(scores < 0.95, 2, 3)))
+    model, losses = fit_calibration(scores, labels, [f"q{i // 8}" for i in range(4000)])
+    assert isinstance(model, Isotonic)
+    assert losses["isotonic"] < losses["cumulative_link"]
+
+
+def test_held_out_probabilities_never_saw_the_pairs_own_group():
+    """One group has labels that no other has at these scores: a fit that saw it would know them."""
+    scores, labels, groups = draw(TRUE, 400, 5)
+    odd = np.array(groups) == "q7"
+    scores[odd], labels[odd] = 2.0, 0
+    model, _ = fit_calibration(scores, labels, groups)
+    held_out = cross_validated_probabilities(Isotonic(((0.0,),) * 3, ((0.0,),) * 3), scores, labels, groups)
+    seen = _fit_isotonic(scores, labels).probabilities(scores)
+    assert held_out[odd, 0].max() < 0.2 < seen[odd, 0].min()
+    assert held_out.shape == (400, 4)
+    assert model is not None
+
+
+def test_too_little_to_calibrate_on_is_said():
+    scores, labels, groups = draw(TRUE, 400, 6)
+    with pytest.raises(CalibrationError, match="too few"):
+        fit_calibration(scores[:10], labels[:10], groups[:10])
+    with pytest.raises(CalibrationError, match="too few"):
+        fit_calibration(scores, labels, ["one"] * 400)
+    with pytest.raises(CalibrationError, match="level >= 3"):
+        fit_calibration(scores, np.minimum(labels, 2), groups)
+    with pytest.raises(InputError, match="0, 1, 2 or 3"):
+        fit_calibration(scores, labels + 5, groups)
+    with pytest.raises(InputError, match="finite"):
+        fit_calibration(scores * np.nan, labels, groups)
+    with pytest.raises(InputError, match="same number"):
+        fit_calibration(scores[1:], labels, groups)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},
+        {"method": "magic"},
+        {"method": "isotonic", "scores": [], "values": []},
+        {"method": "cumulative_link"},
+    ],
+)
+def test_a_damaged_calibration_is_an_error(content):
+    with pytest.raises(CalibrationError, match="relsdk calibrate"):
+        calibration_from_dict(content)
+
+
+def test_threshold_by_hand():
+    scores = [0.9, 0.8, 0.7, 0.7, 0.6, 0.5]
+    labels = [3, 1, 3, 3, 0, 2]
+    # precision of level >= 2 at each distinct threshold: 0.9: 1/1, 0.8: 1/2, 0.7: 3/4, 0.6: 3/5, 0.5: 4/6
+    assert threshold_for_precision(scores, labels, level=2, precision=0.75) == 0.7
+    assert threshold_for_precision(scores, labels, level=2, precision=0.9) == 0.9
+    assert threshold_for_precision(scores, labels, level=1, precision=0.8) == 0.5
+    with pytest.raises(CalibrationError, match=r"best is 0\.500"):
+        threshold_for_precision([0.9, 0.9], [3, 0], level=2, precision=0.9)
+    with pytest.raises(InputError, match="level 1, 2 or 3"):
+        threshold_for_precision(scores, labels, level=0, precision=0.9)
+
+
+@given(st.integers(0, 1000), st.floats(0.3, 0.95), st.sampled_from([1, 2, 3]))
+@settings(deadline=None)
+def test_the_threshold_keeps_its_promise(seed, precision, level):
+    scores, labels, _ = draw(TRUE, 120, seed)
+    scores = np.round(scores, 2)
+    try:
+        threshold = threshold_for_precision(scores, labels, level=level, precision=precision)
+    except CalibrationError:
+        reached = [(labels[scores >= t] >= level).mean() for t in scores]
+        assert max(reached) < precision
+    else:
+        assert (labels[scores >= threshold] >= level).mean() >= precision

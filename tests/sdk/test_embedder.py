@@ -1,0 +1,223 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from relsdk import Document, Embedder
+from relsdk.embedder import TruncationWarning
+from relsdk.errors import BundleError, CalibrationError, InputError, TruncationError
+from relsdk_export.encoder import export_encoder
+
+
+def same(got, expected):
+    """Equal but for the order in which float32 sums are taken, which may change with the batch."""
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+VARIANTS = ["fp32", "int8_avx2", "int8_avx512_vnni"]
+
+
+@pytest.fixture(scope="module")
+def embedder(toy_bundle):
+    return Embedder(toy_bundle, threads=1)
+
+
+def test_string_gives_vector_and_list_gives_matrix(embedder, corpus):
+    one, many = embedder.encode(corpus[0]), embedder.encode(corpus)
+    assert one.shape == (32,)
+    assert many.shape == (len(corpus), 32)
+    assert one.dtype == many.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(many, axis=1), 1.0, atol=1e-5)
+    assert embedder.encode([]).shape == (0, 32)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_vector_does_not_depend_on_its_batch(toy_bundle, corpus, variant):
+    model = Embedder(toy_bundle, variant=variant, threads=1)
+    texts = [*corpus, "", "的", "，".join(corpus[:2])]
+    alone = np.stack([model.encode(text) for text in texts])
+    for batch_size in (1, 2, 7, None):
+        np.testing.assert_allclose(model.encode(texts, batch_size=batch_size), alone, atol=1e-6)
+    shuffled = np.random.default_rng(0).permutation(len(texts))
+    np.testing.assert_allclose(model.encode([texts[i] for i in shuffled]), alone[shuffled], atol=1e-6)
+
+
+@given(texts=st.lists(st.text(max_size=40), max_size=12), batch_size=st.none() | st.integers(1, 5))
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_text_encodes_in_order(embedder, texts, batch_size):
+    texts = [text.encode("utf-8", "ignore").decode() for text in texts]
+    vectors = embedder.encode(texts, batch_size=batch_size, truncation="silent")
+    assert np.isfinite(vectors).all()
+    for row, text in enumerate(texts):
+        np.testing.assert_allclose(vectors[row], embedder.encode(text, truncation="silent"), atol=1e-5)
+
+
+def test_prompts_are_put_before_the_text(embedder):
+    plain = embedder.encode(["query: 大宅门", "passage: 大宅门"])
+    same(embedder.encode_query("大宅门"), plain[0])
+    same(embedder.encode("大宅门", prompt_name="query"), plain[0])
+    same(embedder.encode("大宅门", prompt="query: "), plain[0])
+    same(embedder.encode_document(["大宅门"])[0], plain[1])
+    assert np.abs(plain[0] - plain[1]).max() > 1e-3
+
+
+def test_a_document_becomes_text_by_the_template(embedder):
+    document = Document(id="1", title="大宅门", text="演员表")
+    expected = embedder.encode_document("大宅门 演员表")
+    same(embedder.encode_document(document), expected)
+    same(embedder.encode_document([document])[0], expected)
+    same(embedder.encode_document(Document(id="1", title="大宅门")), embedder.encode_document("大宅门"))
+
+
+def test_truncate_dim_cuts_then_normalises(toy_bundle, embedder, corpus):
+    full = embedder.encode(corpus)
+    cut = Embedder(toy_bundle, threads=1, truncate_dim=8).encode(corpus)
+    expected = full[:, :8] / np.linalg.norm(full[:, :8], axis=1, keepdims=True)
+    np.testing.assert_allclose(cut, expected, atol=1e-6)
+
+
+def test_precisions(embedder, corpus):
+    full = embedder.encode(corpus)
+    small = embedder.encode(corpus, precision="int8")
+    assert small.dtype == np.int8
+    assert (np.abs(small).max(axis=1) == 127).all()
+    unit = small / np.linalg.norm(small.astype(np.float32), axis=1, keepdims=True)
+    assert (unit * full).sum(axis=1).min() > 0.999
+    bits = embedder.encode(corpus, precision="ubinary")
+    np.testing.assert_array_equal(bits, np.packbits(full > 0, axis=1))
+    assert bits.dtype == np.uint8
+
+
+def test_truncation_is_counted_and_visible(toy_bundle, corpus):
+    model = Embedder(toy_bundle, threads=1)
+    long = "大宅门演员表" * 50
+    with pytest.warns(TruncationWarning, match="1 of 2 inputs exceed 64 tokens"):
+        model.encode([corpus[0], long])
+    assert model.truncated_count == 1
+    with pytest.raises(TruncationError, match="first: input 1"):
+        model.encode([corpus[0], long], truncation="error")
+    model.encode([long], truncation="silent")
+    assert model.truncated_count == 3
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda e: e.encode(["a", 3]), "input 1 is int"),
+        (lambda e: e.encode(None), "NoneType"),
+        (lambda e: e.encode("a", precision="int4"), "allowed are"),
+        (lambda e: e.encode("a", truncation="maybe"), "allowed are"),
+        (lambda e: e.encode("a", prompt_name="title"), r"it has \['document', 'query'\]"),
+        (lambda e: e.encode("a", batch_size=0), "at least 1"),
+        (lambda e: e.encode("a", normalize_embeddings=False), "inside the model"),
+        (lambda e: e.encode("\ud800"), "lone surrogate"),
+    ],
+)
+def test_bad_input_is_explained(embedder, call, message):
+    with pytest.raises(InputError, match=message):
+        call(embedder)
+
+
+def test_unknown_arguments_are_errors(embedder):
+    with pytest.raises(TypeError, match="device"):
+        embedder.encode("a", device="cuda")
+
+
+def test_bad_models_are_explained(toy_bundle, toy_checkpoint, tmp_path):
+    with pytest.raises(InputError, match="it has"):
+        Embedder(toy_bundle, variant="int4")
+    with pytest.raises(InputError, match="truncate_dim=33"):
+        Embedder(toy_bundle, truncate_dim=33)
+    with pytest.raises(InputError, match="threads=0"):
+        Embedder(toy_bundle, threads=0)
+    with pytest.raises(InputError, match="MagicProvider"):
+        Embedder(toy_bundle, providers=["MagicProvider"])
+    with pytest.raises(BundleError, match="relsdk export encoder"):
+        Embedder(toy_checkpoint)
+    with pytest.raises(BundleError, match="not a folder"):
+        Embedder(tmp_path / "nowhere")
+
+
+def test_levels_need_a_calibration(embedder):
+    assert not embedder.is_calibrated
+    with pytest.raises(CalibrationError, match="relsdk calibrate"):
+        _ = embedder.calibration
+
+
+def test_a_truncated_model_file_is_found_at_load(toy_bundle_copy):
+    path = toy_bundle_copy / "onnx" / "model.onnx"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(BundleError, match=r"model\.onnx is not the file that was exported"):
+        Embedder(toy_bundle_copy, variant="fp32")
+
+
+def test_a_folder_without_relsdk_json_opens_and_has_no_levels(toy_bundle_copy, embedder, corpus):
+    (toy_bundle_copy / "relsdk.json").unlink()
+    foreign = Embedder(toy_bundle_copy, threads=1)
+    same(foreign.encode_query(corpus), embedder.encode_query(corpus))
+    assert not foreign.is_calibrated
+    (toy_bundle_copy / "onnx" / "model.onnx").write_bytes(b"not a model")
+    with pytest.raises(BundleError, match="not a loadable ONNX model"):
+        Embedder(toy_bundle_copy, variant="fp32").encode("a")
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "lasttoken"])
+def test_pooling_outside_the_graph_equals_pooling_inside(toy_checkpoint, tmp_path, corpus, pooling):
+    """Other exporters leave pooling to the reader; ours puts it into the graph."""
+    checkpoint = Path(shutil.copytree(toy_checkpoint, tmp_path / "checkpoint"))
+    flags = {
+        "mean": "pooling_mode_mean_tokens",
+        "cls": "pooling_mode_cls_token",
+        "lasttoken": "pooling_mode_lasttoken",
+    }
+    config = {"word_embedding_dimension": 32, **{flag: mode == pooling for mode, flag in flags.items()}}
+    (checkpoint / "1_Pooling/config.json").write_text(json.dumps(config))
+    bundle = export_encoder(checkpoint, tmp_path / "bundle", variants=["fp32"])
+    expected = Embedder(bundle.path, threads=1).encode(corpus)
+
+    foreign = Path(shutil.copytree(bundle.path, tmp_path / "foreign"))
+    (foreign / "relsdk.json").unlink()
+    model = onnx.load(foreign / "onnx/model.onnx")
+    kept = [output for output in model.graph.output if output.name == "last_hidden_state"]
+    del model.graph.output[:]
+    model.graph.output.extend(kept)
+    onnx.save(model, foreign / "onnx/model.onnx")
+    same(Embedder(foreign, threads=1).encode(corpus), expected)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_encodes_like_its_parent(toy_bundle):
+    """In a process of its own: forking a test runner that has threads is what this test must not do."""
+    program = f"""
+import os, sys
+import numpy as np
+from relsdk import Embedder
+model = Embedder({str(toy_bundle)!r}, threads=2)
+expected = model.encode(["大宅门", "红烧肉"])
+child = os.fork()
+if child == 0:
+    same = np.array_equal(model.encode(["大宅门", "红烧肉"]), expected)
+    os._exit(0 if same else 1)
+_, status = os.waitpid(child, 0)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "true"}
+    done = subprocess.run([sys.executable, "-c", program], timeout=120, env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_threads_share_one_embedder(embedder, corpus):
+    from concurrent.futures import ThreadPoolExecutor
+
+    expected = embedder.encode(corpus)
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: embedder.encode(corpus), range(12)):
+            np.testing.assert_array_equal(found, expected)
