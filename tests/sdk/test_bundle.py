@@ -105,7 +105,7 @@ def test_variants_are_saved_atomically(toy_bundle_copy, monkeypatch):
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr("relsdk.folders.os.replace", refuse)
-    with pytest.raises(Exception, match="cannot write .*Read-only file system"):
+    with pytest.raises(Exception, match=r"cannot write .*Read-only file system"):
         save_variants(bundle, bundle.variants[:1])
     assert (toy_bundle_copy / "relsdk.json").read_text() == before
     assert not list(toy_bundle_copy.glob(".relsdk*"))

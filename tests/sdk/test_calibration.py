@@ -84,7 +84,7 @@ def test_the_better_method_is_kept_by_held_out_log_loss():
     model, losses = fit_calibration(scores, labels, groups)
     assert isinstance(model, CumulativeLink)
     assert losses["cumulative_link"] < losses["isotonic"]
-    # A plateau that no logistic curve has: nothing below 0.8, everything above, but half of it at 0.95 and more.
+    # A plateau that no logistic curve has.
     rng = np.random.default_rng(4)
     scores = rng.uniform(0.6, 1.0, 4000)
     labels = np.where(scores < 0.8, 0, np.where(rng.random(4000) < 0.5, 1, np.where(scores < 0.95, 2, 3)))

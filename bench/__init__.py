@@ -1,0 +1,1 @@
+"""Benchmarks: what relsdk's numbers are measured with. Run by `make bench` and `make real`."""

@@ -1,0 +1,146 @@
+"""Real data, end to end, through the command line: export, index, query, calibrate, evaluate.
+
+Run by `make real`; needs the folder of real data (`../shared`). Writes one JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from bench.machine import machine_record
+from relsdk import Embedder, Index
+from relsdk.folders import write_file_atomically
+from relsdk.formats import read_documents, read_pairs, read_queries, read_unlabelled_pairs, write_documents
+from relsdk.index import IndexConfig
+
+QUERIES = ("大宅门演员表", "10个月宝宝没长牙怎么办", "红烧肉怎么做")
+
+
+@click.command()
+@click.option("--shared", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True)
+@click.option("--output", type=click.Path(path_type=Path), required=True)
+@click.option(
+    "--folder", type=click.Path(path_type=Path), help="Keep bundle and index here [default: temporary]."
+)
+def main(shared: Path, output: Path, folder: Path | None) -> None:
+    """Measure the shared encoder on KUAKE-QTR."""
+    if folder is None:
+        with tempfile.TemporaryDirectory() as temporary:
+            result = measure(shared, Path(temporary))
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        result = measure(shared, folder)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_file_atomically(output, json.dumps(result, ensure_ascii=False, indent=1) + "\n")
+    click.echo(f"wrote {output}")
+
+
+def measure(shared: Path, work: Path) -> dict[str, Any]:
+    """Run every step and return what it printed and measured."""
+    kuake = shared / "data/kuake_qtr"
+    seconds: dict[str, float] = {}
+
+    def relsdk(step: str, *arguments: str) -> list[Any]:
+        started = time.perf_counter()
+        click.echo(f"relsdk {' '.join(arguments)}", err=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "relsdk", *arguments, "--json"], stdout=subprocess.PIPE, text=True
+        )
+        if done.returncode:
+            raise click.ClickException(f"step {step!r} failed with code {done.returncode}")
+        seconds[step] = round(time.perf_counter() - started, 2)
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    bundle, index, documents = work / "bundle", work / "index", work / "documents.jsonl"
+    (exported,) = relsdk(
+        "export", "export", "encoder", str(shared / "models/me5-small-zh"), str(bundle), "--overwrite"
+    )
+    count = write_titles(kuake, documents)
+    (built,) = relsdk(
+        "index", "index", "build", str(index), "-m", str(bundle), "-i", str(documents), "--overwrite"
+    )
+    (calibrated,) = relsdk("calibrate", "calibrate", str(bundle), str(kuake / "train.jsonl"))
+    answers = [
+        relsdk(f"query {n}", "query", str(index), query, "-k", "3")[0] for n, query in enumerate(QUERIES)
+    ]
+    (evaluated,) = relsdk("eval", "eval", str(bundle), str(kuake / "test.jsonl"))
+    (verified,) = relsdk("verify", "index", "verify", str(index))
+    return {
+        "machine": machine_record(),
+        "model": exported["name"],
+        "data": "KUAKE-QTR: calibrated on train, evaluated on test; nDCG@10 with exponential gain over queries "
+        "with at least 3 documents and more than one level",
+        "documents": count,
+        "seconds": seconds,
+        "variants": {
+            v["name"]: {"bytes": v["quality"]["bytes"], **v["quality"]["parity"]}
+            for v in exported["variants"]
+        },
+        "calibration": calibrated["calibrations"],
+        "evaluation": evaluated,
+        "batch_invariance": batch_invariance(bundle, documents),
+        "index": {key: built[key] for key in ("count", "dimension", "kind")},
+        "index_recall_at_10": recall(index, bundle, shared / "data/queries/video_search.txt"),
+        "index_verified": all(check["ok"] for check in verified["checks"]),
+        "answers": [
+            {"query": a["query"], "hits": [[h["title"], h["level"], round(h["score"], 3)] for h in a["hits"]]}
+            for a in answers
+        ],
+    }
+
+
+def write_titles(kuake: Path, target: Path) -> int:
+    """Write every distinct title of KUAKE-QTR as one document; return how many."""
+    found = {}
+    for name in ("train", "dev", "test"):
+        for pair in read_pairs(kuake / f"{name}.jsonl"):
+            found[pair.document.id] = pair.document
+    for _, document in read_unlabelled_pairs(kuake / "unlabelled.jsonl", skip_empty=True):
+        found[document.id] = document
+    return write_documents(target, found.values())
+
+
+def batch_invariance(bundle: Path, documents: Path, count: int = 1000) -> dict[str, float]:
+    """Largest difference of a coordinate between a text alone and in shuffled batches, by variant."""
+    texts = [document.title for _, document in zip(range(count), read_documents(documents), strict=False)]
+    order = np.random.default_rng(0).permutation(len(texts))
+    result = {}
+    for variant in ("fp32", "int8_avx2", "int8_avx512_vnni"):
+        embedder = Embedder(bundle, variant=variant)
+        alone = np.stack([embedder.encode_document(text) for text in texts])
+        worst = 0.0
+        for batch_size in (2, 7, 32, 128):
+            together = embedder.encode_document([texts[i] for i in order], batch_size=batch_size)
+            worst = max(worst, float(np.abs(together - alone[order]).max()))
+        result[variant] = worst
+    return result
+
+
+def recall(path: Path, bundle: Path, queries: Path, count: int = 1000) -> dict[str, float]:
+    """Share of the exact ten nearest documents that the graph finds, at its default effort and at others."""
+    texts = [query.text for _, query in zip(range(count), read_queries(queries), strict=False)]
+    vectors = Embedder(bundle).encode_query(texts)
+    with Index.open(path) as index:
+        exact = [{hit.document.id for hit in hits} for hits in index.search(vectors, 10, exact=True)]
+        result = {}
+        for effort in (16, 32, 64, 128, 256):
+            found = index.search(vectors, 10, ef_search=effort)
+            shares = [
+                len({h.document.id for h in hits} & e) / 10 for hits, e in zip(found, exact, strict=True)
+            ]
+            result[f"ef_search={effort}"] = round(float(np.mean(shares)), 5)
+    result["default ef_search"] = float(IndexConfig().ef_search)
+    return result
+
+
+if __name__ == "__main__":
+    main()
