@@ -77,7 +77,7 @@ def measure(shared: Path, work: Path) -> dict[str, Any]:
     return {
         "machine": machine_record(),
         "model": exported["name"],
-        "data": "KUAKE-QTR: calibrated on train, evaluated on test; nDCG@10 with exponential gain over queries "
+        "data": "KUAKE-QTR: calibrated on train, evaluated on test; nDCG@10 with exponential gain, queries "
         "with at least 3 documents and more than one level",
         "documents": count,
         "seconds": seconds,

@@ -1,1 +1,8 @@
-"""Index folders."""
+"""Index folders: build, open, search, verify."""
+
+from relsdk.index.base import Encoder, IndexConfig
+from relsdk.index.generation import IndexInfo
+from relsdk.index.index import Index
+from relsdk.index.verify import VerifyReport, verify_index
+
+__all__ = ["Encoder", "Index", "IndexConfig", "IndexInfo", "VerifyReport", "verify_index"]

@@ -1,8 +1,8 @@
 """Search among the documents that a filter allows, without losing recall.
 
 Few documents: exactly. Many: from the graph, asking for more than wanted and keeping those that are allowed;
-what it does not deliver in reasonable time is searched exactly. hnswlib's filter callback is not used: it calls
-Python for every candidate.
+what it does not deliver in reasonable time is searched exactly. hnswlib's filter callback is not used: it
+calls Python for every candidate.
 Shape letters: N documents, Q queries, D dimension, K results of each query.
 """
 

@@ -66,7 +66,9 @@ def _path(name: object) -> str:
     if not isinstance(name, str) or not name:
         raise InputError(f"where has the field {name!r}; a field is a name, as text that is not empty")
     if any(character in '"\\' or ord(character) < 32 for character in name):
-        raise InputError(f"where has the field {name!r}; quotes, backslashes and control characters cannot be")
+        raise InputError(
+            f"where has the field {name!r}; quotes, backslashes and control characters cannot be"
+        )
     return _text(f'$."{name}"', name)
 
 
@@ -102,7 +104,8 @@ def _equals(name: str, path: str, values: list[Any]) -> Condition:
     ):
         wrong = next(v for v in values if not (v is None or isinstance(v, str | bool) or _is_number(v)))
         raise InputError(
-            f"where compares {name!r} with {_shown(wrong)}; allowed are text, numbers, true, false and null"
+            f"where compares {name!r} with {_shown(wrong)}; allowed are text, numbers, true, false and null "
+            f"(a list goes to 'in')"
         )
     choices = [Condition(f"item.type = '{'true' if flag else 'false'}'") for flag in flags]
     for kind, found in (("item.type = 'text'", texts), (_NUMBERS, numbers)):
@@ -110,9 +113,7 @@ def _equals(name: str, path: str, values: list[Any]) -> Condition:
             choices.append(Condition(f"{kind} AND item.value = ?", (found[0],)))
         elif found:
             listed = json.dumps(found, ensure_ascii=False)
-            choices.append(
-                Condition(f"{kind} AND item.value IN (SELECT value FROM json_each(?))", (listed,))
-            )
+            choices.append(Condition(f"{kind} AND item.value IN (SELECT value FROM json_each(?))", (listed,)))
     found_any = [_some_item(path, _join(" OR ", choices))] if choices else []
     if None in values:
         null = "ifnull(json_type(documents.metadata, ?), 'null') = 'null'"
@@ -128,7 +129,9 @@ def _within(name: str, path: str, bounds: Mapping[str, Any]) -> Condition:
     elif all(_is_number(value) for value in bounds.values()):
         kind, take = _NUMBERS, _number
     else:
-        raise InputError(f"where has the bounds {dict(bounds)!r} for {name!r}; give numbers only, or text only")
+        raise InputError(
+            f"where has the bounds {dict(bounds)!r} for {name!r}; give numbers only, or text only"
+        )
     parts = [Condition(kind)]
     parts += [
         Condition(f"item.value {_RANGES[operator]} ?", (take(value, name),))

@@ -29,8 +29,8 @@ _ADD_BLOCK = 2048
 class HnswIndex(VectorIndex):
     """A graph over unit vectors; its scores are cosines.
 
-    hnswlib searches with max(ef, k) candidates, and its `set_ef` changes all threads' searches. So ef stays 1,
-    each search asks for as many results as it wants candidates, and the surplus is cut off.
+    hnswlib searches with max(ef, k) candidates, and its `set_ef` changes the searches of all threads. So ef
+    stays 1, each search asks for as many results as it wants candidates, and the surplus is cut off.
     """
 
     def __init__(self, graph: Any, vectors: NDArray[np.float32], config: IndexConfig) -> None:
@@ -106,7 +106,8 @@ class HnswIndex(VectorIndex):
             raise IndexFolderError(f"{path} is no graph that hnswlib reads ({error}); build again") from error
         if graph.get_current_count() != len(vectors):
             raise IndexFolderError(
-                f"{path} holds {graph.get_current_count():,} vectors, {len(vectors):,} were expected; build again"
+                f"{path} holds {graph.get_current_count():,} vectors, {len(vectors):,} were expected; "
+                f"build again"
             )
         graph.set_num_threads(choose_threads().threads)
         return cls(graph, vectors, config)

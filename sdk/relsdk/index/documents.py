@@ -1,0 +1,241 @@
+"""The documents of one generation, in SQLite: written once, then only read."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from queue import Empty, LifoQueue
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from numpy.typing import NDArray
+
+from relsdk.errors import IndexFolderError, InputError, RelsdkError
+from relsdk.index.filters import Condition
+from relsdk.index.storage import writing
+from relsdk.records import Document
+
+__all__ = ["DOCUMENTS_FILE", "DocumentReader", "DocumentWriter"]
+
+DOCUMENTS_FILE = "documents.sqlite"
+# metadata stands before the text: a filter need not read past a long text to reach it.
+_SCHEMA = """
+CREATE TABLE documents (
+    row INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    metadata TEXT NOT NULL CHECK (json_valid(metadata)),
+    title TEXT NOT NULL,
+    text TEXT NOT NULL
+)
+"""
+_COLUMNS = "row, id, title, text, metadata"
+# How long a thread waits for a connection when no new one can be opened.
+_PATIENCE_SECONDS = 60.0
+
+Connections = LifoQueue[sqlite3.Connection]
+
+
+class DocumentWriter:
+    """Writes a new database; nothing is durable before the caller flushes the closed file.
+
+    Raises:
+        RelsdkError: From every method, when the file system refuses.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with writing(path):
+            self._connection = sqlite3.connect(path)
+            try:
+                # A crash loses the whole generation anyway: no journal is needed.
+                self._connection.execute("PRAGMA journal_mode = OFF")
+                self._connection.execute("PRAGMA synchronous = OFF")
+                self._connection.execute(_SCHEMA)
+            except BaseException:
+                self._connection.close()
+                raise
+
+    def __enter__(self) -> DocumentWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with writing(self._path):
+            self._connection.close()
+
+    def rows_of(self, ids: Sequence[str]) -> dict[str, int]:
+        """Return the rows of those ids that are there."""
+        sql = "SELECT id, row FROM documents WHERE id IN (SELECT value FROM json_each(?))"
+        with writing(self._path):
+            return dict(self._connection.execute(sql, (_listed(ids),)))
+
+    def put(self, rows: Sequence[int], documents: Sequence[Document], metadata: Sequence[str]) -> None:
+        """Write documents to rows, replacing what is there.
+
+        Args:
+            rows: Where.
+            documents: What.
+            metadata: Their metadata as JSON (`metadata_json`).
+
+        Raises:
+            InputError: SQLite cannot read some metadata.
+        """
+        values = [
+            (row, one.id, text, one.title, one.text)
+            for row, one, text in zip(rows, documents, metadata, strict=True)
+        ]
+        sql = "INSERT OR REPLACE INTO documents (row, id, metadata, title, text) VALUES (?, ?, ?, ?, ?)"
+        try:
+            with writing(self._path), self._connection:
+                self._connection.executemany(sql, values)
+        except RelsdkError as error:
+            if not isinstance(error.__cause__, sqlite3.IntegrityError):
+                raise
+            raise InputError(
+                f"the metadata of a document from {documents[0].id!r} to {documents[-1].id!r} are nested too "
+                f"deeply; flatten them"
+            ) from error
+
+
+def metadata_json(metadata: Mapping[str, Any]) -> str:
+    """Return metadata as JSON text.
+
+    Raises:
+        InputError: JSON cannot hold them.
+    """
+    try:
+        if not all(isinstance(name, str) for name in metadata):
+            raise TypeError("a name is not text")
+        text = json.dumps(dict(metadata), ensure_ascii=False, allow_nan=False)
+        text.encode()
+        return text
+    except RecursionError:
+        raise InputError("its metadata are nested too deeply; flatten them") from None
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"its metadata cannot be written as JSON ({error}); allowed are text, finite numbers, true, "
+            f"false, null, lists and dictionaries with text as keys"
+        ) from None
+
+
+class DocumentReader:
+    """Reads a database that nobody changes, from any thread and after a fork.
+
+    Every call borrows a connection of its own process. When the file has been deleted meanwhile (the index
+    was built again), the connections of the process that opened it still work and are shared.
+
+    Raises:
+        IndexFolderError: From every method, when the database is missing or damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._owner = os.getpid()
+        self._closed = False
+        self._idle: dict[int, Connections] = {self._owner: LifoQueue()}
+        self._idle[self._owner].put(self._connect())
+
+    def __len__(self) -> int:
+        """Return one more than the highest row: rows are dense, which `verify` checks."""
+        with self._borrow() as connection:
+            (highest,) = connection.execute("SELECT max(row) FROM documents").fetchone()
+        return 0 if highest is None else int(highest) + 1
+
+    def fetch(self, rows: Sequence[int]) -> dict[int, Document]:
+        """Return the documents of rows, by row, with one statement."""
+        sql = f"SELECT {_COLUMNS} FROM documents WHERE row IN (SELECT value FROM json_each(?))"
+        with self._borrow() as connection:
+            found = connection.execute(sql, (_listed(rows),)).fetchall()
+        return {row: _document(fields) for row, *fields in found}
+
+    def by_id(self, ids: Sequence[str]) -> dict[str, Document]:
+        """Return those documents that are there, by id, with one statement."""
+        sql = f"SELECT {_COLUMNS} FROM documents WHERE id IN (SELECT value FROM json_each(?))"
+        with self._borrow() as connection:
+            found = connection.execute(sql, (_listed(ids),)).fetchall()
+        return {fields[0]: _document(fields) for _, *fields in found}
+
+    def matching(self, condition: Condition, count: int) -> NDArray[np.bool_]:
+        """Return which of the `count` rows fulfil a condition, (count,) bool."""
+        allowed = np.zeros(count, dtype=np.bool_)
+        with self._borrow() as connection:
+            cursor = connection.execute(
+                f"SELECT row FROM documents WHERE {condition.sql}", condition.parameters
+            )
+            rows = np.fromiter((row for (row,) in cursor), dtype=np.int64)
+        allowed[rows] = True
+        return allowed
+
+    def problems(self) -> list[str]:
+        """Return what SQLite's own integrity check and the order of the rows show, empty when all is well."""
+        with self._borrow() as connection:
+            found = [text for (text,) in connection.execute("PRAGMA integrity_check(5)") if text != "ok"]
+            sql = "SELECT count(*), min(row), max(row), sum(NOT json_valid(metadata)) FROM documents"
+            count, lowest, highest, invalid = connection.execute(sql).fetchone()
+        if count and (lowest, highest) != (0, count - 1):
+            found.append(f"{count:,} rows are numbered from {lowest} to {highest}")
+        if invalid:
+            found.append(f"metadata of {invalid:,} documents are no JSON")
+        return found
+
+    def close(self) -> None:
+        """Close the connections that nobody uses now; the others close when they come back."""
+        self._closed = True
+        for idle in self._idle.values():
+            for connection in list(idle.queue):  # not get(): a fork may have copied a held lock
+                connection.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_idle"):
+            self.close()
+
+    def _connect(self) -> sqlite3.Connection:
+        # immutable: no locks and no side files, so a read-only disk will do.
+        uri = f"file:{quote(os.fsencode(self._path.absolute()))}?mode=ro&immutable=1"
+        try:
+            return sqlite3.connect(uri, uri=True, check_same_thread=False)
+        except sqlite3.Error as error:
+            raise IndexFolderError(
+                f"cannot open {self._path} ({error}); if the index was built again, open it again"
+            ) from error
+
+    @contextmanager
+    def _borrow(self) -> Iterator[sqlite3.Connection]:
+        idle = self._idle.setdefault(os.getpid(), LifoQueue())
+        connection = self._take(idle)
+        try:
+            yield connection
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            raise IndexFolderError(
+                f"{self._path} is damaged ({error}); check it with: relsdk index verify, or build it again"
+            ) from error
+        finally:
+            if self._closed:
+                connection.close()
+            else:
+                idle.put(connection)
+
+    def _take(self, idle: Connections) -> sqlite3.Connection:
+        try:
+            return idle.get_nowait()
+        except Empty:
+            pass
+        try:
+            return self._connect()
+        except IndexFolderError:
+            if os.getpid() != self._owner:
+                raise
+        return idle.get(timeout=_PATIENCE_SECONDS)
+
+
+def _document(fields: Sequence[str]) -> Document:
+    identifier, title, text, metadata = fields
+    return Document(identifier, title, text, json.loads(metadata))
+
+
+def _listed(values: Sequence[Any]) -> str:
+    return json.dumps(list(values), ensure_ascii=False)

@@ -1,0 +1,128 @@
+"""One generation of an index, open for reading.
+
+Shape letters: N documents, D dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from relsdk.errors import IndexFolderError
+from relsdk.index.base import IndexConfig, VectorIndex
+from relsdk.index.building import INDEX_KINDS
+from relsdk.index.documents import DOCUMENTS_FILE, DocumentReader
+from relsdk.index.filters import Condition
+from relsdk.index.manifest import Manifest, read_manifest
+from relsdk.index.vectors import VECTORS_FILE, map_vectors
+
+__all__ = ["Generation", "IndexInfo", "load_generation"]
+
+# Bitmaps of recent filters that are kept; each takes N bytes.
+_FILTERS_KEPT = 16
+
+
+@dataclass(frozen=True)
+class IndexInfo:
+    """What an index holds.
+
+    Attributes:
+        path: The folder.
+        generation: Which generation of it is open.
+        kind: "hnsw" or "flat".
+        count: N, documents.
+        dimension: D, of the vectors.
+        encoder_name: Who made the vectors, for people.
+        encoder_fingerprint: Who made the vectors.
+        encoder_path: Where the encoder's folder was then; None when it had none.
+        config: The settings.
+        files: Bytes of each file.
+        created: When, ISO 8601 in UTC.
+    """
+
+    path: Path
+    generation: str
+    kind: str
+    count: int
+    dimension: int
+    encoder_name: str
+    encoder_fingerprint: str
+    encoder_path: str | None
+    config: IndexConfig
+    files: Mapping[str, int]
+    created: str
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The open files of one generation.
+
+    Attributes:
+        name: Of its folder.
+        manifest: What it holds.
+        vectors: (N, D), memory-mapped.
+        searcher: Over the vectors.
+        documents: Their documents.
+        allowed: Which of N rows fulfil a condition; the latest answers are kept.
+    """
+
+    name: str
+    manifest: Manifest
+    vectors: NDArray[np.float32]
+    searcher: VectorIndex
+    documents: DocumentReader
+    allowed: Callable[[Condition, int], NDArray[np.bool_]]
+
+    def info(self, path: Path) -> IndexInfo:
+        """Return what the index at `path` holds."""
+        manifest = self.manifest
+        return IndexInfo(
+            path=path,
+            generation=self.name,
+            kind=manifest.config.kind,
+            count=manifest.count,
+            dimension=manifest.dimension,
+            encoder_name=manifest.encoder_name,
+            encoder_fingerprint=manifest.encoder_fingerprint,
+            encoder_path=manifest.encoder_path,
+            config=manifest.config,
+            files={name: entry.size for name, entry in manifest.files.items()},
+            created=manifest.created,
+        )
+
+
+def load_generation(name: str, folder: Path) -> Generation:
+    """Open the files of a generation.
+
+    Raises:
+        IndexFolderError: One is missing, damaged or not what the manifest says.
+    """
+    manifest = read_manifest(folder)
+    for file, entry in manifest.files.items():
+        try:
+            size = (folder / file).stat().st_size
+        except OSError as error:
+            raise IndexFolderError(
+                f"cannot read {folder / file}: {error.strerror or error}; build the index again"
+            ) from error
+        if size != entry.size:
+            raise IndexFolderError(
+                f"{folder / file} has {size:,} bytes, the manifest says {entry.size:,}; build the index again"
+            )
+    vectors = map_vectors(folder / VECTORS_FILE, manifest.count, manifest.dimension)
+    searcher = INDEX_KINDS[manifest.config.kind].load(folder, vectors, manifest.config)
+    documents = DocumentReader(folder / DOCUMENTS_FILE)
+    if len(documents) != manifest.count:
+        documents.close()
+        raise IndexFolderError(
+            f"{folder / DOCUMENTS_FILE} does not hold the {manifest.count:,} documents that the manifest "
+            f"says; build the index again"
+        )
+    # Of the reader, not of the Index: no reference cycle keeps closed files open.
+    allowed = lru_cache(maxsize=_FILTERS_KEPT)(documents.matching)
+    return Generation(name, manifest, vectors, searcher, documents, allowed)

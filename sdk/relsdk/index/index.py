@@ -1,0 +1,270 @@
+"""`Index`: documents on disk that vectors find.
+
+Shape letters: N documents, Q queries, D dimension, K results of each query.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from relsdk.errors import EncoderMismatchError, InputError
+from relsdk.index.base import Encoder, IndexConfig, Neighbours, Progress, check_whole_number
+from relsdk.index.building import build_index
+from relsdk.index.filtered import filtered_search
+from relsdk.index.filters import compile_filter
+from relsdk.index.flat import exact_search
+from relsdk.index.generation import Generation, IndexInfo, load_generation
+from relsdk.index.storage import open_current
+from relsdk.index.verify import VerifyReport, verify_generation
+from relsdk.records import Document, Hit
+
+__all__ = ["Index"]
+
+
+class Index:
+    """Documents and their vectors in a folder; made by `build` or `open`.
+
+    Safe to use from many threads, and after a fork. A context manager. An open index keeps answering from its
+    generation when another process builds the folder again; `open` it again to see the new one.
+    """
+
+    def __init__(self, path: Path, generation: Generation) -> None:
+        self.path = path
+        self._generation: Generation | None = generation
+
+    @classmethod
+    def build(
+        cls,
+        path: str | os.PathLike[str],
+        documents: Iterable[Document | Mapping[str, Any]],
+        encoder: Encoder,
+        *,
+        config: IndexConfig | None = None,
+        overwrite: bool = False,
+        on_duplicate: str = "error",
+        chunk_size: int = 1024,
+        num_threads: int | None = None,
+        on_progress: Progress | None = None,
+    ) -> Index:
+        """Encode documents and write them as an index.
+
+        Documents are taken chunk by chunk and never held all at once. What is at `path` stays as it is, and
+        usable, until the new index is complete; a crash or an interruption changes nothing.
+
+        Args:
+            path: The folder; its parents are made.
+            documents: `Document`s, or mappings with `_id` (or `id`), `title` and `text`; everything else in a
+                mapping is metadata.
+            encoder: Makes the vectors. The index notes its fingerprint.
+            config: None takes `IndexConfig()`.
+            overwrite: Replace an index that is there. A folder with anything else is never touched.
+            on_duplicate: For an id that occurs again: "error", or "last" to keep the last document.
+            chunk_size: Documents for each call of the encoder.
+            num_threads: For building the graph; None chooses from affinity and container quota. 1 makes the
+                graph reproducible.
+            on_progress: Called with ("encode", documents read) and ("graph", vectors added).
+
+        Returns:
+            The index, open.
+
+        Raises:
+            InputError: A document, vector or argument is wrong, an index is there and `overwrite` is false,
+                or the folder holds something else.
+            LockedError: Another process is building at the same place.
+            RelsdkError: The file system refused.
+        """
+        if on_duplicate not in ("error", "last"):
+            raise InputError(f"on_duplicate={on_duplicate!r}; allowed are 'error' and 'last'")
+        check_whole_number("chunk_size", chunk_size, 1)
+        if num_threads is not None:
+            check_whole_number("num_threads", num_threads, 1)
+        check_whole_number("the encoder's dimension", encoder.dimension, 1)
+        build_index(
+            Path(path),
+            documents,
+            encoder,
+            config or IndexConfig(),
+            overwrite=overwrite,
+            on_duplicate=on_duplicate,
+            chunk_size=chunk_size,
+            num_threads=num_threads,
+            on_progress=on_progress,
+        )
+        return cls.open(path)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Index:
+        """Open an index for reading; nothing is written and no lock is taken.
+
+        Files are checked by size, not by hash: see `verify`.
+
+        Raises:
+            IndexFolderError: It is missing, unfinished, damaged, foreign or of an unknown version.
+        """
+        folder = Path(path)
+        return cls(folder, open_current(folder, load_generation))
+
+    def search(
+        self,
+        vectors: NDArray[Any] | Sequence[Any],
+        k: int = 10,
+        *,
+        ef_search: int | None = None,
+        where: Mapping[str, Any] | None = None,
+        exact: bool = False,
+    ) -> Any:
+        """Find the documents nearest to query vectors.
+
+        Args:
+            vectors: (D,) or (Q, D) unit vectors.
+            k: How many hits at most; fewer is not an error.
+            ef_search: Candidates kept while the graph is searched; None takes the index's own.
+            where: Filter on metadata: `{"author": "x", "duration": {"lt": 60}, "tags": {"in": ["a", "b"]}}`.
+                All fields must match; a field that holds a list matches when an element does. See
+                `relsdk.index.filters.compile_filter`.
+            exact: Compare with every vector instead of searching the graph.
+
+        Returns:
+            For (D,) a list of hits in falling order of score (cosine), for (Q, D) one such list per query.
+
+        Raises:
+            InputError: An argument is wrong.
+        """
+        generation = self._open()
+        k = check_whole_number("k", k, 1)
+        if ef_search is not None:
+            ef_search = check_whole_number("ef_search", ef_search, 1)
+        queries = self._queries(vectors)  # (Q, D) or (D,)
+        matrix = np.atleast_2d(queries)
+        found = self._neighbours(generation, matrix, k, ef_search, where, exact)
+        documents = generation.documents.fetch(np.unique(found.rows).tolist())
+        hits = [
+            [Hit(documents[row], score) for row, score in zip(rows, scores, strict=True)]
+            for rows, scores in zip(found.rows.tolist(), found.scores.tolist(), strict=True)
+        ]
+        return hits[0] if queries.ndim == 1 else hits
+
+    def get(self, ids: Sequence[str]) -> list[Document]:
+        """Return documents by id, in the order of `ids`.
+
+        Raises:
+            InputError: An id is not in the index, or `ids` is one string.
+        """
+        if isinstance(ids, str):
+            raise InputError(f"ids is the text {ids!r}; pass a list of ids")
+        wanted = list(ids)
+        wrong = [identifier for identifier in wanted if not isinstance(identifier, str)]
+        if wrong:
+            raise InputError(f"id {wrong[0]!r} is a {type(wrong[0]).__name__}; ids are text")
+        found = self._open().documents.by_id(wanted)
+        missing = [identifier for identifier in wanted if identifier not in found]
+        if missing:
+            raise InputError(
+                f"{len(missing):,} of {len(wanted):,} ids are not in {self.path}: {missing[:5]!r}"
+            )
+        return [found[identifier] for identifier in wanted]
+
+    def check_encoder(self, encoder: Encoder) -> None:
+        """Refuse an encoder whose vectors cannot be compared with those of the index.
+
+        Raises:
+            EncoderMismatchError: Another fingerprint or dimension.
+        """
+        manifest = self._open().manifest
+        if (encoder.fingerprint, encoder.dimension) == (manifest.encoder_fingerprint, manifest.dimension):
+            return
+        raise EncoderMismatchError(
+            f"{self.path} was built by {manifest.encoder_name} (fingerprint {manifest.encoder_fingerprint}, "
+            f"{manifest.dimension} dimensions), not by {encoder.name} (fingerprint {encoder.fingerprint}, "
+            f"{encoder.dimension} dimensions); use the model that built it, or build it again with this one"
+        )
+
+    def info(self) -> IndexInfo:
+        """Return what the index holds."""
+        return self._open().info(self.path)
+
+    def verify(self) -> VerifyReport:
+        """Check the files of the open generation: hashes, counts, vectors, database, graph.
+
+        Damage is reported, not raised; `relsdk.index.verify_index` also takes an index that does not open.
+        """
+        return verify_generation(self.path, self._open().name)
+
+    @property
+    def vectors(self) -> NDArray[np.float32]:
+        """All vectors (N, D), memory-mapped and read-only, in the order of the rows."""
+        return self._open().vectors
+
+    def __len__(self) -> int:
+        """Return N."""
+        return self._open().manifest.count
+
+    def close(self) -> None:
+        """Release files and memory; more than once is fine."""
+        if self._generation is not None:
+            self._generation.documents.close()
+            self._generation = None
+
+    def __enter__(self) -> Index:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._generation is None else f"{len(self):,} documents, {self._generation.name}"
+        return f"Index({str(self.path)!r}: {state})"
+
+    def _open(self) -> Generation:
+        if self._generation is None:
+            raise InputError(f"the index {self.path} is closed; open it again with Index.open")
+        return self._generation
+
+    def _queries(self, vectors: NDArray[Any] | Sequence[Any]) -> NDArray[np.float32]:
+        """Return query vectors as float32, (D,) or (Q, D)."""
+        dimension = self._open().manifest.dimension
+        try:
+            queries = np.asarray(vectors, dtype=np.float32)
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"the query vectors are no matrix of numbers ({error}); encode the text first"
+            ) from error
+        if queries.ndim not in (1, 2) or queries.shape[-1] != dimension:
+            raise InputError(
+                f"the vectors have shape {queries.shape}; ({dimension},) or (n, {dimension}) is needed; "
+                f"vectors of the index have {dimension} dimensions"
+            )
+        if not np.isfinite(queries).all():
+            raise InputError("the query vectors hold NaN or infinity; check the encoder")
+        return queries
+
+    def _neighbours(
+        self,
+        generation: Generation,
+        queries: NDArray[np.float32],
+        k: int,
+        ef_search: int | None,
+        where: Mapping[str, Any] | None,
+        exact: bool,
+    ) -> Neighbours:
+        """Choose how to search; (Q, K) rows and scores."""
+        vectors, config = generation.vectors, generation.manifest.config
+        if where:
+            allowed = generation.allowed(compile_filter(where), len(vectors))
+            if exact:
+                return exact_search(vectors, queries, k, rows=np.flatnonzero(allowed))
+            return filtered_search(
+                generation.searcher, vectors, queries, k, allowed, config, ef_search=ef_search
+            )
+        if exact:
+            return exact_search(vectors, queries, k)
+        return generation.searcher.search(queries, k, ef_search=ef_search)

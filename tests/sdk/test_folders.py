@@ -1,0 +1,105 @@
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from relsdk.errors import InputError, RelsdkError
+from relsdk.folders import json_sha256, staged_folder, write_file_atomically
+
+
+def test_a_finished_folder_takes_its_place(tmp_path):
+    with staged_folder(tmp_path / "a" / "b") as staging:
+        (staging / "x").write_text("1")
+        assert not (tmp_path / "a" / "b").exists()
+    assert (tmp_path / "a" / "b" / "x").read_text() == "1"
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["b"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_failed_folder_leaves_what_was_there(tmp_path, error):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "old").write_text("1")
+
+    def fail():
+        with staged_folder(tmp_path / "b", overwrite=True) as staging:
+            (staging / "new").write_text("2")
+            raise error
+
+    with pytest.raises(error):
+        fail()
+    assert [p.name for p in tmp_path.rglob("*")] == ["b", "old"]
+
+
+def test_what_is_in_the_way_is_kept(tmp_path):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "old").write_text("1")
+    with pytest.raises(InputError, match="--overwrite"), staged_folder(tmp_path / "b"):
+        pass
+    with pytest.raises(InputError, match="is a file"), staged_folder(tmp_path / "b" / "old", overwrite=True):
+        pass
+    assert (tmp_path / "b" / "old").read_text() == "1"
+
+
+def test_overwrite_replaces_the_whole_folder(tmp_path):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "old").write_text("1")
+    with staged_folder(tmp_path / "b", overwrite=True) as staging:
+        (staging / "new").write_text("2")
+    assert [p.name for p in tmp_path.rglob("*")] == ["b", "new"]
+
+
+def test_a_disk_that_refuses_is_explained(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("relsdk.folders.tempfile.mkdtemp", refuse)
+    with pytest.raises(RelsdkError, match=r"cannot write to .*Read-only"), staged_folder(tmp_path / "b"):
+        pass
+    monkeypatch.setattr("relsdk.folders.tempfile.mkstemp", refuse)
+    with pytest.raises(RelsdkError, match=r"cannot write .*x\.json: Read-only"):
+        write_file_atomically(tmp_path / "x.json", "{}")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs SIGKILL")
+@pytest.mark.parametrize("moment", ["in the block", "before the rename", "between the renames"])
+def test_a_kill_never_leaves_half_a_folder(tmp_path, moment):
+    """Either the old folder, or nothing but a set-aside one, or the new one: never a mixture."""
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "old").write_text("1")
+    program = f"""
+import os, signal
+from pathlib import Path
+from relsdk.folders import staged_folder
+import relsdk.folders
+renames = []
+rename = Path.rename
+def killing(self, target):
+    renames.append(target)
+    if {moment!r} == "before the rename" or len(renames) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rename(self, target)
+Path.rename = killing
+with staged_folder(Path({str(tmp_path / "b")!r}), overwrite=True) as staging:
+    (staging / "new").write_text("2")
+    if {moment!r} == "in the block":
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", program], timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    visible = [
+        p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if not p.parts[-2].startswith(".")
+    ]
+    if moment == "between the renames":
+        aside = next(tmp_path.glob(".b.old-*"))
+        assert (aside / "folder" / "old").read_text() == "1"
+        assert "b" not in visible
+    else:
+        assert (tmp_path / "b" / "old").read_text() == "1"
+        assert not (tmp_path / "b" / "new").exists()
+
+
+def test_hash_of_json_is_canonical():
+    assert json_sha256({"a": 1, "b": "大"}) == json_sha256({"b": "大", "a": 1})
+    assert json_sha256([1]) != json_sha256([2])

@@ -1,0 +1,69 @@
+"""The same vectors and thresholds as the libraries that users come from."""
+
+import numpy as np
+import pytest
+
+from relsdk import Embedder
+from relsdk_export.encoder import export_encoder
+
+pytestmark = pytest.mark.peers
+
+
+@pytest.fixture(scope="module")
+def sentence_transformers():
+    return pytest.importorskip("sentence_transformers")
+
+
+@pytest.fixture
+def quiet():
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what the peer warns of is not ours
+        yield
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "lasttoken"])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_a_sentence_transformers_folder_encodes_alike(
+    sentence_transformers, quiet, checkpoint_factory, tmp_path, corpus, pooling, normalize
+):
+    checkpoint = checkpoint_factory(tmp_path / "checkpoint", pooling=pooling, normalize=normalize)
+    peer = sentence_transformers.SentenceTransformer(str(checkpoint), device="cpu")
+    peer.save_pretrained(
+        str(tmp_path / "saved")
+    )  # the folder as the peer writes it, new pooling form included
+    texts = [*corpus, "", "，".join(corpus * 3)]
+    bundle = export_encoder(tmp_path / "saved", tmp_path / "bundle", variants=["fp32"])
+    ours = Embedder(bundle.path, threads=1)
+    expected = peer.encode(texts, batch_size=4)
+    np.testing.assert_allclose(ours.encode(texts, truncation="silent"), expected, atol=1e-4)
+    for name in ("query", "document"):
+        expected = peer.encode(texts, prompt_name=name)
+        np.testing.assert_allclose(
+            ours.encode(texts, prompt_name=name, truncation="silent"), expected, atol=1e-4
+        )
+
+
+def test_our_bundle_opens_in_sentence_transformers(
+    sentence_transformers, quiet, toy_bundle, toy_checkpoint, tmp_path, corpus
+):
+    """With the checkpoint's weights beside our configuration files."""
+    import shutil
+
+    folder = shutil.copytree(toy_bundle, tmp_path / "bundle")
+    shutil.copy(toy_checkpoint / "model.safetensors", folder)
+    peer = sentence_transformers.SentenceTransformer(str(folder), device="cpu")
+    ours = Embedder(toy_bundle, variant="fp32", threads=1)
+    np.testing.assert_allclose(ours.encode_query(corpus), peer.encode_query(corpus), atol=1e-4)
+    np.testing.assert_allclose(ours.encode_document(corpus), peer.encode_document(corpus), atol=1e-4)
+
+
+def test_ubinary_and_truncation_are_the_peers(sentence_transformers, quiet, toy_bundle, corpus):
+    from sentence_transformers.quantization import quantize_embeddings
+
+    vectors = Embedder(toy_bundle, threads=1).encode(corpus)
+    expected = quantize_embeddings(vectors, "ubinary")
+    np.testing.assert_array_equal(
+        Embedder(toy_bundle, threads=1).encode(corpus, precision="ubinary"), expected
+    )
