@@ -63,7 +63,7 @@ def make_checkpoint(folder, *, seed=0, hidden=32, pooling="mean", normalize=True
         json.dumps(
             {
                 "tokenizer_class": "PreTrainedTokenizerFast",
-                "model_max_length": 64,
+                "model_max_length": 256,
                 "pad_token": pad_token,
                 "unk_token": "<unk>",
                 "cls_token": "<s>",
@@ -78,7 +78,7 @@ def make_checkpoint(folder, *, seed=0, hidden=32, pooling="mean", normalize=True
         num_hidden_layers=2,
         num_attention_heads=4,
         intermediate_size=2 * hidden,
-        max_position_embeddings=64,
+        max_position_embeddings=256,
         initializer_range=0.3,
         pad_token_id=1,
     )
@@ -86,7 +86,7 @@ def make_checkpoint(folder, *, seed=0, hidden=32, pooling="mean", normalize=True
     model.save_pretrained(folder)
     settings = EncoderSettings(
         dimension=hidden,
-        max_tokens=64,
+        max_tokens=256,
         pooling=pooling,
         normalize=normalize,
         prompts={"query": "query: ", "document": "passage: "},

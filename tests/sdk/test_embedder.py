@@ -98,8 +98,8 @@ def test_precisions(embedder, corpus):
 
 def test_truncation_is_counted_and_visible(toy_bundle, corpus):
     model = Embedder(toy_bundle, threads=1)
-    long = "大宅门演员表" * 50
-    with pytest.warns(TruncationWarning, match="1 of 2 inputs exceed 64 tokens"):
+    long = "大宅门演员表" * 200
+    with pytest.warns(TruncationWarning, match="1 of 2 inputs exceed 256 tokens"):
         model.encode([corpus[0], long])
     assert model.truncated_count == 1
     with pytest.raises(TruncationError, match="first: input 1"):

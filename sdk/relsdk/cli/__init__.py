@@ -57,7 +57,12 @@ def _relsdk() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a user's mistake ends with one line on stderr and exit code 2."""
-    warnings.showwarning = _show_warning
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        _run(arguments)
+
+
+def _run(arguments: list[str] | None) -> None:
     try:
         _relsdk.main(args=arguments, prog_name="relsdk", standalone_mode=False)
     except RelsdkError as error:
