@@ -23,7 +23,7 @@ def test_what_a_bundle_says(toy_bundle):
     assert bundle.settings.prompts == {"query": "query: ", "document": "passage: "}
     assert (bundle.settings.dimension, bundle.settings.max_tokens, bundle.settings.pooling) == (
         32,
-        64,
+        256,
         "mean",
     )
     assert [variant.name for variant in bundle.variants] == ["fp32", "int8_avx512_vnni", "int8_avx2"]

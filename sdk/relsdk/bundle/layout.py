@@ -119,7 +119,7 @@ def _pooling_mode(path: Path, config: Mapping[str, Any]) -> Pooling:
     stated = config.get("pooling_mode")
     modes = [stated] if isinstance(stated, str) else list(stated or [])
     if not modes:
-        modes = [mode for key, mode in _LEGACY_POOLING.items() if config.get(key)]
+        modes = [mode for key, mode in _LEGACY_POOLING.items() if config.get(key)] or ["mean"]
     unknown = [key for key in config if key.startswith("pooling_mode_") and key not in _LEGACY_POOLING]
     if unknown or len(modes) != 1 or modes[0] not in POOLINGS:
         raise BundleError(f"{path} asks for pooling {unknown or modes}; one of {list(POOLINGS)} is supported")

@@ -21,7 +21,7 @@ from relsdk.errors import MissingExtraError, RelsdkError
 from relsdk.evaluation import calibrate_bundle, evaluate
 from relsdk.formats import read_documents
 from relsdk.index import Index
-from relsdk.sample_world import SampleWorld, generate, write
+from relsdk.sample_world import SampleWorld, generate, level_of, write
 from relsdk.searcher import Searcher
 from relsdk.session import choose_variant
 
@@ -139,7 +139,10 @@ class _Demo:
 )
 @click.option("--threads", type=int, help="CPU threads [default: what affinity and container quota allow].")
 def demo(folder: Path, threads: int | None) -> None:
-    """Make a bundle of a real pretrained encoder, index a sample corpus, answer queries with levels."""
+    """Make a bundle of a real pretrained encoder, index a sample corpus, answer queries with levels.
+
+    The column "true" is the level that the sample corpus's rules give; the model does not see it.
+    """
     clock = _Clock()
     run = _Demo(folder, threads)
     clock.step("sample corpus", run.write_world)
@@ -163,7 +166,7 @@ def _answer(searcher: Searcher, text: str) -> None:
     hits = searcher.search(text, k=5)
     milliseconds = (time.perf_counter() - started) * 1e3
     click.echo("\n" + click.style(text, bold=True) + f"  ({milliseconds:.1f} ms)")
-    echo_hits(hits)
+    echo_hits(hits, [level_of(text, hit.document) for hit in hits])
 
 
 def _measure(embedder: Embedder, world: SampleWorld) -> str:

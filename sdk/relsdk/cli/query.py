@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -84,14 +85,17 @@ def open_searcher(
     return Searcher(embedder, index)
 
 
-def echo_hits(hits: list[Hit]) -> None:
-    """Print hits as a table: rank, score, level, probabilities, title."""
+def echo_hits(hits: list[Hit], truth: Sequence[int] = ()) -> None:
+    """Print hits as a table: rank, score, level, probabilities, title; and the true levels where known."""
+    header = ["#", "score", "level", "█3 ▓2 ▒1 ░0", "P(0)  P(1) P(2) P(3)", "title"]
     rows = []
     for rank, hit in enumerate(hits, start=1):
         level, bar, numbers = relevance_cells(hit.relevance)
         title = clip(hit.document.title or hit.document.text, 80)
         rows.append([str(rank), f"{hit.score:.3f}", level, bar, numbers, title])
+    if truth:
+        header.insert(3, "true")
+        for row, level_of_hit in zip(rows, truth, strict=True):
+            row.insert(3, str(int(level_of_hit)))
     if rows:
-        echo_table(
-            ["#", "score", "level", "█3 ▓2 ▒1 ░0", "P(0)  P(1) P(2) P(3)", "title"], rows, right=(0, 1)
-        )
+        echo_table(header, rows, right=(0, 1))

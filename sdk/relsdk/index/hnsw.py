@@ -18,6 +18,7 @@ from relsdk.errors import IndexFolderError
 from relsdk.hardware import choose_threads
 from relsdk.index.base import IndexConfig, Neighbours, Progress, VectorIndex
 from relsdk.index.flat import exact_search
+from relsdk.index.twins import Twins
 
 __all__ = ["GRAPH_FILE", "HnswIndex"]
 
@@ -31,11 +32,14 @@ class HnswIndex(VectorIndex):
 
     hnswlib searches with max(ef, k) candidates, and its `set_ef` changes the searches of all threads. So ef
     stays 1, each search asks for as many results as it wants candidates, and the surplus is cut off.
+
+    Of equal vectors the graph holds one; see `Twins`.
     """
 
-    def __init__(self, graph: Any, vectors: NDArray[np.float32], config: IndexConfig) -> None:
+    def __init__(self, graph: Any, vectors: NDArray[np.float32], twins: Twins, config: IndexConfig) -> None:
         self._graph = graph
         self._vectors = vectors
+        self._twins = twins
         self._config = config
         graph.set_ef(1)
 
@@ -49,47 +53,47 @@ class HnswIndex(VectorIndex):
         on_progress: Progress | None = None,
     ) -> HnswIndex:
         """Build the graph block by block; see `VectorIndex.build`."""
-        count, dimension = vectors.shape
+        twins = Twins.find(vectors)
+        rows = twins.representatives()
         threads = choose_threads(num_threads).threads
-        graph = hnswlib.Index(space="ip", dim=dimension)
+        graph = hnswlib.Index(space="ip", dim=vectors.shape[1])
         graph.init_index(
-            max_elements=count,
+            max_elements=len(rows),
             M=config.M,
             ef_construction=config.ef_construction,
             random_seed=config.seed,
         )
-        for start in range(0, count, _ADD_BLOCK):
-            stop = min(start + _ADD_BLOCK, count)
-            graph.add_items(vectors[start:stop], np.arange(start, stop), num_threads=threads)
+        for start in range(0, len(rows), _ADD_BLOCK):
+            block = rows[start : start + _ADD_BLOCK]
+            graph.add_items(vectors[block], block, num_threads=threads)
             if on_progress is not None:
-                on_progress("graph", stop)
+                on_progress("graph", start + len(block))
         graph.set_num_threads(threads)
-        return cls(graph, vectors, config)
+        return cls(graph, vectors, twins, config)
 
     def search(self, queries: NDArray[np.float32], k: int, *, ef_search: int | None = None) -> Neighbours:
         """Find the nearest rows; see `VectorIndex.search`.
 
-        Where the graph reaches fewer than it was asked for (many equal vectors can split it), the search is
-        exact instead.
+        Where the graph reaches fewer than it was asked for, the search is exact instead.
         """
-        count = len(self._vectors)
-        k = min(k, count)
+        k = min(k, len(self._vectors))
         if not len(queries):
             return exact_search(self._vectors, queries, k)
-        candidates = min(max(ef_search or self._config.ef_search, k), count)
+        candidates = min(max(ef_search or self._config.ef_search, k), self._graph.get_current_count())
         try:
             labels, distances = self._graph.knn_query(queries, k=candidates)  # (Q, candidates)
         except RuntimeError:  # hnswlib found fewer
             return exact_search(self._vectors, queries, k)
-        return Neighbours(labels[:, :k].astype(np.int64), 1.0 - distances[:, :k])
+        return self._twins.expand(labels[:, :k].astype(np.int64), 1.0 - distances[:, :k], k)
 
     def save(self, folder: Path) -> None:
-        """Write the graph.
+        """Write the graph and the twins.
 
         Raises:
             OSError: The file is not what it must be: hnswlib does not say when a disk is full.
         """
         path = folder / GRAPH_FILE
+        self._twins.save(folder)
         self._graph.save_index(str(path))
         wanted, written = int(self._graph.index_file_size()), path.stat().st_size
         if written != wanted:
@@ -99,15 +103,16 @@ class HnswIndex(VectorIndex):
     def load(cls, folder: Path, vectors: NDArray[np.float32], config: IndexConfig) -> HnswIndex:
         """Read the graph into memory; see `VectorIndex.load`."""
         path = folder / GRAPH_FILE
+        twins = Twins.load(folder, len(vectors))
+        wanted = len(vectors) - len(twins.pairs)
         graph = hnswlib.Index(space="ip", dim=vectors.shape[1])
         try:
             graph.load_index(str(path))
         except (RuntimeError, MemoryError) as error:
             raise IndexFolderError(f"{path} is no graph that hnswlib reads ({error}); build again") from error
-        if graph.get_current_count() != len(vectors):
+        if graph.get_current_count() != wanted:
             raise IndexFolderError(
-                f"{path} holds {graph.get_current_count():,} vectors, {len(vectors):,} were expected; "
-                f"build again"
+                f"{path} holds {graph.get_current_count():,} vectors, {wanted:,} were expected; build again"
             )
         graph.set_num_threads(choose_threads().threads)
-        return cls(graph, vectors, config)
+        return cls(graph, vectors, twins, config)

@@ -18,6 +18,7 @@ from relsdk.folders import file_sha256, json_sha256
 from relsdk.index.base import IndexConfig
 from relsdk.index.documents import DOCUMENTS_FILE
 from relsdk.index.hnsw import GRAPH_FILE
+from relsdk.index.twins import TWINS_FILE
 from relsdk.index.vectors import VECTORS_FILE
 
 __all__ = ["MANIFEST_FILE", "FileEntry", "Manifest", "read_manifest"]
@@ -85,7 +86,7 @@ class Manifest:
 
 def file_names(config: IndexConfig) -> tuple[str, ...]:
     """Return the names of the files beside the manifest."""
-    return (VECTORS_FILE, DOCUMENTS_FILE, *([GRAPH_FILE] if config.kind == "hnsw" else []))
+    return (VECTORS_FILE, DOCUMENTS_FILE, *([GRAPH_FILE, TWINS_FILE] if config.kind == "hnsw" else []))
 
 
 def describe(

@@ -1,7 +1,7 @@
 """The folder of an index: generations, and a pointer that is moved in one step.
 
     INDEX/CURRENT                      the name of the committed generation
-    INDEX/gen-000001/                  manifest.json, vectors.npy, documents.sqlite, graph.hnsw
+    INDEX/gen-000001/                  manifest.json, vectors.npy, documents.sqlite, graph.hnsw, twins.npy
     INDEX/.tmp-gen-000002-<pid>/       a generation being written
     INDEX/.lock, INDEX/.writer         held by the writer; who that is
 

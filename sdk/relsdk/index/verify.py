@@ -17,6 +17,7 @@ from relsdk.index.documents import DOCUMENTS_FILE, DocumentReader
 from relsdk.index.hnsw import GRAPH_FILE
 from relsdk.index.manifest import MANIFEST_FILE, Manifest, read_manifest
 from relsdk.index.storage import read_current
+from relsdk.index.twins import TWINS_FILE
 from relsdk.index.vectors import VECTORS_FILE, check_vectors, map_vectors
 
 __all__ = ["Check", "VerifyReport", "verify_generation", "verify_index"]
@@ -99,12 +100,10 @@ def verify_generation(path: Path, name: str) -> VerifyReport:
     checks.append(_guarded("vectors", lambda: _check_vectors(folder, manifest)))
     checks.append(_guarded("documents", lambda: _check_documents(folder, manifest)))
     if GRAPH_FILE in manifest.files:
-        if intact[GRAPH_FILE] and intact[VECTORS_FILE]:
+        if all(intact[name] for name in (GRAPH_FILE, TWINS_FILE, VECTORS_FILE)):
             checks.append(_guarded("graph", lambda: _check_graph(folder, manifest)))
         else:  # a changed graph may lead hnswlib out of its memory
-            checks.append(
-                Check("graph", False, "not tried: the hash of the graph or of the vectors is wrong")
-            )
+            checks.append(Check("graph", False, "not tried: a file it needs has a wrong hash"))
     return VerifyReport(path, name, tuple(checks))
 
 

@@ -1,0 +1,233 @@
+"""Flat and graph search against plain numpy."""
+
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from relsdk.errors import IndexFolderError, InputError
+from relsdk.index import IndexConfig
+from relsdk.index.filtered import filtered_search
+from relsdk.index.flat import FlatIndex, exact_search
+from relsdk.index.hnsw import GRAPH_FILE, HnswIndex
+
+
+def brute_force(vectors, queries, k, rows=None):
+    rows = np.arange(len(vectors)) if rows is None else rows
+    scores = queries.astype(np.float64) @ vectors[rows].astype(np.float64).T
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return rows[order], np.take_along_axis(scores, order, axis=1)
+
+
+def recall(found, truth):
+    return np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(found, truth, strict=True)])
+
+
+@pytest.mark.parametrize("count", [1, 7, 8192, 20_000])
+def test_flat_equals_brute_force(unit_vectors, count):
+    vectors, queries = unit_vectors(count, seed=1), unit_vectors(300, seed=2)
+    found = FlatIndex.build(vectors, IndexConfig(kind="flat")).search(queries, 10)
+    rows, scores = brute_force(vectors, queries, 10)
+    assert found.rows.shape == (300, min(10, count))
+    assert found.rows.dtype == np.int64
+    assert found.scores.dtype == np.float32
+    np.testing.assert_array_equal(found.rows, rows)
+    np.testing.assert_allclose(found.scores, scores, atol=1e-5)
+
+
+def test_flat_scores_do_not_depend_on_the_batch(unit_vectors):
+    vectors, queries = unit_vectors(9000, 64, seed=1), unit_vectors(33, 64, seed=2)
+    together = exact_search(vectors, queries, 5)
+    for i, query in enumerate(queries):
+        alone = exact_search(vectors, query[None], 5)
+        np.testing.assert_array_equal(alone.scores[0], together.scores[i])
+        np.testing.assert_array_equal(alone.rows[0], together.rows[i])
+
+
+def test_flat_orders_equal_scores_by_row(unit_vectors):
+    vectors = np.repeat(unit_vectors(1), 50, axis=0)
+    assert exact_search(vectors, vectors[:1], 50).rows.tolist() == [list(range(50))]
+
+
+def test_exact_search_of_no_rows_and_no_queries(unit_vectors):
+    vectors = unit_vectors(5)
+    assert exact_search(vectors, vectors[:2], 3, rows=np.array([], dtype=np.int64)).rows.shape == (2, 0)
+    assert exact_search(vectors, vectors[:0], 3).rows.shape == (0, 3)
+
+
+def test_hnsw_recall(unit_vectors):
+    vectors, queries = unit_vectors(5000, 64, seed=1), unit_vectors(200, 64, seed=2)
+    graph = HnswIndex.build(vectors, IndexConfig())
+    truth = exact_search(vectors, queries, 10)
+    found = graph.search(queries, 10)
+    assert recall(found.rows, truth.rows) >= 0.98
+    own = np.einsum("qd,qkd->qk", queries, vectors[found.rows])
+    np.testing.assert_allclose(found.scores, own, atol=1e-5)
+    assert (np.diff(found.scores, axis=1) <= 0).all()
+    low = recall(graph.search(queries, 10, ef_search=10).rows, truth.rows)
+    assert low <= recall(graph.search(queries, 10, ef_search=400).rows, truth.rows)
+
+
+@pytest.mark.parametrize("count", [1, 2, 40])
+@pytest.mark.parametrize("kind", ["flat", "hnsw"])
+def test_more_wanted_than_there_is(unit_vectors, count, kind):
+    vectors = unit_vectors(count)
+    index = {"flat": FlatIndex, "hnsw": HnswIndex}[kind].build(vectors, IndexConfig(kind=kind))
+    found = index.search(vectors[:1], 1000)
+    assert sorted(found.rows[0]) == list(range(count))
+    assert found.rows[0, 0] == 0
+    assert index.search(vectors[:0], 3).rows.shape == (0, min(3, count))
+
+
+def test_graph_that_reaches_too_few_falls_back_to_exact(unit_vectors):
+    vectors = unit_vectors(50)
+    half = HnswIndex.build(vectors[:25], IndexConfig())
+    half._graph.mark_deleted(3)  # counted, never found
+    whole = HnswIndex(half._graph, vectors, half._twins, IndexConfig())
+    assert sorted(whole.search(vectors[:1], 40).rows[0]) == sorted(
+        exact_search(vectors, vectors[:1], 40).rows[0]
+    )
+
+
+@pytest.mark.parametrize("equal", [2, 300, 3000])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_equal_vectors_do_not_hide_the_others(unit_vectors, tmp_path, equal, seed):
+    vectors = np.concatenate([np.repeat(unit_vectors(1, seed=8), equal, axis=0), unit_vectors(500, seed=5)])
+    vectors = np.concatenate([vectors, vectors[-20:]])
+    vectors = vectors[np.random.default_rng(seed).permutation(len(vectors))]
+    built = HnswIndex.build(vectors, IndexConfig())
+    built.save(tmp_path)
+    truth = exact_search(vectors, vectors, 10)
+    for graph in (built, HnswIndex.load(tmp_path, vectors, IndexConfig())):
+        found = graph.search(vectors, 10)
+        assert all(len(set(rows)) == 10 for rows in found.rows.tolist())
+        np.testing.assert_allclose(found.scores, truth.scores, atol=1e-5)
+        own = np.einsum("qd,qkd->qk", vectors, vectors[found.rows])
+        np.testing.assert_allclose(found.scores, own, atol=1e-5)
+        assert sorted(graph.search(vectors[:1], 9999).rows[0]) == list(range(len(vectors)))
+
+
+def test_all_vectors_equal(unit_vectors):
+    graph = HnswIndex.build(np.repeat(unit_vectors(1), 400, axis=0), IndexConfig())
+    assert graph.search(unit_vectors(1), 30).rows[0].tolist() == list(range(30))
+
+
+def test_threads_with_different_effort_do_not_disturb_each_other(unit_vectors):
+    vectors, queries = unit_vectors(3000, 32, seed=1), unit_vectors(40, 32, seed=2)
+    graph = HnswIndex.build(vectors, IndexConfig(M=4, ef_construction=20))
+    wanted = {ef: graph.search(queries, 5, ef_search=ef).rows for ef in (5, 50, 500)}
+    wrong = []
+
+    def work(ef):
+        for _ in range(15):
+            if not np.array_equal(graph.search(queries, 5, ef_search=ef).rows, wanted[ef]):
+                wrong.append(ef)
+
+    threads = [threading.Thread(target=work, args=(ef,)) for ef in wanted for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_build_reports_progress_and_repeats_with_one_thread(unit_vectors, tmp_path):
+    vectors = unit_vectors(5000)
+    seen = []
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        graph = HnswIndex.build(
+            vectors, IndexConfig(), num_threads=1, on_progress=lambda stage, done: seen.append((stage, done))
+        )
+        graph.save(tmp_path / name)
+    assert seen[:3] == [("graph", 2048), ("graph", 4096), ("graph", 5000)]
+    assert (tmp_path / "a" / GRAPH_FILE).read_bytes() == (tmp_path / "b" / GRAPH_FILE).read_bytes()
+
+
+def test_load_refuses_a_graph_of_other_vectors(unit_vectors, tmp_path):
+    vectors = unit_vectors(100)
+    HnswIndex.build(vectors, IndexConfig()).save(tmp_path)
+    with pytest.raises(IndexFolderError, match="100 vectors, 99 were expected"):
+        HnswIndex.load(tmp_path, vectors[:99], IndexConfig())
+    (tmp_path / GRAPH_FILE).write_bytes(b"short")
+    with pytest.raises(IndexFolderError, match="no graph"):
+        HnswIndex.load(tmp_path, vectors, IndexConfig())
+
+
+@pytest.mark.parametrize("selectivity", [0.002, 0.02, 0.1, 0.3, 0.6, 0.95, 1.0])
+@pytest.mark.parametrize("correlated", [False, True])
+def test_filtered_recall(unit_vectors, selectivity, correlated):
+    vectors, queries = unit_vectors(12_000, 32, seed=1), unit_vectors(50, 32, seed=2)
+    config = IndexConfig(exact_rows=500, M=8, ef_construction=60)
+    graph = _shared_graph(vectors, config)
+    if correlated:  # the filter allows what is far from most queries
+        order = np.argsort(vectors @ queries.mean(axis=0))
+        allowed = np.zeros(len(vectors), dtype=bool)
+        allowed[order[: int(selectivity * len(vectors))]] = True
+    else:
+        allowed = np.random.default_rng(3).random(len(vectors)) < selectivity
+    found = filtered_search(graph, vectors, queries, 10, allowed, config)
+    assert allowed[found.rows].all()
+    truth, _ = brute_force(vectors, queries, 10, np.flatnonzero(allowed))
+    assert found.rows.shape == truth.shape
+    assert recall(found.rows, truth) >= (1.0 if allowed.sum() <= 500 else 0.97)
+    assert (np.diff(found.scores, axis=1) <= 0).all()
+
+
+_graphs = {}
+
+
+def _shared_graph(vectors, config):
+    if config not in _graphs:
+        _graphs[config] = HnswIndex.build(vectors, config)
+    return _graphs[config]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    count=st.integers(1, 120),
+    dimension=st.integers(1, 24),
+    k=st.integers(1, 150),
+    kind=st.sampled_from(["flat", "hnsw"]),
+)
+def test_results_are_sorted_unique_and_true(seed, count, dimension, k, kind):
+    random = np.random.default_rng(seed)
+    vectors = random.standard_normal((count, dimension)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    queries = vectors[random.integers(0, count, 3)]
+    index = {"flat": FlatIndex, "hnsw": HnswIndex}[kind].build(vectors, IndexConfig(kind=kind), num_threads=1)
+    found = index.search(queries, k)
+    assert found.rows.shape == found.scores.shape == (3, min(k, count))
+    for query, rows, scores in zip(queries, found.rows, found.scores, strict=True):
+        assert len(set(rows)) == len(rows)
+        assert (np.diff(scores) <= 0).all()
+        np.testing.assert_allclose(scores, vectors[rows] @ query, atol=1e-5)
+        assert scores[0] == pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"kind": "ivf"},
+        {"M": 1},
+        {"M": 16.0},
+        {"M": True},
+        {"ef_construction": 0},
+        {"ef_search": -1},
+        {"seed": -1},
+        {"exact_rows": None},
+    ],
+)
+def test_config_refuses(settings):
+    with pytest.raises(InputError, match=next(iter(settings))):
+        IndexConfig(**settings)
+
+
+def test_config_round_trip():
+    config = IndexConfig(M=8, ef_search=77)
+    assert IndexConfig.from_dict(config.to_dict()) == config
+    with pytest.raises(InputError, match="unknown index setting 'efSearch'"):
+        IndexConfig.from_dict({"efSearch": 3})
