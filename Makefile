@@ -29,8 +29,9 @@ types: $(VENV)/.installed-dev
 real: $(VENV)/.installed-dev ## Real data (../shared): export, index, calibrate, evaluate -> bench/results/real.json
 	$(BIN)/python -m bench.real --shared $(SHARED) --output bench/results/real.json
 
-bench: $(VENV)/.installed-dev ## Latency of encode, index and search -> bench/results/latency.json, README's numbers
+bench: $(VENV)/.installed-dev ## Latency of encode, index and search -> bench/results/latency.json, README's numbers and outputs
 	$(BIN)/python -m bench.run --output bench/results/latency.json
+	$(BIN)/python -m bench.showcase
 	$(BIN)/python -m bench.readme --write
 
 readme: $(VENV)/.installed-dev ## Check that README's generated parts are up to date

@@ -17,7 +17,7 @@ from relsdk.index import IndexConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "README.zh-CN.md")
-LATENCY, REAL = ROOT / "bench/results/latency.json", ROOT / "bench/results/real.json"
+RESULTS = ROOT / "bench/results"
 
 
 @click.command()
@@ -25,7 +25,7 @@ LATENCY, REAL = ROOT / "bench/results/latency.json", ROOT / "bench/results/real.
 @click.option("--check", is_flag=True, help="Fail when a part is not what the results say.")
 def main(write: bool, check: bool) -> None:
     """Generate README's numbers."""
-    latency, real = json.loads(LATENCY.read_text()), json.loads(REAL.read_text())
+    latency, real = (json.loads((RESULTS / name).read_text()) for name in ("latency.json", "real.json"))
     stale = []
     for name in PAGES:
         path = ROOT / name
@@ -58,6 +58,8 @@ def blocks(latency: dict[str, Any], real: dict[str, Any]) -> dict[str, str]:
         "numbers": _numbers(timed, real),
         "latency": _latency_table(timed, latency["machine"]),
         "quality": _quality_table(real),
+        "demo": _verbatim("demo.txt"),
+        "example": _verbatim("example.txt"),
     }
 
 
@@ -72,8 +74,8 @@ def _numbers(timed: dict[str, Any], real: dict[str, Any]) -> str:
         f"- **{fast['p50_ms']:.1f} ms** to encode a query on one CPU thread (12-layer encoder, int8, "
         f"{fast['tokens_p50']:.0f} tokens; fp32: {exact['p50_ms']:.1f} ms), at {size:.0%} of the size and "
         f"{loss:+.2f} points of mean AP lost on real Chinese search pairs.\n"
-        f"- **{moved:.0e}**: how far a coordinate of an int8 vector moves when the text is encoded in another "
-        "batch: scores do not depend on batch mates.\n"
+        f"- **{moved:.0e}**: how far a coordinate of an int8 vector moves when the text is encoded in "
+        "another batch: scores do not depend on batch mates.\n"
         f"- **{recall:.1%}** of the exact ten nearest documents found by the default index on "
         f"{real['index']['count']:,} real titles.\n"
     )
@@ -109,6 +111,10 @@ def _quality_table(real: dict[str, Any]) -> str:
         grades = " | ".join(f"{levels[key]:.3f}" for key in ("accuracy", "qwk", "ece"))
         lines.append(f"| {name} | {real['variants'][name]['bytes'] / 1e6:.0f} | {points} | {grades} |")
     return "\n".join(lines) + "\n"
+
+
+def _verbatim(name: str) -> str:
+    return f"```\n{(RESULTS / name).read_text(encoding='utf-8').strip()}\n```\n"
 
 
 def _by_variant(real: dict[str, Any]) -> dict[str, Any]:
