@@ -9,6 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import click
@@ -83,6 +84,11 @@ class Embedder:
     def name(self) -> str:
         """The model's name, for people."""
         return self.bundle.name
+
+    @property
+    def path(self) -> Path:
+        """The model's folder."""
+        return self.bundle.path
 
     @property
     def fingerprint(self) -> str:

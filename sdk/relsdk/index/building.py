@@ -172,5 +172,5 @@ def _encode(encoder: Encoder, documents: list[Document], first: int) -> NDArray[
 
 def _encoder_path(encoder: Encoder) -> str | None:
     """Return where the encoder's folder is, when it has one."""
-    path = getattr(encoder, "path", None) or getattr(getattr(encoder, "bundle", None), "path", None)
+    path = getattr(encoder, "path", None)
     return str(Path(path).absolute()) if isinstance(path, str | Path) else None
