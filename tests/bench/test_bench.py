@@ -1,0 +1,119 @@
+"""The benchmarks' code at toy size: what make targets run for minutes runs here in seconds."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench import readme
+from bench.machine import machine_record
+from relsdk.formats import write_pairs
+from relsdk.sample_world import generate
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, **environment},
+    )
+
+
+def toy_shared(folder, checkpoint):
+    """A folder laid out like the shared one, from the sample world and a toy checkpoint."""
+    world = generate(seed=7, n_documents=200, n_queries=60)
+    kuake = folder / "data" / "kuake_qtr"
+    kuake.mkdir(parents=True)
+    for name in ("train", "dev", "test"):
+        write_pairs(kuake / f"{name}.jsonl", world.split(name))
+    lines = [{"query": p.query, "doc_id": p.document.id, "title": p.document.title} for p in world.pairs[:50]]
+    (kuake / "unlabelled.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "data" / "queries").mkdir()
+    (folder / "data" / "queries" / "video_search.txt").write_text("\n".join(q.text for q in world.queries))
+    (folder / "models").mkdir()
+    (folder / "models" / "me5-small-zh").symlink_to(checkpoint)
+    return folder
+
+
+@pytest.mark.slow
+def test_real_at_toy_size(toy_checkpoint, tmp_path):
+    shared = toy_shared(tmp_path / "shared", toy_checkpoint)
+    done = run("bench.real", "--shared", shared, "--output", tmp_path / "out" / "real.json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "out" / "real.json").read_text())
+    committed = json.loads((ROOT / "bench/results/real.json").read_text())
+    assert result.keys() == committed.keys()
+    assert {entry["variant"] for entry in result["evaluation"]} == {"fp32", "int8_avx2", "int8_avx512_vnni"}
+    assert all(value < 1e-6 for value in result["batch_invariance"].values())
+    assert result["index_verified"]
+    assert result["index_recall_at_10"]["own queries"]["256"] == 1.0
+    assert str(tmp_path) not in json.dumps(result)
+
+
+@pytest.mark.slow
+def test_latency_at_toy_size(toy_bundle, tmp_path):
+    output = tmp_path / "latency.json"
+    done = run(
+        "bench.run", "--output", output, "-k", "single_query or bulk", RELSDK_BENCH_BUNDLE=str(toy_bundle)
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads(output.read_text())
+    names = {entry["name"]: entry for entry in result["benchmarks"]}
+    assert set(names) >= {"test_single_query[fp32]", "test_single_query[int8]"}
+    single = names["test_single_query[int8]"]
+    assert single["p50_ms"] <= single["p90_ms"] <= single["p99_ms"]
+    assert single["rounds"] == 400
+    assert names["test_bulk[int8-queries]"]["finite"]
+
+
+def test_readmes_numbers_are_those_of_the_committed_results():
+    done = run("bench.readme", "--check")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_stale_number_is_found(tmp_path, monkeypatch):
+    page = (ROOT / "README.md").read_text()
+    latency, real = (
+        json.loads((ROOT / "bench/results" / name).read_text()) for name in ("latency.json", "real.json")
+    )
+    assert readme.fill(page, readme.blocks(latency, real)) == page
+    next(b for b in latency["benchmarks"] if b["name"] == "test_single_query[int8]")["p50_ms"] += 1.0
+    assert readme.fill(page, readme.blocks(latency, real)) != page
+
+
+def test_fill_replaces_between_markers_only():
+    page = "a\n<!-- x -->\nold\n<!-- /x -->\nb <!-- y -->"
+    assert readme.fill(page, {"x": "new\n", "z": "none"}) == "a\n<!-- x -->\nnew\n<!-- /x -->\nb <!-- y -->"
+
+
+def test_every_committed_result_says_where_it_comes_from():
+    assert set(machine_record()) >= {"cpu", "cpus", "versions", "commit", "command", "seed", "date"}
+    for name in ("latency.json", "real.json"):
+        content = json.loads((ROOT / "bench/results" / name).read_text())
+        assert set(content["machine"]) == set(machine_record())
+
+
+def test_the_committed_results_keep_the_promises():
+    """Bounds on results that were measured and committed, not on the machine that runs this test."""
+    real = json.loads((ROOT / "bench/results/real.json").read_text())
+    by_variant = {entry["variant"]: entry["ranking"]["mean_ap"] for entry in real["evaluation"]}
+    for variant, parity in real["variants"].items():
+        assert by_variant["fp32"] - by_variant[variant] <= 0.01
+        assert parity["mean_cosine"] >= (0.9999 if variant == "fp32" else 0.99)
+        assert real["batch_invariance"][variant] <= 1e-5
+    recall = real["index_recall_at_10"]
+    assert recall["own queries"][str(recall["default ef_search"])] >= 0.98
+    assert real["documents"] == real["index"]["count"] > 27_000
+    timed = {
+        b["name"]: b["p50_ms"]
+        for b in json.loads((ROOT / "bench/results/latency.json").read_text())["benchmarks"]
+    }
+    assert timed["test_process[relsdk]"] - timed["test_process[numpy and onnxruntime]"] < 300
