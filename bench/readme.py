@@ -76,7 +76,7 @@ def _numbers(timed: dict[str, Any], real: dict[str, Any]) -> str:
     return (
         f"- **{fast['p50_ms']:.1f} ms** to encode a query on one CPU thread (12-layer encoder, int8, "
         f"{fast['tokens_p50']:.0f} tokens; fp32: {exact['p50_ms']:.1f} ms), at {size:.0%} of the size and "
-        f"{loss:+.2f} points of mean AP lost on real Chinese search pairs.\n"
+        f"{loss:.2f} points of mean AP lost on real Chinese search pairs.\n"
         f"- **{moved:.0e}**: how far a coordinate of an int8 vector moves when the text is encoded in "
         "another batch: scores do not depend on batch mates.\n"
         f"- **{own:.1%}** of the exact ten nearest documents found by the default index on "
@@ -117,7 +117,7 @@ def _quality_table(real: dict[str, Any]) -> str:
 
 
 def _verbatim(name: str) -> str:
-    return f"```\n{(RESULTS / name).read_text(encoding='utf-8').strip()}\n```\n"
+    return f"```\n{(RESULTS / name).read_text(encoding='utf-8').strip(chr(10))}\n```\n"
 
 
 def _by_variant(real: dict[str, Any]) -> dict[str, Any]:
