@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from relsdk.batching import token_budget_batches
 from relsdk.bundle import (
     Bundle,
     EncoderSettings,
@@ -22,11 +23,15 @@ from relsdk.bundle import (
     read_bundle,
     read_encoder_settings,
     save_variants,
+    tokenizer_path,
     write_tokenizer,
 )
 from relsdk.embedder import Embedder
 from relsdk.errors import BundleError, InputError
 from relsdk.folders import file_sha256, json_sha256, staged_folder
+from relsdk.sample_world import generate
+from relsdk.tokenizer import TextTokenizer
+from relsdk_export.activations import channel_maxima
 from relsdk_export.convert import SentenceEncoder, load_encoder, write_onnx
 from relsdk_export.parity import PARITY_TEXTS, check_parity, torch_vectors
 from relsdk_export.quantize import WEIGHT_RANGE, quantize_int8
@@ -35,8 +40,8 @@ from relsdk_export.vocabulary import VocabularyCut, cut_vocabulary
 __all__ = ["DEFAULT_VARIANTS", "ParityBudget", "export_encoder"]
 
 DEFAULT_VARIANTS = ("fp32", *(f"int8_{isa}" for isa in WEIGHT_RANGE))
-# How many of the corpus's texts join the parity check after a vocabulary cut.
-_CORPUS_SAMPLE = 64
+# How many texts of a corpus the activations are measured on, and how many are compared with the checkpoint.
+_MEASURED, _COMPARED = 256, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,17 +99,18 @@ def export_encoder(
         cut: VocabularyCut | None = None
         copy_tokenizer(checkpoint, staging)
         if vocabulary_from is None:
+            measured = _own_texts()
             expected = torch_vectors(model, checkpoint, texts)
         else:
             on_step("cut the vocabulary")
             sample = _Sample(vocabulary_from)
             cut = cut_vocabulary(checkpoint / "tokenizer.json", _and_prompts(sample, settings))
-            texts = _with_prompts(
-                sample.kept, settings
-            )  # covered texts: the uncut checkpoint is the reference
+            measured = sample.kept
+            # covered texts, so the uncut checkpoint is the reference
+            texts = _with_prompts(measured[:_COMPARED], settings)
             expected = torch_vectors(model, checkpoint, texts)
             _apply_cut(model, cut, staging)
-        made = _write_variants(model, staging, variants, settings, on_step)
+        made = _write_variants(model, staging, variants, settings, measured, on_step)
         bundle = finish_bundle(
             staging,
             name=checkpoint.resolve().name,
@@ -129,11 +135,30 @@ class _Sample:
     def __iter__(self) -> Iterator[str]:
         rng = np.random.default_rng(0)
         for number, text in enumerate(self._texts):
-            if len(self.kept) < _CORPUS_SAMPLE:
+            if len(self.kept) < _MEASURED:
                 self.kept.append(text)
-            elif (slot := int(rng.integers(number + 1))) < _CORPUS_SAMPLE:  # reservoir sampling
+            elif (slot := int(rng.integers(number + 1))) < _MEASURED:  # reservoir sampling
                 self.kept[slot] = text
             yield text
+
+
+def _own_texts() -> list[str]:
+    """Return texts to measure activations on when the user gives no corpus."""
+    world = generate(n_documents=300, n_queries=60)
+    documents = [f"{document.title} {document.text}" for document in world.documents[:_MEASURED]]
+    return [*PARITY_TEXTS, *(query.text for query in world.queries), *documents]
+
+
+def _batches(
+    folder: Path, settings: EncoderSettings, texts: Sequence[str]
+) -> Iterator[Mapping[str, NDArray[np.int64]]]:
+    """Tokenise texts with their prompts and yield the graph's inputs."""
+    tokenizer = TextTokenizer(
+        tokenizer_path(folder), max_tokens=settings.max_tokens, pad_token=settings.pad_token
+    )
+    tokens = tokenizer.tokenize(_with_prompts(texts, settings))
+    for rows in token_budget_batches(tokens.lengths):
+        yield tokenizer.pad(tokens, rows)
 
 
 def _with_prompts(texts: Sequence[str], settings: EncoderSettings) -> list[str]:
@@ -164,18 +189,23 @@ def _write_variants(
     folder: Path,
     names: Sequence[str],
     settings: EncoderSettings,
+    measured: Sequence[str],
     on_step: Callable[[str], None],
 ) -> tuple[Variant, ...]:
     on_step("export fp32")
     reference = folder / onnx_file("fp32", "any")
     write_onnx(model, reference, max_tokens=settings.max_tokens)
+    maxima = None
+    if any(name.startswith("int8") for name in names):
+        on_step("measure activations")
+        maxima = channel_maxima(reference, _batches(folder, settings, measured))
     made = []
     for name in names:
         quantisation, _, isa = name.partition("_")
         file = onnx_file(quantisation, isa or "any")
         if quantisation == "int8":
             on_step(f"quantise {name}")
-            quantize_int8(reference, folder / file, isa=isa)
+            quantize_int8(reference, folder / file, isa=isa, maxima=maxima)
         made.append(Variant(name, file, quantisation, isa or "any"))
     if "fp32" not in names:
         reference.unlink()

@@ -1,18 +1,26 @@
-"""Batch-invariant int8: every activation row has a scale of its own.
+"""Batch-invariant int8: a text's vector never depends on the texts beside it.
 
 onnxruntime's dynamic quantisation takes one scale for a whole activation tensor, so a text's vector changes
-with the texts it shares a batch with. Here each row (one token of one text) is scaled by its own largest
-magnitude, inside the graph, by plain ONNX operators around `MatMulInteger`; integer products are exact, so
-the result for a row depends on nothing but the row. Weights have one scale per output column, the embedding
-table one per row.
+with its batch mates. Here an activation is scaled in one of two ways, by plain ONNX operators around
+`MatMulInteger`; integer
+products are exact, so the result for a row depends on nothing but the row:
+
+- behind a layer normalisation, whose output has a steady range: by a constant, measured on real texts;
+- everywhere else: each row (one token of one text) by its own largest magnitude, inside the graph.
+
+Where activations were measured, channels with outliers are first made smaller and the weights that meet them
+larger (Xiao et al. 2023, SmoothQuant). Weights have one scale for each output column, the embedding table one
+for each row. Products that share an activation become one product.
 
 Shape letters: B texts, T tokens, K inner width, N output width, V vocabulary.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,15 +28,25 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from relsdk.errors import RelsdkError
+from relsdk_export.activations import weighted_inputs
 
 __all__ = ["WEIGHT_RANGE", "quantize_int8"]
 
 # Without VNNI, an AVX2 CPU adds two u8 x s8 products in 16 bits: 2 * 255 * 64 still fits, 2 * 255 * 127 does
 # not.
 WEIGHT_RANGE = {"avx512_vnni": 127, "avx2": 64}
+# How much of a channel's outliers moves into the weights; chosen on the dev split of KUAKE-QTR.
+SMOOTHING = 0.7
 
 _PREFIX = "relsdk_int8_"
-_ZERO_POINT = 128
+_CONSTANTS: dict[str, NDArray[Any]] = {
+    "zero_point": np.array(128, dtype=np.uint8),
+    "last_axis": np.array([-1], dtype=np.int64),
+    "tiny": np.array(1e-12, dtype=np.float32),
+    "one": np.array(1.0, dtype=np.float32),
+    "per_127": np.array(1.0 / 127.0, dtype=np.float32),
+}
+_ZERO_POINT, _LAST_AXIS, _TINY, _ONE, _PER_127 = (_PREFIX + name for name in _CONSTANTS)
 
 
 @dataclass
@@ -36,107 +54,180 @@ class _Rewrite:
     """What is gathered while the graph is walked."""
 
     weights: dict[str, NDArray[np.float32]]
+    maxima: Mapping[str, NDArray[np.float32]]
     largest: int
+    steady: set[str]
+    biases: dict[str, tuple[onnx.NodeProto, NDArray[np.float32]]]
     nodes: list[onnx.NodeProto] = field(default_factory=list)
-    added: dict[str, NDArray[np.generic]] = field(default_factory=dict)
+    added: dict[str, NDArray[Any]] = field(default_factory=dict)
     replaced: set[str] = field(default_factory=set)
-    quantised_rows: dict[str, str] = field(default_factory=dict)
+    merged: set[str] = field(default_factory=set)
+
+    def add(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        """Append a node with one output; return the output's name."""
+        self.nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
+        return output
+
+    def constant(self, name: str, value: NDArray[Any]) -> str:
+        """Add an initialiser; return its name."""
+        self.added[name] = value
+        return name
 
 
-def quantize_int8(source: Path, target: Path, *, isa: str) -> int:
-    """Rewrite an fp32 graph with int8 weights and per-row int8 activations.
+def quantize_int8(
+    source: Path, target: Path, *, isa: str, maxima: Mapping[str, NDArray[np.float32]] | None = None
+) -> int:
+    """Rewrite an fp32 graph with int8 weights and int8 activations.
 
     Args:
         source: The fp32 ONNX file.
         target: The file to write.
         isa: A key of `WEIGHT_RANGE`.
+        maxima: `relsdk_export.activations.channel_maxima` of the source; without it every activation is
+            scaled row by row and nothing is smoothed.
 
     Returns:
-        How many matrix products and embedding look-ups were quantised.
+        How many weight matrices and embedding tables were quantised.
 
     Raises:
         RelsdkError: The graph has no matrix product with constant weights.
     """
     model = onnx.load(source)
-    graph = model.graph
-    float_tensors = [item for item in graph.initializer if item.data_type == TensorProto.FLOAT]
+    products = weighted_inputs(model)
+    if not products:
+        raise RelsdkError(f"{source} has no matrix product with constant weights")
+    floats = [item for item in model.graph.initializer if item.data_type == TensorProto.FLOAT]
     rewrite = _Rewrite(
-        weights={item.name: numpy_helper.to_array(item) for item in float_tensors if len(item.dims) == 2},
+        weights={item.name: numpy_helper.to_array(item) for item in floats if len(item.dims) == 2},
+        maxima=maxima or {},
         largest=WEIGHT_RANGE[isa],
+        steady={node.output[0] for node in model.graph.node if node.op_type == "LayerNormalization"},
+        biases=_biases(model),
     )
-    for node in graph.node:
-        if node.op_type == "MatMul" and node.input[1] in rewrite.weights:
-            _quantize_matmul(node, rewrite)
+    first = {nodes[0].name: (activation, nodes) for activation, nodes in products.items()}
+    others = {node.name for nodes in products.values() for node in nodes[1:]}
+    for node in model.graph.node:
+        if node.name in first:
+            _quantize_products(*first[node.name], rewrite)
         elif node.op_type == "Gather" and node.input[0] in rewrite.weights and _axis(node) == 0:
             _quantize_gather(node, rewrite)
-        else:
+        elif node.name not in others and node.name not in rewrite.merged:
             rewrite.nodes.append(node)
-    if not rewrite.replaced:
-        raise RelsdkError(f"{source} has no matrix product with constant weights")
     _install(model, rewrite)
     onnx.checker.check_model(model)
     onnx.save(model, target)
     return len(rewrite.replaced)
 
 
-def _quantize_matmul(node: onnx.NodeProto, rewrite: _Rewrite) -> None:
-    """(B, T, K) @ (K, N): integer product of the quantised row and column, then both scales."""
-    source, name = node.input
-    output = node.output[0]
-    if name not in rewrite.replaced:
-        values, scale = _symmetric(rewrite.weights[name], rewrite.largest, axis=0)
-        rewrite.added[f"{name}_int8"], rewrite.added[f"{name}_scale"] = values, scale[0]
-        rewrite.replaced.add(name)
-    row = _quantized_rows(source, rewrite)
-    product, real, scaled = (f"{_PREFIX}{output}_{step}" for step in ("product", "real", "scaled"))
-    rewrite.nodes += [
-        helper.make_node(
-            "MatMulInteger", [f"{row}_value", f"{name}_int8", f"{_PREFIX}zero_point"], [product], name=product
-        ),
-        helper.make_node("Cast", [product], [real], to=TensorProto.FLOAT, name=real),
-        helper.make_node("Mul", [real, f"{name}_scale"], [scaled], name=scaled),
-        helper.make_node("Mul", [scaled, f"{row}_scale"], [output], name=f"{_PREFIX}{output}"),
-    ]
+def _quantize_products(activation: str, nodes: list[onnx.NodeProto], rewrite: _Rewrite) -> None:
+    """(B, T, K) @ (K, N) for every N that meets the activation: one integer product, scaled back, split."""
+    matrices = [rewrite.weights[node.input[1]] for node in nodes]
+    rewrite.replaced.update(node.input[1] for node in nodes)
+    weights = np.concatenate(matrices, axis=1)  # (K, N)
+    site = f"{_PREFIX}{activation}"
+    seen = rewrite.maxima.get(activation)
+    smooth = None if seen is None else _smoothing(seen, matrices)  # (K,)
+    if smooth is not None:
+        weights = weights * smooth[:, None]
+    values, columns = _symmetric(weights, rewrite.largest, axis=0)
+    if seen is not None and smooth is not None and activation in rewrite.steady:
+        step = float((seen / smooth).max()) / 127.0
+        rows = None
+        quantised = _steady_rows(activation, site, 1.0 / (smooth * step), rewrite)
+    else:
+        step = 1.0 / 127.0
+        quantised, rows = _own_rows(activation, site, smooth, rewrite)
+    product = rewrite.add(
+        "MatMulInteger",
+        [quantised, rewrite.constant(f"{site}_weights", values), _ZERO_POINT],
+        f"{site}_product",
+    )
+    real = rewrite.add("Cast", [product], f"{site}_real", to=TensorProto.FLOAT)
+    scale = rewrite.constant(f"{site}_columns", (columns[0] * step).astype(np.float32))
+    result = nodes[0].output[0] if len(nodes) == 1 else f"{site}_result"
+    if rows is None:
+        rewrite.add("Mul", [real, scale], result)
+    else:
+        rewrite.add("Mul", [rewrite.add("Mul", [real, scale], f"{site}_columned"), rows], result)
+    if len(nodes) > 1:
+        _split(result, nodes, [matrix.shape[1] for matrix in matrices], site, rewrite)
 
 
-def _quantized_rows(source: str, rewrite: _Rewrite) -> str:
-    """Add, once per activation, the nodes that make its rows uint8; return the prefix of their names."""
-    if source in rewrite.quantised_rows:
-        return rewrite.quantised_rows[source]
-    row = f"{_PREFIX}{source}"
-    steps = [
-        ("Abs", [source], "abs", {}),
-        ("ReduceMax", [f"{row}_abs", f"{_PREFIX}last_axis"], "largest", {"keepdims": 1}),
-        ("Mul", [f"{row}_largest", f"{_PREFIX}per_127"], "step", {}),
-        ("Max", [f"{row}_step", f"{_PREFIX}tiny"], "scale", {}),
-        ("Div", [source, f"{row}_scale"], "units", {}),
-        ("Add", [f"{row}_units", f"{_PREFIX}shift"], "shifted", {}),  # the cast cuts towards 0: + 0.5 rounds
-        ("Cast", [f"{row}_shifted"], "value", {"to": TensorProto.UINT8}),
-    ]
-    for operator, inputs, step, attributes in steps:
-        output = f"{row}_{step}"
-        rewrite.nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
-    rewrite.quantised_rows[source] = row
-    return row
+def _split(result: str, nodes: list[onnx.NodeProto], widths: list[int], site: str, rewrite: _Rewrite) -> None:
+    """Divide one product into those it stands for; biases, where each has one, are added before."""
+    outputs = [node.output[0] for node in nodes]
+    if all(output in rewrite.biases for output in outputs):
+        additions, biases = zip(*(rewrite.biases[output] for output in outputs), strict=True)
+        bias = rewrite.constant(f"{site}_bias", np.concatenate(biases))
+        result = rewrite.add("Add", [result, bias], f"{site}_biased")
+        rewrite.merged.update(addition.name for addition in additions)
+        outputs = [addition.output[0] for addition in additions]
+    sizes = rewrite.constant(f"{site}_sizes", np.array(widths, dtype=np.int64))
+    rewrite.nodes.append(helper.make_node("Split", [result, sizes], outputs, axis=-1, name=f"{site}_split"))
+
+
+def _biases(model: onnx.ModelProto) -> dict[str, tuple[onnx.NodeProto, NDArray[np.float32]]]:
+    """Return, for each tensor whose only use is the addition of a constant vector, node and vector."""
+    vectors = {item.name: item for item in model.graph.initializer if len(item.dims) == 1}
+    uses: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            uses.setdefault(name, []).append(node)
+    found = {}
+    for name, nodes in uses.items():
+        if len(nodes) == 1 and nodes[0].op_type == "Add":
+            constants = [other for other in nodes[0].input if other in vectors]
+            if len(constants) == 1:
+                found[name] = (nodes[0], numpy_helper.to_array(vectors[constants[0]]))
+    return found
+
+
+def _steady_rows(activation: str, site: str, inverse: NDArray[np.float32], rewrite: _Rewrite) -> str:
+    """Quantise with constant scales, one for each channel; values beyond the measured range saturate."""
+    units = rewrite.add(
+        "Mul", [activation, rewrite.constant(f"{site}_inverse", inverse.astype(np.float32))], f"{site}_units"
+    )
+    return rewrite.add("QuantizeLinear", [units, _ONE, _ZERO_POINT], f"{site}_quantised")
+
+
+def _own_rows(
+    activation: str, site: str, smooth: NDArray[np.float32] | None, rewrite: _Rewrite
+) -> tuple[str, str]:
+    """Quantise each row by its own largest magnitude; return the quantised rows and their scales' names."""
+    if smooth is not None:
+        inverse = rewrite.constant(f"{site}_inverse", (1.0 / smooth).astype(np.float32))
+        activation = rewrite.add("Mul", [activation, inverse], f"{site}_smoothed")
+    magnitude = rewrite.add("Abs", [activation], f"{site}_magnitude")
+    largest = rewrite.add("ReduceMax", [magnitude, _LAST_AXIS], f"{site}_largest", keepdims=1)
+    rows = rewrite.add("Max", [largest, _TINY], f"{site}_rows")
+    units = rewrite.add("Div", [activation, rows], f"{site}_units")
+    return rewrite.add("QuantizeLinear", [units, _PER_127, _ZERO_POINT], f"{site}_quantised"), rows
+
+
+def _smoothing(seen: NDArray[np.float32], matrices: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Return (K,) factors by which channels shrink and weights grow; their geometric mean is 1.
+
+    s_k = max|x_k| ** a / max|W_k| ** (1 - a) (Xiao et al. 2023, equation 4).
+    """
+    weights = np.max([np.abs(matrix).max(axis=1) for matrix in matrices], axis=0)
+    factors = np.maximum(seen, 1e-5) ** SMOOTHING / np.maximum(weights, 1e-5) ** (1 - SMOOTHING)
+    return np.asarray(factors / np.exp(np.log(factors).mean()), dtype=np.float32)
 
 
 def _quantize_gather(node: onnx.NodeProto, rewrite: _Rewrite) -> None:
     """Embedding look-up (V, K): gather the int8 row and its scale."""
-    name, ids = node.input
+    table, ids = node.input
     output = node.output[0]
-    if name not in rewrite.replaced:
-        values, scale = _symmetric(rewrite.weights[name], 127, axis=1)
-        rewrite.added[f"{name}_int8"], rewrite.added[f"{name}_scale"] = values, scale
-        rewrite.replaced.add(name)
-    row, real, scale_row = (
-        f"{_PREFIX}{output}_{step}" for step in ("table_row", "table_real", "table_scale")
-    )
-    rewrite.nodes += [
-        helper.make_node("Gather", [f"{name}_int8", ids], [row], axis=0, name=row),
-        helper.make_node("Cast", [row], [real], to=TensorProto.FLOAT, name=real),
-        helper.make_node("Gather", [f"{name}_scale", ids], [scale_row], axis=0, name=scale_row),
-        helper.make_node("Mul", [real, scale_row], [output], name=f"{_PREFIX}{output}"),
-    ]
+    site = f"{_PREFIX}{output}"
+    if table not in rewrite.replaced:
+        values, scale = _symmetric(rewrite.weights[table], 127, axis=1)
+        rewrite.constant(f"{table}_int8", values)
+        rewrite.constant(f"{table}_scale", scale)
+        rewrite.replaced.add(table)
+    row = rewrite.add("Gather", [f"{table}_int8", ids], f"{site}_table_row", axis=0)
+    real = rewrite.add("Cast", [row], f"{site}_table_real", to=TensorProto.FLOAT)
+    scale_row = rewrite.add("Gather", [f"{table}_scale", ids], f"{site}_table_scale", axis=0)
+    rewrite.add("Mul", [real, scale_row], output)
 
 
 def _symmetric(
@@ -154,19 +245,12 @@ def _axis(node: onnx.NodeProto) -> int:
 def _install(model: onnx.ModelProto, rewrite: _Rewrite) -> None:
     """Put the new nodes and constants into the graph; drop constants that nothing uses any more."""
     graph = model.graph
-    rewrite.added.update(
-        {
-            f"{_PREFIX}zero_point": np.array(_ZERO_POINT, dtype=np.uint8),
-            f"{_PREFIX}last_axis": np.array([-1], dtype=np.int64),
-            f"{_PREFIX}per_127": np.array(1.0 / 127.0, dtype=np.float32),
-            f"{_PREFIX}tiny": np.array(1e-12, dtype=np.float32),
-            f"{_PREFIX}shift": np.array(_ZERO_POINT + 0.5, dtype=np.float32),
-        }
-    )
+    rewrite.added.update({_PREFIX + name: value for name, value in _CONSTANTS.items()})
     del graph.node[:]
     graph.node.extend(rewrite.nodes)
     used = {name for node in rewrite.nodes for name in node.input} | {item.name for item in graph.output}
     kept = [item for item in graph.initializer if item.name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)
-    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in rewrite.added.items())
+    constants = {name: value for name, value in rewrite.added.items() if name in used}
+    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())

@@ -5,15 +5,16 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from relsdk.errors import RelsdkError
+from relsdk_export.activations import channel_maxima
 from relsdk_export.quantize import WEIGHT_RANGE, quantize_int8
 
 
 def make_graph(path, weights, table=None):
-    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], name="y")]
     initializers = [numpy_helper.from_array(weights, "w")]
     inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["b", "t", weights.shape[0]])]
     if table is not None:
-        nodes.insert(0, helper.make_node("Gather", ["table", "ids"], ["x"], axis=0))
+        nodes.insert(0, helper.make_node("Gather", ["table", "ids"], ["x"], axis=0, name="x"))
         initializers.append(numpy_helper.from_array(table, "table"))
         inputs = [helper.make_tensor_value_info("ids", TensorProto.INT64, ["b", "t"])]
     outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["b", "t", weights.shape[1]])]
@@ -28,10 +29,10 @@ def run(path, **feed):
 
 def by_hand(x, weights, largest):
     """The scheme in numpy: rows of x to uint8 around 128, columns of w to int8."""
-    row = np.abs(x).max(axis=-1, keepdims=True) / np.float32(127)
-    quantised = np.floor(x / row + np.float32(128.5)) - 128
+    row = np.abs(x).max(axis=-1, keepdims=True)
+    quantised = np.rint(x / row * np.float32(127))
     column = np.abs(weights).max(axis=0) / largest
-    return quantised @ np.rint(weights / column) * row * column
+    return quantised @ np.rint(weights / column) * (row / 127) * column
 
 
 @pytest.mark.parametrize("isa", WEIGHT_RANGE)
@@ -66,8 +67,8 @@ def test_avx2_weights_cannot_overflow_sixteen_bits(tmp_path):
     stored = {
         item.name: numpy_helper.to_array(item) for item in onnx.load(tmp_path / "q.onnx").graph.initializer
     }
-    assert 2 * 255 * int(np.abs(stored["w_int8"]).max()) < 2**15
-    assert stored["w_int8"].dtype == np.int8
+    assert 2 * 255 * int(np.abs(stored["relsdk_int8_x_weights"]).max()) < 2**15
+    assert stored["relsdk_int8_x_weights"].dtype == np.int8
     assert "w" not in stored
 
 
@@ -99,3 +100,66 @@ def test_nothing_to_quantise_is_an_error(tmp_path):
     onnx.save(model, tmp_path / "n.onnx")
     with pytest.raises(RelsdkError, match="no matrix product"):
         quantize_int8(tmp_path / "n.onnx", tmp_path / "q.onnx", isa="avx2")
+
+
+def make_layer(path, rng):
+    """Layer normalisation with outlier channels, then three products that share it, as in attention."""
+    gain = np.ones(48, dtype=np.float32)
+    gain[[3, 17]] = 30.0
+    matrices = {name: rng.normal(size=(48, 24)).astype(np.float32) for name in "qkv"}
+    nodes = [helper.make_node("LayerNormalization", ["x", "gain", "bias"], ["n"], axis=-1, name="n")]
+    nodes += [helper.make_node("MatMul", ["n", name], [f"m{name}"], name=f"m{name}") for name in "qkv"]
+    nodes += [
+        helper.make_node("Add", [f"b{name}", f"m{name}"], [f"y{name}"], name=f"y{name}") for name in "qkv"
+    ]
+    nodes.append(helper.make_node("Concat", ["yq", "yk", "yv"], ["y"], axis=-1, name="y"))
+    biases = {f"b{name}": rng.normal(size=24).astype(np.float32) for name in "qkv"}
+    constants = {"gain": gain, "bias": np.zeros(48, dtype=np.float32), **matrices, **biases}
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["b", "t", 48])]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["b", "t", 72])]
+    initializers = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, initializers)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+
+
+def measured(path, x):
+    """What `channel_maxima` finds on x; the mask hides the last row."""
+    mask = np.ones(x.shape[:2], dtype=np.int64)
+    mask[-1, -1] = 0
+    return channel_maxima(path, [{"x": x, "attention_mask": mask}])
+
+
+def test_measured_maxima_leave_padding_out(tmp_path):
+    rng = np.random.default_rng(4)
+    make_graph(tmp_path / "m.onnx", rng.normal(size=(48, 24)).astype(np.float32))
+    x = rng.normal(size=(3, 5, 48)).astype(np.float32)
+    x[-1, -1] = 1e6
+    expected = np.abs(x.reshape(-1, 48)[:-1]).max(axis=0)
+    np.testing.assert_array_equal(measured(tmp_path / "m.onnx", x)["x"], expected)
+
+
+def test_products_that_share_an_activation_become_one_and_outliers_are_smoothed(tmp_path):
+    rng = np.random.default_rng(5)
+    make_layer(tmp_path / "m.onnx", rng)
+    x = rng.normal(size=(8, 16, 48)).astype(np.float32)
+    assert quantize_int8(tmp_path / "m.onnx", tmp_path / "plain.onnx", isa="avx512_vnni") == 3
+    maxima = measured(tmp_path / "m.onnx", x)
+    quantize_int8(tmp_path / "m.onnx", tmp_path / "smooth.onnx", isa="avx512_vnni", maxima=maxima)
+    operators = [node.op_type for node in onnx.load(tmp_path / "smooth.onnx").graph.node]
+    assert operators.count("MatMulInteger") == operators.count("Add") == 1
+    assert "ReduceMax" not in operators  # behind a layer normalisation the scale is a constant
+    other = rng.normal(size=(8, 16, 48)).astype(np.float32)
+    exact = run(tmp_path / "m.onnx", x=other)
+    plain, smooth = (np.abs(run(tmp_path / f"{n}.onnx", x=other) - exact).mean() for n in ("plain", "smooth"))
+    assert smooth < plain < 1.0
+
+
+def test_values_beyond_the_measured_range_saturate(tmp_path):
+    rng = np.random.default_rng(6)
+    make_layer(tmp_path / "m.onnx", rng)
+    x = rng.normal(size=(8, 16, 48)).astype(np.float32)
+    small = {name: value * 0.5 for name, value in measured(tmp_path / "m.onnx", x).items()}
+    quantize_int8(tmp_path / "m.onnx", tmp_path / "q.onnx", isa="avx512_vnni", maxima=small)
+    exact, found = run(tmp_path / "m.onnx", x=x), run(tmp_path / "q.onnx", x=x)
+    assert np.isfinite(found).all()
+    assert np.corrcoef(exact.ravel(), found.ravel())[0, 1] > 0.9

@@ -5,6 +5,7 @@ from relsdk.bundle.layout import (
     EncoderSettings,
     copy_tokenizer,
     read_encoder_settings,
+    tokenizer_path,
     write_layout,
     write_tokenizer,
 )
@@ -19,6 +20,7 @@ __all__ = [
     "read_bundle",
     "read_encoder_settings",
     "save_variants",
+    "tokenizer_path",
     "write_layout",
     "write_tokenizer",
 ]

@@ -19,6 +19,7 @@ __all__ = [
     "copy_tokenizer",
     "read_encoder_settings",
     "read_json",
+    "tokenizer_path",
     "write_layout",
     "write_tokenizer",
 ]
@@ -160,6 +161,11 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
     for name in (TOKENIZER_JSON, TOKENIZER_CONFIG, MODEL_CONFIG):
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
+
+
+def tokenizer_path(folder: Path) -> Path:
+    """Where a model folder's tokenizer is."""
+    return folder / TOKENIZER_JSON
 
 
 def write_tokenizer(folder: Path, content: Mapping[str, Any], *, vocab_size: int) -> None:

@@ -1,0 +1,62 @@
+"""What flows into the matrix products of a graph: found by running it on real texts.
+
+Shape letters: B texts, T tokens, K channels of an activation, N columns of a weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+__all__ = ["channel_maxima", "weighted_inputs"]
+
+
+def weighted_inputs(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
+    """Return the activations that meet constant weights, each with its products, in graph order."""
+    weights = {
+        item.name
+        for item in model.graph.initializer
+        if item.data_type == TensorProto.FLOAT and len(item.dims) == 2
+    }
+    found: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        if node.op_type == "MatMul" and node.input[1] in weights:
+            found.setdefault(node.input[0], []).append(node)
+    return found
+
+
+def channel_maxima(
+    path: Path, batches: Iterable[Mapping[str, NDArray[np.int64]]]
+) -> dict[str, NDArray[np.float32]]:
+    """Return the largest magnitude of each channel of each activation that meets weights.
+
+    Args:
+        path: The fp32 ONNX file.
+        batches: Inputs of the graph, `attention_mask` (B, T) among them; padding is left out.
+
+    Returns:
+        (K,) float32 by the activation's name.
+    """
+    model = onnx.load(path)
+    names = list(weighted_inputs(model))
+    model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    wanted = {item.name for item in session.get_inputs()}
+    maxima: dict[str, NDArray[np.float32]] = {}
+    for batch in batches:
+        real = batch["attention_mask"].astype(bool)  # (B, T)
+        values = session.run(names, {name: value for name, value in batch.items() if name in wanted})
+        for name, value in zip(names, values, strict=True):  # (B, T, K)
+            largest = np.abs(value[real]).max(axis=0)
+            maxima[name] = np.maximum(maxima.get(name, 0.0), largest).astype(np.float32)
+    return maxima
