@@ -237,7 +237,8 @@ def test_invalid_utf8_and_missing_input(fails, calibrated, tmp_path):
     assert "none.jsonl" in fails(
         "index", "build", tmp_path / "i", "-m", calibrated, "-i", tmp_path / "none.jsonl"
     )
-    assert not any(p.suffix == ".npy" for p in (tmp_path / "i").rglob("*")) or True
+    assert not list((tmp_path / "i").glob("*gen-*"))
+    assert "no finished index" in fails("query", tmp_path / "i", "红烧肉")
 
 
 def test_the_last_duplicate_can_win(relsdk, calibrated, tmp_path):

@@ -17,7 +17,7 @@ from relsdk.errors import BundleError, CalibrationError, InputError, TruncationE
 from relsdk_export.encoder import export_encoder
 
 
-def same(got, expected):
+def assert_same(got, expected):
     """Equal but for the order in which float32 sums are taken, which may change with the batch."""
     np.testing.assert_allclose(got, expected, atol=1e-6)
 
@@ -62,19 +62,19 @@ def test_any_text_encodes_in_order(embedder, texts, batch_size):
 
 def test_prompts_are_put_before_the_text(embedder):
     plain = embedder.encode(["query: 大宅门", "passage: 大宅门"])
-    same(embedder.encode_query("大宅门"), plain[0])
-    same(embedder.encode("大宅门", prompt_name="query"), plain[0])
-    same(embedder.encode("大宅门", prompt="query: "), plain[0])
-    same(embedder.encode_document(["大宅门"])[0], plain[1])
+    assert_same(embedder.encode_query("大宅门"), plain[0])
+    assert_same(embedder.encode("大宅门", prompt_name="query"), plain[0])
+    assert_same(embedder.encode("大宅门", prompt="query: "), plain[0])
+    assert_same(embedder.encode_document(["大宅门"])[0], plain[1])
     assert np.abs(plain[0] - plain[1]).max() > 1e-3
 
 
 def test_a_document_becomes_text_by_the_template(embedder):
     document = Document(id="1", title="大宅门", text="演员表")
     expected = embedder.encode_document("大宅门 演员表")
-    same(embedder.encode_document(document), expected)
-    same(embedder.encode_document([document])[0], expected)
-    same(embedder.encode_document(Document(id="1", title="大宅门")), embedder.encode_document("大宅门"))
+    assert_same(embedder.encode_document(document), expected)
+    assert_same(embedder.encode_document([document])[0], expected)
+    assert_same(embedder.encode_document(Document(id="1", title="大宅门")), embedder.encode_document("大宅门"))
 
 
 def test_truncate_dim_cuts_then_normalises(toy_bundle, embedder, corpus):
@@ -162,7 +162,7 @@ def test_a_truncated_model_file_is_found_at_load(toy_bundle_copy):
 def test_a_folder_without_relsdk_json_opens_and_has_no_levels(toy_bundle_copy, embedder, corpus):
     (toy_bundle_copy / "relsdk.json").unlink()
     foreign = Embedder(toy_bundle_copy, threads=1)
-    same(foreign.encode_query(corpus), embedder.encode_query(corpus))
+    assert_same(foreign.encode_query(corpus), embedder.encode_query(corpus))
     assert not foreign.is_calibrated
     (toy_bundle_copy / "onnx" / "model.onnx").write_bytes(b"not a model")
     with pytest.raises(BundleError, match="not a loadable ONNX model"):
@@ -190,7 +190,7 @@ def test_pooling_outside_the_graph_equals_pooling_inside(toy_checkpoint, tmp_pat
     del model.graph.output[:]
     model.graph.output.extend(kept)
     onnx.save(model, foreign / "onnx/model.onnx")
-    same(Embedder(foreign, threads=1).encode(corpus), expected)
+    assert_same(Embedder(foreign, threads=1).encode(corpus), expected)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -215,7 +215,8 @@ def test_foreign_folder_is_never_touched(tmp_path, documents, encoder, overwrite
 
 def test_empty_folder_is_taken(tmp_path, documents, encoder):
     (tmp_path / "x").mkdir()
-    Index.build(tmp_path / "x", documents, encoder).close()
+    with Index.build(tmp_path / "x", documents, encoder) as index:
+        assert len(index) > 0
 
 
 def test_opening_writes_nothing(closed):
