@@ -1,9 +1,9 @@
 """From a score to the probability of each relevance level, fitted on labelled pairs.
 
-Two monotone models of P(level >= k | score), k = 1..3, are fitted and the one with the lower held-out log
-loss is kept: the cumulative link model P(level >= k) = sigmoid(slope * score - cut_k) (McCullagh 1980,
-proportional odds), which needs few labels, and isotonic regression for each k (Zadrozny & Elkan 2002), which
-assumes no shape.
+Monotone models of P(level >= k | score), k = 1..3, are fitted and compared by held-out log loss: the
+cumulative link model P(level >= k) = sigmoid(slope * x - cut_k) (McCullagh 1980, proportional odds) on the
+score and on its distance from 1, which needs few labels, and isotonic regression for each k (Zadrozny & Elkan
+2002), which assumes no shape.
 
 Shape letters: N pairs, L = 4 levels, P points of a step function.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,6 +28,7 @@ __all__ = [
     "calibration_from_dict",
     "cross_validated_probabilities",
     "fit_calibration",
+    "method_name",
     "threshold_for_precision",
 ]
 
@@ -48,19 +50,33 @@ class Calibration(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CumulativeLink:
-    """P(level >= k) = sigmoid(slope * score - cuts[k-1]); slope >= 0, cuts non-decreasing."""
+    """P(level >= k) = sigmoid(slope * x - cuts[k-1]); slope >= 0, cuts non-decreasing.
+
+    Attributes:
+        slope: Of the curves.
+        cuts: Where they cross one half, times the slope.
+        transform: x is the score itself ("identity"), or -log(1.001 - score) ("log_distance"): cosines of
+            good pairs crowd towards 1, and there a step means more than below.
+    """
 
     slope: float
     cuts: tuple[float, float, float]
+    transform: str = "identity"
 
     def probabilities(self, scores: ArrayLike) -> Float:
         """Return P(level = 0..3) for each score: (N,) -> (N, L)."""
-        logits = self.slope * _as_scores(scores)[:, None] - np.asarray(self.cuts)  # (N, L-1)
+        x = _TRANSFORMS[self.transform](_as_scores(scores))  # (N,)
+        logits = self.slope * x[:, None] - np.asarray(self.cuts)  # (N, L-1)
         return _floored(cumulative_to_probabilities(_sigmoid(logits)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON form that `calibration_from_dict` reads."""
-        return {"method": "cumulative_link", "slope": self.slope, "cuts": list(self.cuts)}
+        return {
+            "method": "cumulative_link",
+            "transform": self.transform,
+            "slope": self.slope,
+            "cuts": list(self.cuts),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +112,10 @@ def calibration_from_dict(content: Mapping[str, Any]) -> Calibration:
     try:
         if content["method"] == "cumulative_link":
             low, middle, high = (float(cut) for cut in content["cuts"])
-            return CumulativeLink(float(content["slope"]), (low, middle, high))
+            transform = content["transform"]
+            if transform not in _TRANSFORMS:
+                raise ValueError(f"transform {transform!r}")
+            return CumulativeLink(float(content["slope"]), (low, middle, high), transform)
         if content["method"] == "isotonic":
             return Isotonic(_rows(content["scores"]), _rows(content["values"]))
     except (KeyError, TypeError, ValueError) as error:
@@ -109,7 +128,11 @@ def calibration_from_dict(content: Mapping[str, Any]) -> Calibration:
 def fit_calibration(
     scores: ArrayLike, labels: ArrayLike, groups: Sequence[str], *, folds: int = 5, seed: int = 0
 ) -> tuple[Calibration, dict[str, float]]:
-    """Fit both models, compare them on held-out groups, and fit the better one on everything.
+    """Fit each model, compare them on held-out groups, and fit the chosen one on everything.
+
+    Chosen is the simplest model whose held-out log loss is within one standard error of the best one's
+    (Breiman et al. 1984): a step function that is better by chance only would grade equal pairs differently
+    after each refit.
 
     Args:
         scores: (N,) real scores, higher is better.
@@ -119,18 +142,21 @@ def fit_calibration(
         seed: Of the assignment of groups to folds.
 
     Returns:
-        The calibration, and the held-out log loss of each method.
+        The calibration, and the held-out log loss of each model by name.
 
     Raises:
         CalibrationError: Too few pairs or groups, or one of the thresholds has labels on one side only.
         InputError: Shapes differ, a score is not finite or a label is not a level.
     """
+    values, levels = _as_scores(scores), _as_labels(labels)
     losses = {
-        name: _mean_log_loss(_held_out(fit, scores, labels, groups, folds, seed), labels)
+        name: _log_losses(_held_out(fit, values, levels, groups, folds, seed), levels)  # (N,)
         for name, fit in _METHODS.items()
+        if name != "cumulative_link_log_distance" or (len(values) > 0 and values.max() <= 1.0)
     }
-    best = min(losses, key=lambda name: losses[name])
-    return _METHODS[best](_as_scores(scores), _as_labels(labels)), losses
+    best = losses[min(losses, key=lambda name: float(losses[name].mean()))]
+    chosen = next(name for name, loss in losses.items() if _not_worse(loss, best))
+    return _METHODS[chosen](values, levels), {name: float(loss.mean()) for name, loss in losses.items()}
 
 
 def cross_validated_probabilities(
@@ -143,7 +169,14 @@ def cross_validated_probabilities(
     seed: int = 0,
 ) -> Float:
     """Return (N, L) probabilities of each pair from a model of the same method fitted without its group."""
-    return _held_out(_METHODS[calibration.to_dict()["method"]], scores, labels, groups, folds, seed)
+    return _held_out(_METHODS[method_name(calibration)], scores, labels, groups, folds, seed)
+
+
+def method_name(calibration: Calibration) -> str:
+    """Return the name under which `fit_calibration` reports a model's loss."""
+    content = calibration.to_dict()
+    suffix = "" if content.get("transform", "identity") == "identity" else f"_{content['transform']}"
+    return f"{content['method']}{suffix}"
 
 
 def threshold_for_precision(scores: ArrayLike, labels: ArrayLike, *, level: int, precision: float) -> float:
@@ -179,13 +212,16 @@ def threshold_for_precision(scores: ArrayLike, labels: ArrayLike, *, level: int,
     return float(values[order][good[-1]])
 
 
-def _fit_cumulative_link(scores: Float, labels: Int, ridge: float = 1e-6) -> CumulativeLink:
+def _fit_cumulative_link(
+    scores: Float, labels: Int, transform: str = "identity", ridge: float = 1e-6
+) -> CumulativeLink:
     """Maximise the likelihood over (slope, cut_1..3) by Newton's method with step halving.
 
     The parameters are log(slope), cut_1 and the logs of the steps between cuts, so that every point is valid.
     """
-    centre, scale = float(scores.mean()), float(scores.std()) or 1.0
-    z = (scores - centre) / scale
+    x = _TRANSFORMS[transform](scores)
+    centre, scale = float(x.mean()), float(x.std()) or 1.0
+    z = (x - centre) / scale
     share = np.clip([(labels >= k).mean() for k in range(1, NUM_LEVELS)], 1e-3, 1 - 1e-3)
     cuts = -np.log(share / (1 - share))
     steps = np.log(np.maximum(np.diff(cuts), 1e-2))
@@ -202,7 +238,7 @@ def _fit_cumulative_link(scores: Float, labels: Int, ridge: float = 1e-6) -> Cum
     theta = _minimise(loss, theta)
     slope, at = unpack(np.clip(theta, -20, 20))
     first, second, third = (float(cut) for cut in at + slope * centre / scale)
-    return CumulativeLink(slope / scale, (first, second, third))
+    return CumulativeLink(slope / scale, (first, second, third), transform)
 
 
 def _minimise(
@@ -267,8 +303,14 @@ def _pool_adjacent_violators(x: Float, y: Float) -> tuple[tuple[float, ...], tup
     return tuple(end for end, _ in points), tuple(mean for _, mean in points)
 
 
+_TRANSFORMS: dict[str, Callable[[Float], Float]] = {
+    "identity": lambda scores: scores,
+    "log_distance": lambda scores: np.asarray(-np.log(1.001 - np.minimum(scores, 1.0))),
+}
+# From the simplest to the richest.
 _METHODS: dict[str, Callable[[Float, Int], Calibration]] = {
     "cumulative_link": _fit_cumulative_link,
+    "cumulative_link_log_distance": partial(_fit_cumulative_link, transform="log_distance"),
     "isotonic": _fit_isotonic,
 }
 
@@ -305,9 +347,14 @@ def _held_out(
     return result
 
 
-def _mean_log_loss(probabilities: Float, labels: ArrayLike) -> float:
-    rows = np.arange(len(probabilities))
-    return float(-np.log(probabilities[rows, _as_labels(labels)]).mean())
+def _log_losses(probabilities: Float, labels: Int) -> Float:
+    return np.asarray(-np.log(probabilities[np.arange(len(labels)), labels]))
+
+
+def _not_worse(loss: Float, best: Float) -> bool:
+    """Whether the mean of (N,) paired losses is within one standard error of the best one's."""
+    difference = loss - best
+    return bool(difference.mean() <= difference.std() / np.sqrt(len(difference)))
 
 
 def _floored(probabilities: Float) -> Float:

@@ -14,7 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relsdk.bundle import Bundle, Variant, read_bundle, save_variants
-from relsdk.calibration import cross_validated_probabilities, fit_calibration, threshold_for_precision
+from relsdk.calibration import (
+    cross_validated_probabilities,
+    fit_calibration,
+    method_name,
+    threshold_for_precision,
+)
 from relsdk.embedder import Embedder
 from relsdk.errors import InputError
 from relsdk.metrics import GradeReport, RankingReport, grade_report, ranking_report
@@ -208,7 +213,7 @@ def _fit(
     report = CalibrationReport(
         variant=embedder.variant.name,
         dimension=embedder.dimension,
-        method=content["method"],
+        method=method_name(calibration),
         queries=len(set(queries)),
         held_out_log_loss=losses,
         grading=grade_report(labels, held_out),

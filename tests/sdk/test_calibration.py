@@ -13,6 +13,7 @@ from relsdk.calibration import (
     calibration_from_dict,
     cross_validated_probabilities,
     fit_calibration,
+    method_name,
     threshold_for_precision,
 )
 from relsdk.errors import CalibrationError, InputError
@@ -84,6 +85,7 @@ def test_the_better_method_is_kept_by_held_out_log_loss():
     model, losses = fit_calibration(scores, labels, groups)
     assert isinstance(model, CumulativeLink)
     assert losses["cumulative_link"] < losses["isotonic"]
+    assert set(losses) == {"cumulative_link", "cumulative_link_log_distance", "isotonic"}
     # A plateau that no logistic curve has.
     rng = np.random.default_rng(4)
     scores = rng.uniform(0.6, 1.0, 4000)
@@ -160,3 +162,29 @@ def test_the_threshold_keeps_its_promise(seed, precision, level):
         assert max(reached) < precision
     else:
         assert (labels[scores >= threshold] >= level).mean() >= precision
+
+
+def test_crowded_cosines_get_the_log_distance():
+    """Where a step near 1 means more than one below, and only there; never for scores beyond 1."""
+    rng = np.random.default_rng(7)
+    scores = 1 - np.exp(rng.uniform(-6, -1, 3000))
+    crowded = CumulativeLink(1.5, (2.5, 4.0, 6.0), "log_distance")
+    cumulative = crowded.probabilities(scores).cumsum(axis=1)
+    labels = (rng.random((3000, 1)) > cumulative[:, :3]).sum(axis=1)
+    groups = [f"q{i // 8}" for i in range(3000)]
+    model, losses = fit_calibration(scores, labels, groups)
+    assert method_name(model) == "cumulative_link_log_distance"
+    assert model.slope == pytest.approx(1.5, rel=0.1)
+    assert losses["cumulative_link_log_distance"] < losses["cumulative_link"]
+    copy = calibration_from_dict(json.loads(json.dumps(model.to_dict())))
+    np.testing.assert_array_equal(copy.probabilities(scores), model.probabilities(scores))
+    _, beyond = fit_calibration(scores * 5, labels, groups)
+    assert "cumulative_link_log_distance" not in beyond
+
+
+def test_a_step_function_that_is_better_by_chance_only_is_not_taken():
+    chosen = set()
+    for seed in range(10):
+        scores, labels, groups = draw(TRUE, 400, seed)
+        chosen.add(method_name(fit_calibration(scores, labels, groups)[0]))
+    assert chosen == {"cumulative_link"}

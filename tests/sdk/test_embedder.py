@@ -74,7 +74,9 @@ def test_a_document_becomes_text_by_the_template(embedder):
     expected = embedder.encode_document("大宅门 演员表")
     assert_same(embedder.encode_document(document), expected)
     assert_same(embedder.encode_document([document])[0], expected)
-    assert_same(embedder.encode_document(Document(id="1", title="大宅门")), embedder.encode_document("大宅门"))
+    assert_same(
+        embedder.encode_document(Document(id="1", title="大宅门")), embedder.encode_document("大宅门")
+    )
 
 
 def test_truncate_dim_cuts_then_normalises(toy_bundle, embedder, corpus):
