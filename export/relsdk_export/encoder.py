@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,18 +23,19 @@ from relsdk.bundle import (
     onnx_file,
     read_bundle,
     read_encoder_settings,
-    save_variants,
     tokenizer_path,
     write_tokenizer,
 )
 from relsdk.embedder import Embedder
-from relsdk.errors import BundleError, InputError
+from relsdk.errors import BundleError, InputError, QualityError
 from relsdk.folders import file_sha256, json_sha256, staged_folder
+from relsdk.records import LabelledPair
 from relsdk.sample_world import generate
 from relsdk.tokenizer import TextTokenizer
 from relsdk_export.activations import channel_maxima
 from relsdk_export.convert import SentenceEncoder, load_encoder, write_onnx
 from relsdk_export.parity import PARITY_TEXTS, check_parity, torch_vectors
+from relsdk_export.quality import QualityBudget, measure_quality
 from relsdk_export.quantize import WEIGHT_RANGE, quantize_int8
 from relsdk_export.vocabulary import VocabularyCut, cut_vocabulary
 
@@ -61,6 +63,8 @@ def export_encoder(
     vocabulary_from: Iterable[str] | None = None,
     prompts: Mapping[str, str] | None = None,
     budget: ParityBudget | None = None,
+    pairs: Sequence[LabelledPair] = (),
+    quality_budget: QualityBudget | None = None,
     overwrite: bool = False,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> Bundle:
@@ -73,6 +77,8 @@ def export_encoder(
         vocabulary_from: Texts of a corpus: cut the vocabulary to what they need.
         prompts: Prompts by name, in place of the checkpoint's.
         budget: Smallest cosines to the checkpoint.
+        pairs: Labelled pairs: measure what each variant loses against fp32 and leave out those over budget.
+        quality_budget: What a variant may lose on the pairs.
         overwrite: Replace a bundle that is there.
         on_step: Called with a short description before each step.
 
@@ -82,7 +88,8 @@ def export_encoder(
     Raises:
         InputError: `target` is in the way, or a variant is unknown.
         BundleError: `checkpoint` is not a usable checkpoint.
-        QualityError: The exported model differs from the checkpoint; nothing is written.
+        QualityError: The exported model differs from the checkpoint, or no variant is within the quality
+            budget; nothing is written.
     """
     unknown = [name for name in variants if name not in DEFAULT_VARIANTS]
     if unknown or not variants:
@@ -95,34 +102,103 @@ def export_encoder(
     with staged_folder(target, overwrite=overwrite) as staging:
         on_step("load the checkpoint")
         model = load_encoder(checkpoint, settings)
-        texts = _with_prompts(PARITY_TEXTS, settings)
-        cut: VocabularyCut | None = None
         copy_tokenizer(checkpoint, staging)
-        if vocabulary_from is None:
-            measured = _own_texts()
-            expected = torch_vectors(model, checkpoint, texts)
-        else:
-            on_step("cut the vocabulary")
-            sample = _Sample(vocabulary_from)
-            cut = cut_vocabulary(checkpoint / "tokenizer.json", _and_prompts(sample, settings))
-            measured = sample.kept
-            # covered texts, so the uncut checkpoint is the reference
-            texts = _with_prompts(measured[:_COMPARED], settings)
-            expected = torch_vectors(model, checkpoint, texts)
-            _apply_cut(model, cut, staging)
-        made = _write_variants(model, staging, variants, settings, measured, on_step)
-        bundle = finish_bundle(
-            staging,
-            name=checkpoint.resolve().name,
-            kind="encoder",
-            settings=settings,
-            variants=made,
-            weights_sha256=_weights_hash(checkpoint, cut),
-            provenance=_provenance(checkpoint, cut),
-        )
+        reference = _reference(model, checkpoint, staging, settings, vocabulary_from, on_step)
+        made = _write_variants(model, staging, settings, reference.measured, variants, on_step)
         on_step("compare with the checkpoint")
-        save_variants(bundle, _checked(bundle, texts, expected, budget or ParityBudget()))
+        finish = partial(_finish, staging, checkpoint, settings, reference.cut)
+        checked = _checked(finish(made), reference, budget or ParityBudget())
+        left_out: dict[str, list[str]] = {}
+        if pairs:
+            on_step("measure ranking and levels on labelled pairs")
+            checked, left_out = _gated(staging, checked, pairs, quality_budget or QualityBudget(), on_step)
+        kept = [variant for variant in checked if variant.name in variants and variant.name not in left_out]
+        if not kept:
+            raise QualityError(f"every variant asked for is over budget: {left_out}; nothing was written")
+        for variant in checked:
+            if variant not in kept:
+                (staging / variant.file).unlink()
+        finish(kept, left_out)
     return read_bundle(target)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reference:
+    """What an export is measured by.
+
+    Attributes:
+        texts: N texts, prompts included.
+        vectors: (N, D) the checkpoint's vectors of them.
+        measured: Texts to measure activations on, without prompts.
+        cut: The vocabulary cut, if there was one; the vectors are of the uncut checkpoint all the same.
+    """
+
+    texts: list[str]
+    vectors: NDArray[np.float32]
+    measured: list[str]
+    cut: VocabularyCut | None
+
+
+def _reference(
+    model: SentenceEncoder,
+    checkpoint: Path,
+    staging: Path,
+    settings: EncoderSettings,
+    vocabulary_from: Iterable[str] | None,
+    on_step: Callable[[str], None],
+) -> _Reference:
+    """Encode the reference texts with the checkpoint; cut the vocabulary when a corpus is given."""
+    if vocabulary_from is None:
+        texts = _with_prompts(PARITY_TEXTS, settings)
+        return _Reference(texts, torch_vectors(model, checkpoint, texts), _own_texts(), None)
+    on_step("cut the vocabulary")
+    sample = _Sample(vocabulary_from)
+    cut = cut_vocabulary(checkpoint / "tokenizer.json", _and_prompts(sample, settings))
+    texts = _with_prompts(sample.kept[:_COMPARED], settings)
+    vectors = torch_vectors(model, checkpoint, texts)
+    _apply_cut(model, cut, staging)
+    return _Reference(texts, vectors, sample.kept, cut)
+
+
+def _finish(
+    staging: Path,
+    checkpoint: Path,
+    settings: EncoderSettings,
+    cut: VocabularyCut | None,
+    variants: Sequence[Variant],
+    left_out: Mapping[str, list[str]] | None = None,
+) -> Bundle:
+    """Write the bundle's description of the variants that are in place."""
+    provenance = _provenance(checkpoint, cut)
+    if left_out:
+        provenance["left_out"] = dict(left_out)
+    return finish_bundle(
+        staging,
+        name=checkpoint.resolve().name,
+        kind="encoder",
+        settings=settings,
+        variants=tuple(variants),
+        weights_sha256=_weights_hash(checkpoint, cut),
+        provenance=provenance,
+    )
+
+
+def _gated(
+    folder: Path,
+    variants: Sequence[Variant],
+    pairs: Sequence[LabelledPair],
+    budget: QualityBudget,
+    on_step: Callable[[str], None],
+) -> tuple[list[Variant], dict[str, list[str]]]:
+    """Measure variants on labelled pairs; return them with the measures, and what speaks against some."""
+    records = measure_quality(folder, [variant.name for variant in variants], pairs, budget)
+    measured, left_out = [], {}
+    for variant, record in zip(variants, records, strict=True):
+        if record.over_budget:
+            left_out[variant.name] = list(record.over_budget)
+            on_step(f"{variant.name} is left out: {'; '.join(record.over_budget)}")
+        measured.append(replace(variant, quality={**variant.quality, "gate": record.to_dict()}))
+    return measured, left_out
 
 
 class _Sample:
@@ -187,9 +263,9 @@ def _apply_cut(model: SentenceEncoder, cut: VocabularyCut, folder: Path) -> None
 def _write_variants(
     model: SentenceEncoder,
     folder: Path,
-    names: Sequence[str],
     settings: EncoderSettings,
     measured: Sequence[str],
+    names: Sequence[str],
     on_step: Callable[[str], None],
 ) -> tuple[Variant, ...]:
     on_step("export fp32")
@@ -200,34 +276,31 @@ def _write_variants(
         on_step("measure activations")
         maxima = channel_maxima(reference, _batches(folder, settings, measured))
     made = []
-    for name in names:
+    for name in dict.fromkeys(("fp32", *names)):  # fp32 is what the others are measured against
         quantisation, _, isa = name.partition("_")
         file = onnx_file(quantisation, isa or "any")
         if quantisation == "int8":
             on_step(f"quantise {name}")
             quantize_int8(reference, folder / file, isa=isa, maxima=maxima)
         made.append(Variant(name, file, quantisation, isa or "any"))
-    if "fp32" not in names:
-        reference.unlink()
     return tuple(made)
 
 
-def _checked(
-    bundle: Bundle, texts: Sequence[str], expected: NDArray[np.float32], budget: ParityBudget
-) -> tuple[Variant, ...]:
+def _checked(bundle: Bundle, reference: _Reference, budget: ParityBudget) -> list[Variant]:
+    """Compare each variant with the checkpoint; return them with what was measured."""
     checked = []
     for variant in bundle.variants:
         exact = variant.quantisation == "fp32"
         report = check_parity(
             Embedder(bundle.path, variant=variant.name),
-            texts,
-            expected,
+            reference.texts,
+            reference.vectors,
             min_cosine=budget.fp32_min if exact else budget.int8_min,
             mean_cosine=budget.fp32_min if exact else budget.int8_mean,
         )
         size = bundle.onnx_path(variant).stat().st_size
         checked.append(replace(variant, quality={"parity": report.to_dict(), "bytes": size}))
-    return tuple(checked)
+    return checked
 
 
 def _weights_hash(checkpoint: Path, cut: VocabularyCut | None) -> str:

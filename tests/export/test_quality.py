@@ -1,0 +1,132 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from relsdk import Embedder, RelevanceLevel
+from relsdk.cli import main
+from relsdk.errors import InputError, QualityError
+from relsdk.formats import write_pairs
+from relsdk.metrics import mean_ap_over_levels
+from relsdk.sample_world import generate
+from relsdk.scorer import pair_cosines
+from relsdk_export import encoder as export
+from relsdk_export.encoder import export_encoder
+from relsdk_export.quality import QualityBudget, measure_quality
+from relsdk_export.quantize import quantize_int8
+
+LOOSE = QualityBudget(mean_ap=1.0, ndcg_at_10=1.0, level_changes=1.0)
+
+
+@pytest.fixture(scope="module")
+def pairs(toy_bundle):
+    """Pairs whose levels are the quartiles of the toy encoder's own cosine, so fp32 ranks them perfectly."""
+    plain = generate(seed=9, n_documents=400, n_queries=80).pairs
+    embedder = Embedder(toy_bundle, variant="fp32")
+    cosines = pair_cosines(embedder, [(pair.query, pair.document) for pair in plain])
+    levels = np.searchsorted(np.quantile(cosines, [0.25, 0.5, 0.75]), cosines)
+    return [replace(pair, level=RelevanceLevel(int(k))) for pair, k in zip(plain, levels, strict=True)]
+
+
+def test_fp32_loses_nothing_against_itself(toy_bundle, pairs):
+    (record,) = measure_quality(toy_bundle, ["fp32"], pairs, QualityBudget(0.0, 0.0, 0.0))
+    assert (record.mean_ap_loss, record.ndcg_at_10_loss, record.level_changes) == (0.0, 0.0, 0.0)
+    assert record.over_budget == ()
+    assert record.mean_ap == 1.0
+
+
+def test_losses_are_those_of_the_scores(toy_bundle, pairs):
+    (record,) = measure_quality(toy_bundle, ["int8_avx2"], pairs, LOOSE)
+    queries = list(dict.fromkeys(pair.query for pair in pairs))
+    held = [pair for pair in pairs if pair.query in set(queries[1::2])]
+    assert record.pairs == len(held)
+    expected = {}
+    for variant in ("fp32", "int8_avx2"):
+        embedder = Embedder(toy_bundle, variant=variant)
+        q = embedder.encode_query([pair.query for pair in held], truncation="silent")
+        d = embedder.encode_document([pair.document for pair in held], truncation="silent")
+        labels = [int(pair.level) for pair in held]
+        expected[variant] = mean_ap_over_levels(labels, (q * d).sum(axis=1)).mean_ap
+    assert record.mean_ap == pytest.approx(expected["int8_avx2"], abs=1e-3)
+    assert record.mean_ap_loss == pytest.approx(expected["fp32"] - expected["int8_avx2"], abs=1e-3)
+    assert 0.0 <= record.level_changes <= 1.0
+
+
+def test_too_few_queries_are_said(toy_bundle, pairs):
+    with pytest.raises(InputError, match="too few"):
+        measure_quality(toy_bundle, ["fp32"], pairs[:32], LOOSE)
+
+
+def spoil(path):
+    """Make every product and every embedding zero: all texts get nearly the same vector."""
+    model = onnx.load(path)
+    for item in model.graph.initializer:
+        if item.name.endswith(("_columns", "_scale")):
+            nothing = np.zeros_like(numpy_helper.to_array(item))
+            item.CopyFrom(numpy_helper.from_array(nothing, item.name))
+    onnx.save(model, path)
+
+
+def test_a_variant_over_budget_is_left_out_and_the_report_says_by_how_much(
+    toy_checkpoint, pairs, tmp_path, monkeypatch
+):
+    def broken(source, target, *, isa, maxima=None):
+        count = quantize_int8(source, target, isa=isa, maxima=maxima)
+        if isa == "avx2":
+            spoil(target)
+        return count
+
+    monkeypatch.setattr(export, "quantize_int8", broken)
+    monkeypatch.setattr(export, "ParityBudget", lambda: export_budget)  # parity would catch it first
+    steps = []
+    bundle = export_encoder(
+        toy_checkpoint,
+        tmp_path / "out",
+        pairs=pairs,
+        quality_budget=QualityBudget(0.1, 1.0, 1.0),
+        on_step=steps.append,
+    )
+    assert [variant.name for variant in bundle.variants] == ["fp32", "int8_avx512_vnni"]
+    assert not (bundle.path / "onnx" / "model_qint8_avx2.onnx").exists()
+    bundle.check_hashes()
+    assert any("int8_avx2 is left out: mean_ap: 0." in step for step in steps)
+    gate = {variant.name: variant.quality["gate"] for variant in bundle.variants}
+    assert gate["int8_avx512_vnni"]["over_budget"] == []
+    assert gate["fp32"]["mean_ap_loss"] == 0.0
+    assert "left_out" in bundle.provenance
+    assert np.isfinite(Embedder(bundle.path).encode_query("红烧肉")).all()
+
+
+export_budget = export.ParityBudget(fp32_min=0.9999, int8_min=-1.0, int8_mean=-1.0)
+
+
+def test_nothing_left_to_serve_is_an_error(toy_checkpoint, pairs, tmp_path):
+    with pytest.raises(QualityError, match="every variant asked for"):
+        export_encoder(
+            toy_checkpoint,
+            tmp_path / "out",
+            variants=["int8_avx2"],
+            pairs=pairs,
+            quality_budget=QualityBudget(-1.0, -1.0, -1.0),
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_line_gates(toy_checkpoint, pairs, tmp_path, capsys):
+    write_pairs(tmp_path / "pairs.jsonl", pairs)
+    arguments = [
+        "export",
+        "encoder",
+        str(toy_checkpoint),
+        str(tmp_path / "b"),
+        "--pairs",
+        str(tmp_path / "pairs.jsonl"),
+    ]
+    budgets = ["--max-ap-loss", "1", "--max-ndcg-loss", "1", "--max-level-changes", "1"]
+    main([*arguments, *budgets])
+    assert "levels changed" in capsys.readouterr().out
+    content = json.loads((tmp_path / "b" / "relsdk.json").read_text())
+    assert all("gate" in variant["quality"] for variant in content["variants"])
