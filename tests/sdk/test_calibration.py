@@ -8,14 +8,13 @@ from hypothesis import strategies as st
 from relsdk.calibration import (
     CumulativeLink,
     Isotonic,
-    _fit_cumulative_link,
-    _fit_isotonic,
     calibration_from_dict,
     cross_validated_probabilities,
     fit_calibration,
     method_name,
     threshold_for_precision,
 )
+from relsdk.calibration.fitting import fit_cumulative_link, fit_isotonic
 from relsdk.errors import CalibrationError, InputError
 
 TRUE = CumulativeLink(20.0, (15.0, 16.5, 17.5))
@@ -31,7 +30,7 @@ def draw(model, n, seed, low=0.6, high=1.0):
 
 def test_the_cumulative_link_recovers_its_parameters():
     scores, labels, _ = draw(TRUE, 40_000, 0)
-    found = _fit_cumulative_link(scores, labels)
+    found = fit_cumulative_link(scores, labels)
     assert found.slope == pytest.approx(TRUE.slope, rel=0.03)
     np.testing.assert_allclose(found.cuts, TRUE.cuts, rtol=0.03)
 
@@ -46,7 +45,7 @@ def test_the_cumulative_link_reaches_the_likelihood_of_an_independent_optimiser(
         bounds = np.hstack([np.ones((800, 1)), at_least, np.zeros((800, 1))])
         return -np.log(np.maximum((bounds[:, :-1] - bounds[:, 1:])[np.arange(800), labels], 1e-12)).mean()
 
-    found = _fit_cumulative_link(scores, labels)
+    found = fit_cumulative_link(scores, labels)
     start = [10.0, 8.0, 9.0, 10.0]
     best = optimize.minimize(loss, start, method="Nelder-Mead", options={"maxiter": 20_000, "xatol": 1e-6})
     assert loss([found.slope, *found.cuts]) <= best.fun + 1e-5
@@ -57,7 +56,7 @@ def test_isotonic_equals_scikit_learn():
     rng = np.random.default_rng(2)
     scores = np.round(rng.uniform(0, 1, 500), 2)  # many ties
     labels = np.clip(np.round(scores * 3 + rng.normal(0, 0.7, 500)), 0, 3).astype(int)
-    found = _fit_isotonic(scores, labels)
+    found = fit_isotonic(scores, labels)
     at = rng.uniform(-0.1, 1.1, 300)
     for k in (1, 2, 3):
         oracle = isotonic.IsotonicRegression(out_of_bounds="clip").fit(scores, labels >= k)
@@ -66,7 +65,7 @@ def test_isotonic_equals_scikit_learn():
         )
 
 
-@given(st.integers(0, 10_000), st.sampled_from([_fit_cumulative_link, _fit_isotonic]))
+@given(st.integers(0, 10_000), st.sampled_from([fit_cumulative_link, fit_isotonic]))
 @settings(max_examples=20, deadline=None)
 def test_probabilities_are_proper_and_monotone(seed, fit):
     scores, labels, _ = draw(TRUE, 200, seed)

@@ -1,0 +1,31 @@
+"""From a score to the probability of each relevance level, fitted on labelled pairs.
+
+Monotone models of P(level >= k | score), k = 1..3, are fitted and compared by held-out log loss: the
+cumulative link model P(level >= k) = sigmoid(slope * x - cut_k) (McCullagh 1980, proportional odds) on the
+score and on its distance from 1, which needs few labels, and isotonic regression for each k (Zadrozny & Elkan
+2002), which assumes no shape.
+"""
+
+from relsdk.calibration.models import (
+    Calibration,
+    CumulativeLink,
+    Isotonic,
+    calibration_from_dict,
+    method_name,
+)
+from relsdk.calibration.selection import (
+    cross_validated_probabilities,
+    fit_calibration,
+    threshold_for_precision,
+)
+
+__all__ = [
+    "Calibration",
+    "CumulativeLink",
+    "Isotonic",
+    "calibration_from_dict",
+    "cross_validated_probabilities",
+    "fit_calibration",
+    "method_name",
+    "threshold_for_precision",
+]

@@ -1,0 +1,107 @@
+"""Fitting: maximum likelihood for the cumulative link, pooled adjacent violators for isotonic regression.
+
+Shape letters: N pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from relsdk.calibration.models import TRANSFORMS, CumulativeLink, Float, Int, Isotonic, sigmoid
+from relsdk.levels import NUM_LEVELS, cumulative_to_probabilities
+
+__all__ = ["fit_cumulative_link", "fit_isotonic"]
+
+
+def fit_cumulative_link(
+    scores: Float, labels: Int, transform: str = "identity", ridge: float = 1e-6
+) -> CumulativeLink:
+    """Maximise the likelihood over (slope, cut_1..3) by Newton's method with step halving.
+
+    The parameters are log(slope), cut_1 and the logs of the steps between cuts, so that every point is valid.
+    """
+    x = TRANSFORMS[transform](scores)
+    centre, scale = float(x.mean()), float(x.std()) or 1.0
+    z = (x - centre) / scale
+    share = np.clip([(labels >= k).mean() for k in range(1, NUM_LEVELS)], 1e-3, 1 - 1e-3)
+    cuts = -np.log(share / (1 - share))
+    steps = np.log(np.maximum(np.diff(cuts), 1e-2))
+    theta = np.array([0.0, cuts[0], *steps])
+
+    def unpack(p: Float) -> tuple[float, Float]:
+        return float(np.exp(p[0])), np.cumsum([p[1], *np.exp(p[2:])])
+
+    def loss(p: Float) -> float:
+        slope, at = unpack(np.clip(p, -20, 20))
+        likelihood = cumulative_to_probabilities(sigmoid(slope * z[:, None] - at))[np.arange(len(z)), labels]
+        return float(-np.log(np.maximum(likelihood, 1e-12)).mean() + ridge * (p**2).sum())
+
+    theta = _minimise(loss, theta)
+    slope, at = unpack(np.clip(theta, -20, 20))
+    first, second, third = (float(cut) for cut in at + slope * centre / scale)
+    return CumulativeLink(slope / scale, (first, second, third), transform)
+
+
+def _minimise(
+    loss: Callable[[Float], float], theta: Float, iterations: int = 60, width: float = 1e-4
+) -> Float:
+    """Damped Newton for a smooth function of a handful of parameters, with central differences."""
+    size = len(theta)
+    eye = np.eye(size) * width
+    value = loss(theta)
+    for _ in range(iterations):
+        gradient = np.array(
+            [(loss(theta + eye[i]) - loss(theta - eye[i])) / (2 * width) for i in range(size)]
+        )
+        hessian = np.empty((size, size))
+        for i in range(size):
+            for j in range(i + 1):
+                second = (
+                    loss(theta + eye[i] + eye[j])
+                    - loss(theta + eye[i] - eye[j])
+                    - loss(theta - eye[i] + eye[j])
+                    + loss(theta - eye[i] - eye[j])
+                )
+                hessian[i, j] = hessian[j, i] = second / (4 * width * width)
+        eigenvalues, vectors = np.linalg.eigh(hessian)
+        direction = -vectors @ ((vectors.T @ gradient) / np.maximum(np.abs(eigenvalues), 1e-4))
+        step = 1.0
+        while step > 1e-6 and loss(theta + step * direction) >= value:
+            step /= 2
+        candidate = theta + step * direction
+        improved = value - loss(candidate)
+        if improved <= 1e-12:
+            break
+        theta, value = candidate, value - improved
+    return theta
+
+
+def fit_isotonic(scores: Float, labels: Int) -> Isotonic:
+    """Fit one isotonic regression of [level >= k] on the score for each k: scores and labels (N,)."""
+    curves = [
+        _pool_adjacent_violators(scores, (labels >= k).astype(np.float64)) for k in range(1, NUM_LEVELS)
+    ]
+    return Isotonic(tuple(x for x, _ in curves), tuple(y for _, y in curves))
+
+
+def _pool_adjacent_violators(x: Float, y: Float) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Isotonic least squares (Ayer et al. 1955): the two ends of each block, with the block's mean."""
+    unique, inverse, counts = np.unique(x, return_inverse=True, return_counts=True)
+    means = np.bincount(inverse, weights=y) / counts
+    blocks: list[tuple[float, float, float, float]] = []  # mean, weight, first x, last x
+    for at, mean, weight in zip(unique.tolist(), means.tolist(), counts.tolist(), strict=True):
+        block = (mean, weight, at, at)
+        while blocks and blocks[-1][0] >= block[0]:
+            before = blocks.pop()
+            total = before[1] + block[1]
+            mixed = (before[0] * before[1] + block[0] * block[1]) / total
+            block = (mixed, total, before[2], block[3])
+        blocks.append(block)
+    points = [
+        (end, mean)
+        for mean, _, first, last in blocks
+        for end in ((first, last) if first != last else (first,))
+    ]
+    return tuple(end for end, _ in points), tuple(mean for _, mean in points)

@@ -1,0 +1,156 @@
+"""The models: monotone maps from a score to the probability of each relevance level.
+
+Shape letters: N pairs, L = 4 levels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from relsdk.errors import CalibrationError, InputError
+from relsdk.levels import NUM_LEVELS, cumulative_to_probabilities
+
+__all__ = [
+    "Calibration",
+    "CumulativeLink",
+    "Float",
+    "Int",
+    "Isotonic",
+    "as_scores",
+    "calibration_from_dict",
+    "method_name",
+    "sigmoid",
+]
+
+Float = NDArray[np.float64]
+Int = NDArray[np.int64]
+# A level never seen near a score still gets this probability, so that one surprise costs a finite log loss.
+_FLOOR = 1e-4
+TRANSFORMS: dict[str, Callable[[Float], Float]] = {
+    "identity": lambda scores: scores,
+    "log_distance": lambda scores: np.asarray(-np.log(1.001 - np.minimum(scores, 1.0))),
+}
+
+
+class Calibration(Protocol):
+    """A monotone map from score to level probabilities."""
+
+    def probabilities(self, scores: ArrayLike) -> Float:
+        """Return P(level = 0..3) for each score: (N,) -> (N, L)."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON form that `calibration_from_dict` reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class CumulativeLink:
+    """P(level >= k) = sigmoid(slope * x - cuts[k-1]); slope >= 0, cuts non-decreasing.
+
+    Attributes:
+        slope: Of the curves.
+        cuts: Where they cross one half, times the slope.
+        transform: x is the score itself ("identity"), or -log(1.001 - score) ("log_distance"): cosines of
+            good pairs crowd towards 1, and there a step means more than below.
+    """
+
+    slope: float
+    cuts: tuple[float, float, float]
+    transform: str = "identity"
+
+    def probabilities(self, scores: ArrayLike) -> Float:
+        """Return P(level = 0..3) for each score: (N,) -> (N, L)."""
+        x = TRANSFORMS[self.transform](as_scores(scores))  # (N,)
+        logits = self.slope * x[:, None] - np.asarray(self.cuts)  # (N, L-1)
+        return _floored(cumulative_to_probabilities(sigmoid(logits)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON form that `calibration_from_dict` reads."""
+        return {
+            "method": "cumulative_link",
+            "transform": self.transform,
+            "slope": self.slope,
+            "cuts": list(self.cuts),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Isotonic:
+    """P(level >= k) interpolated between the points of an isotonic regression, one row for each k."""
+
+    scores: tuple[tuple[float, ...], ...]
+    values: tuple[tuple[float, ...], ...]
+
+    def probabilities(self, scores: ArrayLike) -> Float:
+        """Return P(level = 0..3) for each score: (N,) -> (N, L)."""
+        wanted = as_scores(scores)
+        curves = zip(self.scores, self.values, strict=True)
+        cumulative = np.stack([np.interp(wanted, x, y) for x, y in curves], axis=1)  # (N, L-1)
+        # The curves are fitted one by one and may cross; P(level >= k) cannot rise with k.
+        return _floored(cumulative_to_probabilities(np.minimum.accumulate(cumulative, axis=1)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON form that `calibration_from_dict` reads."""
+        return {
+            "method": "isotonic",
+            "scores": [list(row) for row in self.scores],
+            "values": [list(row) for row in self.values],
+        }
+
+
+def calibration_from_dict(content: Mapping[str, Any]) -> Calibration:
+    """Read what `to_dict` wrote.
+
+    Raises:
+        CalibrationError: The content is damaged or of an unknown method.
+    """
+    try:
+        if content["method"] == "cumulative_link":
+            low, middle, high = (float(cut) for cut in content["cuts"])
+            transform = content["transform"]
+            if transform not in TRANSFORMS:
+                raise ValueError(f"transform {transform!r}")
+            return CumulativeLink(float(content["slope"]), (low, middle, high), transform)
+        if content["method"] == "isotonic":
+            return Isotonic(_rows(content["scores"]), _rows(content["values"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CalibrationError(
+            f"the bundle's calibration is damaged ({error}); run: relsdk calibrate"
+        ) from error
+    raise CalibrationError(f"unknown calibration method {content['method']!r}; run: relsdk calibrate")
+
+
+def method_name(calibration: Calibration) -> str:
+    """Return the name under which `fit_calibration` reports a model's loss."""
+    content = calibration.to_dict()
+    suffix = "" if content.get("transform", "identity") == "identity" else f"_{content['transform']}"
+    return f"{content['method']}{suffix}"
+
+
+def as_scores(scores: ArrayLike) -> Float:
+    """Return scores as (N,) float64; raises `InputError` when one is not finite."""
+    values = np.atleast_1d(np.asarray(scores, dtype=np.float64))
+    if values.ndim != 1 or not np.isfinite(values).all():
+        raise InputError("scores must be a list of finite numbers")
+    return values
+
+
+def sigmoid(logits: Float) -> Float:
+    """Return 1 / (1 + exp(-x)), without overflow."""
+    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logits)), dtype=np.float64)
+
+
+def _floored(probabilities: Float) -> Float:
+    lifted = probabilities * (1 - NUM_LEVELS * _FLOOR) + _FLOOR
+    return np.asarray(lifted / lifted.sum(axis=1, keepdims=True), dtype=np.float64)
+
+
+def _rows(content: Sequence[Sequence[float]]) -> tuple[tuple[float, ...], ...]:
+    rows = tuple(tuple(float(value) for value in row) for row in content)
+    if len(rows) != NUM_LEVELS - 1 or not all(rows):
+        raise ValueError("three curves are needed")
+    return rows

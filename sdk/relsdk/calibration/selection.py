@@ -1,0 +1,155 @@
+"""Choosing a model on held-out queries, and a threshold for a wanted precision.
+
+Shape letters: N pairs, L = 4 levels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from relsdk.calibration.fitting import fit_cumulative_link, fit_isotonic
+from relsdk.calibration.models import Calibration, Float, Int, as_scores, method_name
+from relsdk.errors import CalibrationError, InputError
+from relsdk.levels import NUM_LEVELS
+
+__all__ = ["cross_validated_probabilities", "fit_calibration", "threshold_for_precision"]
+
+# From the simplest to the richest.
+_METHODS: dict[str, Callable[[Float, Int], Calibration]] = {
+    "cumulative_link": fit_cumulative_link,
+    "cumulative_link_log_distance": partial(fit_cumulative_link, transform="log_distance"),
+    "isotonic": fit_isotonic,
+}
+
+
+def fit_calibration(
+    scores: ArrayLike, labels: ArrayLike, groups: Sequence[str], *, folds: int = 5, seed: int = 0
+) -> tuple[Calibration, dict[str, float]]:
+    """Fit each model, compare them on held-out groups, and fit the chosen one on everything.
+
+    Chosen is the simplest model whose held-out log loss is within one standard error of the best one's
+    (Breiman et al. 1984): a step function that is better by chance only would grade equal pairs differently
+    after each refit.
+
+    Args:
+        scores: (N,) real scores, higher is better.
+        labels: (N,) levels 0-3.
+        groups: N group names (the queries): a group is never on both sides of a split.
+        folds: How many splits.
+        seed: Of the assignment of groups to folds.
+
+    Returns:
+        The calibration, and the held-out log loss of each model by name.
+
+    Raises:
+        CalibrationError: Too few pairs or groups, or one of the thresholds has labels on one side only.
+        InputError: Shapes differ, a score is not finite or a label is not a level.
+    """
+    values, levels = as_scores(scores), _as_labels(labels)
+    losses = {
+        name: _log_losses(_held_out(fit, values, levels, groups, folds, seed), levels)  # (N,)
+        for name, fit in _METHODS.items()
+        if name != "cumulative_link_log_distance" or (len(values) > 0 and values.max() <= 1.0)
+    }
+    best = losses[min(losses, key=lambda name: float(losses[name].mean()))]
+    chosen = next(name for name, loss in losses.items() if _not_worse(loss, best))
+    return _METHODS[chosen](values, levels), {name: float(loss.mean()) for name, loss in losses.items()}
+
+
+def cross_validated_probabilities(
+    calibration: Calibration,
+    scores: ArrayLike,
+    labels: ArrayLike,
+    groups: Sequence[str],
+    *,
+    folds: int = 5,
+    seed: int = 0,
+) -> Float:
+    """Return (N, L) probabilities of each pair from a model of the same method fitted without its group."""
+    return _held_out(_METHODS[method_name(calibration)], scores, labels, groups, folds, seed)
+
+
+def threshold_for_precision(scores: ArrayLike, labels: ArrayLike, *, level: int, precision: float) -> float:
+    """Return the lowest score above which a share of at least `precision` of the pairs has the wanted level.
+
+    Args:
+        scores: (N,) scores.
+        labels: (N,) levels 0-3.
+        level: Pairs of this level or above count as right.
+        precision: Wanted share in (0, 1].
+
+    Returns:
+        The threshold t: among pairs with score >= t the precision holds.
+
+    Raises:
+        CalibrationError: No threshold reaches the precision.
+        InputError: An argument is out of range.
+    """
+    if not 0.0 < precision <= 1.0 or level not in (1, 2, 3):
+        raise InputError(
+            f"precision={precision}, level={level}: precision in (0, 1] and level 1, 2 or 3 are needed"
+        )
+    values, right = as_scores(scores), _as_labels(labels) >= level
+    order = np.argsort(-values, kind="stable")
+    reached = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
+    last_of_tie = np.append(values[order][1:] != values[order][:-1], True)
+    good = np.flatnonzero((reached >= precision) & last_of_tie)
+    if len(good) == 0:
+        best = float(reached[last_of_tie].max()) if len(order) else 0.0
+        raise CalibrationError(
+            f"no score reaches precision {precision} for level >= {level}; the best is {best:.3f}"
+        )
+    return float(values[order][good[-1]])
+
+
+def _held_out(
+    fit: Callable[[Float, Int], Calibration],
+    scores: ArrayLike,
+    labels: ArrayLike,
+    groups: Sequence[str],
+    folds: int,
+    seed: int,
+) -> Float:
+    values, levels = as_scores(scores), _as_labels(labels)
+    if not len(values) == len(levels) == len(groups):
+        raise InputError(
+            f"{len(values)} scores, {len(levels)} labels, {len(groups)} groups: the same number is needed"
+        )
+    names = sorted(set(groups))
+    if len(values) < 50 or len(names) < folds:
+        raise CalibrationError(
+            f"{len(values)} labelled pairs of {len(names)} queries are too few; 50 of {folds} are needed"
+        )
+    for k in range(1, NUM_LEVELS):
+        if len(set(levels >= k)) < 2:
+            raise CalibrationError(
+                f"every label is on one side of level >= {k}; levels below and above are needed"
+            )
+    fold_of = dict(zip(names, np.random.default_rng(seed).permutation(len(names)) % folds, strict=True))
+    fold = np.array([fold_of[group] for group in groups])
+    result = np.empty((len(values), NUM_LEVELS))
+    for k in range(folds):
+        held = fold == k
+        result[held] = fit(values[~held], levels[~held]).probabilities(values[held])
+    return result
+
+
+def _log_losses(probabilities: Float, labels: Int) -> Float:
+    return np.asarray(-np.log(probabilities[np.arange(len(labels)), labels]))
+
+
+def _not_worse(loss: Float, best: Float) -> bool:
+    """Whether the mean of (N,) paired losses is within one standard error of the best one's."""
+    difference = loss - best
+    return bool(difference.mean() <= difference.std() / np.sqrt(len(difference)))
+
+
+def _as_labels(labels: ArrayLike) -> Int:
+    levels = np.asarray(labels)
+    if levels.ndim != 1 or not np.isin(levels, range(NUM_LEVELS)).all():
+        raise InputError("labels must be a list of relevance levels 0, 1, 2 or 3")
+    return levels.astype(np.int64)
