@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 SHARED ?= ../shared
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types real bench readme clean
+.PHONY: help demo test check lint types real quantisation bench readme clean
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,6 +28,9 @@ types: $(VENV)/.installed-dev
 
 real: $(VENV)/.installed-dev ## Real data (../shared): export, index, calibrate, evaluate -> bench/results/real.json
 	$(BIN)/python -m bench.real --shared $(SHARED) --output bench/results/real.json
+
+quantisation: $(VENV)/.installed-dev ## Quantisation schemes side by side (../shared) -> bench/results/quantisation.json
+	$(BIN)/python -m bench.quantisation --shared $(SHARED) --output bench/results/quantisation.json
 
 bench: $(VENV)/.installed-dev ## Latency of encode, index and search -> bench/results/latency.json, README's numbers and outputs
 	$(BIN)/python -m bench.run --output bench/results/latency.json
