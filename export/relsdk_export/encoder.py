@@ -24,6 +24,7 @@ from relsdk.bundle import (
     read_bundle,
     read_encoder_settings,
     tokenizer_path,
+    write_golden,
     write_tokenizer,
 )
 from relsdk.embedder import Embedder
@@ -31,9 +32,12 @@ from relsdk.errors import BundleError, InputError, QualityError
 from relsdk.folders import file_sha256, json_sha256, staged_folder
 from relsdk.records import LabelledPair
 from relsdk.sample_world import generate
+from relsdk.session import runs_exactly
 from relsdk.tokenizer import TextTokenizer
+from relsdk.verification import golden_vectors
 from relsdk_export.activations import channel_maxima
 from relsdk_export.convert import SentenceEncoder, load_encoder, write_onnx
+from relsdk_export.operators import compare_operators
 from relsdk_export.parity import PARITY_TEXTS, check_parity, torch_vectors
 from relsdk_export.quality import QualityBudget, measure_quality
 from relsdk_export.quantize import WEIGHT_RANGE, quantize_int8
@@ -115,9 +119,13 @@ def export_encoder(
         kept = [variant for variant in checked if variant.name in variants and variant.name not in left_out]
         if not kept:
             raise QualityError(f"every variant asked for is over budget: {left_out}; nothing was written")
+        bundle = finish(checked)
+        on_step("record golden vectors")
+        write_golden(staging, settings, _golden(bundle, kept))
         for variant in checked:
             if variant not in kept:
-                (staging / variant.file).unlink()
+                for name in bundle.variant_files(variant):
+                    (staging / name).unlink()
         finish(kept, left_out)
     return read_bundle(target)
 
@@ -298,9 +306,23 @@ def _checked(bundle: Bundle, reference: _Reference, budget: ParityBudget) -> lis
             min_cosine=budget.fp32_min if exact else budget.int8_min,
             mean_cosine=budget.fp32_min if exact else budget.int8_mean,
         )
-        size = bundle.onnx_path(variant).stat().st_size
-        checked.append(replace(variant, quality={"parity": report.to_dict(), "bytes": size}))
+        size = sum((bundle.path / name).stat().st_size for name in bundle.variant_files(variant))
+        quality = {"parity": report.to_dict(), "bytes": size}
+        if not exact:
+            exact_file = bundle.path / onnx_file("fp32", "any")
+            operators = compare_operators(exact_file, bundle.onnx_path(variant))
+            quality["operators"] = operators.to_dict()
+        checked.append(replace(variant, quality=quality))
     return checked
+
+
+def _golden(bundle: Bundle, variants: Sequence[Variant]) -> dict[str, NDArray[np.float32]]:
+    """Encode the golden texts with each variant that this CPU computes without saturating."""
+    return {
+        variant.name: golden_vectors(Embedder(bundle.path, variant=variant.name))
+        for variant in variants
+        if runs_exactly(variant)
+    }
 
 
 def _weights_hash(checkpoint: Path, cut: VocabularyCut | None) -> str:

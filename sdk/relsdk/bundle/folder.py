@@ -29,6 +29,8 @@ __all__ = ["Bundle", "Variant", "finish_bundle", "onnx_file", "read_bundle", "sa
 
 FORMAT_VERSION = 1
 RELSDK_JSON = "relsdk.json"
+# Weights beside the graph, as exporters name them.
+_DATA_ENDINGS = ("_data", ".data")
 _ONNX_NAME = re.compile(
     r"^model(?:_(?P<quantisation>q?u?int8|quantized|fp32)(?:_(?P<isa>[a-z0-9_]+))?)?\.onnx$"
 )
@@ -95,6 +97,11 @@ class Bundle:
     def onnx_path(self, variant: Variant) -> Path:
         """Where a variant's ONNX file is."""
         return self.path / variant.file
+
+    def variant_files(self, variant: Variant) -> tuple[str, ...]:
+        """Return paths inside the bundle: a variant's graph, and its weights if they are beside it."""
+        beside = (self.path / f"{variant.file}{ending}" for ending in _DATA_ENDINGS)
+        return (variant.file, *(p.relative_to(self.path).as_posix() for p in beside if p.is_file()))
 
     def check_hashes(self, *names: str) -> None:
         """Compare files with their recorded SHA-256.
