@@ -42,7 +42,7 @@ _LEGACY_POOLING = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
 }
 POOLINGS = ("mean", "cls", "lasttoken")
-# Architectures that number positions from `pad_token_id + 1`: the rows of the position table before are unused.
+# Architectures that number positions from `pad_token_id + 1`: the table's rows before that are not used.
 _OFFSET_POSITIONS = {
     "camembert",
     "data2vec-text",
