@@ -48,6 +48,8 @@ def test_limits_are_the_architectures(made):
     """RoBERTa's family leaves the first rows of its position table unused."""
     assert made.bundle.settings.max_tokens == CONFIGS[made.name][3]
     assert made.bundle.settings.pooling == CONFIGS[made.name][2]
+    tokenizer = json.loads((made.bundle.path / "tokenizer_config.json").read_text())
+    assert tokenizer["model_max_length"] == CONFIGS[made.name][3]
 
 
 def test_batch_and_length_are_dynamic(made):

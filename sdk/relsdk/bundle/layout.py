@@ -157,7 +157,7 @@ def _pooling_mode(path: Path, config: Mapping[str, Any]) -> Pooling:
 
 
 def write_layout(folder: Path, settings: EncoderSettings) -> None:
-    """Write `modules.json`, pooling, prompts and maximum length."""
+    """Write `modules.json`, pooling, prompts and maximum length (in the tokenizer's configuration, too)."""
     modules = [("0", "", "Transformer"), ("1", "1_Pooling", "Pooling")]
     if settings.normalize:
         modules.append(("2", "2_Normalize", "Normalize"))
@@ -179,6 +179,9 @@ def write_layout(folder: Path, settings: EncoderSettings) -> None:
         {"prompts": dict(settings.prompts), "default_prompt_name": None, "similarity_fn_name": "cosine"},
     )
     write_json(folder / MAX_LENGTH, {"max_seq_length": settings.max_tokens, "do_lower_case": False})
+    if (folder / TOKENIZER_CONFIG).is_file():  # fastembed reads the limit here and nowhere else
+        limit = {"model_max_length": settings.max_tokens}
+        write_json(folder / TOKENIZER_CONFIG, {**read_json(folder / TOKENIZER_CONFIG), **limit})
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:
