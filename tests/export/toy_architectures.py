@@ -66,8 +66,14 @@ def make_architecture(name, folder, corpus):
     transformers.AutoModel.from_config(config).save_pretrained(folder)
     (folder / "1_Pooling").mkdir()
     write(folder / "1_Pooling/config.json", {"word_embedding_dimension": 32, "pooling_mode": pooling})
-    kinds = ("Transformer", "Pooling", "Normalize")
-    write(folder / "modules.json", [{"type": f"sentence_transformers.models.{kind}"} for kind in kinds])
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
+    write(
+        folder / "modules.json",
+        [
+            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+            for i, (path, kind) in enumerate(modules)
+        ],
+    )
     write(folder / "config_sentence_transformers.json", {"prompts": {"query": "query: ", "document": ""}})
     return folder
 
