@@ -31,6 +31,7 @@ from relsdk.formats import read_pairs, read_queries
 from relsdk.hardware import choose_threads
 from relsdk.metrics import mean_ap_over_levels
 from relsdk.records import LabelledPair
+from relsdk.sample_world import generate
 from relsdk.session import ModelSession
 from relsdk.tokenizer import TextTokenizer
 from relsdk_export.encoder import export_encoder
@@ -142,21 +143,22 @@ class _DefaultSession(ModelSession):
 
 
 class _Reader(CalibrationDataReader):
-    """Feeds onnxruntime's calibration with the parity texts and the sample world's queries, one by one."""
+    """Feeds onnxruntime's calibration with texts, one by one, each cut to the same length.
+
+    Its histograms (Percentile) take arrays of one shape only.
+    """
+
+    TOKENS = 16
 
     def __init__(self, bundle: Path) -> None:
-        from relsdk.sample_world import generate
-
         settings = read_bundle(bundle).settings
         tokenizer = TextTokenizer(
-            bundle / "tokenizer.json", max_tokens=settings.max_tokens, pad_token=settings.pad_token
+            bundle / "tokenizer.json", max_tokens=self.TOKENS, pad_token=settings.pad_token
         )
-        world = generate(n_documents=100, n_queries=60)
-        texts = [f"passage: {document.title}" for document in world.documents]
-        tokens = tokenizer.tokenize([*texts, *(f"query: {query.text}" for query in world.queries)])
-        self._feeds: Iterator[Feed] = (
-            tokenizer.pad(tokens, np.array([row])) for row in range(len(tokens.ids))
-        )
+        documents = generate(n_documents=160, n_queries=60).documents
+        tokens = tokenizer.tokenize([f"passage: {document.title} {document.text}" for document in documents])
+        full = [row for row, length in enumerate(tokens.lengths) if length == self.TOKENS]
+        self._feeds: Iterator[Feed] = (tokenizer.pad(tokens, np.array([row])) for row in full)
 
     def get_next(self) -> Feed | None:
         feed = next(self._feeds, None)

@@ -40,20 +40,23 @@ def make_checkpoint(folder, *, seed=0, hidden=32, pooling="mean", normalize=True
     """Write a small random BERT checkpoint in sentence-transformers layout."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
     from relsdk.bundle import EncoderSettings, write_layout
 
-    tokenizer = Tokenizer(models.Unigram())
+    # Made by rule: the library's Unigram trainer gives another vocabulary in each process.
+    characters = sorted({character for text in CORPUS for character in text} - {" "})
+    couples = sorted(
+        {text[i : i + 2] for text in CORPUS for i in range(len(text) - 1) if " " not in text[i : i + 2]}
+    )
+    special = ["<s>", pad_token, "</s>", "<unk>", "<mask>"]
+    vocabulary = [(token, 0.0) for token in special] + [("\u2581", -6.0)]
+    vocabulary += [(piece, -8.0 - 0.01 * i) for i, piece in enumerate(characters)]
+    vocabulary += [(piece, -10.0 - 0.01 * i) for i, piece in enumerate(couples)]
+    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=3, byte_fallback=False))
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    trainer = trainers.UnigramTrainer(
-        vocab_size=200,
-        special_tokens=["<s>", pad_token, "</s>", "<unk>", "<mask>"],
-        unk_token="<unk>",
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(CORPUS * 3, trainer)
+    tokenizer.add_special_tokens(special)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )

@@ -74,6 +74,20 @@ def test_latency_at_toy_size(toy_bundle, tmp_path):
     assert names["test_bulk[int8-queries]"]["finite"]
 
 
+@pytest.mark.slow
+def test_quantisation_at_toy_size(toy_checkpoint, tmp_path):
+    shared = toy_shared(tmp_path / "shared", toy_checkpoint)
+    done = run("bench.quantisation", "--shared", shared, "--output", tmp_path / "q.json", "--rounds", 20)
+    assert done.returncode == 0, done.stderr
+    schemes = json.loads((tmp_path / "q.json").read_text())["schemes"]
+    committed = json.loads((ROOT / "bench/results/quantisation.json").read_text())["schemes"]
+    assert schemes.keys() == committed.keys()
+    assert schemes["fp32"]["cosine_min"] > 0.99999
+    for name in ("fp32", "relsdk int8 (avx512_vnni)", "relsdk int8 (avx2)"):
+        assert schemes[name]["alone_vs_batch"] < 1e-6
+        assert schemes[name].keys() == committed[name].keys()
+
+
 def test_readmes_numbers_are_those_of_the_committed_results():
     done = run("bench.readme", "--check")
     assert done.returncode == 0, done.stdout + done.stderr

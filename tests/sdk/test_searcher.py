@@ -133,8 +133,8 @@ def test_evaluate_is_the_metrics_of_the_scores(embedder, world):
 
 def test_the_operating_point_holds_on_its_pairs(embedder, world):
     pairs = world.split("train")
-    point = operating_point(embedder, pairs, level=1, precision=0.3)
-    assert point.precision >= 0.3
+    point = operating_point(embedder, pairs, level=1, precision=0.15)
+    assert point.precision >= 0.15
     assert 0 < point.recall <= 1
 
 
