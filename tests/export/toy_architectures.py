@@ -34,16 +34,17 @@ def make_architecture(name, folder, corpus):
     """Write a checkpoint as published; a decoder's tokenizer adds an end token and no first one."""
     import torch
     import transformers
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-    tokenizer = Tokenizer(models.Unigram())
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    # Made by rule: the library's Unigram trainer gives another vocabulary in each process.
+    characters = sorted({character for text in corpus for character in text} - {" "})
+    vocabulary = [(token, 0.0) for token in special] + [("\u2581", -6.0)]
+    vocabulary += [(piece, -8.0 - 0.01 * i) for i, piece in enumerate(characters)]
+    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=3, byte_fallback=False))
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    trainer = trainers.UnigramTrainer(
-        vocab_size=200, special_tokens=special, unk_token="<unk>", show_progress=False
-    )
-    tokenizer.train_from_iterator(list(corpus) * 3, trainer)
+    tokenizer.add_special_tokens(special)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="$A </s>" if name == "qwen3" else "<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )
