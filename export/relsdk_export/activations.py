@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
+
+from relsdk_export.graphs import save_graph
 
 __all__ = ["channel_maxima", "weighted_inputs"]
 
@@ -48,9 +51,11 @@ def channel_maxima(
     model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    with TemporaryDirectory() as folder:  # a graph of any size loads from a file only
+        save_graph(model, Path(folder) / "model.onnx")
+        session = onnxruntime.InferenceSession(
+            str(Path(folder) / "model.onnx"), options, providers=["CPUExecutionProvider"]
+        )
     wanted = {item.name for item in session.get_inputs()}
     maxima: dict[str, NDArray[np.float32]] = {}
     for batch in batches:

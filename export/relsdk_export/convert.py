@@ -19,10 +19,13 @@ from transformers.utils import logging as transformers_logging
 
 from relsdk.bundle import EncoderSettings
 from relsdk.errors import BundleError, RelsdkError
+from relsdk_export.graphs import save_program
 
 __all__ = ["SentenceEncoder", "load_encoder", "write_onnx"]
 
 OPSET = 20  # the first with Gelu as one operator
+# Others are tried, too: the parity check decides.
+TESTED_ARCHITECTURES = ("bert", "roberta", "xlm-roberta", "distilbert", "modernbert", "qwen3")
 
 
 class SentenceEncoder(nn.Module):
@@ -39,6 +42,7 @@ class SentenceEncoder(nn.Module):
         self.pooling = settings.pooling
         self.normalize = settings.normalize
         self.max_tokens = settings.max_tokens
+        self.dimension = settings.dimension
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Encode a batch.
@@ -87,7 +91,33 @@ def load_encoder(checkpoint: Path, settings: EncoderSettings) -> SentenceEncoder
             )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise BundleError(f"{checkpoint} cannot be loaded: {str(error).splitlines()[0]}") from error
-    return SentenceEncoder(model.eval(), settings).eval()
+    encoder = SentenceEncoder(model.eval(), settings).eval()
+    _check_architecture(encoder, checkpoint)
+    return encoder
+
+
+def _check_architecture(encoder: SentenceEncoder, checkpoint: Path) -> None:
+    """Raise `BundleError` unless ids and mask alone give token vectors of the width that is stated."""
+    config = encoder.transformer.config
+    tested = f"tested architectures are {', '.join(TESTED_ARCHITECTURES)}"
+    if getattr(config, "is_encoder_decoder", False):
+        raise BundleError(
+            f"{checkpoint} is an encoder-decoder ({config.model_type}), not an encoder; {tested}"
+        )
+    ids = torch.zeros((1, 2), dtype=torch.int64)
+    try:
+        with torch.inference_mode(), _quiet():
+            _, pooled = encoder(ids, torch.ones_like(ids))
+    except Exception as error:  # whatever a model's own code raises
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise BundleError(
+            f"{checkpoint} ({config.model_type}) makes no token vectors of ids and mask: {reason}; {tested}"
+        ) from error
+    if pooled.shape[1] != encoder.dimension:
+        raise BundleError(
+            f"{checkpoint} makes vectors of width {pooled.shape[1]}, "
+            f"its configuration says {encoder.dimension}"
+        )
 
 
 def write_onnx(model: SentenceEncoder, path: Path, *, max_tokens: int) -> None:
@@ -127,7 +157,7 @@ def write_onnx(model: SentenceEncoder, path: Path, *, max_tokens: int) -> None:
         if program is None:
             raise RelsdkError("torch exported nothing")
         path.parent.mkdir(parents=True, exist_ok=True)
-        program.save(str(path), external_data=False)
+        save_program(program.model, path)
 
 
 @contextmanager

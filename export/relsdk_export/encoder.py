@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from relsdk.bundle import (
     read_bundle,
     read_encoder_settings,
     tokenizer_path,
+    write_golden,
     write_tokenizer,
 )
 from relsdk.embedder import Embedder
@@ -31,9 +32,13 @@ from relsdk.errors import BundleError, InputError, QualityError
 from relsdk.folders import file_sha256, json_sha256, staged_folder
 from relsdk.records import LabelledPair
 from relsdk.sample_world import generate
+from relsdk.session import runs_exactly
 from relsdk.tokenizer import TextTokenizer
+from relsdk.verification import golden_vectors
 from relsdk_export.activations import channel_maxima
 from relsdk_export.convert import SentenceEncoder, load_encoder, write_onnx
+from relsdk_export.operators import compare_operators
+from relsdk_export.optimum_path import require_optimum, write_onnx_with_optimum
 from relsdk_export.parity import PARITY_TEXTS, check_parity, torch_vectors
 from relsdk_export.quality import QualityBudget, measure_quality
 from relsdk_export.quantize import WEIGHT_RANGE, quantize_int8
@@ -65,6 +70,7 @@ def export_encoder(
     budget: ParityBudget | None = None,
     pairs: Sequence[LabelledPair] = (),
     quality_budget: QualityBudget | None = None,
+    exporter: Literal["torch", "optimum"] = "torch",
     overwrite: bool = False,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> Bundle:
@@ -79,6 +85,7 @@ def export_encoder(
         budget: Smallest cosines to the checkpoint.
         pairs: Labelled pairs: measure what each variant loses against fp32 and leave out those over budget.
         quality_budget: What a variant may lose on the pairs.
+        exporter: What writes the fp32 graph: torch.onnx, or Optimum (`relsdk[optimum]`).
         overwrite: Replace a bundle that is there.
         on_step: Called with a short description before each step.
 
@@ -88,14 +95,11 @@ def export_encoder(
     Raises:
         InputError: `target` is in the way, or a variant is unknown.
         BundleError: `checkpoint` is not a usable checkpoint.
+        MissingExtraError: Optimum is asked for and not installed.
         QualityError: The exported model differs from the checkpoint, or no variant is within the quality
             budget; nothing is written.
     """
-    unknown = [name for name in variants if name not in DEFAULT_VARIANTS]
-    if unknown or not variants:
-        raise InputError(f"unknown variants {unknown}; allowed are {list(DEFAULT_VARIANTS)}")
-    if not (checkpoint / "tokenizer.json").is_file():
-        raise BundleError(f"{checkpoint} has no tokenizer.json; name a checkpoint folder")
+    _check_arguments(checkpoint, variants, exporter, cuts=vocabulary_from is not None)
     settings = read_encoder_settings(checkpoint)
     if prompts is not None:
         settings = replace(settings, prompts=dict(prompts))
@@ -104,7 +108,9 @@ def export_encoder(
         model = load_encoder(checkpoint, settings)
         copy_tokenizer(checkpoint, staging)
         reference = _reference(model, checkpoint, staging, settings, vocabulary_from, on_step)
-        made = _write_variants(model, staging, settings, reference.measured, variants, on_step)
+        on_step("export fp32")
+        _write_fp32(model, checkpoint, staging / onnx_file("fp32", "any"), exporter)
+        made = _write_variants(staging, settings, reference.measured, variants, on_step)
         on_step("compare with the checkpoint")
         finish = partial(_finish, staging, checkpoint, settings, reference.cut)
         checked = _checked(finish(made), reference, budget or ParityBudget())
@@ -115,11 +121,34 @@ def export_encoder(
         kept = [variant for variant in checked if variant.name in variants and variant.name not in left_out]
         if not kept:
             raise QualityError(f"every variant asked for is over budget: {left_out}; nothing was written")
+        bundle = finish(checked)
+        on_step("record golden vectors")
+        write_golden(staging, settings, _golden(bundle, kept))
         for variant in checked:
             if variant not in kept:
-                (staging / variant.file).unlink()
+                for name in bundle.variant_files(variant):
+                    (staging / name).unlink()
         finish(kept, left_out)
     return read_bundle(target)
+
+
+def _check_arguments(checkpoint: Path, variants: Sequence[str], exporter: str, *, cuts: bool) -> None:
+    unknown = [name for name in variants if name not in DEFAULT_VARIANTS]
+    if unknown or not variants:
+        raise InputError(f"unknown variants {unknown}; allowed are {list(DEFAULT_VARIANTS)}")
+    if not (checkpoint / "tokenizer.json").is_file():
+        raise BundleError(f"{checkpoint} has no tokenizer.json; name a checkpoint folder")
+    if exporter == "optimum":
+        require_optimum()
+        if cuts:
+            raise InputError("Optimum reads the checkpoint as it is; cut a vocabulary with --exporter torch")
+
+
+def _write_fp32(model: SentenceEncoder, checkpoint: Path, path: Path, exporter: str) -> None:
+    if exporter == "optimum":
+        write_onnx_with_optimum(checkpoint, path)
+    else:
+        write_onnx(model, path, max_tokens=model.max_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,16 +290,14 @@ def _apply_cut(model: SentenceEncoder, cut: VocabularyCut, folder: Path) -> None
 
 
 def _write_variants(
-    model: SentenceEncoder,
     folder: Path,
     settings: EncoderSettings,
     measured: Sequence[str],
     names: Sequence[str],
     on_step: Callable[[str], None],
 ) -> tuple[Variant, ...]:
-    on_step("export fp32")
+    """Make the other variants of the fp32 graph that is in place."""
     reference = folder / onnx_file("fp32", "any")
-    write_onnx(model, reference, max_tokens=settings.max_tokens)
     maxima = None
     if any(name.startswith("int8") for name in names):
         on_step("measure activations")
@@ -298,9 +325,23 @@ def _checked(bundle: Bundle, reference: _Reference, budget: ParityBudget) -> lis
             min_cosine=budget.fp32_min if exact else budget.int8_min,
             mean_cosine=budget.fp32_min if exact else budget.int8_mean,
         )
-        size = bundle.onnx_path(variant).stat().st_size
-        checked.append(replace(variant, quality={"parity": report.to_dict(), "bytes": size}))
+        size = sum((bundle.path / name).stat().st_size for name in bundle.variant_files(variant))
+        quality = {"parity": report.to_dict(), "bytes": size}
+        if not exact:
+            exact_file = bundle.path / onnx_file("fp32", "any")
+            operators = compare_operators(exact_file, bundle.onnx_path(variant))
+            quality["operators"] = operators.to_dict()
+        checked.append(replace(variant, quality=quality))
     return checked
+
+
+def _golden(bundle: Bundle, variants: Sequence[Variant]) -> dict[str, NDArray[np.float32]]:
+    """Encode the golden texts with each variant that this CPU computes without saturating."""
+    return {
+        variant.name: golden_vectors(Embedder(bundle.path, variant=variant.name))
+        for variant in variants
+        if runs_exactly(variant)
+    }
 
 
 def _weights_hash(checkpoint: Path, cut: VocabularyCut | None) -> str:

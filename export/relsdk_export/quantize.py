@@ -29,6 +29,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from relsdk.errors import RelsdkError
 from relsdk_export.activations import weighted_inputs
+from relsdk_export.graphs import check_graph, save_graph
 
 __all__ = ["WEIGHT_RANGE", "quantize_int8"]
 
@@ -114,8 +115,8 @@ def quantize_int8(
         elif node.name not in others and node.name not in rewrite.merged:
             rewrite.nodes.append(node)
     _install(model, rewrite)
-    onnx.checker.check_model(model)
-    onnx.save(model, target)
+    save_graph(model, target)
+    check_graph(target)
     return len(rewrite.replaced)
 
 

@@ -19,17 +19,20 @@ from numpy.typing import NDArray
 from relsdk.batching import token_budget_batches
 from relsdk.bundle import read_bundle
 from relsdk.calibration import Calibration, calibration_from_dict
-from relsdk.errors import CalibrationError, InputError, TruncationError
+from relsdk.errors import BundleError, CalibrationError, InputError, TruncationError
 from relsdk.hardware import choose_threads
 from relsdk.hub import local_model
 from relsdk.records import Document
 from relsdk.session import ModelSession, choose_variant
 from relsdk.tokenizer import TextTokenizer, TokenizedTexts
+from relsdk.verification import Verification, verify_variant
 
 __all__ = ["Embedder", "TruncationWarning"]
 
 Precision = Literal["float32", "int8", "ubinary"]
 Truncation = Literal["warn", "error", "silent"]
+# What exporters call the outputs that can be used, best first; otherwise a graph's first output is used.
+_OUTPUTS = ("sentence_embedding", "last_hidden_state", "token_embeddings")
 
 
 class TruncationWarning(UserWarning):
@@ -71,7 +74,7 @@ class Embedder:
             raise InputError(f"truncate_dim={truncate_dim}; allowed are 1 to {settings.dimension}")
         self.dimension = truncate_dim or settings.dimension
         self.truncated_count = 0
-        self.bundle.check_hashes(self.variant.file, self.bundle.tokenizer_path.name)
+        self.bundle.check_hashes(*self.bundle.variant_files(self.variant), self.bundle.tokenizer_path.name)
         self._tokenizer = TextTokenizer(
             self.bundle.tokenizer_path, max_tokens=settings.max_tokens, pad_token=settings.pad_token
         )
@@ -203,6 +206,14 @@ class Embedder:
         """Load the model and run it once, so that the first request does not pay for it."""
         self.encode_query("预热", truncation="silent")
 
+    def verify(self) -> Verification:
+        """Check every hash, and that this variant still gives the vectors that the bundle was made with.
+
+        Raises:
+            BundleError: The bundle has no golden vectors, or none of this variant.
+        """
+        return verify_variant(self.bundle, self.variant, self)
+
     def _prompt(self, name: str) -> str:
         prompts: Mapping[str, str] = self.bundle.settings.prompts
         if name not in prompts:
@@ -244,8 +255,13 @@ class Embedder:
         feed = self._tokenizer.pad(tokens, rows)
         if self._output is None:
             names = self._session.output_names
-            self._output = "sentence_embedding" if "sentence_embedding" in names else names[0]
+            self._output = next((name for name in _OUTPUTS if name in names), names[0])
         values = self._session.run(self._output, feed)  # (B, D) or (B, T, D)
+        if values.shape[-1] != self.bundle.settings.dimension:
+            raise BundleError(
+                f"{self._session.path} gives {self._output} of width {values.shape[-1]}; "
+                f"{self.bundle.settings.dimension} is stated in its folder"
+            )
         if values.ndim == 2:
             return values
         return _pool(values, feed["attention_mask"], self.bundle.settings.pooling)  # (B, D)

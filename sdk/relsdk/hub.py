@@ -27,7 +27,9 @@ def local_model(model: str | os.PathLike[str]) -> Path:
         BundleError: The hub cannot be reached or has no such repository.
     """
     name = os.fspath(model)
-    return download(name, ["onnx/*", "*.onnx"]) if is_hub_id(name) else Path(name)
+    return (
+        download(name, ["onnx/*", "*.onnx", "*.onnx_data", "*.onnx.data"]) if is_hub_id(name) else Path(name)
+    )
 
 
 def download(hub_id: str, weights: Sequence[str]) -> Path:

@@ -25,6 +25,7 @@ __all__ = ["ModelSession", "choose_variant", "runs_exactly"]
 # Best first: one of these CPU features is needed. A full-range int8 file saturates where none of them is.
 _ISA_NEEDS: dict[str, set[str]] = {
     "avx512_vnni": {"avx512_vnni", "avx_vnni", "arm64"},
+    "arm64": {"arm64"},
     "avx2": set(),
     "any": set(),
 }
@@ -58,7 +59,7 @@ def choose_variant(
 
 def runs_exactly(variant: Variant, *, features: frozenset[str] | None = None) -> bool:
     """Whether this CPU (or one of the given features) computes a variant without saturating."""
-    needs = _ISA_NEEDS.get(variant.isa, set())
+    needs = _ISA_NEEDS.get(variant.isa, {variant.isa})
     return not needs or bool(needs & (cpu_features() if features is None else features))
 
 
@@ -114,9 +115,21 @@ class ModelSession:
 
         Returns:
             The output as float32.
+
+        Raises:
+            BundleError: The graph asks for an input that is not among them.
         """
         session = self._get()
-        feed = {item.name: inputs[item.name] for item in session.get_inputs()}
+        wanted = session.get_inputs()
+        unknown = [item.name for item in wanted if item.name not in inputs]
+        if unknown:
+            raise BundleError(f"{self.path} asks for the inputs {unknown}; known are {sorted(inputs)}")
+        feed = {
+            item.name: inputs[item.name].astype(
+                np.int32 if item.type == "tensor(int32)" else np.int64, copy=False
+            )
+            for item in wanted
+        }
         result = np.asarray(session.run([output], feed)[0])
         return result.astype(np.float32, copy=False)
 

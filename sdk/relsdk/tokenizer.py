@@ -90,18 +90,20 @@ class TextTokenizer:
             rows: (B,) indices of the texts of this batch.
 
         Returns:
-            `input_ids`, `attention_mask`, `token_type_ids`: (B, T) int64.
+            `input_ids`, `attention_mask`, `token_type_ids`, `position_ids`: (B, T) int64. A text without any
+            token (a tokenizer may add none) is one pad token, so that its vector is finite and its own.
         """
-        longest = max((len(tokens.ids[row]) for row in rows), default=0)
+        longest = max((len(tokens.ids[row]) for row in rows), default=0) or 1
         ids = np.full((len(rows), longest), self.pad_id, dtype=np.int64)
         mask = np.zeros_like(ids)
         types = np.zeros_like(ids)
         for position, row in enumerate(rows):
             length = len(tokens.ids[row])
             ids[position, :length] = tokens.ids[row]
-            mask[position, :length] = 1
+            mask[position, : length or 1] = 1
             types[position, :length] = tokens.type_ids[row]
-        return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}  # each (B, T)
+        positions = np.broadcast_to(np.arange(longest), ids.shape)
+        return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types, "position_ids": positions}
 
 
 def _collect(encodings: Sequence[Encoding]) -> TokenizedTexts:

@@ -27,7 +27,7 @@ ORDER = [
         "sample_world",
     },
     {"bundle"},
-    {"tokenizer", "session", "calibration"},
+    {"tokenizer", "session", "calibration", "verification"},
     {"embedder", "scorer", "index"},
     {"searcher", "evaluation"},
     {"cli", "__init__", "__main__"},

@@ -67,3 +67,40 @@ def test_ubinary_and_truncation_are_the_peers(sentence_transformers, quiet, toy_
     np.testing.assert_array_equal(
         Embedder(toy_bundle, threads=1).encode(corpus, precision="ubinary"), expected
     )
+
+
+@pytest.mark.parametrize(
+    ("variant", "output"), [("fp32", None), ("fp32", "sentence_embedding"), ("int8_avx2", None)]
+)
+def test_our_bundle_opens_in_fastembed(quiet, toy_bundle, corpus, variant, output):
+    """As a custom model from a local folder: pooled by fastembed, or inside the graph."""
+    fastembed = pytest.importorskip("fastembed")
+    from fastembed.common.model_description import ModelSource, PoolingType
+
+    ours = Embedder(toy_bundle, variant=variant, threads=1)
+    name = f"toy/{variant}-{output}"
+    fastembed.TextEmbedding.add_custom_model(
+        model=name,
+        pooling=PoolingType.MEAN if output is None else PoolingType.DISABLED,
+        normalization=output is None,
+        sources=ModelSource(hf=name),
+        dim=ours.dimension,
+        model_file=ours.variant.file,
+        output_name=output,
+    )
+    peer = fastembed.TextEmbedding(name, specific_model_path=str(toy_bundle), threads=1)
+    texts = [*corpus, "", "，".join(corpus * 3)]
+    expected = np.stack(list(peer.embed(texts, batch_size=4)))
+    np.testing.assert_allclose(ours.encode(texts, truncation="silent"), expected, atol=1e-4)
+
+
+def test_our_bundle_opens_in_sentence_transformers_onnx_backend(
+    sentence_transformers, quiet, toy_bundle, corpus
+):
+    """Its ONNX backend needs optimum-onnx, which pins a transformers of its own."""
+    pytest.importorskip("optimum.onnxruntime", reason="the ONNX backend needs optimum-onnx")
+    peer = sentence_transformers.SentenceTransformer(
+        str(toy_bundle), device="cpu", backend="onnx", model_kwargs={"file_name": "onnx/model.onnx"}
+    )
+    ours = Embedder(toy_bundle, variant="fp32", threads=1)
+    np.testing.assert_allclose(ours.encode_query(corpus), peer.encode_query(corpus), atol=1e-4)

@@ -1,6 +1,7 @@
 """The model-folder contract. Nobody outside this package knows the names of the files in it."""
 
 from relsdk.bundle.folder import Bundle, Variant, finish_bundle, onnx_file, read_bundle, save_variants
+from relsdk.bundle.golden import GOLDEN_TEXTS, GoldenVectors, read_golden, write_golden
 from relsdk.bundle.layout import (
     EncoderSettings,
     copy_tokenizer,
@@ -11,16 +12,20 @@ from relsdk.bundle.layout import (
 )
 
 __all__ = [
+    "GOLDEN_TEXTS",
     "Bundle",
     "EncoderSettings",
+    "GoldenVectors",
     "Variant",
     "copy_tokenizer",
     "finish_bundle",
     "onnx_file",
     "read_bundle",
     "read_encoder_settings",
+    "read_golden",
     "save_variants",
     "tokenizer_path",
+    "write_golden",
     "write_layout",
     "write_tokenizer",
 ]

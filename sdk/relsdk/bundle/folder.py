@@ -8,7 +8,6 @@ too, as long as it has an ONNX file; it just has no levels.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -22,6 +21,7 @@ from relsdk.bundle.layout import (
     read_json,
     write_layout,
 )
+from relsdk.bundle.onnx_names import find_onnx_files
 from relsdk.errors import BundleError, InputError
 from relsdk.folders import file_sha256, json_sha256, write_file_atomically
 
@@ -29,9 +29,8 @@ __all__ = ["Bundle", "Variant", "finish_bundle", "onnx_file", "read_bundle", "sa
 
 FORMAT_VERSION = 1
 RELSDK_JSON = "relsdk.json"
-_ONNX_NAME = re.compile(
-    r"^model(?:_(?P<quantisation>q?u?int8|quantized|fp32)(?:_(?P<isa>[a-z0-9_]+))?)?\.onnx$"
-)
+# Weights beside the graph, as exporters name them.
+_DATA_ENDINGS = ("_data", ".data")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +95,11 @@ class Bundle:
         """Where a variant's ONNX file is."""
         return self.path / variant.file
 
+    def variant_files(self, variant: Variant) -> tuple[str, ...]:
+        """Return paths inside the bundle: a variant's graph, and its weights if they are beside it."""
+        beside = (self.path / f"{variant.file}{ending}" for ending in _DATA_ENDINGS)
+        return (variant.file, *(p.relative_to(self.path).as_posix() for p in beside if p.is_file()))
+
     def check_hashes(self, *names: str) -> None:
         """Compare files with their recorded SHA-256.
 
@@ -103,12 +107,14 @@ class Bundle:
             names: Paths inside the bundle; none means every file.
 
         Raises:
-            BundleError: A file is missing or differs.
+            BundleError: A file is missing, differs or is not listed.
         """
         for name in names or tuple(self.files):
             expected = self.files.get(name)
-            if expected is None:
+            if expected is None and not self.files:
                 continue
+            if expected is None:
+                raise BundleError(f"{self.path / name} does not belong to the bundle; copy the bundle again")
             path = self.path / name
             if not path.is_file():
                 raise BundleError(f"{path} is missing; copy the bundle again or export it again")
@@ -244,28 +250,25 @@ def _check_inside(folder: Path, name: str) -> None:
 def _read_foreign(folder: Path) -> Bundle:
     if not (folder / TOKENIZER_JSON).is_file():
         raise BundleError(f"{folder} has no {TOKENIZER_JSON}; it is not a model folder that relsdk can open")
-    files = sorted(folder.glob("onnx/*.onnx")) or sorted(folder.glob("*.onnx"))
-    variants = tuple(filter(None, (_foreign_variant(folder, path) for path in files)))
-    if not variants:
-        raise BundleError(f"{folder} has no ONNX file; make a bundle: relsdk export encoder {folder} OUT")
+    found, ignored = find_onnx_files(folder)
+    if not found:
+        others = f" whose name says fp32 or int8 (it has {ignored})" if ignored else ""
+        raise BundleError(
+            f"{folder} has no ONNX file{others}; make a bundle: relsdk export encoder {folder} OUT"
+        )
+    variants = tuple(Variant(*item) for item in found)
     settings = read_encoder_settings(folder)
+    bundle = Bundle(folder, folder.resolve().name, "encoder", "", settings, variants)
+    hashes = [
+        file_sha256(folder / name)
+        for name in bundle.variant_files(min(variants, key=lambda v: v.quantisation != "fp32"))
+    ]
     identity = {
-        "onnx": file_sha256(folder / min(variants, key=lambda v: v.quantisation != "fp32").file),
+        "onnx": hashes[0] if len(hashes) == 1 else hashes,
         "tokenizer": file_sha256(folder / TOKENIZER_JSON),
         "settings": asdict(settings),
     }
-    return Bundle(folder, folder.resolve().name, "encoder", json_sha256(identity)[:16], settings, variants)
-
-
-def _foreign_variant(folder: Path, path: Path) -> Variant | None:
-    match = _ONNX_NAME.match(path.name)
-    if match is None:
-        return None
-    name = path.relative_to(folder).as_posix()
-    if match["quantisation"] in (None, "fp32"):
-        return Variant("fp32", name, "fp32", "any")
-    isa = match["isa"] or "any"
-    return Variant("int8" if isa == "any" else f"int8_{isa}", name, "int8", isa)
+    return replace(bundle, fingerprint=json_sha256(identity)[:16])
 
 
 def _to_json(bundle: Bundle) -> str:

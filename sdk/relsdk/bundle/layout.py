@@ -42,6 +42,18 @@ _LEGACY_POOLING = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
 }
 POOLINGS = ("mean", "cls", "lasttoken")
+# Architectures that number positions from `pad_token_id + 1`: the table's rows before that are not used.
+_OFFSET_POSITIONS = {
+    "camembert",
+    "data2vec-text",
+    "longformer",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+}
+_MODULES = ("Transformer", "Pooling", "Normalize")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +91,7 @@ def read_encoder_settings(folder: Path, *, dimension: int | None = None) -> Enco
     Raises:
         BundleError: A file is damaged or asks for a pooling that is not supported.
     """
+    _check_modules(folder)
     pooling_config = read_json(folder / POOLING, required=False)
     model_config = read_json(folder / MODEL_CONFIG, required=False)
     prompt_config = read_json(folder / PROMPTS, required=False)
@@ -88,6 +101,7 @@ def read_encoder_settings(folder: Path, *, dimension: int | None = None) -> Enco
         or pooling_config.get("embedding_dimension")
         or pooling_config.get("word_embedding_dimension")
         or model_config.get("hidden_size")
+        or model_config.get("dim")  # DistilBERT
     )
     if not width:
         raise BundleError(f"{folder} does not say how wide its vectors are ({POOLING} or {MODEL_CONFIG})")
@@ -105,9 +119,20 @@ def read_encoder_settings(folder: Path, *, dimension: int | None = None) -> Enco
     )
 
 
+def _check_modules(folder: Path) -> None:
+    """Refuse what sentence-transformers would compute and this package would not, such as a Dense layer."""
+    for module in read_json(folder / MODULES, required=False, kind=list):
+        kind = str(module.get("type", "") if isinstance(module, dict) else module).rpartition(".")[2]
+        if kind not in _MODULES:
+            raise BundleError(f"{folder / MODULES} names the module {kind!r}; supported are {list(_MODULES)}")
+
+
 def _max_tokens(folder: Path, model: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> int:
     stated = read_json(folder / MAX_LENGTH, required=False).get("max_seq_length")
     positions = model.get("max_position_embeddings")
+    if positions is not None and model.get("model_type") in _OFFSET_POSITIONS:
+        pad = model.get("pad_token_id")
+        positions -= (1 if pad is None else pad) + 1
     limit = tokenizer.get("model_max_length")
     candidates = [int(v) for v in (stated, positions, limit) if v is not None and 0 < v < 1_000_000]
     return min(candidates, default=512)
@@ -132,7 +157,7 @@ def _pooling_mode(path: Path, config: Mapping[str, Any]) -> Pooling:
 
 
 def write_layout(folder: Path, settings: EncoderSettings) -> None:
-    """Write `modules.json`, pooling, prompts and maximum length."""
+    """Write `modules.json`, pooling, prompts and maximum length (in the tokenizer's configuration, too)."""
     modules = [("0", "", "Transformer"), ("1", "1_Pooling", "Pooling")]
     if settings.normalize:
         modules.append(("2", "2_Normalize", "Normalize"))
@@ -154,6 +179,9 @@ def write_layout(folder: Path, settings: EncoderSettings) -> None:
         {"prompts": dict(settings.prompts), "default_prompt_name": None, "similarity_fn_name": "cosine"},
     )
     write_json(folder / MAX_LENGTH, {"max_seq_length": settings.max_tokens, "do_lower_case": False})
+    if (folder / TOKENIZER_CONFIG).is_file():  # fastembed reads the limit here and nowhere else
+        limit = {"model_max_length": settings.max_tokens}
+        write_json(folder / TOKENIZER_CONFIG, {**read_json(folder / TOKENIZER_CONFIG), **limit})
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -34,6 +35,13 @@ def export() -> None:
 @click.option(
     "--max-level-changes", type=float, default=0.015, show_default=True, help="With --pairs: share of pairs."
 )
+@click.option(
+    "--exporter",
+    type=click.Choice(["torch", "optimum"]),
+    default="torch",
+    show_default=True,
+    help="What writes the fp32 graph; optimum needs relsdk[optimum] in a virtual environment of its own.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def encoder(
@@ -45,6 +53,7 @@ def encoder(
     max_ap_loss: float,
     max_ndcg_loss: float,
     max_level_changes: float,
+    exporter: Literal["torch", "optimum"],
     overwrite: bool,
     as_json: bool,
 ) -> None:
@@ -60,6 +69,7 @@ def encoder(
         vocabulary_from=None if corpus is None else _texts(corpus),
         pairs=[] if pairs is None else list(read_pairs(pairs)),
         quality_budget=QualityBudget(max_ap_loss, max_ndcg_loss, max_level_changes),
+        exporter=exporter,
         overwrite=overwrite,
         on_step=lambda step: click.echo(f"{time.perf_counter() - started:6.1f} s  {step}", err=True),
     )

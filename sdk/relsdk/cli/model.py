@@ -1,4 +1,4 @@
-"""`relsdk model`: pull a pretrained encoder, show a bundle."""
+"""`relsdk model`: pull a pretrained encoder, show and verify a bundle."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ import click
 
 from relsdk.bundle import read_bundle
 from relsdk.cli.output import echo_json, echo_table
-from relsdk.errors import MissingExtraError
+from relsdk.embedder import Embedder
+from relsdk.errors import BundleError, MissingExtraError
 from relsdk.hub import local_model
+from relsdk.session import runs_exactly
 
 __all__ = ["model"]
 
 
 @click.group()
 def model() -> None:
-    """Pull a pretrained encoder; show what a bundle holds."""
+    """Pull a pretrained encoder; show and verify what a bundle holds."""
 
 
 @model.command()
@@ -72,3 +74,38 @@ def info(path: str, as_json: bool) -> None:
         levels = ", ".join(f"{d} dim: {c['method']}" for d, c in variant.calibrations.items()) or "none"
         variants.append([variant.name, f"{size:.1f}", cosine, levels, variant.file])
     echo_table(["variant", "MB", "cosine to checkpoint", "calibration", "file"], variants, right=(1,))
+
+
+@model.command()
+@click.argument("path", metavar="BUNDLE")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def verify(path: str, as_json: bool) -> None:
+    """Check every hash of BUNDLE, and that it still gives the vectors it was made with, on this CPU."""
+    bundle = read_bundle(local_model(path))
+    exact = [variant.name for variant in bundle.variants if runs_exactly(variant)]
+    skipped = [variant.name for variant in bundle.variants if variant.name not in exact]
+    if not exact:
+        raise BundleError(
+            f"this CPU runs none of {skipped} of {bundle.path} exactly; verify it on another one"
+        )
+    found = [Embedder(bundle.path, variant=name).verify() for name in exact]
+    passed = all(record.passed for record in found)
+    if as_json:
+        records = [{**asdict(record), "passed": record.passed} for record in found]
+        echo_json({"path": str(bundle.path), "passed": passed, "variants": records, "skipped": skipped})
+    else:
+        rows = [
+            [
+                r.variant,
+                str(r.texts),
+                f"{r.min_cosine:.6f}",
+                f"{r.max_difference:.1e}",
+                "ok" if r.passed else "FAILED",
+            ]
+            for r in found
+        ]
+        rows += [[name, "-", "-", "-", "skipped: this CPU does not run it exactly"] for name in skipped]
+        echo_table(["variant", "texts", "worst cosine", "largest difference", "result"], rows)
+    if not passed:
+        problems = dict.fromkeys(f"{r.variant}: {problem}" for r in found for problem in r.problems)
+        raise BundleError(f"{bundle.path} is not what was exported: {'; '.join(problems)}")

@@ -1,0 +1,44 @@
+"""ONNX files of any size: past the limit of one protobuf file, weights go into a file beside the graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import onnx_ir
+
+__all__ = ["EXTERNAL_ABOVE", "check_graph", "save_graph", "save_program"]
+
+# Bytes of weights; one protobuf file cannot hold 2 GiB.
+EXTERNAL_ABOVE = 1_800_000_000
+
+
+def save_graph(model: onnx.ModelProto, path: Path) -> None:
+    """Write a graph; weights above `EXTERNAL_ABOVE` go to `<name>.onnx_data` in the same folder."""
+    weights = sum(len(item.raw_data) for item in model.graph.initializer)
+    if weights <= EXTERNAL_ABOVE:
+        onnx.save(model, path)
+        return
+    data = path.with_name(f"{path.name}_data")
+    data.unlink(missing_ok=True)  # onnx would append
+    onnx.save(model, path, save_as_external_data=True, location=data.name, size_threshold=1024)
+
+
+def save_program(model: onnx_ir.Model, path: Path) -> None:
+    """Write what torch exported, as `save_graph` does, without a second copy of the weights in memory."""
+    weights = sum(
+        value.const_value.nbytes
+        for value in model.graph.initializers.values()
+        if value.const_value is not None
+    )
+    data = f"{path.name}_data" if weights > EXTERNAL_ABOVE else None
+    onnx_ir.save(model, path, external_data=data, size_threshold_bytes=1024)
+
+
+def check_graph(path: Path) -> None:
+    """Check a written graph by the ONNX standard; works at any size.
+
+    Raises:
+        onnx.checker.ValidationError: The graph is not valid.
+    """
+    onnx.checker.check_model(str(path))

@@ -1,0 +1,83 @@
+"""Checkpoints of every tested architecture: random weights, two layers of width 32."""
+
+import json
+
+CONFIGS = {
+    # name -> (configuration class, its arguments, pooling, limit in tokens)
+    "bert": ("BertConfig", {"max_position_embeddings": 64}, "cls", 64),
+    "roberta": ("RobertaConfig", {"max_position_embeddings": 66, "type_vocab_size": 1}, "mean", 64),
+    "xlm-roberta": ("XLMRobertaConfig", {"max_position_embeddings": 66, "type_vocab_size": 1}, "cls", 64),
+    "distilbert": (
+        "DistilBertConfig",
+        {"max_position_embeddings": 64, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64},
+        "mean",
+        64,
+    ),
+    # 8 tokens to either side in every second layer: the limit is far beyond
+    "modernbert": (
+        "ModernBertConfig",
+        {"max_position_embeddings": 128, "local_attention": 16, "global_attn_every_n_layers": 2},
+        "mean",
+        128,
+    ),
+    "qwen3": (
+        "Qwen3Config",
+        {"max_position_embeddings": 64, "num_key_value_heads": 2, "head_dim": 8},
+        "lasttoken",
+        64,
+    ),
+}
+_SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+
+
+def make_architecture(name, folder, corpus):
+    """Write a checkpoint as published; a decoder's tokenizer adds an end token and no first one."""
+    import torch
+    import transformers
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    # Made by rule: the library's Unigram trainer gives another vocabulary in each process.
+    characters = sorted({character for text in corpus for character in text} - {" "})
+    vocabulary = [(token, 0.0) for token in special] + [("\u2581", -6.0)]
+    vocabulary += [(piece, -8.0 - 0.01 * i) for i, piece in enumerate(characters)]
+    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=3, byte_fallback=False))
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.add_special_tokens(special)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>" if name == "qwen3" else "<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    folder.mkdir(parents=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    names = {"pad_token": "<pad>", "unk_token": "<unk>", "cls_token": "<s>", "eos_token": "</s>"}
+    write(
+        folder / "tokenizer_config.json",
+        {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 10**30, **names},
+    )
+    kind, arguments, pooling, _ = CONFIGS[name]
+    sizes = {} if name == "distilbert" else _SIZES
+    tokens = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+    if name == "modernbert":
+        tokens |= {"cls_token_id": 0, "sep_token_id": 2}
+    config = getattr(transformers, kind)(
+        vocab_size=tokenizer.get_vocab_size(), initializer_range=0.3, **tokens, **sizes, **arguments
+    )
+    torch.manual_seed(0)
+    transformers.AutoModel.from_config(config).save_pretrained(folder)
+    (folder / "1_Pooling").mkdir()
+    write(folder / "1_Pooling/config.json", {"word_embedding_dimension": 32, "pooling_mode": pooling})
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
+    write(
+        folder / "modules.json",
+        [
+            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+            for i, (path, kind) in enumerate(modules)
+        ],
+    )
+    write(folder / "config_sentence_transformers.json", {"prompts": {"query": "query: ", "document": ""}})
+    return folder
+
+
+def write(path, content):
+    path.write_text(json.dumps(content))

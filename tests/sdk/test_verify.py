@@ -1,0 +1,136 @@
+"""A bundle that no longer gives its vectors is found out, whatever its hashes say."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+
+from relsdk import Embedder
+from relsdk.bundle import GOLDEN_TEXTS, read_golden
+from relsdk.cli import main
+from relsdk.errors import BundleError
+from relsdk.folders import file_sha256
+
+
+@pytest.fixture
+def verify(capsys):
+    """Run `relsdk model verify --json`; return (exit code, the JSON, stderr)."""
+
+    def run(folder):
+        code = 0
+        try:
+            main(["model", "verify", str(folder), "--json"])
+        except SystemExit as stop:
+            code = stop.code
+        captured = capsys.readouterr()
+        return code, json.loads(captured.out or "null"), captured.err
+
+    return run
+
+
+def edit(folder, change):
+    """Change relsdk.json in place and make every hash right again."""
+    path = folder / "relsdk.json"
+    content = json.loads(path.read_text())
+    change(content)
+    content["files"] = {name: file_sha256(folder / name) for name in content["files"]}
+    path.write_text(json.dumps(content))
+
+
+def test_a_whole_bundle_passes(toy_bundle, verify):
+    code, content, _ = verify(toy_bundle)
+    assert (code, content["passed"]) == (0, True)
+    assert {"fp32", "int8_avx2"} <= {record["variant"] for record in content["variants"]}
+    for record in content["variants"]:
+        assert record["texts"] == len(GOLDEN_TEXTS)
+        assert record["min_cosine"] > 0.99999
+        assert record["max_difference"] < 1e-4
+        assert not record["problems"]
+
+
+def test_the_table(toy_bundle, capsys):
+    main(["model", "verify", str(toy_bundle)])
+    assert "ok" in capsys.readouterr().out
+
+
+def test_the_golden_vectors_are_the_embedders(toy_bundle):
+    golden = read_golden(toy_bundle)
+    embedder = Embedder(toy_bundle, variant="fp32", threads=1)
+    encode = {"query": embedder.encode_query, "document": embedder.encode_document, "": embedder.encode}
+    for (prompt, text), expected in zip(golden.texts, golden.vectors["fp32"], strict=True):
+        np.testing.assert_allclose(encode[prompt](text, truncation="silent"), expected, atol=1e-5)
+    assert json.loads((toy_bundle / "relsdk.json").read_text())["files"]["golden.json"]
+
+
+def test_fewer_dimensions_are_compared_with_cut_vectors(toy_bundle):
+    record = Embedder(toy_bundle, variant="fp32", truncate_dim=8).verify()
+    assert record.passed
+    assert record.max_difference < 1e-4
+    with pytest.raises(AttributeError):
+        record.texts = 1
+
+
+def test_a_swapped_file_with_a_new_hash_is_found(toy_bundle_copy, checkpoint_factory, tmp_path, verify):
+    from relsdk_export.encoder import export_encoder
+
+    other = export_encoder(checkpoint_factory(tmp_path / "c", seed=1), tmp_path / "o", variants=["fp32"])
+    shutil.copy(other.path / "onnx/model.onnx", toy_bundle_copy / "onnx/model.onnx")
+    edit(toy_bundle_copy, lambda content: None)
+    code, content, error = verify(toy_bundle_copy)
+    assert (code, content["passed"]) == (2, False)
+    failed = {record["variant"] for record in content["variants"] if record["problems"]}
+    assert failed == {"fp32"}
+    assert "fp32: vectors differ from the golden ones" in error
+
+
+def test_a_dropped_prompt_is_found(toy_bundle_copy, verify):
+    edit(toy_bundle_copy, lambda content: content["settings"]["prompts"].pop("query"))
+    code, _, error = verify(toy_bundle_copy)
+    assert code == 2
+    assert "with the query prompt" in error
+    assert "the setting 'prompts'" in error
+
+
+def test_a_wrong_pooling_flag_is_found(toy_bundle_copy, verify):
+    """The vectors pooled inside the graph stay right; those of a runtime that pools itself would not."""
+    edit(toy_bundle_copy, lambda content: content["settings"].update(pooling="cls"))
+    code, _, error = verify(toy_bundle_copy)
+    assert code == 2
+    assert "the setting 'pooling' is 'cls'; the vectors were made with 'mean'" in error
+
+
+def test_a_changed_byte_is_found(toy_bundle_copy, verify):
+    with (toy_bundle_copy / "config.json").open("a") as stream:
+        stream.write(" ")
+    code, _, error = verify(toy_bundle_copy)
+    assert code == 2
+    assert "config.json is not the file" in error
+
+
+def test_a_graph_of_another_width_is_found(toy_bundle_copy, checkpoint_factory, tmp_path):
+    from relsdk_export.encoder import export_encoder
+
+    other = export_encoder(checkpoint_factory(tmp_path / "c", hidden=16), tmp_path / "o", variants=["fp32"])
+    shutil.copy(other.path / "onnx/model.onnx", toy_bundle_copy / "onnx/model.onnx")
+    edit(toy_bundle_copy, lambda content: None)
+    record = Embedder(toy_bundle_copy, variant="fp32").verify()
+    assert not record.passed
+    assert math.isnan(record.min_cosine)
+    assert "of width 16; 32 is stated" in record.problems[0]
+
+
+def test_damaged_or_missing_golden_vectors(toy_bundle_copy, verify):
+    path = toy_bundle_copy / "golden.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "vectors": {"fp32": [[1.0]]}}))
+    with pytest.raises(BundleError, match=r"golden\.json is damaged"):
+        Embedder(toy_bundle_copy).verify()
+    path.write_text(json.dumps({**content, "vectors": {"int8_avx2": content["vectors"]["int8_avx2"]}}))
+    with pytest.raises(BundleError, match="not of fp32"):
+        Embedder(toy_bundle_copy, variant="fp32").verify()
+    path.unlink()
+    code, _, error = verify(toy_bundle_copy)
+    assert code == 2
+    assert "has no golden vectors" in error
