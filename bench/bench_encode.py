@@ -10,7 +10,7 @@ BULK = 1000
 
 def test_single_query(benchmark, embedders, queries, variant):
     embedder, texts = embedders[variant], cycle(queries)
-    tokens = embedder._tokenizer.tokenize([f"query: {text}" for text in queries]).lengths
+    tokens = embedder._runner.tokenizer.tokenize([f"query: {text}" for text in queries]).lengths
     benchmark.extra_info.update(variant=embedder.variant.name, tokens_p50=float(np.median(tokens)))
     benchmark.pedantic(lambda: embedder.encode_query(next(texts)), rounds=400, warmup_rounds=40)
 

@@ -176,7 +176,7 @@ def _nbits(source: Path, path: Path, bits: int) -> None:
 def _embedder(bundle: Path, path: Path, session: type[ModelSession] = ModelSession) -> Embedder:
     """An embedder of the bundle that runs another ONNX file."""
     embedder = Embedder(bundle, variant="fp32", threads=1)
-    embedder._session = session(path, threads=choose_threads(1))
+    embedder._runner.session = session(path, threads=choose_threads(1))
     return embedder
 
 

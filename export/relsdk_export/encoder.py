@@ -20,6 +20,7 @@ from relsdk.bundle import (
     Variant,
     copy_tokenizer,
     finish_bundle,
+    golden_inputs,
     onnx_file,
     read_bundle,
     read_encoder_settings,
@@ -34,7 +35,6 @@ from relsdk.records import LabelledPair
 from relsdk.sample_world import generate
 from relsdk.session import runs_exactly
 from relsdk.tokenizer import TextTokenizer
-from relsdk.verification import golden_vectors
 from relsdk_export.activations import channel_maxima
 from relsdk_export.convert import SentenceEncoder, load_encoder, write_onnx
 from relsdk_export.operators import compare_operators
@@ -204,7 +204,6 @@ def _finish(
     return finish_bundle(
         staging,
         name=checkpoint.resolve().name,
-        kind="encoder",
         settings=settings,
         variants=tuple(variants),
         weights_sha256=_weights_hash(checkpoint, cut),
@@ -338,7 +337,7 @@ def _checked(bundle: Bundle, reference: _Reference, budget: ParityBudget) -> lis
 def _golden(bundle: Bundle, variants: Sequence[Variant]) -> dict[str, NDArray[np.float32]]:
     """Encode the golden texts with each variant that this CPU computes without saturating."""
     return {
-        variant.name: golden_vectors(Embedder(bundle.path, variant=variant.name))
+        variant.name: Embedder(bundle.path, variant=variant.name).golden(golden_inputs(bundle.settings))
         for variant in variants
         if runs_exactly(variant)
     }

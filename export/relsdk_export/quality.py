@@ -17,12 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relsdk.calibration import fit_calibration
-from relsdk.embedder import Embedder
 from relsdk.errors import InputError
 from relsdk.levels import most_probable_level
 from relsdk.metrics import quadratic_weighted_kappa, ranking_report
+from relsdk.pair_models import open_pair_model
 from relsdk.records import LabelledPair
-from relsdk.scorer import pair_cosines
 
 __all__ = ["QualityBudget", "VariantQuality", "measure_quality"]
 
@@ -149,7 +148,10 @@ def _grade(
     fitted_on: NDArray[np.bool_],
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Return scores and levels of the measured pairs."""
-    scores = pair_cosines(Embedder(bundle, variant=variant), [(pair.query, pair.document) for pair in pairs])
+    outputs = open_pair_model(bundle, variant=variant).outputs(
+        [(pair.query, pair.document) for pair in pairs]
+    )
     queries = [pair.query for pair, fitted in zip(pairs, fitted_on, strict=True) if fitted]
-    calibration, _ = fit_calibration(scores[fitted_on], labels[fitted_on], queries)
-    return scores[~fitted_on], most_probable_level(calibration.probabilities(scores[~fitted_on]))
+    calibration, _ = fit_calibration(outputs.calibrated[fitted_on], labels[fitted_on], queries)
+    levels = most_probable_level(calibration.probabilities(outputs.calibrated[~fitted_on]))
+    return outputs.scores[~fitted_on], levels

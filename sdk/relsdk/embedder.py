@@ -6,37 +6,26 @@ Shape letters: N texts, B texts of one batch, T tokens, D dimension.
 from __future__ import annotations
 
 import os
-import sys
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import click
 import numpy as np
 from numpy.typing import NDArray
 
-from relsdk.batching import token_budget_batches
 from relsdk.bundle import read_bundle
 from relsdk.calibration import Calibration, calibration_from_dict
-from relsdk.errors import BundleError, CalibrationError, InputError, TruncationError
-from relsdk.hardware import choose_threads
+from relsdk.errors import BundleError, CalibrationError, InputError
 from relsdk.hub import local_model
 from relsdk.records import Document
-from relsdk.session import ModelSession, choose_variant
-from relsdk.tokenizer import TextTokenizer, TokenizedTexts
+from relsdk.runner import BatchRunner, Feed, Truncation, TruncationWarning
 from relsdk.verification import Verification, verify_variant
 
 __all__ = ["Embedder", "TruncationWarning"]
 
 Precision = Literal["float32", "int8", "ubinary"]
-Truncation = Literal["warn", "error", "silent"]
 # What exporters call the outputs that can be used, best first; otherwise a graph's first output is used.
 _OUTPUTS = ("sentence_embedding", "last_hidden_state", "token_embeddings")
-
-
-class TruncationWarning(UserWarning):
-    """Some inputs were longer than the model's limit and were cut."""
 
 
 class Embedder:
@@ -64,23 +53,12 @@ class Embedder:
         providers: Sequence[str] | None = None,
     ) -> None:
         self.bundle = read_bundle(local_model(model))
-        if self.bundle.kind != "encoder":
-            raise InputError(
-                f"{model} is a {self.bundle.kind} bundle; an encoder is needed (use RelevanceScorer)"
-            )
-        self.variant = choose_variant(self.bundle, variant)
-        settings = self.bundle.settings
-        if truncate_dim is not None and not 1 <= truncate_dim <= settings.dimension:
-            raise InputError(f"truncate_dim={truncate_dim}; allowed are 1 to {settings.dimension}")
-        self.dimension = truncate_dim or settings.dimension
-        self.truncated_count = 0
-        self.bundle.check_hashes(*self.bundle.variant_files(self.variant), self.bundle.tokenizer_path.name)
-        self._tokenizer = TextTokenizer(
-            self.bundle.tokenizer_path, max_tokens=settings.max_tokens, pad_token=settings.pad_token
-        )
-        self._session = ModelSession(
-            self.bundle.onnx_path(self.variant), threads=choose_threads(threads), providers=providers
-        )
+        self._settings = self.bundle.encoder_settings
+        if truncate_dim is not None and not 1 <= truncate_dim <= self._settings.dimension:
+            raise InputError(f"truncate_dim={truncate_dim}; allowed are 1 to {self._settings.dimension}")
+        self.dimension = truncate_dim or self._settings.dimension
+        self._runner = BatchRunner(self.bundle, variant, threads, providers)
+        self.variant = self._runner.variant
         self._output: str | None = None
 
     @property
@@ -101,12 +79,17 @@ class Embedder:
     @property
     def max_tokens(self) -> int:
         """Longest input, in tokens, special tokens included."""
-        return self.bundle.settings.max_tokens
+        return self._settings.max_tokens
 
     @property
     def threads(self) -> int:
         """Threads per operator."""
-        return self._session.threads.threads
+        return self._runner.session.threads.threads
+
+    @property
+    def truncated_count(self) -> int:
+        """How many inputs were cut so far."""
+        return self._runner.truncated_count
 
     @property
     def calibration(self) -> Calibration:
@@ -165,14 +148,18 @@ class Embedder:
             TruncationError: A text is too long and `truncation` is "error".
         """
         _check_option("precision", precision, ("float32", "int8", "ubinary"))
-        _check_option("truncation", truncation, ("warn", "error", "silent"))
         if prompt is None:
             prompt = self._prompt(prompt_name) if prompt_name is not None else ""
         single = isinstance(inputs, str)
         texts = _as_list(inputs)
-        tokens = self._tokenizer.tokenize([prompt + text for text in texts] if prompt else texts)
-        self._note_truncation(tokens, truncation)
-        vectors = self._run(tokens, batch_size, show_progress_bar)  # (N, D)
+        vectors = self._runner.run(
+            [prompt + text for text in texts] if prompt else texts,
+            self.dimension,
+            self._vectors,
+            batch_size=batch_size,
+            truncation=truncation,
+            progress="encode" if show_progress_bar else None,
+        )  # (N, D)
         if self._normalizes(normalize_embeddings):
             vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         result = _to_precision(vectors, precision)
@@ -200,7 +187,7 @@ class Embedder:
         """Return the text that is encoded for a document (before the prompt)."""
         if not isinstance(document, Document):
             return document
-        return self.bundle.settings.document_template.format(title=document.title, text=document.text).strip()
+        return self._settings.document_template.format(title=document.title, text=document.text).strip()
 
     def warmup(self) -> None:
         """Load the model and run it once, so that the first request does not pay for it."""
@@ -212,62 +199,42 @@ class Embedder:
         Raises:
             BundleError: The bundle has no golden vectors, or none of this variant.
         """
-        return verify_variant(self.bundle, self.variant, self)
+        return verify_variant(self.bundle, self.variant, self.golden)
+
+    def golden(self, inputs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
+        """Encode (prompt name or "", text) pairs, each alone: (N, D) float32."""
+        rows = [
+            self.encode(text, prompt_name=self._known_prompt(prompt), truncation="silent")
+            for prompt, text in inputs
+        ]
+        return np.stack(rows).astype(np.float32)
 
     def _prompt(self, name: str) -> str:
-        prompts: Mapping[str, str] = self.bundle.settings.prompts
+        prompts: Mapping[str, str] = self._settings.prompts
         if name not in prompts:
             raise InputError(f"{self.name} has no prompt {name!r}; it has {sorted(prompts)}")
         return prompts[name]
 
     def _known_prompt(self, name: str) -> str | None:
-        return name if name in self.bundle.settings.prompts else None
+        return name if name in self._settings.prompts else None
 
-    def _note_truncation(self, tokens: TokenizedTexts, truncation: Truncation) -> None:
-        cut = len(tokens.truncated)
-        if cut == 0:
-            return
-        self.truncated_count += cut
-        first = tokens.truncated[0]
-        message = f"{cut} of {len(tokens.ids)} inputs exceed {self.max_tokens} tokens (first: input {first})"
-        if truncation == "error":
-            raise TruncationError(f"{message}; shorten them or pass truncation='warn' or 'silent'")
-        if truncation == "warn":
-            warnings.warn(f"{message} and were cut", TruncationWarning, stacklevel=4)
-
-    def _run(
-        self, tokens: TokenizedTexts, batch_size: int | None, show_progress_bar: bool
-    ) -> NDArray[np.float32]:
-        result = np.empty((len(tokens.ids), self.dimension), dtype=np.float32)
-        batches: Iterable[NDArray[np.int64]] = token_budget_batches(tokens.lengths, batch_size=batch_size)
-        if not show_progress_bar:
-            for rows in batches:
-                result[rows] = self._pooled(tokens, rows)[:, : self.dimension]
-            return result
-        with click.progressbar(length=len(result), label="encode", file=sys.stderr) as bar:
-            for rows in batches:
-                result[rows] = self._pooled(tokens, rows)[:, : self.dimension]
-                bar.update(len(rows))
-        return result
-
-    def _pooled(self, tokens: TokenizedTexts, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    def _vectors(self, feed: Feed) -> NDArray[np.float32]:
         """Run one batch; pool here only if the graph does not."""
-        feed = self._tokenizer.pad(tokens, rows)
         if self._output is None:
-            names = self._session.output_names
+            names = self._runner.session.output_names
             self._output = next((name for name in _OUTPUTS if name in names), names[0])
-        values = self._session.run(self._output, feed)  # (B, D) or (B, T, D)
-        if values.shape[-1] != self.bundle.settings.dimension:
+        values = self._runner.session.run(self._output, feed)  # (B, D) or (B, T, D)
+        if values.shape[-1] != self._settings.dimension:
             raise BundleError(
-                f"{self._session.path} gives {self._output} of width {values.shape[-1]}; "
-                f"{self.bundle.settings.dimension} is stated in its folder"
+                f"{self._runner.session.path} gives {self._output} of width {values.shape[-1]}; "
+                f"{self._settings.dimension} is stated in its folder"
             )
-        if values.ndim == 2:
-            return values
-        return _pool(values, feed["attention_mask"], self.bundle.settings.pooling)  # (B, D)
+        if values.ndim == 3:
+            values = _pool(values, feed["attention_mask"], self._settings.pooling)
+        return values[:, : self.dimension]  # (B, D)
 
     def _normalizes(self, asked: bool | None) -> bool:
-        settings = self.bundle.settings
+        settings = self._settings
         if asked is False and settings.normalize:
             raise InputError(
                 f"{self.name} normalises inside the model; normalize_embeddings=False is not possible"

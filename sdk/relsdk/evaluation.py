@@ -20,11 +20,11 @@ from relsdk.calibration import (
     method_name,
     threshold_for_precision,
 )
-from relsdk.embedder import Embedder
 from relsdk.errors import InputError
 from relsdk.metrics import GradeReport, RankingReport, grade_report, ranking_report
+from relsdk.pair_models import PairModel, PairOutputs, open_pair_model
 from relsdk.records import LabelledPair
-from relsdk.scorer import grade, pair_cosines
+from relsdk.scorer import grade
 from relsdk.session import runs_exactly
 
 __all__ = [
@@ -39,19 +39,19 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """How an encoder does on labelled pairs.
+    """How an encoder or a scorer does on labelled pairs.
 
     Attributes:
         model: The bundle's name.
         variant: Its ONNX file.
-        dimension: Of the vectors.
+        dimension: Of the vectors; None for a scorer, which has none.
         ranking: Order of the scores.
         grading: Levels and probabilities; None when the bundle has no calibration.
     """
 
     model: str
     variant: str
-    dimension: int
+    dimension: int | None
     ranking: RankingReport
     grading: GradeReport | None
 
@@ -72,7 +72,7 @@ class CalibrationReport:
 
     Attributes:
         variant: The ONNX file.
-        dimension: Of the vectors.
+        dimension: Of the vectors; None for a scorer, which has none.
         method: The model that was kept.
         queries: Distinct queries among the pairs.
         held_out_log_loss: Of each method, cross-validated over queries.
@@ -80,7 +80,7 @@ class CalibrationReport:
     """
 
     variant: str
-    dimension: int
+    dimension: int | None
     method: str
     queries: int
     held_out_log_loss: dict[str, float]
@@ -111,20 +111,20 @@ class OperatingPoint:
 
 
 def evaluate(
-    embedder: Embedder, pairs: Sequence[LabelledPair], *, show_progress_bar: bool = False
+    model: PairModel, pairs: Sequence[LabelledPair], *, show_progress_bar: bool = False
 ) -> Evaluation:
     """Score labelled pairs and measure order and, where the bundle is calibrated, levels.
 
     Raises:
         InputError: There are no pairs.
     """
-    scores, labels, queries = _scored(embedder, pairs, show_progress_bar)
-    graded = grade(scores, embedder.calibration) if embedder.is_calibrated else None
+    outputs, labels, queries = _judged(model, pairs, show_progress_bar)
+    graded = grade(outputs, model.calibration) if model.is_calibrated else None
     return Evaluation(
-        model=embedder.name,
-        variant=embedder.variant.name,
-        dimension=embedder.dimension,
-        ranking=ranking_report(queries, labels, scores),
+        model=model.bundle.name,
+        variant=model.variant.name,
+        dimension=model.dimension,
+        ranking=ranking_report(queries, labels, outputs.scores),
         grading=None if graded is None else grade_report(labels, graded.probabilities),
     )
 
@@ -139,12 +139,12 @@ def calibrate_bundle(
     show_progress_bar: bool = False,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> list[CalibrationReport]:
-    """Fit the map from cosine to levels for a bundle's variants and store it in the bundle.
+    """Fit the map to levels for a bundle's variants and store it in the bundle.
 
     Scores differ a little between the ONNX files of a model, so each gets a fit of its own.
 
     Args:
-        path: The bundle.
+        path: The bundle, of an encoder or a scorer.
         pairs: Labelled pairs of at least 5 queries, with labels on both sides of each level.
         variants: Names; by default all that this CPU runs exactly.
         truncate_dim: Calibrate for vectors cut to this dimension.
@@ -165,15 +165,15 @@ def calibrate_bundle(
     reports = []
     for name in names:
         on_step(f"calibrate {name}")
-        embedder = Embedder(bundle.path, variant=name, threads=threads, truncate_dim=truncate_dim)
-        report, content = _fit(embedder, *_scored(embedder, pairs, show_progress_bar))
-        bundle = _store(bundle, bundle.variant(name), embedder.dimension, content, report)
+        model = open_pair_model(bundle.path, variant=name, threads=threads, truncate_dim=truncate_dim)
+        report, content = _fit(model, *_judged(model, pairs, show_progress_bar))
+        bundle = _store(bundle, bundle.variant(name), model.calibration_key, content, report)
         reports.append(report)
     return reports
 
 
 def operating_point(
-    embedder: Embedder, pairs: Sequence[LabelledPair], *, level: int, precision: float
+    model: PairModel, pairs: Sequence[LabelledPair], *, level: int, precision: float
 ) -> OperatingPoint:
     """Choose the lowest score above which hits have the wanted level with the wanted precision.
 
@@ -181,7 +181,8 @@ def operating_point(
         CalibrationError: No score reaches the precision.
         InputError: An argument is out of range, or there are no pairs.
     """
-    scores, labels, _ = _scored(embedder, pairs, show_progress_bar=False)
+    outputs, labels, _ = _judged(model, pairs, show_progress_bar=False)
+    scores = outputs.scores
     threshold = threshold_for_precision(scores, labels, level=level, precision=precision)
     served, right = scores >= threshold, labels >= level
     return OperatingPoint(
@@ -193,41 +194,37 @@ def operating_point(
     )
 
 
-def _scored(
-    embedder: Embedder, pairs: Sequence[LabelledPair], show_progress_bar: bool
-) -> tuple[NDArray[np.float32], NDArray[np.int64], list[str]]:
-    """Return scores (N,), labels (N,) and queries of the pairs."""
+def _judged(
+    model: PairModel, pairs: Sequence[LabelledPair], show_progress_bar: bool
+) -> tuple[PairOutputs, NDArray[np.int64], list[str]]:
+    """Return outputs, labels (N,) and queries of the pairs."""
     if not pairs:
         raise InputError("there are no labelled pairs")
     plain = [(pair.query, pair.document) for pair in pairs]
-    scores = pair_cosines(embedder, plain, show_progress_bar=show_progress_bar)
-    return scores, np.array([int(pair.level) for pair in pairs]), [pair.query for pair in pairs]
+    outputs = model.outputs(plain, show_progress_bar=show_progress_bar)
+    return outputs, np.array([int(pair.level) for pair in pairs]), [pair.query for pair in pairs]
 
 
 def _fit(
-    embedder: Embedder, scores: NDArray[np.float32], labels: NDArray[np.int64], queries: list[str]
+    model: PairModel, outputs: PairOutputs, labels: NDArray[np.int64], queries: list[str]
 ) -> tuple[CalibrationReport, dict[str, Any]]:
-    calibration, losses = fit_calibration(scores, labels, queries)
-    held_out = cross_validated_probabilities(calibration, scores, labels, queries)
-    content = calibration.to_dict()
+    calibration, losses = fit_calibration(outputs.calibrated, labels, queries)
+    held_out = cross_validated_probabilities(calibration, outputs.calibrated, labels, queries)
     report = CalibrationReport(
-        variant=embedder.variant.name,
-        dimension=embedder.dimension,
+        variant=model.variant.name,
+        dimension=model.dimension,
         method=method_name(calibration),
         queries=len(set(queries)),
         held_out_log_loss=losses,
         grading=grade_report(labels, held_out),
     )
-    return report, content
+    return report, calibration.to_dict()
 
 
 def _store(
-    bundle: Bundle, variant: Variant, dimension: int, content: dict[str, Any], report: CalibrationReport
+    bundle: Bundle, variant: Variant, key: str, content: dict[str, Any], report: CalibrationReport
 ) -> Bundle:
-    key = str(dimension)
-    quality = {
-        **variant.quality,
-        "calibration": {**variant.quality.get("calibration", {}), key: report.to_dict()},
-    }
+    measured = {**variant.quality.get("calibration", {}), key: report.to_dict()}
+    quality = {**variant.quality, "calibration": measured}
     fitted = replace(variant, calibrations={**variant.calibrations, key: content}, quality=quality)
     return save_variants(bundle, tuple(fitted if v.name == variant.name else v for v in bundle.variants))

@@ -16,6 +16,7 @@ from relsdk.calibration import Calibration
 from relsdk.embedder import Embedder
 from relsdk.errors import InputError
 from relsdk.levels import RelevanceLevel, expected_level, most_probable_level
+from relsdk.pair_models import BiEncoder, CrossEncoder, Pair, PairModel, PairOutputs, open_pair_model
 from relsdk.records import Document, Relevance
 
 __all__ = ["Predictions", "RankedDocument", "RelevanceScorer", "grade"]
@@ -58,41 +59,46 @@ class RankedDocument:
     relevance: Relevance
 
 
-def grade(scores: NDArray[np.float32], calibration: Calibration) -> Predictions:
-    """Turn scores (N,) into levels and probabilities."""
-    probabilities = calibration.probabilities(scores)
+def grade(outputs: PairOutputs, calibration: Calibration) -> Predictions:
+    """Turn what a model gives for N pairs into levels and probabilities."""
+    probabilities = calibration.probabilities(outputs.calibrated)
     return Predictions(
-        scores, most_probable_level(probabilities), probabilities, expected_level(probabilities)
+        outputs.scores, most_probable_level(probabilities), probabilities, expected_level(probabilities)
     )
 
 
 class RelevanceScorer:
-    """Grades pairs of query and document by the calibrated cosine of an encoder.
+    """Grades pairs of query and document: by a cross-encoder, or by the calibrated cosine of an encoder.
 
     Args:
-        model: An encoder bundle with a calibration, or an `Embedder` that is already loaded.
+        model: A scorer bundle; an encoder bundle with a calibration; or an `Embedder` or a `CrossEncoder`
+            that is already loaded.
         variant: See `Embedder`.
         threads: See `Embedder`.
 
     Raises:
-        CalibrationError: The bundle has no calibration.
+        CalibrationError: The model gives no levels; the message says how to fit them.
         BundleError: The folder is missing or damaged.
     """
 
     def __init__(
-        self, model: str | os.PathLike[str] | Embedder, *, variant: str = "auto", threads: int | None = None
+        self,
+        model: str | os.PathLike[str] | Embedder | CrossEncoder,
+        *,
+        variant: str = "auto",
+        threads: int | None = None,
     ) -> None:
-        self.embedder = (
-            model if isinstance(model, Embedder) else Embedder(model, variant=variant, threads=threads)
-        )
-        self._calibration = self.embedder.calibration
+        self.model: PairModel
+        if isinstance(model, Embedder):
+            self.model = BiEncoder(model)
+        elif isinstance(model, CrossEncoder):
+            self.model = model
+        else:
+            self.model = open_pair_model(model, variant=variant, threads=threads)
+        self._calibration = self.model.calibration
 
     def predict(
-        self,
-        pairs: Sequence[tuple[str, str | Document]],
-        *,
-        batch_size: int | None = None,
-        show_progress_bar: bool = False,
+        self, pairs: Sequence[Pair], *, batch_size: int | None = None, show_progress_bar: bool = False
     ) -> Predictions:
         """Grade N pairs.
 
@@ -102,9 +108,12 @@ class RelevanceScorer:
             show_progress_bar: See `Embedder.encode`.
 
         Returns:
-            Scores, levels, probabilities and expected levels, in the order of the pairs.
+            Scores, levels, probabilities and expected levels, in the order of the pairs. The score is the
+            cosine of an encoder, the expected level of a cross-encoder's own probabilities, or the one number
+            of a regression head.
         """
-        return grade(pair_cosines(self.embedder, pairs, batch_size, show_progress_bar), self._calibration)
+        outputs = self.model.outputs(pairs, batch_size=batch_size, show_progress_bar=show_progress_bar)
+        return grade(outputs, self._calibration)
 
     def rank(
         self, query: str, documents: Sequence[str | Document], *, top_k: int | None = None
@@ -121,23 +130,3 @@ class RelevanceScorer:
         found = self.predict([(query, document) for document in documents])
         order = np.argsort(-found.scores, kind="stable")[:top_k]
         return [RankedDocument(int(row), found[int(row)]) for row in order]
-
-
-def pair_cosines(
-    embedder: Embedder,
-    pairs: Sequence[tuple[str, str | Document]],
-    batch_size: int | None = None,
-    show_progress_bar: bool = False,
-) -> NDArray[np.float32]:
-    """Return the cosine of each pair, (N,) float32; a text that occurs twice is encoded once."""
-    queries = {query: row for row, query in enumerate(dict.fromkeys(query for query, _ in pairs))}
-    texts = [embedder.document_text(document) for _, document in pairs]
-    documents = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-    q = embedder.encode_query(list(queries), batch_size=batch_size, show_progress_bar=show_progress_bar)
-    d = embedder.encode_document(list(documents), batch_size=batch_size, show_progress_bar=show_progress_bar)
-    left = q[[queries[query] for query, _ in pairs]]  # (N, D)
-    right = d[[documents[text] for text in texts]]  # (N, D)
-    dots = np.einsum("nd,nd->n", left, right)
-    if not embedder.bundle.settings.normalize:
-        dots = dots / np.maximum(np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1), 1e-12)
-    return np.asarray(dots, dtype=np.float32)

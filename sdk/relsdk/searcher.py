@@ -11,6 +11,7 @@ import numpy as np
 from relsdk.embedder import Embedder
 from relsdk.errors import CalibrationError, InputError
 from relsdk.index import Index
+from relsdk.pair_models import PairOutputs
 from relsdk.records import Hit
 from relsdk.scorer import RelevanceScorer, grade
 
@@ -103,7 +104,8 @@ class Searcher:
             ]
         if not self.embedder.is_calibrated:
             return hits
-        graded = grade(np.array([hit.score for hit in hits], dtype=np.float32), self.embedder.calibration)
+        scores = np.array([hit.score for hit in hits], dtype=np.float32)
+        graded = grade(PairOutputs(scores, scores), self.embedder.calibration)
         return [replace(hit, relevance=graded[row]) for row, hit in enumerate(hits)]
 
     def _check(self, queries: Sequence[str], k: int, min_level: int | None) -> None:

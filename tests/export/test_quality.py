@@ -11,8 +11,8 @@ from relsdk.cli import main
 from relsdk.errors import InputError, QualityError
 from relsdk.formats import write_pairs
 from relsdk.metrics import mean_ap_over_levels
+from relsdk.pair_models import BiEncoder
 from relsdk.sample_world import generate
-from relsdk.scorer import pair_cosines
 from relsdk_export import encoder as export
 from relsdk_export.encoder import export_encoder
 from relsdk_export.quality import QualityBudget, measure_quality
@@ -26,7 +26,7 @@ def pairs(toy_bundle):
     """Pairs whose levels are the quartiles of the toy encoder's own cosine, so fp32 ranks them perfectly."""
     plain = generate(seed=9, n_documents=400, n_queries=80).pairs
     embedder = Embedder(toy_bundle, variant="fp32")
-    cosines = pair_cosines(embedder, [(pair.query, pair.document) for pair in plain])
+    cosines = BiEncoder(embedder).outputs([(pair.query, pair.document) for pair in plain]).scores
     levels = np.searchsorted(np.quantile(cosines, [0.25, 0.5, 0.75]), cosines)
     return [replace(pair, level=RelevanceLevel(int(k))) for pair, k in zip(plain, levels, strict=True)]
 

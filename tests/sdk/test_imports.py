@@ -28,7 +28,10 @@ ORDER = [
     },
     {"bundle"},
     {"tokenizer", "session", "calibration", "verification"},
-    {"embedder", "scorer", "index"},
+    {"runner"},
+    {"embedder", "index"},
+    {"pair_models"},
+    {"scorer"},
     {"searcher", "evaluation"},
     {"cli", "__init__", "__main__"},
 ]

@@ -5,6 +5,7 @@ from relsdk import Document, Embedder, Index, RelevanceLevel, RelevanceScorer, S
 from relsdk.errors import CalibrationError, EncoderMismatchError, InputError
 from relsdk.evaluation import calibrate_bundle, evaluate, operating_point
 from relsdk.metrics import average_precision
+from relsdk.pair_models import BiEncoder
 from relsdk.sample_world import generate
 
 
@@ -120,7 +121,7 @@ def test_bad_arguments(searcher, arguments, message):
 
 def test_evaluate_is_the_metrics_of_the_scores(embedder, world):
     pairs = world.split("test")
-    report = evaluate(embedder, pairs)
+    report = evaluate(BiEncoder(embedder), pairs)
     queries = embedder.encode_query([pair.query for pair in pairs])
     documents = embedder.encode_document([pair.document for pair in pairs])
     scores = (queries * documents).sum(axis=1)
@@ -128,12 +129,12 @@ def test_evaluate_is_the_metrics_of_the_scores(embedder, world):
     assert report.ranking.ap_2 == pytest.approx(average_precision(labels >= 2, scores), abs=1e-3)
     assert report.grading.pairs == len(pairs)
     with pytest.raises(InputError, match="no labelled pairs"):
-        evaluate(embedder, [])
+        evaluate(BiEncoder(embedder), [])
 
 
 def test_the_operating_point_holds_on_its_pairs(embedder, world):
     pairs = world.split("train")
-    point = operating_point(embedder, pairs, level=1, precision=0.15)
+    point = operating_point(BiEncoder(embedder), pairs, level=1, precision=0.15)
     assert point.precision >= 0.15
     assert 0 < point.recall <= 1
 

@@ -14,12 +14,17 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from relsdk.bundle.layout import (
+    HEADS,
     POOLINGS,
     TOKENIZER_JSON,
     EncoderSettings,
+    ScorerSettings,
+    is_scorer_folder,
     read_encoder_settings,
     read_json,
+    read_scorer_settings,
     write_layout,
+    write_scorer_layout,
 )
 from relsdk.bundle.onnx_names import find_onnx_files
 from relsdk.errors import BundleError, InputError
@@ -42,7 +47,7 @@ class Variant:
         file: Path inside the bundle, with forward slashes.
         quantisation: "fp32" or "int8".
         isa: Instruction set the file is made for; "any" runs everywhere.
-        calibrations: Calibration by dimension (as text): see `relsdk.calibration`.
+        calibrations: Calibration by dimension (as text), of a scorer by "pair": see `relsdk.calibration`.
         quality: What was measured when the file was made and calibrated.
     """
 
@@ -63,7 +68,7 @@ class Bundle:
         name: Its name, for people.
         kind: "encoder" (bi-encoder) or "scorer" (cross-encoder).
         fingerprint: Identifies the vectors it makes: weights, tokenizer and settings, not the quantisation.
-        settings: See `EncoderSettings`.
+        settings: See `EncoderSettings` and `ScorerSettings`.
         variants: The ONNX files, at least one.
         provenance: Where it comes from.
         files: SHA-256 of every file by path; empty for a folder that relsdk did not write.
@@ -73,10 +78,17 @@ class Bundle:
     name: str
     kind: str
     fingerprint: str
-    settings: EncoderSettings
+    settings: EncoderSettings | ScorerSettings
     variants: tuple[Variant, ...]
     provenance: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def encoder_settings(self) -> EncoderSettings:
+        """The settings of an encoder; raises `InputError` for a scorer."""
+        if not isinstance(self.settings, EncoderSettings):
+            raise InputError(f"{self.path} is a scorer bundle; an encoder is needed (use RelevanceScorer)")
+        return self.settings
 
     @property
     def tokenizer_path(self) -> Path:
@@ -167,8 +179,7 @@ def finish_bundle(
     folder: Path,
     *,
     name: str,
-    kind: str,
-    settings: EncoderSettings,
+    settings: EncoderSettings | ScorerSettings,
     variants: tuple[Variant, ...],
     weights_sha256: str,
     provenance: Mapping[str, Any],
@@ -178,8 +189,7 @@ def finish_bundle(
     Args:
         folder: The (staging) folder; must hold `tokenizer.json`, `config.json` and every variant's file.
         name: The bundle's name.
-        kind: "encoder" or "scorer".
-        settings: What makes a vector besides the weights.
+        settings: What the model's outputs depend on besides the weights; says whether it is a scorer.
         variants: The ONNX files.
         weights_sha256: Hash of the checkpoint's weights.
         provenance: Checkpoint, options, versions.
@@ -187,7 +197,12 @@ def finish_bundle(
     Returns:
         The bundle, as `read_bundle` would.
     """
-    write_layout(folder, settings)
+    if isinstance(settings, EncoderSettings):
+        kind = "encoder"
+        write_layout(folder, settings)
+    else:
+        kind = "scorer"
+        write_scorer_layout(folder, settings)
     identity = {
         "weights": weights_sha256,
         "tokenizer": file_sha256(folder / TOKENIZER_JSON),
@@ -215,8 +230,7 @@ def _read_own(folder: Path) -> Bundle:
     if version != FORMAT_VERSION:
         raise BundleError(f"{folder / RELSDK_JSON} has format {version!r}; only {FORMAT_VERSION} is known")
     try:
-        raw = content["settings"]
-        settings = EncoderSettings(**{**raw, "matryoshka_dims": tuple(raw.get("matryoshka_dims", ()))})
+        settings = _settings(content["kind"], content["settings"])
         variants = tuple(Variant(**item) for item in content["variants"])
         bundle = Bundle(
             path=folder,
@@ -228,16 +242,33 @@ def _read_own(folder: Path) -> Bundle:
             provenance=content["provenance"],
             files=content["files"],
         )
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{folder / RELSDK_JSON} is damaged ({error}); export the bundle again") from error
-    if settings.pooling not in POOLINGS or not bundle.variants or not bundle.files:
-        raise BundleError(f"{folder / RELSDK_JSON} is damaged (pooling, variants or files); export again")
+    if not bundle.variants or not bundle.files:
+        raise BundleError(
+            f"{folder / RELSDK_JSON} is damaged (no variants or files); export the bundle again"
+        )
     for name in [*bundle.files, *(variant.file for variant in variants)]:
         _check_inside(folder, name)
     for variant in variants:
         if not (folder / variant.file).is_file():
             raise BundleError(f"{folder / variant.file} is missing; copy the bundle again or export it again")
     return bundle
+
+
+def _settings(kind: str, content: Mapping[str, Any]) -> EncoderSettings | ScorerSettings:
+    if kind == "scorer":
+        scorer = ScorerSettings(**content)
+        if scorer.head not in HEADS:
+            raise ValueError(f"head {scorer.head!r}")
+        return scorer
+    if kind != "encoder":
+        raise ValueError(f"kind {kind!r}")
+    dims = tuple(content.get("matryoshka_dims", ()))
+    encoder = EncoderSettings(**{**content, "matryoshka_dims": dims})
+    if encoder.pooling not in POOLINGS:
+        raise ValueError(f"pooling {encoder.pooling!r}")
+    return encoder
 
 
 def _check_inside(folder: Path, name: str) -> None:
@@ -254,11 +285,14 @@ def _read_foreign(folder: Path) -> Bundle:
     if not found:
         others = f" whose name says fp32 or int8 (it has {ignored})" if ignored else ""
         raise BundleError(
-            f"{folder} has no ONNX file{others}; make a bundle: relsdk export encoder {folder} OUT"
+            f"{folder} has no ONNX file{others}; make a bundle: relsdk export "
+            f"{'scorer' if is_scorer_folder(folder) else 'encoder'} {folder} OUT"
         )
     variants = tuple(Variant(*item) for item in found)
-    settings = read_encoder_settings(folder)
-    bundle = Bundle(folder, folder.resolve().name, "encoder", "", settings, variants)
+    scorer = is_scorer_folder(folder)
+    settings = read_scorer_settings(folder) if scorer else read_encoder_settings(folder)
+    kind = "scorer" if scorer else "encoder"
+    bundle = Bundle(folder, folder.resolve().name, kind, "", settings, variants)
     hashes = [
         file_sha256(folder / name)
         for name in bundle.variant_files(min(variants, key=lambda v: v.quantisation != "fp32"))

@@ -1,6 +1,6 @@
-"""Golden vectors: a few texts with the vectors that each variant gave when the bundle was made.
+"""Golden vectors: a few inputs with what each variant gave for them when the bundle was made.
 
-Shape letters: N texts, D dimension.
+Shape letters: N inputs, D dimension of a vector, or outputs of a scorer.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from relsdk.bundle.layout import EncoderSettings, read_json
+from relsdk.bundle.layout import EncoderSettings, ScorerSettings, read_json
 from relsdk.errors import BundleError
 
-__all__ = ["GOLDEN_TEXTS", "GoldenVectors", "read_golden", "write_golden"]
+__all__ = ["GOLDEN_PAIRS", "GOLDEN_TEXTS", "GoldenVectors", "golden_inputs", "read_golden", "write_golden"]
 
 GOLDEN_JSON = "golden.json"
 _DIGITS = 6
@@ -31,16 +31,26 @@ GOLDEN_TEXTS: tuple[tuple[str, str], ...] = (
     ("", "大家好，今天给大家分享一个特别简单的健身动作，每天十分钟，坚持一个月就能看到变化。"),
     ("", "12306 🚄 Ça coûte combien ? " * 40),
 )
+# (query, document): relevant and not, short and far beyond the limit, two languages, empty.
+GOLDEN_PAIRS: tuple[tuple[str, str], ...] = (
+    ("大宅门演员表", "电视剧《大宅门》演员表：陈宝国、斯琴高娃、刘佩琦"),
+    ("大宅门演员表", "红烧肉怎么做才不腻？家常做法，一看就会"),
+    ("手机黑屏打不开怎么办", "iPhone 手机黑屏打不开怎么办 " * 60),
+    ("How to make sourdough bread", "Sourdough bread at home, step by step"),
+    ("臺灣夜市", "臺灣夜市必吃的十種小吃"),
+    ("12306 🚄", "Ça coûte combien ?"),
+    ("", ""),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class GoldenVectors:
-    """What a bundle's encoder gave when it was made.
+    """What a bundle gave when it was made.
 
     Attributes:
-        texts: N pairs of a prompt's name ("" for none) and a text.
+        texts: N pairs: a prompt's name ("" for none) and a text; of a scorer, a query and a document.
         vectors: (N, D) float32 by the variant's name, rounded to 6 digits.
-        settings: The encoder's settings at that time, in their JSON form.
+        settings: The settings at that time, in their JSON form.
     """
 
     texts: tuple[tuple[str, str], ...]
@@ -48,10 +58,12 @@ class GoldenVectors:
     settings: Mapping[str, object]
 
 
-def write_golden(folder: Path, settings: EncoderSettings, vectors: Mapping[str, NDArray[np.float32]]) -> None:
-    """Write the vectors of `GOLDEN_TEXTS`, (N, D) by variant, into a bundle being made."""
+def write_golden(
+    folder: Path, settings: EncoderSettings | ScorerSettings, vectors: Mapping[str, NDArray[np.float32]]
+) -> None:
+    """Write the vectors of `golden_inputs`, (N, D) by variant, into a bundle being made."""
     content = {
-        "texts": GOLDEN_TEXTS,
+        "texts": golden_inputs(settings),
         "settings": asdict(settings),
         "vectors": {
             name: [[round(float(value), _DIGITS) for value in row] for row in rows]
@@ -59,6 +71,11 @@ def write_golden(folder: Path, settings: EncoderSettings, vectors: Mapping[str, 
         },
     }
     (folder / GOLDEN_JSON).write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def golden_inputs(settings: EncoderSettings | ScorerSettings) -> tuple[tuple[str, str], ...]:
+    """Return the inputs for an encoder or a scorer."""
+    return GOLDEN_PAIRS if isinstance(settings, ScorerSettings) else GOLDEN_TEXTS
 
 
 def read_golden(folder: Path) -> GoldenVectors:

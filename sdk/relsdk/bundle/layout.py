@@ -16,11 +16,16 @@ from relsdk.errors import BundleError
 
 __all__ = [
     "EncoderSettings",
+    "Head",
+    "ScorerSettings",
     "copy_tokenizer",
+    "is_scorer_folder",
     "read_encoder_settings",
     "read_json",
+    "read_scorer_settings",
     "tokenizer_path",
     "write_layout",
+    "write_scorer_layout",
     "write_tokenizer",
 ]
 
@@ -54,6 +59,11 @@ _OFFSET_POSITIONS = {
     "xlm-roberta-xl",
 }
 _MODULES = ("Transformer", "Pooling", "Normalize")
+# Our key in a scorer's `config.json`: three outputs may be three classes of somebody else's.
+HEAD_KEY = "relsdk_head"
+Head = Literal["categorical", "ordinal", "regression"]
+# Outputs by head.
+HEADS: dict[str, int] = {"categorical": 4, "ordinal": 3, "regression": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +91,59 @@ class EncoderSettings:
     matryoshka_dims: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class ScorerSettings:
+    """What turns a pair into a relevance besides the weights; part of the fingerprint.
+
+    Attributes:
+        head: What the model's outputs mean: "categorical" (4 logits, one a level), "ordinal" (3 logits of
+            P(level >= 1), P(level >= 2), P(level >= 3)) or "regression" (one number, higher is better).
+        max_tokens: Limit per pair, special tokens included.
+        document_template: How title and text make one string.
+        pad_token: The tokenizer's padding.
+    """
+
+    head: Head
+    max_tokens: int
+    document_template: str = "{title} {text}"
+    pad_token: str = "[PAD]"
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers the model gives for a pair."""
+        return HEADS[self.head]
+
+
+def is_scorer_folder(folder: Path) -> bool:
+    """Whether a Hugging Face folder holds a cross-encoder, by the architecture that it names."""
+    architectures = read_json(folder / MODEL_CONFIG, required=False).get("architectures") or []
+    return any(str(name).endswith("ForSequenceClassification") for name in architectures)
+
+
+def read_scorer_settings(folder: Path) -> ScorerSettings:
+    """Read the settings of a Hugging Face sequence-classification folder (with or without ONNX files).
+
+    Raises:
+        BundleError: A file is damaged, or the outputs are not those of a relevance model.
+    """
+    config = read_json(folder / MODEL_CONFIG)
+    tokenizer_config = read_json(folder / TOKENIZER_CONFIG, required=False)
+    labels = config.get("id2label")
+    outputs = len(labels) if labels else int(config.get("num_labels", 2))  # transformers' own default
+    stated = config.get(HEAD_KEY)
+    head = stated or {4: "categorical", 1: "regression"}.get(outputs)
+    if head not in HEADS or HEADS[head] != outputs:
+        raise BundleError(
+            f"{folder / MODEL_CONFIG} has {outputs} outputs ({HEAD_KEY}: {stated!r}); a scorer has 4 (one a "
+            f'level), 1 (a score), or 3 with "{HEAD_KEY}": "ordinal"'
+        )
+    return ScorerSettings(
+        head=cast("Head", head),
+        max_tokens=_max_tokens(folder, config, tokenizer_config),
+        pad_token=_pad_token(tokenizer_config),
+    )
+
+
 def read_encoder_settings(folder: Path, *, dimension: int | None = None) -> EncoderSettings:
     """Read the settings of a sentence-transformers folder (with or without ONNX files).
 
@@ -105,7 +168,6 @@ def read_encoder_settings(folder: Path, *, dimension: int | None = None) -> Enco
     )
     if not width:
         raise BundleError(f"{folder} does not say how wide its vectors are ({POOLING} or {MODEL_CONFIG})")
-    pad = tokenizer_config.get("pad_token") or "[PAD]"
     prompts = prompt_config.get("prompts") or {}
     if "document" not in prompts and "passage" in prompts:
         prompts = {**prompts, "document": prompts["passage"]}
@@ -115,8 +177,13 @@ def read_encoder_settings(folder: Path, *, dimension: int | None = None) -> Enco
         pooling=_pooling_mode(folder / POOLING, pooling_config),
         normalize="Normalize" in json.dumps(read_json(folder / MODULES, required=False, kind=list)),
         prompts={str(k): str(v) for k, v in prompts.items()},
-        pad_token=pad["content"] if isinstance(pad, dict) else str(pad),
+        pad_token=_pad_token(tokenizer_config),
     )
+
+
+def _pad_token(tokenizer_config: Mapping[str, Any]) -> str:
+    pad = tokenizer_config.get("pad_token") or "[PAD]"
+    return pad["content"] if isinstance(pad, dict) else str(pad)
 
 
 def _check_modules(folder: Path) -> None:
@@ -179,8 +246,18 @@ def write_layout(folder: Path, settings: EncoderSettings) -> None:
         {"prompts": dict(settings.prompts), "default_prompt_name": None, "similarity_fn_name": "cosine"},
     )
     write_json(folder / MAX_LENGTH, {"max_seq_length": settings.max_tokens, "do_lower_case": False})
+    _write_limit(folder, settings.max_tokens)
+
+
+def write_scorer_layout(folder: Path, settings: ScorerSettings) -> None:
+    """Complete the model and tokenizer configuration of a scorer: what its outputs mean, and its limit."""
+    write_json(folder / MODEL_CONFIG, {**read_json(folder / MODEL_CONFIG), HEAD_KEY: settings.head})
+    _write_limit(folder, settings.max_tokens)
+
+
+def _write_limit(folder: Path, max_tokens: int) -> None:
     if (folder / TOKENIZER_CONFIG).is_file():  # fastembed reads the limit here and nowhere else
-        limit = {"model_max_length": settings.max_tokens}
+        limit = {"model_max_length": max_tokens}
         write_json(folder / TOKENIZER_CONFIG, {**read_json(folder / TOKENIZER_CONFIG), **limit})
 
 

@@ -3,13 +3,14 @@
 Monotone models of P(level >= k | score), k = 1..3, are fitted and compared by held-out log loss: the
 cumulative link model P(level >= k) = sigmoid(slope * x - cut_k) (McCullagh 1980, proportional odds) on the
 score and on its distance from 1, which needs few labels, and isotonic regression for each k (Zadrozny & Elkan
-2002), which assumes no shape.
+2002), which assumes no shape. A head that has levels of its own gets a temperature (Guo et al. 2017).
 """
 
 from relsdk.calibration.models import (
     Calibration,
     CumulativeLink,
     Isotonic,
+    Temperature,
     calibration_from_dict,
     method_name,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "Calibration",
     "CumulativeLink",
     "Isotonic",
+    "Temperature",
     "calibration_from_dict",
     "cross_validated_probabilities",
     "fit_calibration",

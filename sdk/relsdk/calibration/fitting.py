@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from relsdk.calibration.models import TRANSFORMS, CumulativeLink, Float, Int, Isotonic, sigmoid
+from relsdk.calibration.models import TRANSFORMS, CumulativeLink, Float, Int, Isotonic, Temperature, sigmoid
 from relsdk.levels import NUM_LEVELS, cumulative_to_probabilities
 
-__all__ = ["fit_cumulative_link", "fit_isotonic"]
+__all__ = ["fit_cumulative_link", "fit_isotonic", "fit_temperature"]
 
 
 def fit_cumulative_link(
@@ -42,6 +42,20 @@ def fit_cumulative_link(
     slope, at = unpack(np.clip(theta, -20, 20))
     first, second, third = (float(cut) for cut in at + slope * centre / scale)
     return CumulativeLink(slope / scale, (first, second, third), transform)
+
+
+def fit_temperature(logits: Float, labels: Int) -> Temperature:
+    """Maximise the likelihood over the logarithm of the temperature: logits (N, 4), or (N, 3) if ordinal."""
+    ordinal = logits.shape[1] == NUM_LEVELS - 1
+
+    def scaled(theta: Float) -> Temperature:
+        return Temperature(float(np.exp(np.clip(theta[0], -5, 5))), ordinal)
+
+    def loss(theta: Float) -> float:
+        likelihood = scaled(theta).probabilities(logits)[np.arange(len(labels)), labels]
+        return float(-np.log(likelihood).mean())
+
+    return scaled(_minimise(loss, np.zeros(1)))
 
 
 def _minimise(

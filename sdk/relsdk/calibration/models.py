@@ -21,6 +21,8 @@ __all__ = [
     "Float",
     "Int",
     "Isotonic",
+    "Temperature",
+    "as_logits",
     "as_scores",
     "calibration_from_dict",
     "method_name",
@@ -38,10 +40,10 @@ TRANSFORMS: dict[str, Callable[[Float], Float]] = {
 
 
 class Calibration(Protocol):
-    """A monotone map from score to level probabilities."""
+    """A map from what a model gives for a pair to level probabilities."""
 
-    def probabilities(self, scores: ArrayLike) -> Float:
-        """Return P(level = 0..3) for each score: (N,) -> (N, L)."""
+    def probabilities(self, outputs: ArrayLike) -> Float:
+        """Return P(level = 0..3) for each score (N,), or each row of logits (N, C): (N, L)."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON form that `calibration_from_dict` reads."""
@@ -62,9 +64,9 @@ class CumulativeLink:
     cuts: tuple[float, float, float]
     transform: str = "identity"
 
-    def probabilities(self, scores: ArrayLike) -> Float:
+    def probabilities(self, outputs: ArrayLike) -> Float:
         """Return P(level = 0..3) for each score: (N,) -> (N, L)."""
-        x = TRANSFORMS[self.transform](as_scores(scores))  # (N,)
+        x = TRANSFORMS[self.transform](as_scores(outputs))  # (N,)
         logits = self.slope * x[:, None] - np.asarray(self.cuts)  # (N, L-1)
         return _floored(cumulative_to_probabilities(sigmoid(logits)))
 
@@ -85,9 +87,9 @@ class Isotonic:
     scores: tuple[tuple[float, ...], ...]
     values: tuple[tuple[float, ...], ...]
 
-    def probabilities(self, scores: ArrayLike) -> Float:
+    def probabilities(self, outputs: ArrayLike) -> Float:
         """Return P(level = 0..3) for each score: (N,) -> (N, L)."""
-        wanted = as_scores(scores)
+        wanted = as_scores(outputs)
         curves = zip(self.scores, self.values, strict=True)
         cumulative = np.stack([np.interp(wanted, x, y) for x, y in curves], axis=1)  # (N, L-1)
         # The curves are fitted one by one and may cross; P(level >= k) cannot rise with k.
@@ -100,6 +102,33 @@ class Isotonic:
             "scores": [list(row) for row in self.scores],
             "values": [list(row) for row in self.values],
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Temperature:
+    """A head's own probabilities with all logits divided by one number (Guo et al. 2017).
+
+    Attributes:
+        temperature: Above 0; 1 leaves the head as it is, more makes it less sure.
+        ordinal: Three logits of P(level >= 1..3), made non-increasing by their running minimum, instead of
+            four of P(level = 0..3).
+    """
+
+    temperature: float = 1.0
+    ordinal: bool = False
+
+    def probabilities(self, outputs: ArrayLike) -> Float:
+        """Return P(level = 0..3): (N, 4) logits, or (N, 3) of an ordinal head -> (N, L)."""
+        logits = as_logits(outputs, NUM_LEVELS - self.ordinal) / self.temperature
+        if self.ordinal:
+            at_least = np.minimum.accumulate(sigmoid(logits), axis=1)  # (N, L-1)
+            return _floored(cumulative_to_probabilities(at_least))
+        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return _floored(odds / odds.sum(axis=1, keepdims=True))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON form that `calibration_from_dict` reads."""
+        return {"method": "temperature", "temperature": self.temperature, "ordinal": self.ordinal}
 
 
 def calibration_from_dict(content: Mapping[str, Any]) -> Calibration:
@@ -117,6 +146,11 @@ def calibration_from_dict(content: Mapping[str, Any]) -> Calibration:
             return CumulativeLink(float(content["slope"]), (low, middle, high), transform)
         if content["method"] == "isotonic":
             return Isotonic(_rows(content["scores"]), _rows(content["values"]))
+        if content["method"] == "temperature":
+            temperature = float(content["temperature"])
+            if not temperature > 0:
+                raise ValueError(f"temperature {temperature}")
+            return Temperature(temperature, bool(content["ordinal"]))
     except (KeyError, TypeError, ValueError) as error:
         raise CalibrationError(
             f"the bundle's calibration is damaged ({error}); run: relsdk calibrate"
@@ -136,6 +170,14 @@ def as_scores(scores: ArrayLike) -> Float:
     values = np.atleast_1d(np.asarray(scores, dtype=np.float64))
     if values.ndim != 1 or not np.isfinite(values).all():
         raise InputError("scores must be a list of finite numbers")
+    return values
+
+
+def as_logits(logits: ArrayLike, columns: int) -> Float:
+    """Return logits as (N, columns) float64; raises `InputError` for another shape or what is not finite."""
+    values = np.asarray(logits, dtype=np.float64)
+    if values.ndim != 2 or values.shape[1] != columns or not np.isfinite(values).all():
+        raise InputError(f"logits of shape {values.shape}; finite numbers in {columns} columns are needed")
     return values
 
 

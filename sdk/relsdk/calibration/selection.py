@@ -11,15 +11,16 @@ from functools import partial
 import numpy as np
 from numpy.typing import ArrayLike
 
-from relsdk.calibration.fitting import fit_cumulative_link, fit_isotonic
-from relsdk.calibration.models import Calibration, Float, Int, as_scores, method_name
+from relsdk.calibration.fitting import fit_cumulative_link, fit_isotonic, fit_temperature
+from relsdk.calibration.models import Calibration, Float, Int, as_logits, as_scores, method_name
 from relsdk.errors import CalibrationError, InputError
 from relsdk.levels import NUM_LEVELS
 
 __all__ = ["cross_validated_probabilities", "fit_calibration", "threshold_for_precision"]
 
+Fit = Callable[[Float, Int], Calibration]
 # From the simplest to the richest.
-_METHODS: dict[str, Callable[[Float, Int], Calibration]] = {
+_OF_SCORES: dict[str, Fit] = {
     "cumulative_link": fit_cumulative_link,
     "cumulative_link_log_distance": partial(fit_cumulative_link, transform="log_distance"),
     "isotonic": fit_isotonic,
@@ -27,16 +28,17 @@ _METHODS: dict[str, Callable[[Float, Int], Calibration]] = {
 
 
 def fit_calibration(
-    scores: ArrayLike, labels: ArrayLike, groups: Sequence[str], *, folds: int = 5, seed: int = 0
+    outputs: ArrayLike, labels: ArrayLike, groups: Sequence[str], *, folds: int = 5, seed: int = 0
 ) -> tuple[Calibration, dict[str, float]]:
     """Fit each model, compare them on held-out groups, and fit the chosen one on everything.
 
     Chosen is the simplest model whose held-out log loss is within one standard error of the best one's
     (Breiman et al. 1984): a step function that is better by chance only would grade equal pairs differently
-    after each refit.
+    after each refit. Logits have one model, their temperature.
 
     Args:
-        scores: (N,) real scores, higher is better.
+        outputs: (N,) real scores, higher is better; or (N, 4) logits of the levels, or (N, 3) of an ordinal
+            head.
         labels: (N,) levels 0-3.
         groups: N group names (the queries): a group is never on both sides of a split.
         folds: How many splits.
@@ -47,22 +49,22 @@ def fit_calibration(
 
     Raises:
         CalibrationError: Too few pairs or groups, or one of the thresholds has labels on one side only.
-        InputError: Shapes differ, a score is not finite or a label is not a level.
+        InputError: Shapes differ, an output is not finite or a label is not a level.
     """
-    values, levels = as_scores(scores), _as_labels(labels)
+    values, levels = _as_outputs(outputs), _as_labels(labels)
+    methods = _methods(values)
     losses = {
         name: _log_losses(_held_out(fit, values, levels, groups, folds, seed), levels)  # (N,)
-        for name, fit in _METHODS.items()
-        if name != "cumulative_link_log_distance" or (len(values) > 0 and values.max() <= 1.0)
+        for name, fit in methods.items()
     }
     best = losses[min(losses, key=lambda name: float(losses[name].mean()))]
     chosen = next(name for name, loss in losses.items() if _not_worse(loss, best))
-    return _METHODS[chosen](values, levels), {name: float(loss.mean()) for name, loss in losses.items()}
+    return methods[chosen](values, levels), {name: float(loss.mean()) for name, loss in losses.items()}
 
 
 def cross_validated_probabilities(
     calibration: Calibration,
-    scores: ArrayLike,
+    outputs: ArrayLike,
     labels: ArrayLike,
     groups: Sequence[str],
     *,
@@ -70,7 +72,24 @@ def cross_validated_probabilities(
     seed: int = 0,
 ) -> Float:
     """Return (N, L) probabilities of each pair from a model of the same method fitted without its group."""
-    return _held_out(_METHODS[method_name(calibration)], scores, labels, groups, folds, seed)
+    values = _as_outputs(outputs)
+    fit = _methods(values)[method_name(calibration)]
+    return _held_out(fit, values, _as_labels(labels), groups, folds, seed)
+
+
+def _methods(values: Float) -> dict[str, Fit]:
+    if values.ndim == 2:
+        return {"temperature": fit_temperature}
+    if len(values) > 0 and values.max() <= 1.0:
+        return _OF_SCORES
+    return {name: fit for name, fit in _OF_SCORES.items() if name != "cumulative_link_log_distance"}
+
+
+def _as_outputs(outputs: ArrayLike) -> Float:
+    values = np.asarray(outputs, dtype=np.float64)
+    if values.ndim != 2:
+        return as_scores(values)
+    return as_logits(values, NUM_LEVELS - 1 if values.shape[1] == NUM_LEVELS - 1 else NUM_LEVELS)
 
 
 def threshold_for_precision(scores: ArrayLike, labels: ArrayLike, *, level: int, precision: float) -> float:
@@ -106,18 +125,10 @@ def threshold_for_precision(scores: ArrayLike, labels: ArrayLike, *, level: int,
     return float(values[order][good[-1]])
 
 
-def _held_out(
-    fit: Callable[[Float, Int], Calibration],
-    scores: ArrayLike,
-    labels: ArrayLike,
-    groups: Sequence[str],
-    folds: int,
-    seed: int,
-) -> Float:
-    values, levels = as_scores(scores), _as_labels(labels)
+def _held_out(fit: Fit, values: Float, levels: Int, groups: Sequence[str], folds: int, seed: int) -> Float:
     if not len(values) == len(levels) == len(groups):
         raise InputError(
-            f"{len(values)} scores, {len(levels)} labels, {len(groups)} groups: the same number is needed"
+            f"{len(values)} outputs, {len(levels)} labels, {len(groups)} groups: the same number is needed"
         )
     names = sorted(set(groups))
     if len(values) < 50 or len(names) < folds:

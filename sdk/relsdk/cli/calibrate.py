@@ -8,10 +8,10 @@ from pathlib import Path
 import click
 
 from relsdk.cli.output import echo_json, echo_table
-from relsdk.embedder import Embedder
 from relsdk.errors import InputError
 from relsdk.evaluation import CalibrationReport, calibrate_bundle, operating_point
 from relsdk.formats import read_pairs
+from relsdk.pair_models import open_pair_model
 
 __all__ = ["calibrate", "echo_calibration"]
 
@@ -56,10 +56,10 @@ def calibrate(
     points = {}
     if target_precision is not None and level is not None:
         for report in reports:
-            embedder = Embedder(bundle, variant=report.variant, threads=threads, truncate_dim=truncate_dim)
-            points[report.variant] = operating_point(
-                embedder, labelled, level=level, precision=target_precision
+            model = open_pair_model(
+                bundle, variant=report.variant, threads=threads, truncate_dim=truncate_dim
             )
+            points[report.variant] = operating_point(model, labelled, level=level, precision=target_precision)
     if as_json:
         thresholds = {name: asdict(point) for name, point in points.items()}
         echo_json({"calibrations": [report.to_dict() for report in reports], "operating_points": thresholds})
@@ -80,7 +80,7 @@ def echo_calibration(reports: list[CalibrationReport]) -> None:
         rows.append(
             [
                 report.variant,
-                str(report.dimension),
+                str(report.dimension or "-"),
                 report.method,
                 f"{found.pairs:,}",
                 f"{found.accuracy:.3f}",

@@ -21,6 +21,7 @@ from relsdk.errors import MissingExtraError, RelsdkError
 from relsdk.evaluation import calibrate_bundle, evaluate
 from relsdk.formats import read_documents
 from relsdk.index import Index
+from relsdk.pair_models import BiEncoder
 from relsdk.sample_world import SampleWorld, generate, level_of, write
 from relsdk.searcher import Searcher
 from relsdk.session import choose_variant
@@ -171,7 +172,7 @@ def _answer(searcher: Searcher, text: str) -> None:
 
 def _measure(embedder: Embedder, world: SampleWorld) -> str:
     pairs = world.split("test")
-    echo_evaluations([evaluate(embedder, pairs, show_progress_bar=True)])
+    echo_evaluations([evaluate(BiEncoder(embedder), pairs, show_progress_bar=True)])
     return f"{len(pairs):,} pairs of queries that the calibration has not seen"
 
 

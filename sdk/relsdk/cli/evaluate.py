@@ -9,12 +9,12 @@ import click
 
 from relsdk.bundle import read_bundle
 from relsdk.cli.output import echo_json, echo_table
-from relsdk.embedder import Embedder
 from relsdk.evaluation import Evaluation
 from relsdk.evaluation import evaluate as evaluate_pairs
 from relsdk.folders import write_file_atomically
 from relsdk.formats import read_pairs
 from relsdk.hub import local_model
+from relsdk.pair_models import open_pair_model
 from relsdk.session import runs_exactly
 
 __all__ = ["echo_evaluations", "evaluate"]
@@ -37,7 +37,7 @@ def evaluate(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Measure MODEL on labelled PAIRS: AP per level, nDCG, QWK, accuracy, ECE.
+    """Measure the encoder or scorer MODEL on labelled PAIRS: AP per level, nDCG, QWK, accuracy, ECE.
 
     nDCG is a mean over queries with at least 3 documents and more than one level.
     """
@@ -46,7 +46,7 @@ def evaluate(
     names = variants or [variant.name for variant in read_bundle(folder).variants if runs_exactly(variant)]
     found = [
         evaluate_pairs(
-            Embedder(folder, variant=name, threads=threads, truncate_dim=truncate_dim),
+            open_pair_model(folder, variant=name, threads=threads, truncate_dim=truncate_dim),
             labelled,
             show_progress_bar=True,
         )
@@ -65,7 +65,7 @@ def echo_evaluations(evaluations: list[Evaluation]) -> None:
     rows = []
     for item in evaluations:
         order, levels = item.ranking, item.grading
-        cells = [item.variant, str(item.dimension), f"{order.pairs:,}"]
+        cells = [item.variant, str(item.dimension or "-"), f"{order.pairs:,}"]
         cells += [f"{value * 100:.2f}" for value in (order.ap_1, order.ap_2, order.ap_3, order.mean_ap)]
         cells += [f"{order.ndcg_at_10 * 100:.2f}", str(order.queries_used)]
         if levels is None:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from relsdk.bundle import read_bundle
+from relsdk.bundle import EncoderSettings, ScorerSettings, read_bundle
 from relsdk.cli.output import echo_json, echo_table
-from relsdk.embedder import Embedder
 from relsdk.errors import BundleError, MissingExtraError
 from relsdk.hub import local_model
+from relsdk.pair_models import open_pair_model
 from relsdk.session import runs_exactly
 
 __all__ = ["model"]
@@ -54,16 +54,8 @@ def info(path: str, as_json: bool) -> None:
         content = asdict(bundle)
         echo_json({**content, "path": str(bundle.path)})
         return
-    settings = bundle.settings
-    rows = [
-        ["name", bundle.name],
-        ["kind", bundle.kind],
-        ["fingerprint", bundle.fingerprint],
-        ["dimension", str(settings.dimension)],
-        ["max tokens", str(settings.max_tokens)],
-        ["pooling", settings.pooling + (", normalised" if settings.normalize else "")],
-        *[[f"prompt {name}", repr(text)] for name, text in settings.prompts.items()],
-    ]
+    rows = [["name", bundle.name], ["kind", bundle.kind], ["fingerprint", bundle.fingerprint]]
+    rows += _setting_rows(bundle.settings)
     echo_table(["field", "value"], rows)
     click.echo()
     variants = []
@@ -88,7 +80,7 @@ def verify(path: str, as_json: bool) -> None:
         raise BundleError(
             f"this CPU runs none of {skipped} of {bundle.path} exactly; verify it on another one"
         )
-    found = [Embedder(bundle.path, variant=name).verify() for name in exact]
+    found = [open_pair_model(bundle.path, variant=name).verify() for name in exact]
     passed = all(record.passed for record in found)
     if as_json:
         records = [{**asdict(record), "passed": record.passed} for record in found]
@@ -109,3 +101,12 @@ def verify(path: str, as_json: bool) -> None:
     if not passed:
         problems = dict.fromkeys(f"{r.variant}: {problem}" for r in found for problem in r.problems)
         raise BundleError(f"{bundle.path} is not what was exported: {'; '.join(problems)}")
+
+
+def _setting_rows(settings: EncoderSettings | ScorerSettings) -> list[list[str]]:
+    rows = [["max tokens", str(settings.max_tokens)]]
+    if isinstance(settings, ScorerSettings):
+        return [*rows, ["head", settings.head]]
+    prompts = [[f"prompt {name}", repr(text)] for name, text in settings.prompts.items()]
+    pooling = settings.pooling + (", normalised" if settings.normalize else "")
+    return [*rows, ["dimension", str(settings.dimension)], ["pooling", pooling], *prompts]

@@ -15,6 +15,7 @@ from relsdk.errors import InputError
 from relsdk.formats import read_queries
 from relsdk.index import Index
 from relsdk.records import Hit
+from relsdk.scorer import RelevanceScorer
 from relsdk.searcher import Searcher
 
 __all__ = ["echo_hits", "open_searcher", "query"]
@@ -30,6 +31,7 @@ __all__ = ["echo_hits", "open_searcher", "query"]
 @click.option("--where", multiple=True, help="Filter on metadata: FIELD=VALUE, FIELD<VALUE, FIELD>VALUE.")
 @click.option("--ef-search", type=int, help="Search effort of the graph [default: the index's own].")
 @click.option("--model", "-m", help="Bundle [default: the one the index was built with].")
+@click.option("--scorer", help="Bundle that re-scores and grades the top candidates.")
 @click.option("--variant", default="auto", show_default=True, help="ONNX file of the bundle.")
 @click.option("--threads", type=int, help="CPU threads.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a query.")
@@ -43,6 +45,7 @@ def query(
     where: tuple[str, ...],
     ef_search: int | None,
     model: str | None,
+    scorer: str | None,
     variant: str,
     threads: int | None,
     as_json: bool,
@@ -51,7 +54,7 @@ def query(
     if (text is None) == (source is None):
         raise InputError("give either a QUERY or --input FILE")
     texts = [text] if text is not None else [item.text for item in read_queries(source or "")]
-    searcher = open_searcher(path, model, variant, threads)
+    searcher = open_searcher(path, model, variant, threads, scorer)
     searcher.embedder.warmup()
     condition = parse_where(where)
     for one in texts:
@@ -69,9 +72,13 @@ def query(
 
 
 def open_searcher(
-    path: Path, model: str | None, variant: str = "auto", threads: int | None = None
+    path: Path,
+    model: str | None,
+    variant: str = "auto",
+    threads: int | None = None,
+    scorer: str | None = None,
 ) -> Searcher:
-    """Open an index and the bundle it was built with (or another copy of it)."""
+    """Open an index and the bundle it was built with (or another copy of it), and perhaps a scorer."""
     index = Index.open(path)
     info = index.info()
     location = model or info.encoder_path
@@ -82,7 +89,8 @@ def open_searcher(
     embedder = Embedder(location, variant=variant, threads=threads)
     if embedder.dimension > info.dimension and embedder.fingerprint == info.encoder_fingerprint:
         embedder = Embedder(location, variant=variant, threads=threads, truncate_dim=info.dimension)
-    return Searcher(embedder, index)
+    judge = None if scorer is None else RelevanceScorer(scorer, threads=threads)
+    return Searcher(embedder, index, judge)
 
 
 def echo_hits(hits: list[Hit], truth: Sequence[int] = ()) -> None:

@@ -1,0 +1,117 @@
+"""A bundle that is open: its tokenizer and its ONNX file, run over any number of inputs in sorted batches.
+
+Shape letters: N inputs, B inputs of one batch, T tokens, W width of a result.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from relsdk.batching import token_budget_batches
+from relsdk.bundle import Bundle, Variant
+from relsdk.errors import InputError, TruncationError
+from relsdk.hardware import choose_threads
+from relsdk.session import ModelSession, choose_variant
+from relsdk.tokenizer import TextTokenizer, TokenizedTexts
+
+__all__ = ["BatchRunner", "Feed", "Truncation", "TruncationWarning"]
+
+Truncation = Literal["warn", "error", "silent"]
+Feed = Mapping[str, NDArray[np.int64]]
+
+
+class TruncationWarning(UserWarning):
+    """Some inputs were longer than the model's limit and were cut."""
+
+
+class BatchRunner:
+    """Tokenises, batches and runs; what a batch's result means is its owner's business.
+
+    Args:
+        bundle: The model; the hashes of the files that are used are checked.
+        variant: See `Embedder`.
+        threads: See `Embedder`.
+        providers: See `Embedder`.
+
+    Raises:
+        BundleError: A file is damaged.
+        InputError: An argument is out of range.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        variant: str = "auto",
+        threads: int | None = None,
+        providers: Sequence[str] | None = None,
+    ) -> None:
+        self.bundle = bundle
+        self.variant: Variant = choose_variant(bundle, variant)
+        self.truncated_count = 0
+        bundle.check_hashes(*bundle.variant_files(self.variant), bundle.tokenizer_path.name)
+        self.tokenizer = TextTokenizer(
+            bundle.tokenizer_path,
+            max_tokens=bundle.settings.max_tokens,
+            pad_token=bundle.settings.pad_token,
+        )
+        self.session = ModelSession(
+            bundle.onnx_path(self.variant), threads=choose_threads(threads), providers=providers
+        )
+
+    def run(
+        self,
+        inputs: Sequence[str] | Sequence[tuple[str, str]],
+        width: int,
+        compute: Callable[[Feed], NDArray[np.float32]],
+        *,
+        batch_size: int | None,
+        truncation: Truncation,
+        progress: str | None,
+    ) -> NDArray[np.float32]:
+        """Run N texts, or pairs of texts, and return (N, W) float32 in their order.
+
+        Args:
+            inputs: The texts or pairs.
+            width: W.
+            compute: A batch's (B, T) arrays to (B, W).
+            batch_size: Upper bound on B; by default only the token count is bounded.
+            truncation: What to do when inputs exceed the limit; always counted in `truncated_count`.
+            progress: Draw a bar on stderr with this label; None draws none.
+
+        Raises:
+            InputError: An input or an argument is wrong.
+            TruncationError: An input is too long and `truncation` is "error".
+        """
+        if truncation not in ("warn", "error", "silent"):
+            raise InputError(f"truncation={truncation!r}; allowed are ['warn', 'error', 'silent']")
+        tokens = self.tokenizer.tokenize(inputs)
+        if tokens.truncated:
+            self._note_truncation(tokens, truncation)
+        result = np.empty((len(tokens.ids), width), dtype=np.float32)
+        batches: Iterable[NDArray[np.int64]] = token_budget_batches(tokens.lengths, batch_size=batch_size)
+        if progress is None:
+            for rows in batches:
+                result[rows] = compute(self.tokenizer.pad(tokens, rows))
+            return result
+        with click.progressbar(length=len(result), label=progress, file=sys.stderr) as bar:
+            for rows in batches:
+                result[rows] = compute(self.tokenizer.pad(tokens, rows))
+                bar.update(len(rows))
+        return result
+
+    def _note_truncation(self, tokens: TokenizedTexts, truncation: Truncation) -> None:
+        cut, limit = len(tokens.truncated), self.bundle.settings.max_tokens
+        self.truncated_count += cut
+        first = tokens.truncated[0]
+        message = f"{cut} of {len(tokens.ids)} inputs exceed {limit} tokens (first: input {first})"
+        if truncation == "error":
+            raise TruncationError(f"{message}; shorten them or pass truncation='warn' or 'silent'")
+        if truncation == "warn":
+            warnings.warn(f"{message} and were cut", TruncationWarning, stacklevel=4)
