@@ -10,7 +10,7 @@ import pytest
 from relsdk import Embedder
 from relsdk.sample_world import generate
 from relsdk_export.backbones import pull
-from relsdk_export.encoder import export_encoder
+from relsdk_export.encoder import EncoderCuts, export_encoder
 
 CACHE = Path(__file__).resolve().parent.parent / ".bench"
 VARIANTS = ("fp32", "int8")
@@ -30,7 +30,9 @@ def bundle(world):
     path = CACHE / "bundle"
     if not (path / "relsdk.json").is_file():
         texts = (f"{document.title} {document.text}" for document in world.documents)
-        export_encoder(pull("multilingual-e5-small").path, path, vocabulary_from=texts, overwrite=True)
+        export_encoder(
+            pull("multilingual-e5-small").path, path, cuts=EncoderCuts(vocabulary_from=texts), overwrite=True
+        )
     return path
 
 

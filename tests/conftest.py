@@ -123,3 +123,21 @@ def toy_bundle_copy(toy_bundle, tmp_path):
     import shutil
 
     return Path(shutil.copytree(toy_bundle, tmp_path / "bundle"))
+
+
+@pytest.fixture
+def relsdk(capsys):
+    """Run the command in this process; return (exit code, stdout, stderr)."""
+
+    from relsdk.cli import main
+
+    def run(*arguments):
+        try:
+            main([str(argument) for argument in arguments])
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run

@@ -17,7 +17,10 @@ from onnx import TensorProto, helper
 
 from relsdk_export.graphs import save_graph
 
-__all__ = ["channel_maxima", "weighted_inputs"]
+__all__ = ["ChannelRanges", "channel_ranges", "weighted_inputs"]
+
+
+ChannelRanges = Mapping[str, NDArray[np.float32]]
 
 
 def weighted_inputs(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
@@ -34,17 +37,15 @@ def weighted_inputs(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
     return found
 
 
-def channel_maxima(
-    path: Path, batches: Iterable[Mapping[str, NDArray[np.int64]]]
-) -> dict[str, NDArray[np.float32]]:
-    """Return the largest magnitude of each channel of each activation that meets weights.
+def channel_ranges(path: Path, batches: Iterable[Mapping[str, NDArray[np.int64]]]) -> ChannelRanges:
+    """Return the lowest and the highest value of each channel of each activation that meets weights.
 
     Args:
         path: The fp32 ONNX file.
         batches: Inputs of the graph, `attention_mask` (B, T) among them; padding is left out.
 
     Returns:
-        (K,) float32 by the activation's name.
+        (2, K) float32 by the activation's name.
     """
     model = onnx.load(path)
     names = list(weighted_inputs(model))
@@ -57,11 +58,12 @@ def channel_maxima(
             str(Path(folder) / "model.onnx"), options, providers=["CPUExecutionProvider"]
         )
     wanted = {item.name for item in session.get_inputs()}
-    maxima: dict[str, NDArray[np.float32]] = {}
+    ranges: dict[str, NDArray[np.float32]] = {}
     for batch in batches:
         real = batch["attention_mask"].astype(bool)  # (B, T)
         values = session.run(names, {name: value for name, value in batch.items() if name in wanted})
         for name, value in zip(names, values, strict=True):  # (B, T, K)
-            largest = np.abs(value[real]).max(axis=0)
-            maxima[name] = np.maximum(maxima.get(name, 0.0), largest).astype(np.float32)
-    return maxima
+            seen = value[real]
+            low, high = ranges.get(name, (np.inf, -np.inf))
+            ranges[name] = np.stack([np.minimum(low, seen.min(axis=0)), np.maximum(high, seen.max(axis=0))])
+    return ranges

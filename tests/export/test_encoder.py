@@ -1,18 +1,26 @@
 import json
+import logging
 import shutil
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
-import torch
+from onnx import numpy_helper
+from onnxruntime.quantization import quantize_dynamic
 from tokenizers import Tokenizer
 
 from relsdk import Embedder
+from relsdk.bundle import finish_bundle
 from relsdk.errors import BundleError, InputError, QualityError
 from relsdk.formats import read_pairs
-from relsdk_export.convert import SentenceEncoder, load_encoder
-from relsdk_export.encoder import ParityBudget, export_encoder
-from relsdk_export.parity import PARITY_TEXTS, torch_vectors
+from relsdk_export.convert import load_encoder, write_onnx
+from relsdk_export.corpus import PARITY_TEXTS
+from relsdk_export.encoder import EncoderCuts, export_encoder
+from relsdk_export.parity import ParityBudget, torch_vectors
+from relsdk_export.quantize import quantize_int8
 from relsdk_export.vocabulary import cut_vocabulary
 
 
@@ -52,34 +60,73 @@ def test_the_fingerprint_is_of_the_vectors(toy_checkpoint, toy_bundle, checkpoin
     assert export_encoder(changed, tmp_path / "c", variants=["fp32"]).fingerprint != same.fingerprint
 
 
-@pytest.mark.parametrize("damage", ["pooling", "layer", "scale"])
-def test_a_broken_export_does_not_pass(toy_checkpoint, tmp_path, monkeypatch, damage):
+@pytest.mark.parametrize("damage", ["pooling", "swapped layers", "scale"])
+def test_a_broken_graph_does_not_pass(toy_checkpoint, tmp_path, monkeypatch, damage):
     """The graph is made from a model that differs from the one the check compares with."""
-    original = SentenceEncoder.forward
 
-    def broken(self, input_ids, attention_mask):
-        hidden, pooled = original(self, input_ids, attention_mask)
+    def write(model, path):
+        broken = deepcopy(model)
+        layers = broken.transformer.encoder.layer
         if damage == "pooling":
-            pooled = torch.nn.functional.normalize(hidden[:, 0], dim=-1)
-        elif damage == "scale":
-            pooled = torch.nn.functional.normalize(pooled * torch.linspace(0.5, 1.5, 32), dim=-1)
-        elif damage == "layer":
-            pooled = torch.nn.functional.normalize(pooled.flip(-1), dim=-1)
-        return hidden, pooled
-
-    def write(model, path, *, max_tokens):
-        monkeypatch.setattr(SentenceEncoder, "forward", broken)
-        try:
-            write_onnx(model, path, max_tokens=max_tokens)
-        finally:
-            monkeypatch.setattr(SentenceEncoder, "forward", original)
-
-    from relsdk_export.convert import write_onnx
+            broken.pooling = "cls"
+        elif damage == "swapped layers":
+            layers[0], layers[1] = layers[1], layers[0]
+        else:
+            layers[1].output.dense.weight.data *= 1.2
+        write_onnx(broken, path)
 
     monkeypatch.setattr("relsdk_export.encoder.write_onnx", write)
     with pytest.raises(QualityError, match="does not reproduce the checkpoint"):
         export_encoder(toy_checkpoint, tmp_path / "out", variants=["fp32"])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("prompts", [{}, {"query": "", "document": ""}, {"query": "query: "}])
+def test_a_dropped_prompt_does_not_pass(toy_checkpoint, tmp_path, monkeypatch, prompts):
+    def finish(folder, *, settings, **others):
+        return finish_bundle(folder, settings=replace(settings, prompts=prompts), **others)
+
+    monkeypatch.setattr("relsdk_export.pipeline.finish_bundle", finish)
+    with pytest.raises(QualityError, match="does not reproduce the checkpoint"):
+        export_encoder(toy_checkpoint, tmp_path / "out", variants=["fp32"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_int8_scale_does_not_pass(toy_checkpoint, tmp_path, monkeypatch):
+    """One product of one layer comes out twice as large."""
+
+    def quantize(source, target, **options):
+        count = quantize_int8(source, target, **options)
+        model = onnx.load(target)
+        scale = next(item for item in model.graph.initializer if item.name.endswith("_columns"))
+        scale.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(scale), scale.name))
+        onnx.save(model, target)
+        return count
+
+    monkeypatch.setattr("relsdk_export.pipeline.quantize_int8", quantize)
+    with pytest.raises(QualityError, match="int8_avx2 does not reproduce the checkpoint"):
+        export_encoder(toy_checkpoint, tmp_path / "out", variants=["int8_avx2"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_graph_that_looks_at_batch_mates_does_not_pass(toy_checkpoint, tmp_path, monkeypatch):
+    """onnxruntime's dynamic quantisation: one scale for a whole batch."""
+
+    def quantize(source, target, **options):
+        quantize_dynamic(source, target)
+
+    monkeypatch.setattr("relsdk_export.pipeline.quantize_int8", quantize)
+    logging.disable(logging.WARNING)  # quantize_dynamic asks for preprocessing on the root logger
+    try:
+        with pytest.raises(QualityError, match="alone and in a batch"):
+            export_encoder(
+                toy_checkpoint,
+                tmp_path / "out",
+                variants=["int8_avx2"],
+                budget=ParityBudget(int8_min=0.0, int8_mean=0.0),
+            )
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def test_a_variant_over_budget_is_refused(toy_checkpoint, tmp_path):
@@ -126,8 +173,8 @@ def test_overwrite_replaces_and_leaves_nothing_behind(toy_checkpoint, tmp_path):
 
 def test_a_cut_vocabulary_keeps_covered_texts_exact(toy_checkpoint, toy_bundle, corpus, tmp_path):
     covered = corpus[:4]
-    bundle = export_encoder(toy_checkpoint, tmp_path / "cut", vocabulary_from=covered)
-    share = bundle.provenance["vocabulary"]
+    bundle = export_encoder(toy_checkpoint, tmp_path / "cut", cuts=EncoderCuts(vocabulary_from=covered))
+    share = bundle.provenance["cuts"]["vocabulary"]
     assert share["pieces"] < share["pieces_before"]
     assert share["unknown_share"] == 0.0
     small, full = (Embedder(path, variant="fp32", threads=1) for path in (bundle.path, toy_bundle))

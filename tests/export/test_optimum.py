@@ -8,7 +8,7 @@ import pytest
 from relsdk import Embedder
 from relsdk.cli import main
 from relsdk.errors import InputError, MissingExtraError
-from relsdk_export.encoder import export_encoder
+from relsdk_export.encoder import EncoderCuts, export_encoder
 
 INSTALLED = importlib.util.find_spec("optimum") is not None
 
@@ -38,5 +38,7 @@ def test_optimums_graph_gives_the_same_vectors(toy_checkpoint, toy_bundle, corpu
         tolerance = 1e-4 if variant.name == "fp32" else 0.05
         np.testing.assert_allclose(theirs.encode(corpus), ours.encode(corpus), atol=tolerance)
         assert theirs.verify().passed
-    with pytest.raises(InputError, match="cut a vocabulary with --exporter torch"):
-        export_encoder(toy_checkpoint, tmp_path / "cut", exporter="optimum", vocabulary_from=corpus)
+    with pytest.raises(InputError, match="cut a model with --exporter torch"):
+        export_encoder(
+            toy_checkpoint, tmp_path / "cut", exporter="optimum", cuts=EncoderCuts(vocabulary_from=corpus)
+        )

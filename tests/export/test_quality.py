@@ -13,8 +13,9 @@ from relsdk.formats import write_pairs
 from relsdk.metrics import mean_ap_over_levels
 from relsdk.pair_models import BiEncoder
 from relsdk.sample_world import generate
-from relsdk_export import encoder as export
 from relsdk_export.encoder import export_encoder
+from relsdk_export.parity import ParityBudget
+from relsdk_export.pipeline import Gate
 from relsdk_export.quality import QualityBudget, measure_quality
 from relsdk_export.quantize import quantize_int8
 
@@ -73,20 +74,19 @@ def spoil(path):
 def test_a_variant_over_budget_is_left_out_and_the_report_says_by_how_much(
     toy_checkpoint, pairs, tmp_path, monkeypatch
 ):
-    def broken(source, target, *, isa, maxima=None):
-        count = quantize_int8(source, target, isa=isa, maxima=maxima)
+    def broken(source, target, *, isa, ranges=None):
+        count = quantize_int8(source, target, isa=isa, ranges=ranges)
         if isa == "avx2":
             spoil(target)
         return count
 
-    monkeypatch.setattr(export, "quantize_int8", broken)
-    monkeypatch.setattr(export, "ParityBudget", lambda: export_budget)  # parity would catch it first
+    monkeypatch.setattr("relsdk_export.pipeline.quantize_int8", broken)
     steps = []
     bundle = export_encoder(
         toy_checkpoint,
         tmp_path / "out",
-        pairs=pairs,
-        quality_budget=QualityBudget(0.1, 1.0, 1.0),
+        budget=ParityBudget(int8_min=-1.0, int8_mean=-1.0),  # parity would catch it first
+        gate=Gate(pairs, QualityBudget(0.1, 1.0, 1.0)),
         on_step=steps.append,
     )
     assert [variant.name for variant in bundle.variants] == ["fp32", "int8_avx512_vnni"]
@@ -100,17 +100,13 @@ def test_a_variant_over_budget_is_left_out_and_the_report_says_by_how_much(
     assert np.isfinite(Embedder(bundle.path).encode_query("红烧肉")).all()
 
 
-export_budget = export.ParityBudget(fp32_min=0.9999, int8_min=-1.0, int8_mean=-1.0)
-
-
 def test_nothing_left_to_serve_is_an_error(toy_checkpoint, pairs, tmp_path):
     with pytest.raises(QualityError, match="every variant asked for"):
         export_encoder(
             toy_checkpoint,
             tmp_path / "out",
             variants=["int8_avx2"],
-            pairs=pairs,
-            quality_budget=QualityBudget(-1.0, -1.0, -1.0),
+            gate=Gate(pairs, QualityBudget(-1.0, -1.0, -1.0)),
         )
     assert list(tmp_path.iterdir()) == []
 

@@ -5,7 +5,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from relsdk.errors import RelsdkError
-from relsdk_export.activations import channel_maxima
+from relsdk_export.activations import channel_ranges
 from relsdk_export.quantize import WEIGHT_RANGE, quantize_int8
 
 
@@ -102,8 +102,8 @@ def test_nothing_to_quantise_is_an_error(tmp_path):
         quantize_int8(tmp_path / "n.onnx", tmp_path / "q.onnx", isa="avx2")
 
 
-def make_layer(path, rng):
-    """Layer normalisation with outlier channels, then three products that share it, as in attention."""
+def make_layer(path, rng, middle=0.0):
+    """Layer normalisation with outlier channels around `middle`, then three products that share it."""
     gain = np.ones(48, dtype=np.float32)
     gain[[3, 17]] = 30.0
     matrices = {name: rng.normal(size=(48, 24)).astype(np.float32) for name in "qkv"}
@@ -114,7 +114,7 @@ def make_layer(path, rng):
     ]
     nodes.append(helper.make_node("Concat", ["yq", "yk", "yv"], ["y"], axis=-1, name="y"))
     biases = {f"b{name}": rng.normal(size=24).astype(np.float32) for name in "qkv"}
-    constants = {"gain": gain, "bias": np.zeros(48, dtype=np.float32), **matrices, **biases}
+    constants = {"gain": gain, "bias": np.full(48, middle, dtype=np.float32), **matrices, **biases}
     inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["b", "t", 48])]
     outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["b", "t", 72])]
     initializers = [numpy_helper.from_array(value, name) for name, value in constants.items()]
@@ -123,18 +123,19 @@ def make_layer(path, rng):
 
 
 def measured(path, x):
-    """What `channel_maxima` finds on x; the mask hides the last row."""
+    """What `channel_ranges` finds on x; the mask hides the last row."""
     mask = np.ones(x.shape[:2], dtype=np.int64)
     mask[-1, -1] = 0
-    return channel_maxima(path, [{"x": x, "attention_mask": mask}])
+    return channel_ranges(path, [{"x": x, "attention_mask": mask}])
 
 
-def test_measured_maxima_leave_padding_out(tmp_path):
+def test_measured_ranges_leave_padding_out(tmp_path):
     rng = np.random.default_rng(4)
     make_graph(tmp_path / "m.onnx", rng.normal(size=(48, 24)).astype(np.float32))
     x = rng.normal(size=(3, 5, 48)).astype(np.float32)
     x[-1, -1] = 1e6
-    expected = np.abs(x.reshape(-1, 48)[:-1]).max(axis=0)
+    real = x.reshape(-1, 48)[:-1]
+    expected = [real.min(axis=0), real.max(axis=0)]
     np.testing.assert_array_equal(measured(tmp_path / "m.onnx", x)["x"], expected)
 
 
@@ -143,10 +144,11 @@ def test_products_that_share_an_activation_become_one_and_outliers_are_smoothed(
     make_layer(tmp_path / "m.onnx", rng)
     x = rng.normal(size=(8, 16, 48)).astype(np.float32)
     assert quantize_int8(tmp_path / "m.onnx", tmp_path / "plain.onnx", isa="avx512_vnni") == 3
-    maxima = measured(tmp_path / "m.onnx", x)
-    quantize_int8(tmp_path / "m.onnx", tmp_path / "smooth.onnx", isa="avx512_vnni", maxima=maxima)
+    ranges = measured(tmp_path / "m.onnx", x)
+    quantize_int8(tmp_path / "m.onnx", tmp_path / "smooth.onnx", isa="avx512_vnni", ranges=ranges)
     operators = [node.op_type for node in onnx.load(tmp_path / "smooth.onnx").graph.node]
-    assert operators.count("MatMulInteger") == operators.count("Add") == 1
+    assert operators.count("MatMulIntegerToFloat") == 1
+    assert "Add" not in operators  # biases belong to the product
     assert "ReduceMax" not in operators  # behind a layer normalisation the scale is a constant
     other = rng.normal(size=(8, 16, 48)).astype(np.float32)
     exact = run(tmp_path / "m.onnx", x=other)
@@ -159,7 +161,61 @@ def test_values_beyond_the_measured_range_saturate(tmp_path):
     make_layer(tmp_path / "m.onnx", rng)
     x = rng.normal(size=(8, 16, 48)).astype(np.float32)
     small = {name: value * 0.5 for name, value in measured(tmp_path / "m.onnx", x).items()}
-    quantize_int8(tmp_path / "m.onnx", tmp_path / "q.onnx", isa="avx512_vnni", maxima=small)
+    quantize_int8(tmp_path / "m.onnx", tmp_path / "q.onnx", isa="avx512_vnni", ranges=small)
     exact, found = run(tmp_path / "m.onnx", x=x), run(tmp_path / "q.onnx", x=x)
     assert np.isfinite(found).all()
     assert np.corrcoef(exact.ravel(), found.ravel())[0, 1] > 0.9
+
+
+def test_ranges_far_from_zero_cost_no_precision(tmp_path):
+    errors = []
+    for middle in (0.0, 200.0):
+        rng = np.random.default_rng(7)
+        make_layer(tmp_path / "m.onnx", rng, middle)
+        x = rng.normal(size=(8, 16, 48)).astype(np.float32)
+        ranges = measured(tmp_path / "m.onnx", x)
+        quantize_int8(tmp_path / "m.onnx", tmp_path / "q.onnx", isa="avx512_vnni", ranges=ranges)
+        errors.append(np.abs(run(tmp_path / "m.onnx", x=x) - run(tmp_path / "q.onnx", x=x)).mean())
+    assert errors[1] < 1.2 * errors[0]
+
+
+def make_attention(path, rng):
+    """Values with outlier channels, mixed by attention, then projected."""
+    names = ("wq", "wk", "wv", "wo")
+    constants = {name: rng.normal(size=(32, 32)).astype(np.float32) for name in names}
+    constants["wv"][:, [2, 9]] *= 50.0
+    constants |= {f"b{name}": rng.normal(size=32).astype(np.float32) for name in names}
+    constants["bwv"][2] = 100.0
+    nodes = []
+    for name in names[:3]:
+        nodes.append(helper.make_node("MatMul", ["x", name], [f"m{name}"], name=f"m{name}"))
+        nodes.append(helper.make_node("Add", [f"m{name}", f"b{name}"], [f"y{name}"], name=f"y{name}"))
+    nodes += [
+        helper.make_node(
+            "MultiHeadAttention", ["ywq", "ywk", "ywv"], ["a"], name="a", domain="com.microsoft", num_heads=4
+        ),
+        helper.make_node("MatMul", ["a", "wo"], ["mwo"], name="mwo"),
+        helper.make_node("Add", ["mwo", "bwo"], ["y"], name="y"),
+    ]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["b", "t", 32])]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["b", "t", 32])]
+    initializers = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, initializers)
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
+
+
+def test_smoothing_behind_attention_costs_no_operator(tmp_path):
+    rng = np.random.default_rng(8)
+    make_attention(tmp_path / "m.onnx", rng)
+    x = (0.1 * rng.normal(size=(4, 8, 32))).astype(np.float32)
+    ranges = measured(tmp_path / "m.onnx", x)
+    quantize_int8(tmp_path / "m.onnx", tmp_path / "plain.onnx", isa="avx512_vnni")
+    quantize_int8(tmp_path / "m.onnx", tmp_path / "q.onnx", isa="avx512_vnni", ranges=ranges)
+    names = {item.name for item in onnx.load(tmp_path / "q.onnx").graph.initializer}
+    assert "relsdk_int8_a_inverse" not in names
+    assert "relsdk_int8_x_inverse" in names  # behind no attention: scaled in the graph
+    exact = run(tmp_path / "m.onnx", x=x)
+    plain, smooth = (np.abs(run(tmp_path / f"{n}.onnx", x=x) - exact).mean() for n in ("plain", "q"))
+    assert smooth < plain
+    assert smooth < 0.02 * np.abs(exact).mean()

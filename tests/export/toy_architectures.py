@@ -31,40 +31,14 @@ _SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "
 
 
 def make_architecture(name, folder, corpus):
-    """Write a checkpoint as published; a decoder's tokenizer adds an end token and no first one."""
+    """Write an encoder's checkpoint as published."""
     import torch
     import transformers
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    # Made by rule: the library's Unigram trainer gives another vocabulary in each process.
-    characters = sorted({character for text in corpus for character in text} - {" "})
-    vocabulary = [(token, 0.0) for token in special] + [("\u2581", -6.0)]
-    vocabulary += [(piece, -8.0 - 0.01 * i) for i, piece in enumerate(characters)]
-    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=3, byte_fallback=False))
-    tokenizer.normalizer = normalizers.NFKC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.add_special_tokens(special)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="$A </s>" if name == "qwen3" else "<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
-    )
-    folder.mkdir(parents=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    names = {"pad_token": "<pad>", "unk_token": "<unk>", "cls_token": "<s>", "eos_token": "</s>"}
-    write(
-        folder / "tokenizer_config.json",
-        {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 10**30, **names},
-    )
-    kind, arguments, pooling, _ = CONFIGS[name]
-    sizes = {} if name == "distilbert" else _SIZES
-    tokens = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
-    if name == "modernbert":
-        tokens |= {"cls_token_id": 0, "sep_token_id": 2}
-    config = getattr(transformers, kind)(
-        vocab_size=tokenizer.get_vocab_size(), initializer_range=0.3, **tokens, **sizes, **arguments
-    )
+    config = write_tokenizer_and_config(name, folder, corpus)
     torch.manual_seed(0)
     transformers.AutoModel.from_config(config).save_pretrained(folder)
+    pooling = CONFIGS[name][2]
     (folder / "1_Pooling").mkdir()
     write(folder / "1_Pooling/config.json", {"word_embedding_dimension": 32, "pooling_mode": pooling})
     modules = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
@@ -77,6 +51,71 @@ def make_architecture(name, folder, corpus):
     )
     write(folder / "config_sentence_transformers.json", {"prompts": {"query": "query: ", "document": ""}})
     return folder
+
+
+def make_cross_encoder(name, folder, corpus, head="categorical", types=False):
+    """Write a sequence classifier's checkpoint; `types`: tokens of the two texts have types 0 and 1."""
+    import torch
+    import transformers
+
+    config = write_tokenizer_and_config(name, folder, corpus, types=types)
+    config.max_position_embeddings = 258  # pairs are longer than texts
+    config.num_labels = {"categorical": 4, "ordinal": 3, "regression": 1}[head]
+    torch.manual_seed(0)
+    model = transformers.AutoModelForSequenceClassification.from_config(config)
+    for _, weight in model.named_parameters():  # heads of wide logits: probabilities far from even
+        if weight.shape[0] == config.num_labels:
+            torch.nn.init.normal_(weight, std=1.5)
+    model.save_pretrained(folder)
+    if head == "ordinal":
+        content = json.loads((folder / "config.json").read_text())
+        write(folder / "config.json", {**content, "relsdk_head": "ordinal"})
+    return folder
+
+
+def write_tokenizer_and_config(name, folder, corpus, types=False):
+    """Write the tokenizer (a decoder's adds an end token and no first one); return the configuration."""
+    import transformers
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    # Made by rule: the library's Unigram trainer gives another vocabulary in each process.
+    characters = sorted({character for text in corpus for character in text} - {" "})
+    vocabulary = [(token, 0.0) for token in special] + [("\u2581", -6.0)]
+    vocabulary += [(piece, -8.0 - 0.01 * i) for i, piece in enumerate(characters)]
+    couples = sorted({text[i : i + 2] for text in corpus for i in range(0, len(text) - 1, 2)})
+    vocabulary += [(piece, -10.0) for piece in couples if " " not in piece]
+    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=3, byte_fallback=False))
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.add_special_tokens(special)
+    second = ":1" if types else ""
+    single, pair = "<s> $A </s>", f"<s> $A </s> </s> $B{second} </s>{second}"
+    if name == "qwen3":
+        single, pair = "$A </s>", "$A </s> $B </s>"
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=single, pair=pair, special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    folder.mkdir(parents=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    names = {"pad_token": "<pad>", "unk_token": "<unk>", "cls_token": "<s>", "eos_token": "</s>"}
+    write(
+        folder / "tokenizer_config.json",
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": 10**30,
+            **({"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]} if types else {}),
+            **names,
+        },
+    )
+    kind, arguments, _, _ = CONFIGS[name]
+    sizes = {} if name == "distilbert" else _SIZES
+    tokens = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+    if name == "modernbert":
+        tokens |= {"cls_token_id": 0, "sep_token_id": 2}
+    return getattr(transformers, kind)(
+        vocab_size=tokenizer.get_vocab_size(), initializer_range=0.3, **tokens, **sizes, **arguments
+    )
 
 
 def write(path, content):

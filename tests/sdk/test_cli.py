@@ -14,22 +14,6 @@ from relsdk.sample_world import generate, write
 
 
 @pytest.fixture
-def relsdk(capsys):
-    """Run the command in this process; return (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        try:
-            main([str(argument) for argument in arguments])
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
-
-
-@pytest.fixture
 def fails(relsdk):
     """Run a command that must end with one line on stderr and exit code 2; return the line."""
 

@@ -10,7 +10,9 @@ from relsdk.bundle.layout import (
     read_encoder_settings,
     read_scorer_settings,
     tokenizer_path,
+    update_model_config,
     write_layout,
+    write_model_card,
     write_tokenizer,
 )
 
@@ -32,7 +34,9 @@ __all__ = [
     "read_scorer_settings",
     "save_variants",
     "tokenizer_path",
+    "update_model_config",
     "write_golden",
     "write_layout",
+    "write_model_card",
     "write_tokenizer",
 ]

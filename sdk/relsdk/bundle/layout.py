@@ -24,7 +24,9 @@ __all__ = [
     "read_json",
     "read_scorer_settings",
     "tokenizer_path",
+    "update_model_config",
     "write_layout",
+    "write_model_card",
     "write_scorer_layout",
     "write_tokenizer",
 ]
@@ -35,6 +37,7 @@ MODEL_CONFIG = "config.json"
 MODULES = "modules.json"
 PROMPTS = "config_sentence_transformers.json"
 MAX_LENGTH = "sentence_bert_config.json"
+MODEL_CARD = "README.md"
 POOLING = "1_Pooling/config.json"
 
 Pooling = Literal["mean", "cls", "lasttoken"]
@@ -273,11 +276,19 @@ def tokenizer_path(folder: Path) -> Path:
     return folder / TOKENIZER_JSON
 
 
-def write_tokenizer(folder: Path, content: Mapping[str, Any], *, vocab_size: int) -> None:
-    """Replace the tokenizer of a bundle being made, and the vocabulary size of its model configuration."""
+def write_tokenizer(folder: Path, content: Mapping[str, Any]) -> None:
+    """Replace the tokenizer of a bundle being made."""
     (folder / TOKENIZER_JSON).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-    config = read_json(folder / MODEL_CONFIG)
-    write_json(folder / MODEL_CONFIG, {**config, "vocab_size": vocab_size})
+
+
+def update_model_config(folder: Path, changes: Mapping[str, Any]) -> None:
+    """Change keys of the model configuration of a bundle being made."""
+    write_json(folder / MODEL_CONFIG, {**read_json(folder / MODEL_CONFIG), **changes})
+
+
+def write_model_card(folder: Path, text: str) -> None:
+    """Write the Markdown that says what a bundle is."""
+    (folder / MODEL_CARD).write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -83,7 +83,7 @@ class _Demo:
     def _export(self) -> None:
         try:
             from relsdk_export.backbones import pull
-            from relsdk_export.encoder import export_encoder
+            from relsdk_export.encoder import EncoderCuts, export_encoder
         except ImportError as error:
             raise MissingExtraError("relsdk demo", "backbone,export") from error
         pulled = pull(BACKBONE)
@@ -92,7 +92,7 @@ class _Demo:
         export_encoder(
             pulled.path,
             self.bundle_path,
-            vocabulary_from=texts,
+            cuts=EncoderCuts(vocabulary_from=texts),
             overwrite=True,
             on_step=lambda step: click.echo(click.style(f"    {step}", dim=True), err=True),
         )

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import click
 
+from relsdk.bundle import Bundle, Variant
 from relsdk.cli.output import echo_json
+from relsdk.errors import InputError
 from relsdk.formats import read_documents, read_pairs
 from relsdk.records import Document
 
 __all__ = ["export"]
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @click.group()
@@ -22,19 +26,49 @@ def export() -> None:
     """Make a bundle from a checkpoint (needs relsdk[export])."""
 
 
+def _shared_options(command: F) -> F:
+    """Options of both commands; all of them are about what goes into the bundle and what is measured."""
+    for option in reversed(
+        [
+            click.argument("checkpoint", type=click.Path(path_type=Path)),
+            click.argument("bundle", type=click.Path(path_type=Path)),
+            click.option(
+                "--variant",
+                "variants",
+                multiple=True,
+                help="fp32, int8_avx2, int8_avx512_vnni [default: all].",
+            ),
+            click.option(
+                "--vocabulary-from", "corpus", help="Cut the vocabulary to what these documents need."
+            ),
+            click.option("--keep-layers", "layers", help="Keep these layers only, counted from 0: 0,2,4."),
+            click.option(
+                "--pairs", help="Labelled pairs: leave out variants that rank or grade worse than fp32."
+            ),
+            click.option(
+                "--max-ap-loss", type=float, default=0.003, show_default=True, help="With --pairs: mean AP."
+            ),
+            click.option(
+                "--max-ndcg-loss", type=float, default=0.002, show_default=True, help="With --pairs: nDCG@10."
+            ),
+            click.option(
+                "--max-level-changes",
+                type=float,
+                default=0.015,
+                show_default=True,
+                help="With --pairs: share of pairs.",
+            ),
+            click.option("--overwrite", is_flag=True, help="Replace a bundle that is there."),
+            click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
 @export.command()
-@click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.option(
-    "--variant", "variants", multiple=True, help="fp32, int8_avx2, int8_avx512_vnni [default: all]."
-)
-@click.option("--vocabulary-from", "corpus", help="Cut the vocabulary to what these documents need.")
-@click.option("--pairs", help="Labelled pairs: leave out variants that rank or grade worse than fp32.")
-@click.option("--max-ap-loss", type=float, default=0.003, show_default=True, help="With --pairs: mean AP.")
-@click.option("--max-ndcg-loss", type=float, default=0.002, show_default=True, help="With --pairs: nDCG@10.")
-@click.option(
-    "--max-level-changes", type=float, default=0.015, show_default=True, help="With --pairs: share of pairs."
-)
+@_shared_options
+@click.option("--dim", "dimension", type=int, help="Keep the first so many dimensions (Matryoshka models).")
 @click.option(
     "--exporter",
     type=click.Choice(["torch", "optimum"]),
@@ -42,13 +76,13 @@ def export() -> None:
     show_default=True,
     help="What writes the fp32 graph; optimum needs relsdk[optimum] in a virtual environment of its own.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def encoder(
     checkpoint: Path,
     bundle: Path,
     variants: tuple[str, ...],
     corpus: str | None,
+    layers: str | None,
+    dimension: int | None,
     pairs: str | None,
     max_ap_loss: float,
     max_ndcg_loss: float,
@@ -58,52 +92,133 @@ def encoder(
     as_json: bool,
 ) -> None:
     """Export the encoder CHECKPOINT to BUNDLE: fp32 and int8 ONNX, checked against the checkpoint."""
-    from relsdk_export.encoder import DEFAULT_VARIANTS, export_encoder
-    from relsdk_export.quality import QualityBudget
+    from relsdk_export.encoder import EncoderCuts, export_encoder
+    from relsdk_export.pipeline import DEFAULT_VARIANTS
 
-    started = time.perf_counter()
     made = export_encoder(
         checkpoint,
         bundle,
         variants=variants or DEFAULT_VARIANTS,
-        vocabulary_from=None if corpus is None else _texts(corpus),
-        pairs=[] if pairs is None else list(read_pairs(pairs)),
-        quality_budget=QualityBudget(max_ap_loss, max_ndcg_loss, max_level_changes),
+        cuts=EncoderCuts(_texts(corpus), _numbers(layers), dimension),
+        gate=_gate(pairs, max_ap_loss, max_ndcg_loss, max_level_changes),
         exporter=exporter,
         overwrite=overwrite,
-        on_step=lambda step: click.echo(f"{time.perf_counter() - started:6.1f} s  {step}", err=True),
+        on_step=_clock(),
     )
     if as_json:
         echo_json({**asdict(made), "path": str(made.path)})
         return
-    vocabulary = made.provenance.get("vocabulary")
-    if vocabulary:
-        click.echo(
-            f"vocabulary: {vocabulary['pieces_before']:,} -> {vocabulary['pieces']:,} pieces, "
-            f"{vocabulary['unknown_share']:.4%} of the corpus's tokens unknown"
-        )
     for variant in made.variants:
-        quality = variant.quality
-        parity = quality["parity"]
-        click.echo(
-            f"{variant.name:<18} {quality['bytes'] / 1e6:7.1f} MB  cosine to the checkpoint: "
-            f"mean {parity['mean_cosine']:.4f}, worst {parity['min_cosine']:.4f}" + _gate(quality.get("gate"))
+        parity = variant.quality["parity"]
+        close = (
+            f"cosine to the checkpoint: mean {parity['mean_cosine']:.4f}, worst {parity['min_cosine']:.4f}"
         )
+        _echo_variant(variant, close)
+    _echo_cuts(made)
     click.echo(
         f"next: relsdk calibrate {bundle} PAIRS, then relsdk index build INDEX --model {bundle} --input DOCS"
     )
 
 
-def _gate(gate: dict[str, float] | None) -> str:
-    if gate is None:
-        return ""
-    return (
-        f"; mean AP {gate['mean_ap']:.4f} ({-gate['mean_ap_loss']:+.4f}), nDCG@10 {gate['ndcg_at_10']:.4f} "
-        f"({-gate['ndcg_at_10_loss']:+.4f}), levels changed {gate['level_changes']:.1%}"
+@export.command()
+@_shared_options
+def scorer(
+    checkpoint: Path,
+    bundle: Path,
+    variants: tuple[str, ...],
+    corpus: str | None,
+    layers: str | None,
+    pairs: str | None,
+    max_ap_loss: float,
+    max_ndcg_loss: float,
+    max_level_changes: float,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Export the cross-encoder CHECKPOINT to BUNDLE: fp32 and int8 ONNX, checked against the checkpoint.
+
+    Its head has 4 outputs (one a level), 3 (an ordinal head of relsdk train score) or 1 (a score).
+    """
+    from relsdk_export.pipeline import DEFAULT_VARIANTS
+    from relsdk_export.scorer import ScorerCuts, export_scorer
+
+    made = export_scorer(
+        checkpoint,
+        bundle,
+        variants=variants or DEFAULT_VARIANTS,
+        cuts=ScorerCuts(_texts(corpus), _numbers(layers)),
+        gate=_gate(pairs, max_ap_loss, max_ndcg_loss, max_level_changes),
+        overwrite=overwrite,
+        on_step=_clock(),
     )
+    if as_json:
+        echo_json({**asdict(made), "path": str(made.path)})
+        return
+    for variant in made.variants:
+        parity = variant.quality["parity"]
+        close = (
+            f"to the checkpoint: logits within {parity['max_logit_difference']:.1e}, probabilities "
+            f"{parity['mean_variation']:.4f}"
+        )
+        _echo_variant(variant, close)
+    _echo_cuts(made)
+    click.echo(f"next: relsdk calibrate {bundle} PAIRS, then relsdk query INDEX QUERY --scorer {bundle}")
 
 
-def _texts(corpus: str) -> Iterator[str]:
+def _clock() -> Callable[[str], None]:
+    started = time.perf_counter()
+    return lambda step: click.echo(f"{time.perf_counter() - started:6.1f} s  {step}", err=True)
+
+
+def _gate(pairs: str | None, ap: float, ndcg: float, level_changes: float) -> Any:
+    from relsdk_export.pipeline import Gate
+    from relsdk_export.quality import QualityBudget
+
+    return None if pairs is None else Gate(list(read_pairs(pairs)), QualityBudget(ap, ndcg, level_changes))
+
+
+def _numbers(layers: str | None) -> tuple[int, ...] | None:
+    if layers is None:
+        return None
+    try:
+        return tuple(int(number) for number in layers.split(","))
+    except ValueError:
+        raise InputError(f"--keep-layers {layers!r}; numbers with commas are needed, such as 0,2,4") from None
+
+
+def _echo_variant(variant: Variant, close: str) -> None:
+    quality = variant.quality
+    line = f"{variant.name:<18} {quality['bytes'] / 1e6:7.1f} MB  {close}"
+    gate = quality.get("gate")
+    if gate is not None:
+        line += f"; mean AP {gate['mean_ap']:.4f} ({-gate['mean_ap_loss']:+.4f})"
+        line += f", nDCG@10 {gate['ndcg_at_10']:.4f} ({-gate['ndcg_at_10_loss']:+.4f})"
+        line += f", levels changed {gate['level_changes']:.1%}"
+    click.echo(line)
+
+
+def _echo_cuts(made: Bundle) -> None:
+    cuts = made.provenance.get("cuts", {})
+    vocabulary = cuts.get("vocabulary")
+    if vocabulary:
+        click.echo(
+            f"vocabulary: {vocabulary['pieces_before']:,} -> {vocabulary['pieces']:,} pieces, "
+            f"{vocabulary['unknown_share']:.4%} of the corpus's tokens unknown"
+        )
+    if "before" in cuts:
+        before, after = cuts["before"], cuts["after"]
+        click.echo(
+            f"cut, fp32: {before['bytes'] / 1e6:.1f} -> {after['bytes'] / 1e6:.1f} MB, mean AP "
+            f"{before['mean_ap']:.4f} -> {after['mean_ap']:.4f}, nDCG@10 {before['ndcg_at_10']:.4f} -> "
+            f"{after['ndcg_at_10']:.4f}"
+        )
+
+
+def _texts(corpus: str | None) -> Iterator[str] | None:
+    return None if corpus is None else _document_texts(corpus)
+
+
+def _document_texts(corpus: str) -> Iterator[str]:
     document: Document
     for document in read_documents(corpus):
         yield f"{document.title} {document.text}".strip()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from relsdk.bundle import EncoderSettings, ScorerSettings, read_bundle
+from relsdk.bundle import Bundle, EncoderSettings, ScorerSettings, Variant, read_bundle
 from relsdk.cli.output import echo_json, echo_table
 from relsdk.errors import BundleError, MissingExtraError
 from relsdk.hub import local_model
@@ -61,11 +61,40 @@ def info(path: str, as_json: bool) -> None:
     variants = []
     for variant in bundle.variants:
         size = bundle.onnx_path(variant).stat().st_size / 1e6
-        parity = variant.quality.get("parity", {})
-        cosine = f"{parity['mean_cosine']:.4f}" if parity else "-"
-        levels = ", ".join(f"{d} dim: {c['method']}" for d, c in variant.calibrations.items()) or "none"
-        variants.append([variant.name, f"{size:.1f}", cosine, levels, variant.file])
-    echo_table(["variant", "MB", "cosine to checkpoint", "calibration", "file"], variants, right=(1,))
+        keys = {"pair": "levels"}
+        levels = ", ".join(
+            f"{keys.get(key, key + ' dim')}: {content['method']}"
+            for key, content in variant.calibrations.items()
+        )
+        variants.append([variant.name, f"{size:.1f}", _closeness(variant), levels or "none", variant.file])
+    echo_table(["variant", "MB", "against the checkpoint", "calibration", "file"], variants, right=(1,))
+    _echo_gates(bundle)
+
+
+def _closeness(variant: Variant) -> str:
+    parity = variant.quality.get("parity", {})
+    if "mean_cosine" in parity:
+        return f"cosine {parity['mean_cosine']:.4f}, worst {parity['min_cosine']:.4f}"
+    if "max_logit_difference" in parity:
+        return f"logits within {parity['max_logit_difference']:.1e}"
+    return "-"
+
+
+def _echo_gates(bundle: Bundle) -> None:
+    """Print what each variant lost on labelled pairs, where that was measured, and what was left out."""
+    gates = {v.name: v.quality["gate"] for v in bundle.variants if "gate" in v.quality}
+    if gates:
+        click.echo()
+        rows = [
+            [name, f"{gate['pairs']:,}"]
+            + [f"{100 * gate[key]:.2f}" for key in ("ap_1", "ap_2", "ap_3", "mean_ap", "ndcg_at_10")]
+            + [f"{gate['qwk']:.3f}", f"{gate['level_changes']:.2%}"]
+            for name, gate in gates.items()
+        ]
+        header = ["variant", "pairs", "AP>=1", "AP>=2", "AP=3", "mean AP", "nDCG@10", "QWK", "levels changed"]
+        echo_table(header, rows, right=tuple(range(1, 9)))
+    for name, reasons in bundle.provenance.get("left_out", {}).items():
+        click.echo(f"left out: {name} ({'; '.join(reasons)})")
 
 
 @model.command()

@@ -1,0 +1,250 @@
+"""From a checkpoint to a bundle: write, quantise, compare, gate, describe, and only then move into place.
+
+What differs between encoders and scorers is in their jobs (`encoder`, `scorer`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from relsdk.bundle import (
+    Bundle,
+    EncoderSettings,
+    ScorerSettings,
+    Variant,
+    finish_bundle,
+    golden_inputs,
+    onnx_file,
+    read_bundle,
+    write_golden,
+    write_model_card,
+)
+from relsdk.errors import BundleError, InputError, QualityError
+from relsdk.folders import file_sha256, json_sha256, staged_folder
+from relsdk.pair_models import open_pair_model
+from relsdk.records import LabelledPair
+from relsdk.session import runs_exactly
+from relsdk_export.activations import channel_ranges
+from relsdk_export.model_card import model_card
+from relsdk_export.operators import compare_operators
+from relsdk_export.quality import QualityBudget, measure_quality
+from relsdk_export.quantize import WEIGHT_RANGE, quantize_int8
+
+__all__ = ["DEFAULT_VARIANTS", "ExportJob", "Gate", "Inputs", "OnStep", "export_bundle"]
+
+DEFAULT_VARIANTS = ("fp32", *(f"int8_{isa}" for isa in WEIGHT_RANGE))
+_PACKAGES = ("relsdk", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "tokenizers")
+
+Inputs = Mapping[str, NDArray[np.int64]]
+OnStep = Callable[[str], None]
+
+
+class ExportJob(Protocol):
+    """One model on its way into a bundle."""
+
+    checkpoint: Path
+
+    @property
+    def settings(self) -> EncoderSettings | ScorerSettings:
+        """What the outputs depend on besides the weights; known once the job is prepared."""
+
+    def prepare(self, folder: Path, on_step: OnStep) -> None:
+        """Load and cut the model; put its tokenizer and configuration into the folder."""
+
+    def write_fp32(self, path: Path) -> None:
+        """Write the exact graph."""
+
+    def typical_inputs(self, folder: Path) -> Iterator[Inputs]:
+        """Yield batches of (B, T) inputs that activations are measured on."""
+
+    def compare(self, bundle: Bundle, variant: Variant) -> Mapping[str, float]:
+        """Compare a variant with the checkpoint; raises `QualityError` when it differs too much."""
+
+    def cuts(self) -> Mapping[str, Any]:
+        """What was cut away, in a JSON form; empty when the bundle is the whole model."""
+
+    def export_whole(self, target: Path) -> Bundle:
+        """Export the model without any cut, in fp32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Labelled pairs, and what a variant may lose on them against fp32.
+
+    Attributes:
+        pairs: Labelled pairs; without any there is no such gate.
+        budget: What may be lost.
+    """
+
+    pairs: Sequence[LabelledPair] = ()
+    budget: QualityBudget = field(default_factory=QualityBudget)
+
+
+def export_bundle(
+    job: ExportJob,
+    target: Path,
+    *,
+    variants: Sequence[str] = DEFAULT_VARIANTS,
+    gate: Gate | None = None,
+    overwrite: bool = False,
+    on_step: OnStep = lambda step: None,
+) -> Bundle:
+    """Make a bundle.
+
+    Args:
+        job: The model.
+        target: Where the bundle shall be.
+        variants: Names out of `DEFAULT_VARIANTS`.
+        gate: Labelled pairs: measure what each variant loses against fp32 and leave out those over budget.
+        overwrite: Replace a bundle that is there.
+        on_step: Called with a short description before each step.
+
+    Returns:
+        The bundle, in place.
+
+    Raises:
+        InputError: `target` is in the way, or a variant is unknown.
+        BundleError: The checkpoint is not usable.
+        QualityError: A variant differs from the checkpoint, or none is within the quality budget; nothing is
+            written.
+    """
+    unknown = [name for name in variants if name not in DEFAULT_VARIANTS]
+    if unknown or not variants:
+        raise InputError(f"unknown variants {unknown}; allowed are {list(DEFAULT_VARIANTS)}")
+    if not (job.checkpoint / "tokenizer.json").is_file():
+        raise BundleError(f"{job.checkpoint} has no tokenizer.json; name a checkpoint folder")
+    gate = gate or Gate()
+    with staged_folder(target, overwrite=overwrite) as staging:
+        on_step("load the checkpoint")
+        job.prepare(staging, on_step)
+        on_step("export fp32")
+        job.write_fp32(staging / onnx_file("fp32", "any"))
+        made = _write_variants(job, staging, variants, on_step)
+        on_step("compare with the checkpoint")
+        provenance = _provenance(job)
+        bundle = _finish(staging, job, made, provenance)
+        bundle = _finish(staging, job, [_compared(job, bundle, v) for v in bundle.variants], provenance)
+        left_out: dict[str, list[str]] = {}
+        measured: Sequence[Variant] = bundle.variants
+        if gate.pairs:
+            on_step("measure ranking and levels on labelled pairs")
+            measured, left_out = _gated(bundle, gate, on_step)
+            if job.cuts():
+                on_step("measure the whole model on labelled pairs")
+                provenance["cuts"] = {**job.cuts(), **_cost_of_cuts(job, bundle, measured, gate)}
+        kept = [variant for variant in measured if variant.name in variants and variant.name not in left_out]
+        if not kept:
+            raise QualityError(f"every variant asked for is over budget: {left_out}; nothing was written")
+        on_step("record golden vectors")
+        write_golden(staging, job.settings, _golden(bundle, kept))
+        for variant in measured:
+            if variant not in kept:
+                for name in bundle.variant_files(variant):
+                    (staging / name).unlink()
+        if left_out:
+            provenance["left_out"] = left_out
+        described = _finish(staging, job, kept, provenance)
+        write_model_card(staging, model_card(described))
+        _finish(staging, job, kept, provenance)
+    return read_bundle(target)
+
+
+def _write_variants(
+    job: ExportJob, folder: Path, names: Sequence[str], on_step: OnStep
+) -> tuple[Variant, ...]:
+    """Make the other variants of the fp32 graph that is in place."""
+    reference = folder / onnx_file("fp32", "any")
+    ranges = None
+    if any(name.startswith("int8") for name in names):
+        on_step("measure activations")
+        ranges = channel_ranges(reference, job.typical_inputs(folder))
+    made = []
+    for name in dict.fromkeys(("fp32", *names)):  # fp32 is what the others are measured against
+        quantisation, _, isa = name.partition("_")
+        file = onnx_file(quantisation, isa or "any")
+        if quantisation == "int8":
+            on_step(f"quantise {name}")
+            quantize_int8(reference, folder / file, isa=isa, ranges=ranges)
+        made.append(Variant(name, file, quantisation, isa or "any"))
+    return tuple(made)
+
+
+def _compared(job: ExportJob, bundle: Bundle, variant: Variant) -> Variant:
+    """Compare a variant with the checkpoint; return it with what was measured."""
+    parity = dict(job.compare(bundle, variant))
+    size = sum((bundle.path / name).stat().st_size for name in bundle.variant_files(variant))
+    exact_file = bundle.path / onnx_file("fp32", "any")
+    operators = compare_operators(exact_file, bundle.onnx_path(variant))
+    return replace(variant, quality={"parity": parity, "bytes": size, "operators": operators.to_dict()})
+
+
+def _gated(bundle: Bundle, gate: Gate, on_step: OnStep) -> tuple[list[Variant], dict[str, list[str]]]:
+    """Measure variants on labelled pairs; return them with the measures, and what speaks against some."""
+    names = [variant.name for variant in bundle.variants]
+    records = measure_quality(bundle.path, names, gate.pairs, gate.budget)
+    measured, left_out = [], {}
+    for variant, record in zip(bundle.variants, records, strict=True):
+        if record.over_budget:
+            left_out[variant.name] = list(record.over_budget)
+            on_step(f"{variant.name} is left out: {'; '.join(record.over_budget)}")
+        measured.append(replace(variant, quality={**variant.quality, "gate": record.to_dict()}))
+    return measured, left_out
+
+
+def _cost_of_cuts(job: ExportJob, bundle: Bundle, measured: Sequence[Variant], gate: Gate) -> dict[str, Any]:
+    """Measure the whole model as the cut one was measured: ranking and size before and after, in fp32."""
+    with TemporaryDirectory() as folder:
+        whole = job.export_whole(Path(folder) / "whole")
+        (record,) = measure_quality(whole.path, ["fp32"], gate.pairs, gate.budget)
+        size = int(whole.variant("fp32").quality["bytes"])
+    exact = next(variant for variant in measured if variant.name == "fp32").quality
+    keys = ("ap_1", "ap_2", "ap_3", "mean_ap", "ndcg_at_10")
+    before, after = record.to_dict(), exact["gate"]
+    return {
+        "before": {"bytes": size, **{key: before[key] for key in keys}},
+        "after": {"bytes": exact["bytes"], **{key: after[key] for key in keys}},
+    }
+
+
+def _golden(bundle: Bundle, variants: Sequence[Variant]) -> dict[str, NDArray[np.float32]]:
+    """Run the golden inputs with each variant that this CPU computes without saturating."""
+    inputs = golden_inputs(bundle.settings)
+    return {
+        variant.name: open_pair_model(bundle.path, variant=variant.name).golden(inputs)
+        for variant in variants
+        if runs_exactly(variant)
+    }
+
+
+def _finish(
+    folder: Path, job: ExportJob, variants: Sequence[Variant], provenance: Mapping[str, Any]
+) -> Bundle:
+    """Write the bundle's description of the variants that are in place."""
+    return finish_bundle(
+        folder,
+        name=job.checkpoint.resolve().name,
+        settings=job.settings,
+        variants=tuple(variants),
+        weights_sha256=json_sha256([provenance["checkpoint_sha256"], dict(job.cuts())]),
+        provenance=provenance,
+    )
+
+
+def _provenance(job: ExportJob) -> dict[str, Any]:
+    files = sorted(job.checkpoint.glob("*.safetensors"))
+    provenance: dict[str, Any] = {
+        "checkpoint": job.checkpoint.resolve().name,
+        "checkpoint_sha256": json_sha256([[file.name, file_sha256(file)] for file in files]),
+        "versions": {package: version(package) for package in _PACKAGES},
+    }
+    if job.cuts():
+        provenance["cuts"] = dict(job.cuts())
+    return provenance

@@ -1,0 +1,149 @@
+"""Export a scorer (cross-encoder): checkpoint folder in, checked bundle out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from relsdk.bundle import (
+    Bundle,
+    ScorerSettings,
+    Variant,
+    copy_tokenizer,
+    read_scorer_settings,
+    tokenizer_path,
+    update_model_config,
+    write_tokenizer,
+)
+from relsdk.pair_models import CrossEncoder
+from relsdk.tokenizer import TextTokenizer
+from relsdk_export.convert import PairClassifier, load_scorer, write_onnx
+from relsdk_export.corpus import Sample, input_batches, typical_pairs
+from relsdk_export.parity import ParityBudget, check_logits, torch_logits
+from relsdk_export.pipeline import DEFAULT_VARIANTS, Gate, Inputs, OnStep, export_bundle
+from relsdk_export.smaller import keep_layers, keep_pieces
+from relsdk_export.vocabulary import cut_vocabulary
+
+__all__ = ["ScorerCuts", "export_scorer"]
+
+# Every n-th typical pair is compared with the checkpoint.
+_STEP = 5
+
+
+@dataclass(frozen=True, slots=True)
+class ScorerCuts:
+    """What to leave away.
+
+    Attributes:
+        vocabulary_from: Texts of a corpus: keep the pieces they need. None keeps all.
+        layers: Keep these, counted from 0. None keeps all.
+    """
+
+    vocabulary_from: Iterable[str] | None = None
+    layers: Sequence[int] | None = None
+
+
+def export_scorer(
+    checkpoint: Path,
+    target: Path,
+    *,
+    variants: Sequence[str] = DEFAULT_VARIANTS,
+    cuts: ScorerCuts | None = None,
+    budget: ParityBudget | None = None,
+    gate: Gate | None = None,
+    overwrite: bool = False,
+    on_step: OnStep = lambda step: None,
+) -> Bundle:
+    """Make a bundle of a Hugging Face sequence classifier that judges pairs of query and document.
+
+    Args:
+        checkpoint: Folder with safetensors weights, `config.json`, `tokenizer.json`; 4 outputs (one a level),
+            3 (an ordinal head of ours) or 1 (a score).
+        target: Where the bundle shall be.
+        variants: Names out of `DEFAULT_VARIANTS`.
+        cuts: What to leave away.
+        budget: How close to the checkpoint a variant must be.
+        gate: Labelled pairs, and what a variant may lose on them.
+        overwrite: Replace a bundle that is there.
+        on_step: Called with a short description before each step.
+
+    Returns:
+        The bundle, in place.
+
+    Raises:
+        InputError: `target` is in the way, a variant is unknown, or a cut is out of range.
+        BundleError: `checkpoint` is not a usable checkpoint.
+        QualityError: The exported model differs from the checkpoint, or no variant is within the quality
+            budget; nothing is written.
+    """
+    job = _ScorerJob(checkpoint, cuts or ScorerCuts(), budget or ParityBudget())
+    return export_bundle(job, target, variants=variants, gate=gate, overwrite=overwrite, on_step=on_step)
+
+
+class _ScorerJob:
+    """See `pipeline.ExportJob`.
+
+    Attributes:
+        pairs: N pairs that variants are compared on.
+        expected: (N, C) the checkpoint's logits of them, of the uncut vocabulary.
+    """
+
+    settings: ScorerSettings
+    model: PairClassifier
+    pairs: list[tuple[str, str]]
+    expected: NDArray[np.float32]
+
+    def __init__(self, checkpoint: Path, cuts: ScorerCuts, budget: ParityBudget) -> None:
+        self.checkpoint = checkpoint
+        self.budget = budget
+        self._asked = cuts
+        self._cuts: dict[str, Any] = {}
+        self._typical: list[tuple[str, str]] = []
+
+    def prepare(self, folder: Path, on_step: OnStep) -> None:
+        self.settings = read_scorer_settings(self.checkpoint)
+        self.model = load_scorer(self.checkpoint, self.settings)
+        copy_tokenizer(self.checkpoint, folder)
+        if self._asked.layers is not None:
+            update_model_config(folder, keep_layers(self.model.transformer, self._asked.layers))
+            self._cuts["layers"] = list(self._asked.layers)
+        if self._asked.vocabulary_from is None:
+            self._refer(typical_pairs())
+            return
+        on_step("cut the vocabulary")
+        sample = Sample(self._asked.vocabulary_from)
+        cut = cut_vocabulary(tokenizer_path(self.checkpoint), sample)
+        self._refer(typical_pairs(sample.kept))
+        update_model_config(folder, keep_pieces(self.model.transformer, cut))
+        write_tokenizer(folder, cut.tokenizer)
+        self._cuts["vocabulary"] = cut.to_dict()
+
+    def write_fp32(self, path: Path) -> None:
+        write_onnx(self.model, path)
+
+    def typical_inputs(self, folder: Path) -> Iterator[Inputs]:
+        tokenizer = TextTokenizer(
+            tokenizer_path(folder), max_tokens=self.settings.max_tokens, pad_token=self.settings.pad_token
+        )
+        return input_batches(tokenizer, self._typical)
+
+    def compare(self, bundle: Bundle, variant: Variant) -> Mapping[str, float]:
+        scorer = CrossEncoder(bundle, variant=variant.name)
+        return check_logits(scorer, self.pairs, self.expected, self.budget).to_dict()
+
+    def cuts(self) -> Mapping[str, Any]:
+        return self._cuts
+
+    def export_whole(self, target: Path) -> Bundle:
+        whole = _ScorerJob(self.checkpoint, ScorerCuts(), self.budget)
+        return export_bundle(whole, target, variants=("fp32",))
+
+    def _refer(self, typical: list[tuple[str, str]]) -> None:
+        self._typical = typical
+        self.pairs = typical[::_STEP]
+        self.expected = torch_logits(self.model, self.checkpoint, self.pairs)
