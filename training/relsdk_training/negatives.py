@@ -24,8 +24,8 @@ NO_DOCUMENT = -1
 def known_pairs(query_keys: Tensor, document_keys: Tensor, labels: Tensor | None = None) -> Tensor:
     """Find the in-batch pairs that are no negatives because the batch itself says what they are.
 
-    (i, j) is known if some row k pairs the query of i with the document of j: they share the query (k = j), the
-    document (k = i), or it is a third row.
+    (i, j) is known if some row k pairs the query of i with the document of j: they share the query (k = j),
+    the document (k = i), or k is a third row.
 
     Args:
         query_keys: (B,) int, equal for equal queries.

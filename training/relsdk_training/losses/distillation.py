@@ -33,8 +33,8 @@ def similarity_matrix_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
         loss = 1/(B (B-1)) sum_{i != j} (cos(student_i, student_j) - cos(teacher_i, teacher_j))^2
 
-    Squared differences rather than a KL divergence of softmaxes: they need no temperature and keep the cosines
-    themselves, on which calibrated levels rest, not only their order.
+    Squared differences rather than a KL divergence of softmaxes: they need no temperature and keep the
+    cosines themselves, on which calibrated levels rest, not only their order.
 
     Args:
         student: (B, D) float, B at least 2.
