@@ -6,6 +6,7 @@ import torch
 from torch import distributed, multiprocessing, nn
 
 from relsdk.errors import InputError
+from relsdk_training.chunking import encode_in_chunks
 from relsdk_training.gather import all_gather, all_gather_with_gradient
 from relsdk_training.losses.contrastive import label_weighted_info_nce
 
@@ -13,18 +14,23 @@ WORLD = 2
 
 
 class Step(nn.Module):
-    """A learned temperature and an encoder; the loss is that of the global batch."""
+    """A learned temperature and an encoder that runs in chunks; the loss is that of the global batch."""
 
-    def __init__(self):
+    def __init__(self, chunk_rows):
         super().__init__()
+        self.chunk_rows = chunk_rows
         torch.manual_seed(0)
         self.encoder = nn.Linear(5, 4, dtype=torch.float64)
         self.log_temperature = nn.Parameter(torch.tensor(-2.0, dtype=torch.float64))
 
+    def encode(self, rows):
+        inputs = {"rows": rows, "attention_mask": torch.ones(len(rows), 1)}
+        return encode_in_chunks(lambda chunk: self.encoder(chunk["rows"]), inputs, self.chunk_rows)
+
     def forward(self, queries, documents, labels):
         loss, _ = label_weighted_info_nce(
-            all_gather_with_gradient(self.encoder(queries)),
-            all_gather_with_gradient(self.encoder(documents)),
+            all_gather_with_gradient(self.encode(queries)),
+            all_gather_with_gradient(self.encode(documents)),
             all_gather(labels),
             temperature=self.log_temperature.exp(),
             self_contrast=True,
@@ -56,7 +62,7 @@ def rank_main(rank, folder):
         timeout=datetime.timedelta(seconds=120),
     )
     mine = [part.chunk(WORLD)[rank] for part in batch()]
-    step = Step()
+    step = Step(chunk_rows=2)
     model = nn.parallel.DistributedDataParallel(copy.deepcopy(step))
     loss = model(*mine)
     loss.backward()
@@ -86,7 +92,7 @@ def ranks(tmp_path_factory):
 
 
 def test_two_processes_equal_one_with_the_same_global_batch(ranks):
-    step = Step()
+    step = Step(chunk_rows=6)
     loss = step(*batch())
     loss.backward()
     for rank in ranks:
@@ -96,7 +102,7 @@ def test_two_processes_equal_one_with_the_same_global_batch(ranks):
 
 
 def test_a_loss_of_own_rows_against_all_needs_no_factor_either(ranks):
-    encoder = Step().encoder
+    encoder = Step(chunk_rows=6).encoder
     own_rows_against_all(encoder(batch()[0])).backward()
     for rank in ranks:
         for got, expected in zip(rank["own_rows"], gradients(encoder), strict=True):

@@ -54,7 +54,7 @@ class _AllGather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
         total = grad_outputs[0].clone(memory_format=torch.contiguous_format)
-        distributed.all_reduce(total)  # gloo has no reduce-scatter
+        distributed.all_reduce(total)  # not reduce-scatter: every backend has this one
         start = distributed.get_rank() * ctx.rows
         return total[start : start + ctx.rows]
 

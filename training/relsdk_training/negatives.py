@@ -111,13 +111,14 @@ class DocumentQueue:
                 f"got embeddings {tuple(embeddings.shape)} and {len(keys)} keys; "
                 f"needed are (N, {dimension}) and N keys of at least 0"
             )
+        keys = keys.to(self.keys)
         repeated = (keys[:, None] == keys).triu(diagonal=1).any(dim=1)  # (N,) the same key comes again later
         last = (~repeated).nonzero()[-capacity:, 0]
         keys, embeddings = keys[last], embeddings[last]
         self.keys[torch.isin(self.keys, keys)] = NO_DOCUMENT
         places = (self._next + torch.arange(len(keys), device=self.keys.device)) % capacity
         self.embeddings[places] = unit(embeddings).to(self.embeddings)
-        self.keys[places] = keys.to(self.keys)
+        self.keys[places] = keys
         self._next = (self._next + len(keys)) % capacity
 
     @torch.no_grad()
@@ -147,10 +148,11 @@ class DocumentQueue:
                 f"got forbidden {tuple(forbidden.shape)} for {len(queries)} queries and k = {k}; "
                 f"needed are ({len(queries)}, F) and k of at least 1"
             )
+        positives = positives.to(self.embeddings)
         bound = positives - (1 - max_ratio) * positives.abs()  # (B,)
         similarity = cosine_matrix(queries.to(self.embeddings), self.embeddings)  # (B, C)
         closed = (self.keys == NO_DOCUMENT) | (similarity > bound[:, None])  # (B, C)
-        for column in forbidden.unbind(dim=1):  # F is small; (B, C, F) at once is not
+        for column in forbidden.to(self.keys).unbind(dim=1):  # F is small; (B, C, F) at once is not
             closed |= column[:, None] == self.keys
         similarity = similarity.masked_fill(closed, -torch.inf)
         best = similarity.topk(min(k, len(self.keys)), dim=1)  # (B, K)
