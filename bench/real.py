@@ -18,7 +18,7 @@ import click
 import numpy as np
 
 from bench.machine import machine_record
-from relsdk import Embedder, Index
+from relsdk import Embedder, Index, RelevanceScorer
 from relsdk.folders import write_file_atomically
 from relsdk.formats import read_documents, read_pairs, read_queries, read_unlabelled_pairs, write_documents
 from relsdk.index import IndexConfig
@@ -65,6 +65,13 @@ def measure(shared: Path, work: Path) -> dict[str, Any]:
     (exported,) = relsdk(
         "export", "export", "encoder", str(shared / "models/me5-small-zh"), str(bundle), "--overwrite"
     )
+    (strict,) = relsdk(
+        "export with the gate",
+        *("export", "encoder", str(shared / "models/me5-small-zh"), str(work / "gated"), "--overwrite"),
+        *("--pairs", str(kuake / "train.jsonl"), "--max-level-changes", "1"),
+    )
+    gated = {variant["name"]: variant["quality"] for variant in strict["variants"]}
+    left_out = strict["provenance"].get("left_out", {})
     count = write_titles(kuake, documents)
     (built,) = relsdk(
         "index", "index", "build", str(index), "-m", str(bundle), "-i", str(documents), "--overwrite"
@@ -88,7 +95,10 @@ def measure(shared: Path, work: Path) -> dict[str, Any]:
         },
         "calibration": calibrated["calibrations"],
         "evaluation": evaluated,
+        "gate": {name: quality["gate"] for name, quality in gated.items()},
+        "left_out_by_the_gate": left_out,
         "batch_invariance": batch_invariance(bundle, documents),
+        "levels_that_change_with_the_batch": level_changes(bundle, kuake / "test.jsonl"),
         "index": {key: built[key] for key in ("count", "dimension", "kind")},
         "index_recall_at_10": recall(index, bundle, shared),
         "index_verified": all(check["ok"] for check in verified["checks"]),
@@ -123,6 +133,21 @@ def batch_invariance(bundle: Path, documents: Path, count: int = 1000) -> dict[s
             together = embedder.encode_document([texts[i] for i in order], batch_size=batch_size)
             worst = max(worst, float(np.abs(together - alone[order]).max()))
         result[variant] = worst
+    return result
+
+
+def level_changes(bundle: Path, path: Path) -> dict[str, int]:
+    """Count pairs of a file that are graded otherwise in shuffled batches than alone, by variant."""
+    pairs = [(pair.query, pair.document) for pair in read_pairs(path)]
+    order = np.random.default_rng(0).permutation(len(pairs))
+    result = {"pairs": len(pairs)}
+    for variant in ("fp32", "int8_avx2", "int8_avx512_vnni"):
+        scorer = RelevanceScorer(bundle, variant=variant)
+        alone = scorer.predict(pairs, batch_size=1).levels[order]
+        result[variant] = max(
+            int((scorer.predict([pairs[i] for i in order], batch_size=size).levels != alone).sum())
+            for size in (2, 7, 32, 128)
+        )
     return result
 
 

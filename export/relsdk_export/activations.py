@@ -38,14 +38,14 @@ def weighted_inputs(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
 
 
 def channel_ranges(path: Path, batches: Iterable[Mapping[str, NDArray[np.int64]]]) -> ChannelRanges:
-    """Return the lowest and the highest value of each channel of each activation that meets weights.
+    """Return the lowest, highest and mean value of each channel of each activation that meets weights.
 
     Args:
         path: The fp32 ONNX file.
         batches: Inputs of the graph, `attention_mask` (B, T) among them; padding is left out.
 
     Returns:
-        (2, K) float32 by the activation's name.
+        (3, K) float32 by the activation's name.
     """
     model = onnx.load(path)
     names = list(weighted_inputs(model))
@@ -58,12 +58,17 @@ def channel_ranges(path: Path, batches: Iterable[Mapping[str, NDArray[np.int64]]
             str(Path(folder) / "model.onnx"), options, providers=["CPUExecutionProvider"]
         )
     wanted = {item.name for item in session.get_inputs()}
-    ranges: dict[str, NDArray[np.float32]] = {}
+    low: dict[str, NDArray[np.float32]] = {}
+    high: dict[str, NDArray[np.float32]] = {}
+    total: dict[str, NDArray[np.float64]] = {}
+    count = 0
     for batch in batches:
         real = batch["attention_mask"].astype(bool)  # (B, T)
+        count += int(real.sum())
         values = session.run(names, {name: value for name, value in batch.items() if name in wanted})
         for name, value in zip(names, values, strict=True):  # (B, T, K)
             seen = value[real]
-            low, high = ranges.get(name, (np.inf, -np.inf))
-            ranges[name] = np.stack([np.minimum(low, seen.min(axis=0)), np.maximum(high, seen.max(axis=0))])
-    return ranges
+            low[name] = np.minimum(low.get(name, np.inf), seen.min(axis=0))
+            high[name] = np.maximum(high.get(name, -np.inf), seen.max(axis=0))
+            total[name] = total.get(name, 0.0) + seen.sum(axis=0, dtype=np.float64)
+    return {name: np.stack([low[name], high[name], total[name] / count]).astype(np.float32) for name in total}

@@ -4,14 +4,15 @@ onnxruntime's dynamic quantisation takes one scale for a whole activation tensor
 with its batch mates. Here an activation is scaled in one of two ways around onnxruntime's
 `MatMulIntegerToFloat`; integer products are exact, so the result for a row depends on nothing but the row:
 
-- behind a layer normalisation, whose output has a steady range: by constants measured on real texts, as a
-  second normalisation with another gain and bias, which also moves each channel's range around zero;
+- behind a layer normalisation or an attention, whose outputs have steady ranges: by constants measured on
+  real texts, which also move each channel's range around zero. They are the gain and bias of a second
+  normalisation, or go into the projection of the attention's values, and cost nothing;
 - everywhere else: each row (one token of one text) by its own largest magnitude, inside the graph.
 
 Where activations were measured, channels with outliers are first made smaller and the weights that meet them
-larger (Xiao et al. 2023, SmoothQuant). Weights have one scale for each output column, the embedding table one
-for each row. Products that share an activation become one product. Behind attention the factors go into
-the values' projection, where they cost nothing.
+larger (Xiao et al. 2023, SmoothQuant), and biases take up what rounded weights do to the mean activation
+(Nagel et al. 2019, bias correction). Weights have one scale for each output column, the embedding table one
+for each row. Products that share an activation become one product.
 
 Shape letters: B texts, T tokens, K inner width, N output width, V vocabulary.
 """
@@ -63,8 +64,7 @@ class _Rewrite:
     largest: int
     vectors: dict[str, NDArray[np.float32]]
     biases: dict[str, tuple[onnx.NodeProto, NDArray[np.float32]]]
-    steady: dict[str, onnx.NodeProto] = field(default_factory=dict)
-    folded: set[str] = field(default_factory=set)
+    steady: dict[str, onnx.NodeProto | None] = field(default_factory=dict)
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     added: dict[str, NDArray[Any]] = field(default_factory=dict)
     replaced: set[str] = field(default_factory=set)
@@ -110,7 +110,7 @@ def quantize_int8(source: Path, target: Path, *, isa: str, ranges: ChannelRanges
         biases=_biases(model),
     )
     rewrite.steady.update((node.output[0], node) for node in model.graph.node if _is_steady(node, rewrite))
-    _fold_smoothing(model, products, rewrite)
+    _scale_attention(model, products, rewrite)
     first = {nodes[0].name: (activation, nodes) for activation, nodes in products.items()}
     others = {node.name for nodes in products.values() for node in nodes[1:]}
     for node in model.graph.node:
@@ -126,29 +126,56 @@ def quantize_int8(source: Path, target: Path, *, isa: str, ranges: ChannelRanges
     return len(rewrite.replaced)
 
 
+@dataclass(frozen=True)
+class _Scale:
+    """How an activation x (B, T, K) that was measured is scaled: (x - middle) / (smooth * step).
+
+    Attributes:
+        middle: (K,) of each channel's range; zero where the range cannot be moved.
+        smooth: (K,) factors by which channels shrink and weights grow.
+        step: One integer step, where the scale is constant.
+        mean: (K,) of each channel.
+    """
+
+    middle: NDArray[np.float32]
+    smooth: NDArray[np.float32]
+    step: float
+    mean: NDArray[np.float32]
+
+
+def _scale(seen: NDArray[np.float32], matrices: list[NDArray[np.float32]], *, centred: bool) -> _Scale:
+    """Choose the scale for ranges (3, K) and the matrices (K, N) that meet the activation."""
+    low, high, mean = seen
+    middle = (low + high) / 2 if centred else np.zeros_like(low)
+    reach = np.maximum(high - middle, middle - low)
+    smooth = _smoothing(reach, matrices)
+    return _Scale(middle, smooth, float((reach / smooth).max()) / 127.0, mean)
+
+
 def _quantize_products(activation: str, nodes: list[onnx.NodeProto], rewrite: _Rewrite) -> None:
     """(B, T, K) @ (K, N) for every N that meets the activation: one integer product, scaled back, split."""
     matrices = [rewrite.weights[node.input[1]] for node in nodes]
     rewrite.replaced.update(node.input[1] for node in nodes)
-    weights = np.concatenate(matrices, axis=1)  # (K, N)
+    exact = np.concatenate(matrices, axis=1)  # (K, N)
     site = f"{_PREFIX}{activation}"
-    seen = rewrite.ranges.get(activation)  # (2, K)
-    normalisation = rewrite.steady.get(activation) if seen is not None else None
-    middle = np.zeros(1, dtype=np.float32) if normalisation is None or seen is None else seen.mean(axis=0)
-    smooth = None if seen is None else _smoothing(np.abs(seen - middle).max(axis=0), matrices)  # (K,)
-    if smooth is not None:
-        weights = weights * smooth[:, None]
+    seen, steady = rewrite.ranges.get(activation), activation in rewrite.steady
+    scale = None if seen is None else _scale(seen, matrices, centred=steady)
+    weights = exact if scale is None else exact * scale.smooth[:, None]
     values, columns = _symmetric(weights, rewrite.largest, axis=0)
-    outputs, bias = _outputs(nodes, rewrite)
-    if seen is not None and smooth is not None and normalisation is not None:
-        step = float((np.abs(seen - middle) / smooth).max()) / 127.0
-        rows = None
-        quantised = _steady_rows(normalisation, site, middle, 1.0 / (smooth * step), rewrite)
-        moved = middle @ np.concatenate(matrices, axis=1)  # (N,) what the moved ranges take away
-        bias = moved if bias is None else bias + moved
+    outputs, bias = _outputs(nodes, rewrite)  # names, (N,)
+    if scale is not None:
+        # What the moved ranges take away, and what rounding the weights costs the mean activation.
+        moved = scale.middle @ exact
+        rounded = ((scale.mean - scale.middle) / scale.smooth) @ (weights - values * columns)
+        lost = np.asarray(moved + rounded, dtype=np.float32)
+        bias = lost if bias is None else bias + lost
+    rows = None
+    if scale is not None and steady:
+        step = scale.step
+        quantised = _steady_rows(activation, site, scale, rewrite)
     else:
         step = 1.0 / 127.0
-        quantised, rows = _own_rows(activation, site, smooth, rewrite)
+        quantised, rows = _own_rows(activation, site, scale, rewrite)
     inputs = [
         quantised,
         rewrite.constant(f"{site}_weights", values),
@@ -185,12 +212,12 @@ def _outputs(nodes: list[onnx.NodeProto], rewrite: _Rewrite) -> tuple[list[str],
     return [addition.output[0] for addition in additions], biases.astype(np.float32)
 
 
-def _fold_smoothing(
+def _scale_attention(
     model: onnx.ModelProto, products: Mapping[str, list[onnx.NodeProto]], rewrite: _Rewrite
 ) -> None:
-    """Divide the values of an attention by the factors of the product behind it, in weights and bias.
+    """Scale the values of an attention as the product behind it needs them, in their weights and bias.
 
-    Attention mixes rows, not columns, so its output is divided, too.
+    Attention takes means over rows, column by column, so its output comes out scaled, too.
     """
     made_by = {node.output[0]: node for node in model.graph.node}
     uses = Counter(name for node in model.graph.node for name in node.input)
@@ -206,10 +233,11 @@ def _fold_smoothing(
         weight = made_by[product].input[1]
         if weight not in rewrite.weights or uses[weight] != 1:
             continue
-        smooth = _smoothing(np.abs(seen).max(axis=0), [rewrite.weights[node.input[1]] for node in nodes])
-        rewrite.weights[weight] = rewrite.weights[weight] / smooth
-        rewrite.biases[product] = (addition, bias / smooth)
-        rewrite.folded.add(activation)
+        scale = _scale(seen, [rewrite.weights[node.input[1]] for node in nodes], centred=True)
+        unit = scale.smooth * scale.step
+        rewrite.weights[weight] = rewrite.weights[weight] / unit
+        rewrite.biases[product] = (addition, (bias - scale.middle) / unit)
+        rewrite.steady[activation] = None
 
 
 def _biases(model: onnx.ModelProto) -> dict[str, tuple[onnx.NodeProto, NDArray[np.float32]]]:
@@ -237,31 +265,29 @@ def _is_steady(node: onnx.NodeProto, rewrite: _Rewrite) -> bool:
     )
 
 
-def _steady_rows(
-    normalisation: onnx.NodeProto,
-    site: str,
-    middle: NDArray[np.float32],
-    inverse: NDArray[np.float32],
-    rewrite: _Rewrite,
-) -> str:
-    """Quantise (x - middle) * inverse of a normalisation x (B, T, K); values beyond the range saturate."""
+def _steady_rows(activation: str, site: str, scale: _Scale, rewrite: _Rewrite) -> str:
+    """Quantise by a constant scale; values beyond the measured range saturate.
+
+    A normalisation is repeated with the scale in its gain and bias; an attention's output is scaled already.
+    """
+    normalisation = rewrite.steady[activation]
+    if normalisation is None:
+        return rewrite.add("QuantizeLinear", [activation, _ONE, _ZERO_POINT], f"{site}_quantised")
     gain, bias = (rewrite.vectors[name] for name in normalisation.input[1:3])
+    unit = scale.smooth * scale.step
     again = onnx.NodeProto()
     again.CopyFrom(normalisation)
-    units = f"{site}_units"
-    again.name, again.output[0] = units, units
-    again.input[1] = rewrite.constant(f"{site}_gain", (gain * inverse).astype(np.float32))
-    again.input[2] = rewrite.constant(f"{site}_shift", ((bias - middle) * inverse).astype(np.float32))
+    again.name = again.output[0] = f"{site}_units"
+    again.input[1] = rewrite.constant(f"{site}_gain", (gain / unit).astype(np.float32))
+    again.input[2] = rewrite.constant(f"{site}_shift", ((bias - scale.middle) / unit).astype(np.float32))
     rewrite.nodes.append(again)
-    return rewrite.add("QuantizeLinear", [units, _ONE, _ZERO_POINT], f"{site}_quantised")
+    return rewrite.add("QuantizeLinear", [again.name, _ONE, _ZERO_POINT], f"{site}_quantised")
 
 
-def _own_rows(
-    activation: str, site: str, smooth: NDArray[np.float32] | None, rewrite: _Rewrite
-) -> tuple[str, str]:
+def _own_rows(activation: str, site: str, scale: _Scale | None, rewrite: _Rewrite) -> tuple[str, str]:
     """Quantise each row by its own largest magnitude; return the quantised rows and their scales' names."""
-    if smooth is not None and activation not in rewrite.folded:
-        inverse = rewrite.constant(f"{site}_inverse", (1.0 / smooth).astype(np.float32))
+    if scale is not None:
+        inverse = rewrite.constant(f"{site}_inverse", (1.0 / scale.smooth).astype(np.float32))
         activation = rewrite.add("Mul", [activation, inverse], f"{site}_smoothed")
     magnitude = rewrite.add("Abs", [activation], f"{site}_magnitude")
     largest = rewrite.add("ReduceMax", [magnitude, _LAST_AXIS], f"{site}_largest", keepdims=1)

@@ -13,6 +13,11 @@ STANDARD = set(sys.stdlib_module_names)
 BASE = {"numpy", "onnxruntime", "tokenizers", "hnswlib", "click", "filelock", "relsdk"}
 # Imported inside a function only, with an error that names the extra.
 LAZY = {"huggingface_hub", "pyarrow"}
+# What training shares with serving: pure modules, the model folder, and the tokenizer that serves.
+FOR_TRAINING = {
+    *("levels", "records", "metrics", "errors", "formats", "folders", "batching", "calibration"),
+    *("bundle", "tokenizer"),
+}
 ORDER = [
     {
         "errors",
@@ -103,9 +108,7 @@ def test_packages_import_only_what_they_may(package):
             else:
                 assert top not in others - {"relsdk"}, f"{path}: {name}"
                 if package == "relsdk_training" and top == "relsdk":
-                    assert name.split(".")[1] in {"levels", "records", "metrics", "errors", "formats"}, (
-                        f"{path}: {name}"
-                    )
+                    assert name.split(".")[1] in FOR_TRAINING, f"{path}: {name}"
 
 
 def layer(module):

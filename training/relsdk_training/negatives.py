@@ -166,7 +166,8 @@ class DocumentQueue:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what an exact resume needs."""
-        return {"embeddings": self.embeddings.clone(), "keys": self.keys.clone(), "next": self._next}
+        place = torch.tensor(self._next)
+        return {"embeddings": self.embeddings.clone(), "keys": self.keys.clone(), "next": place}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a saved state.

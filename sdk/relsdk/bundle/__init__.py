@@ -13,6 +13,7 @@ from relsdk.bundle.layout import (
     update_model_config,
     write_layout,
     write_model_card,
+    write_scorer_layout,
     write_tokenizer,
 )
 
@@ -38,5 +39,6 @@ __all__ = [
     "write_golden",
     "write_layout",
     "write_model_card",
+    "write_scorer_layout",
     "write_tokenizer",
 ]

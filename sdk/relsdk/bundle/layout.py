@@ -38,6 +38,8 @@ MODULES = "modules.json"
 PROMPTS = "config_sentence_transformers.json"
 MAX_LENGTH = "sentence_bert_config.json"
 MODEL_CARD = "README.md"
+# Our key in PROMPTS, which keeps what it does not know.
+MATRYOSHKA = "matryoshka_dims"
 POOLING = "1_Pooling/config.json"
 
 Pooling = Literal["mean", "cls", "lasttoken"]
@@ -181,6 +183,7 @@ def read_encoder_settings(folder: Path, *, dimension: int | None = None) -> Enco
         normalize="Normalize" in json.dumps(read_json(folder / MODULES, required=False, kind=list)),
         prompts={str(k): str(v) for k, v in prompts.items()},
         pad_token=_pad_token(tokenizer_config),
+        matryoshka_dims=tuple(int(dim) for dim in prompt_config.get(MATRYOSHKA, ())),
     )
 
 
@@ -244,10 +247,9 @@ def write_layout(folder: Path, settings: EncoderSettings) -> None:
         folder / POOLING,
         {"word_embedding_dimension": settings.dimension, "pooling_mode": settings.pooling, **flags},
     )
-    write_json(
-        folder / PROMPTS,
-        {"prompts": dict(settings.prompts), "default_prompt_name": None, "similarity_fn_name": "cosine"},
-    )
+    prompts = {"prompts": dict(settings.prompts), "default_prompt_name": None, "similarity_fn_name": "cosine"}
+    trained = {MATRYOSHKA: list(settings.matryoshka_dims)} if settings.matryoshka_dims else {}
+    write_json(folder / PROMPTS, {**prompts, **trained})
     write_json(folder / MAX_LENGTH, {"max_seq_length": settings.max_tokens, "do_lower_case": False})
     _write_limit(folder, settings.max_tokens)
 

@@ -19,6 +19,8 @@ from relsdk.levels import NUM_LEVELS
 __all__ = ["cross_validated_probabilities", "fit_calibration", "threshold_for_precision"]
 
 Fit = Callable[[Float, Int], Calibration]
+# A relative difference in log loss that no user would notice.
+_SAME = 0.01
 # From the simplest to the richest.
 _OF_SCORES: dict[str, Fit] = {
     "cumulative_link": fit_cumulative_link,
@@ -33,8 +35,9 @@ def fit_calibration(
     """Fit each model, compare them on held-out groups, and fit the chosen one on everything.
 
     Chosen is the simplest model whose held-out log loss is within one standard error of the best one's
-    (Breiman et al. 1984): a step function that is better by chance only would grade equal pairs differently
-    after each refit. Logits have one model, their temperature.
+    (Breiman et al. 1984), or within one percent of it: refitted to the scores of another ONNX file of the
+    same model, step functions grade a tenth of all pairs differently, where the links move one in sixty.
+    Logits have one model, their temperature.
 
     Args:
         outputs: (N,) real scores, higher is better; or (N, 4) logits of the levels, or (N, 3) of an ordinal
@@ -154,9 +157,10 @@ def _log_losses(probabilities: Float, labels: Int) -> Float:
 
 
 def _not_worse(loss: Float, best: Float) -> bool:
-    """Whether the mean of (N,) paired losses is within one standard error of the best one's."""
+    """Whether losses (N,) are, in the mean, within one standard error or one percent of the best ones."""
     difference = loss - best
-    return bool(difference.mean() <= difference.std() / np.sqrt(len(difference)))
+    tolerance = max(difference.std() / np.sqrt(len(difference)), _SAME * best.mean())
+    return bool(difference.mean() <= tolerance)
 
 
 def _as_labels(labels: ArrayLike) -> Int:

@@ -23,10 +23,17 @@ _COMMANDS = {
     "eval": ("relsdk.cli.evaluate", "evaluate", "Measure a bundle on labelled pairs."),
     "calibrate": ("relsdk.cli.calibrate", "calibrate", "Fit levels and probabilities on labelled pairs."),
     "model": ("relsdk.cli.model", "model", "Pull a pretrained encoder; show what a bundle holds."),
+    "train": ("relsdk.cli.train", "train", "Train an encoder or a score model on graded pairs."),
     "export": ("relsdk.cli.export", "export", "Make a bundle from a checkpoint."),
     "doctor": ("relsdk.cli.doctor", "doctor", "Show what this machine offers and what relsdk makes of it."),
 }
-_EXTRA_OF = {"torch": "export", "transformers": "export", "onnx": "export", "onnxscript": "export"}
+_EXTRA_OF = {
+    "accelerate": "train",
+    "torch": "train,export",
+    "transformers": "train,export",
+    "onnx": "export",
+    "onnxscript": "export",
+}
 
 
 class _LazyGroup(click.Group):

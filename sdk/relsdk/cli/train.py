@@ -1,0 +1,105 @@
+"""`relsdk train`: graded pairs to checkpoints."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from relsdk.cli.output import echo_json
+
+__all__ = ["train"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@click.group()
+def train() -> None:
+    """Train models on graded pairs (needs relsdk[train])."""
+
+
+def _options(command: F) -> F:
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
+        click.option("--resume", is_flag=True, help="Go on from the last checkpoint of run.output."),
+        click.option(
+            "--set", "overrides", multiple=True, metavar="A.B=C", help="Change one setting; may be repeated."
+        ),
+        click.argument("config", type=click.Path(path_type=Path), required=False),
+    ):
+        command = option(command)
+    return command
+
+
+@train.command()
+@_options
+def embed(config: Path | None, overrides: tuple[str, ...], resume: bool, as_json: bool) -> None:
+    """Train an encoder as CONFIG (a TOML file) says; run.output/best is what relsdk export encoder takes."""
+    from relsdk_training.config import EmbedConfig
+    from relsdk_training.tasks import train_embed
+
+    _run(EmbedConfig, train_embed, config, overrides, resume, as_json, "export encoder {best} BUNDLE")
+
+
+@train.command()
+@_options
+def score(config: Path | None, overrides: tuple[str, ...], resume: bool, as_json: bool) -> None:
+    """Train a score model (cross-encoder); run.output/best is what relsdk export scorer takes."""
+    from relsdk_training.config import ScoreConfig
+    from relsdk_training.tasks import train_score
+
+    _run(ScoreConfig, train_score, config, overrides, resume, as_json, "export scorer {best} BUNDLE")
+
+
+@train.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="PNG file [default: RUN/curves.png].")
+def plot(run: Path, output: Path | None) -> None:
+    """Draw the curves of the folder RUN: loss, accuracy, learning rate, gradient norm, dev measures."""
+    from relsdk_training.plot import plot_run
+
+    click.echo(plot_run(run, output or run / "curves.png"))
+
+
+def _run(
+    kind: Any,
+    task: Callable[..., Any],
+    path: Path | None,
+    overrides: tuple[str, ...],
+    resume: bool,
+    as_json: bool,
+    following: str,
+) -> None:
+    from relsdk_training.config import describe_config, load_config
+
+    config = load_config(kind, path, overrides)
+    click.echo(describe_config(config), err=True)
+    with click.progressbar(length=1, label="train", file=sys.stderr, item_show_func=_figures) as bar:
+
+        def on_step(step: int, steps: int, statistics: dict[str, float]) -> None:
+            bar.length = steps
+            bar.update(step - bar.pos, statistics)
+
+        result = task(config, resume=resume, on_step=on_step, on_note=lambda note: click.echo(note, err=True))
+    if as_json:
+        echo_json(asdict(result))
+        return
+    measures = ", ".join(f"{name} {value:.4f}" for name, value in result.best.items() if "@" not in name[-4:])
+    click.echo(
+        f"{result.stopped} after {result.steps} steps, {result.rows_per_second:.1f} pairs/s; best on dev at "
+        f"step {result.best_step}: {measures}"
+    )
+    if result.stopped == "interrupted":
+        click.echo("go on with the same command and --resume")
+    else:
+        click.echo("next: relsdk " + following.format(best=Path(config.run.output) / "best"))
+
+
+def _figures(statistics: dict[str, float] | None) -> str | None:
+    if not statistics:
+        return None
+    return f"loss {statistics['loss']:.3f}  {statistics['rows_per_second']:.0f} pairs/s"

@@ -1,0 +1,84 @@
+from dataclasses import asdict, replace
+
+import pytest
+
+from relsdk.errors import InputError
+from relsdk_training.config import (
+    EmbedConfig,
+    ScoreConfig,
+    config_from_dict,
+    config_hash,
+    describe_config,
+    load_config,
+)
+
+
+def test_a_file_then_overrides_then_the_rest_is_default(tmp_path, monkeypatch):
+    monkeypatch.setenv("WHERE", "/data")
+    path = tmp_path / "c.toml"
+    path.write_text('[run]\nseed = 3\nbatch_size = 16\n[data]\ntrain = "$WHERE/train.jsonl"\n')
+    config = load_config(
+        EmbedConfig,
+        path,
+        ["run.seed=4", "loss.matryoshka_dims=[32, 64]", "loss.temperature=1", "data.dev=dev.jsonl"],
+    )
+    assert (config.run.seed, config.run.batch_size, config.run.epochs) == (4, 16, 1)
+    assert config.loss.matryoshka_dims == (32, 64)
+    assert isinstance(config.loss.temperature, float)
+    assert (config.data.train, config.data.dev) == ("/data/train.jsonl", "dev.jsonl")
+    assert config.model.query_prompt is None
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("loss.temperatur=1", r"unknown key 'temperatur'; did you mean 'temperature'\?"),
+        ("los.temperature=1", r"unknown key 'los'; did you mean 'loss'\?"),
+        ("seed=1", r"section\.key=value is needed"),
+        ("run.seed", r"section\.key=value is needed"),
+        ("run.seed=abc", "seed is 'abc'; int is needed"),
+        ("run.seed=1.5", "seed is 1.5; int is needed"),
+        ("run.group=1", "group is 1; bool is needed"),
+        ("run.seed=true", "seed is True; int is needed"),
+        ("run.precision=fp8", "allowed are 'bf16', 'fp32'"),
+        ("run.epochs=-1", "0 or more"),
+        ("loss.matryoshka_dims=32", "a list is needed"),
+        ("loss.matryoshka_dims=['a']", "int is needed"),
+    ],
+)
+def test_mistakes_name_the_key_and_what_is_allowed(override, message):
+    with pytest.raises(InputError, match=message):
+        load_config(EmbedConfig, None, [override])
+
+
+def test_a_file_that_is_wrong_is_named(tmp_path):
+    path = tmp_path / "c.toml"
+    for text, message in (
+        ("[run\n", "not a readable TOML"),
+        ("run = 3\n", r"\[run\] is needed"),
+        ("[loss]\ninfo_nce = 1\n", "unknown key 'loss'"),
+    ):
+        path.write_text(text)
+        with pytest.raises(InputError, match=rf"c\.toml.*{message}"):
+            load_config(ScoreConfig, path)
+    with pytest.raises(InputError, match="not a readable"):
+        load_config(ScoreConfig, tmp_path / "none.toml")
+
+
+def test_what_is_not_default_is_marked():
+    lines = describe_config(load_config(ScoreConfig, None, ["run.seed=1", "run.batch_size=32"])).splitlines()
+    assert "* seed = 1" in lines
+    assert "  batch_size = 32" in lines  # a score model's own default
+    assert "  epochs = 1" in lines
+
+
+def test_the_hash_is_of_what_changes_results():
+    config = load_config(EmbedConfig, None, ["run.output=a"])
+    moved = replace(config, run=replace(config.run, output="b", threads=2))
+    other = replace(config, run=replace(config.run, seed=1))
+    assert config_hash(config) == config_hash(moved) != config_hash(other)
+
+
+def test_json_and_back():
+    config = load_config(EmbedConfig, None, ["loss.matryoshka_dims=[8]", "model.query_prompt='q: '"])
+    assert config_from_dict(EmbedConfig, asdict(config), "config.json") == config

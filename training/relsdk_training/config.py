@@ -1,0 +1,316 @@
+"""Typed settings: TOML files, `--set a.b=c`, and what was resolved, with what is not default marked.
+
+One frozen dataclass a concern; a root dataclass a task. An unknown key is an error that names the nearest.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from relsdk.errors import InputError
+from relsdk.folders import json_sha256
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = [
+    "DataConfig",
+    "EmbedConfig",
+    "LossConfig",
+    "ModelConfig",
+    "OptimiserConfig",
+    "RunConfig",
+    "ScoreConfig",
+    "config_from_dict",
+    "config_hash",
+    "describe_config",
+    "load_config",
+]
+
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What is trained.
+
+    Attributes:
+        checkpoint: Folder of the encoder to start from.
+        max_tokens: Limit per text, or per pair of a score model.
+        query_prompt: Put before queries; None takes the checkpoint's. A score model uses none.
+        document_prompt: The same for documents.
+        layers: Keep these layers only, counted from 0; empty keeps all.
+        lora_rank: Train low-rank updates instead of all weights; 0 trains all.
+        head: Of a score model: "categorical" or "ordinal".
+    """
+
+    checkpoint: str = ""
+    max_tokens: int = 128
+    query_prompt: str | None = None
+    document_prompt: str | None = None
+    layers: tuple[int, ...] = ()
+    lora_rank: int = 0
+    head: Literal["categorical", "ordinal"] = "categorical"
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Labelled pairs.
+
+    Attributes:
+        train: File of pairs to train on.
+        dev: File that decides when to stop and which checkpoint is best.
+        test: File that is only checked for leaks, and reported on at the end when given.
+        label_map: The level of each of the files' labels, as [0, 1, 3] for labels 0, 1, 2; empty when the
+            labels are levels.
+        rare_levels: Levels to thin out in the training data, to imitate an imbalance.
+        rare_share: What share of the training pairs the rare levels shall be together; 0 thins nothing.
+        limit: Use the first so many training pairs; 0 uses all.
+    """
+
+    train: str = ""
+    dev: str = ""
+    test: str = ""
+    label_map: tuple[int, ...] = ()
+    rare_levels: tuple[int, ...] = (1, 2)
+    rare_share: float = 0.0
+    limit: int = 0
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The embedding objective; see `relsdk_training.losses` for the equations.
+
+    Attributes:
+        info_nce: Weight of InfoNCE.
+        weighting: Pull pairs by their "label", or all positives alike: "binary".
+        temperature: Where the learned temperature starts.
+        mask_margin: Drop candidates more similar than the positive by more than this; negative keeps all.
+        self_contrast: Add other queries and other documents as candidates.
+        matryoshka_dims: Average the loss over these leading dimensions; empty takes the full width.
+        hard_negatives: Mined documents for each query; 0 mines none.
+        queue: Documents that the miner remembers.
+        max_ratio: A mined negative is at most this times as similar as the positive.
+        momentum: Of the copy that embeds the queue; 1 keeps the starting encoder.
+        cosent: Weight of CoSENT.
+        cosent_temperature: Of CoSENT.
+        ordinal: Weight of the ordinal term on the cosine.
+    """
+
+    info_nce: float = 1.0
+    weighting: Literal["label", "binary"] = "label"
+    temperature: float = 0.03
+    mask_margin: float = 0.1
+    self_contrast: bool = True
+    matryoshka_dims: tuple[int, ...] = ()
+    hard_negatives: int = 0
+    queue: int = 65536
+    max_ratio: float = 0.95
+    momentum: float = 1.0
+    cosent: float = 0.0
+    cosent_temperature: float = 0.05
+    ordinal: float = 0.0
+
+
+@dataclass(frozen=True)
+class OptimiserConfig:
+    """AdamW with warm-up and cosine decay.
+
+    Attributes:
+        learning_rate: At its peak, for the transformer.
+        head_learning_rate: For everything else: heads, temperature, thresholds.
+        weight_decay: Of matrices; vectors have none.
+        warmup: Share of the steps.
+        max_grad_norm: Gradients are scaled down to this norm.
+    """
+
+    learning_rate: float = 5e-5
+    head_learning_rate: float = 1e-3
+    weight_decay: float = 1e-3
+    warmup: float = 0.1
+    max_grad_norm: float = 1.0
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """How a run goes.
+
+    Attributes:
+        output: Folder of the run.
+        seed: Of everything random.
+        epochs: Passes over the data.
+        max_steps: Stop after so many optimiser steps; 0 runs all epochs.
+        batch_size: Pairs a batch.
+        accumulation: Batches an optimiser step.
+        chunk: Rows encoded at once, with the gradient of the whole batch; 0 encodes whole batches.
+        group: Keep the pairs of a query in one batch; otherwise no batch holds a query or document twice.
+        repeat: How often a pair of a rare level may be in an epoch, to even out the levels; 1 repeats none.
+        precision: "bf16" autocast or "fp32".
+        evaluate_every: Steps between evaluations on dev; 0 evaluates after each epoch.
+        checkpoint_every: Steps between checkpoints; 0 writes one after each evaluation.
+        patience: Stop after so many evaluations without improvement; 0 never stops early.
+        threads: CPU threads of torch; 0 leaves its choice.
+    """
+
+    output: str = ""
+    seed: int = 0
+    epochs: int = 1
+    max_steps: int = 0
+    batch_size: int = 64
+    accumulation: int = 1
+    chunk: int = 0
+    group: bool = True
+    repeat: float = 1.0
+    precision: Literal["bf16", "fp32"] = "bf16"
+    evaluate_every: int = 0
+    checkpoint_every: int = 0
+    patience: int = 0
+    threads: int = 0
+
+
+@dataclass(frozen=True)
+class EmbedConfig:
+    """`relsdk train embed`."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+
+@dataclass(frozen=True)
+class ScoreConfig:
+    """`relsdk train score`."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    run: RunConfig = field(default_factory=lambda: RunConfig(batch_size=32))
+
+
+def load_config(kind: type[Config], path: Path | None, overrides: Sequence[str] = ()) -> Config:
+    """Read a TOML file and apply overrides.
+
+    Paths inside are relative to the current folder; `~` and environment variables are expanded.
+
+    Args:
+        kind: The root dataclass.
+        path: TOML file; None starts from the defaults.
+        overrides: "section.key=value"; the value as TOML, or a bare string.
+
+    Raises:
+        InputError: A file, a section, a key or a value is wrong; the message says where and what is allowed.
+    """
+    content: dict[str, Any] = {}
+    if path is not None:
+        try:
+            content = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise InputError(f"{path} is not a readable TOML file: {error}") from error
+    config = _filled(kind, content, str(path))
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        section, dot, name = key.strip().partition(".")
+        if not (separator and dot and name):
+            raise InputError(f"--set {override!r}; section.key=value is needed, such as run.seed=1")
+        config = _merged(config, {section: {name: _parsed(text.strip())}}, f"--set {override}")
+    return config
+
+
+def config_from_dict(kind: type[Config], content: Mapping[str, Any], where: str) -> Config:
+    """Read what `dataclasses.asdict` wrote, with the same checks as a file."""
+    return _filled(kind, content, where)
+
+
+def config_hash(config: Any) -> str:
+    """Return a SHA-256 of everything but the run's folder and thread count, which change no result."""
+    content = asdict(config)
+    content["run"] = {k: v for k, v in content["run"].items() if k not in ("output", "threads")}
+    return json_sha256(content)
+
+
+def describe_config(config: Any) -> str:
+    """Return the settings as lines, those that are not default marked with `*`."""
+    lines = []
+    for section in fields(config):
+        value = getattr(config, section.name)
+        default = _default(section)
+        lines.append(f"[{section.name}]")
+        for item in fields(value):
+            found = getattr(value, item.name)
+            mark = " " if found == getattr(default, item.name) else "*"
+            lines.append(f"{mark} {item.name} = {found!r}")
+    return "\n".join(lines)
+
+
+def _default(item: Any) -> Any:
+    return item.default if item.default is not MISSING else item.default_factory()
+
+
+def _filled(kind: type[Config], content: Mapping[str, Any], where: str) -> Config:
+    return _merged(kind(), content, where)
+
+
+def _merged(config: Config, content: Mapping[str, Any], where: str) -> Config:
+    """Replace what `content` names in a dataclass, sections included."""
+    hints = get_type_hints(type(config))
+    changes: dict[str, Any] = {}
+    for key, value in content.items():
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise InputError(f"{where}: unknown key {key!r}{hint} (allowed: {', '.join(hints)})")
+        if is_dataclass(hints[key]):
+            if not isinstance(value, Mapping):
+                raise InputError(f"{where}: {key} is {value!r}; a section [{key}] is needed")
+            changes[key] = _merged(getattr(config, key), value, where)
+        else:
+            changes[key] = _checked(value, hints[key], f"{where}: {key}")
+    return replace(config, **changes)  # type: ignore[type-var]
+
+
+def _checked(value: Any, hint: Any, where: str) -> Any:
+    """Return a value as its type; raise `InputError` when it is of another."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value is None:
+            return None
+        return _checked(value, next(a for a in arguments if a is not type(None)), where)
+    if origin is Literal:
+        if value in arguments:
+            return value
+        raise InputError(f"{where} is {value!r}; allowed are {', '.join(map(repr, arguments))}")
+    if origin is tuple:
+        if isinstance(value, list | tuple):
+            return tuple(_checked(item, arguments[0], where) for item in value)
+        raise InputError(f"{where} is {value!r}; a list is needed, such as [1, 2]")
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        if (
+            isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and value < 0
+            and "margin" not in where
+        ):
+            raise InputError(f"{where} is {value!r}; 0 or more is needed")
+        return os.path.expanduser(os.path.expandvars(value)) if hint is str else value
+    raise InputError(f"{where} is {value!r}; {hint.__name__} is needed")
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

@@ -1,0 +1,319 @@
+"""One training loop for every objective: it knows steps, devices, checkpoints and dev, and no model.
+
+Shape letters: B rows of one batch.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from relsdk_training.checkpoint import (
+    Progress,
+    load_training_state,
+    save_best,
+    save_training_state,
+)
+from relsdk_training.config import OptimiserConfig, RunConfig
+from relsdk_training.errors import TrainingError
+from relsdk_training.run_log import RunLog
+
+__all__ = ["Objective", "TrainResult", "train"]
+
+Statistics = dict[str, float]
+Autocast = Callable[[], AbstractContextManager[None]]
+
+
+class Objective(Protocol):
+    """What is trained: a module, a loss and a measure."""
+
+    module: nn.Module
+
+    def batches(self, epoch: int) -> Sequence[Any]:
+        """Return an epoch's batches, each what `loss` takes; the same ones for the same epoch."""
+
+    def loss(self, batch: Any, device: torch.device) -> tuple[Tensor, Statistics]:
+        """Return the loss of a batch, and statistics for the log."""
+
+    def after_step(self) -> None:
+        """Follow the module after an optimiser step (momentum copies)."""
+
+    def evaluate(self, device: torch.device) -> Statistics:
+        """Measure on dev; the loop has set the module to inference."""
+
+    def save(self, folder: Path) -> None:
+        """Write the checkpoint that a user exports into an empty folder."""
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """Return what an exact resume needs besides the module: queues, copies."""
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state_dict` returned."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run ended.
+
+    Attributes:
+        steps: Optimiser steps.
+        best_step: Where dev was best.
+        best: Dev measures there.
+        seconds: Of training, without evaluation.
+        rows_per_second: Training throughput.
+        stopped: "finished", "patience" or "interrupted".
+    """
+
+    steps: int
+    best_step: int
+    best: Statistics
+    seconds: float
+    rows_per_second: float
+    stopped: str
+
+
+def train(
+    objective: Objective,
+    optimiser: OptimiserConfig,
+    run: RunConfig,
+    *,
+    metric: str,
+    identity: str,
+    resume: bool = False,
+    on_step: Callable[[int, int, Statistics], None] = lambda step, steps, statistics: None,
+) -> TrainResult:
+    """Train until the epochs, the steps or the patience are used up.
+
+    `run.output` gets `best/` (what the objective saves, at its best on dev), `last/` (the same at the last
+    checkpoint), `state-STEP/` (for an exact resume) and `log.jsonl`.
+
+    Args:
+        objective: What is trained.
+        optimiser: AdamW's settings.
+        run: Epochs, checkpoints, precision, seed.
+        metric: Which dev measure decides; higher is better.
+        identity: Names configuration and data: a resume under another one is refused.
+        resume: Go on from the last checkpoint; without one, start.
+        on_step: Called after each optimiser step with its number, how many there are, and statistics.
+
+    Returns:
+        How it ended. An interrupt (Ctrl-C) finishes the step, writes a checkpoint and returns, too.
+
+    Raises:
+        TrainingError: The loss or the gradient is not finite; the last checkpoint is untouched.
+        InputError: The checkpoint to resume from is of another run or architecture.
+    """
+    device = Accelerator(cpu=not torch.cuda.is_available()).device
+    # Not accelerate's own mixed precision, which a process can choose only once.
+    autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=run.precision == "bf16")
+    if run.threads:
+        torch.set_num_threads(run.threads)
+    folder = Path(run.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    per_epoch = math.ceil(len(objective.batches(0)) / run.accumulation)
+    total = run.max_steps or per_epoch * run.epochs
+    objective.module.to(device)
+    adam = torch.optim.AdamW(_groups(objective.module, optimiser))
+    schedule = LambdaLR(adam, lambda step: _factor(step, total, optimiser.warmup))
+    progress = Progress()
+    if resume:
+        progress = load_training_state(folder, identity, objective, adam, schedule)
+    else:
+        torch.manual_seed(run.seed)
+    log = RunLog(folder / "log.jsonl", after=progress.step)
+    keeper = _Keeper(objective, device, autocast, metric, identity, folder, log, progress, adam, schedule)
+    if progress.step == 0:
+        keeper.evaluate()
+    return _run(objective, optimiser, run, total, per_epoch, keeper, on_step)
+
+
+def _run(
+    objective: Objective,
+    optimiser: OptimiserConfig,
+    run: RunConfig,
+    total: int,
+    per_epoch: int,
+    keeper: _Keeper,
+    on_step: Callable[[int, int, Statistics], None],
+) -> TrainResult:
+    progress, module = keeper.progress, objective.module
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    seconds, rows, stopped = 0.0, 0, "finished"
+    evaluate_every = run.evaluate_every or per_epoch
+    checkpoint_every = run.checkpoint_every or evaluate_every
+    with _InterruptAfterStep() as interrupt:
+        for group in _steps(objective, run, progress.step, per_epoch):
+            if progress.step >= total:
+                break
+            if interrupt.asked:
+                keeper.checkpoint()
+                stopped = "interrupted"
+                break
+            started = time.perf_counter()
+            module.train()
+            loss, statistics = _backward(objective, keeper.device, keeper.autocast, group)
+            norm = float(nn.utils.clip_grad_norm_(parameters, optimiser.max_grad_norm))
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise TrainingError(
+                    f"step {progress.step + 1}: loss {loss}, gradient norm {norm}; the checkpoint of step "
+                    f"{progress.saved_step} is intact; try a smaller learning rate or run.precision=fp32"
+                )
+            keeper.optimiser.step()
+            keeper.schedule.step()
+            keeper.optimiser.zero_grad(set_to_none=True)
+            objective.after_step()
+            progress.step += 1
+            took, count = time.perf_counter() - started, sum(len(batch) for batch in group)
+            seconds, rows = seconds + took, rows + count
+            statistics = {
+                "loss": loss,
+                "gradient_norm": norm,
+                "learning_rate": float(keeper.schedule.get_last_lr()[0]),
+                "rows_per_second": count / took,
+                **statistics,
+            }
+            keeper.log.write("step", progress.step, statistics)
+            on_step(progress.step, total, statistics)
+            if progress.step % evaluate_every == 0 or progress.step == total:
+                keeper.evaluate()
+            if progress.step % checkpoint_every == 0 or progress.step == total:
+                keeper.checkpoint()
+            if run.patience and progress.without_improvement >= run.patience:
+                stopped = "patience"
+                break
+    return TrainResult(
+        progress.step, progress.best_step, dict(progress.best), seconds, rows / max(seconds, 1e-9), stopped
+    )
+
+
+class _InterruptAfterStep:
+    """Remembers the first Ctrl-C, so that a step is never half done; the second one interrupts at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: Any = None
+
+    def __enter__(self) -> _InterruptAfterStep:
+        if threading.current_thread() is threading.main_thread():  # no other may set handlers
+            self._before = signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _note(self, *_: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+class _Keeper:
+    """Evaluates on dev, keeps the best, writes checkpoints."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        device: torch.device,
+        autocast: Autocast,
+        metric: str,
+        identity: str,
+        folder: Path,
+        log: RunLog,
+        progress: Progress,
+        optimiser: torch.optim.Optimizer,
+        schedule: LambdaLR,
+    ) -> None:
+        self.objective = objective
+        self.device = device
+        self.autocast = autocast
+        self.metric = metric
+        self.identity = identity
+        self.folder = folder
+        self.log = log
+        self.progress = progress
+        self.optimiser = optimiser
+        self.schedule = schedule
+
+    def evaluate(self) -> None:
+        """Measure on dev; keep the module if it is the best so far."""
+        self.objective.module.eval()
+        with torch.inference_mode(), self.autocast():
+            found = self.objective.evaluate(self.device)
+        self.log.write("dev", self.progress.step, found)
+        progress = self.progress
+        if found[self.metric] > progress.best.get(self.metric, -math.inf):
+            progress.best, progress.best_step, progress.without_improvement = found, progress.step, 0
+            save_best(self.folder, self.objective)
+        else:
+            progress.without_improvement += 1
+
+    def checkpoint(self) -> None:
+        """Write what a resume needs, and the module as it is."""
+        self.progress.saved_step = self.progress.step
+        save_training_state(
+            self.folder, self.identity, self.objective, self.optimiser, self.schedule, self.progress
+        )
+
+
+def _steps(objective: Objective, run: RunConfig, done: int, per_epoch: int) -> Iterator[list[Any]]:
+    """Yield the batches of each optimiser step that is not done yet, epoch after epoch."""
+    epoch, skip = divmod(done, per_epoch)
+    while run.max_steps or epoch < run.epochs:
+        batches = objective.batches(epoch)
+        for start in range(skip * run.accumulation, len(batches), run.accumulation):
+            yield list(batches[start : start + run.accumulation])
+        epoch, skip = epoch + 1, 0
+
+
+def _backward(
+    objective: Objective, device: torch.device, autocast: Autocast, group: list[Any]
+) -> tuple[float, Statistics]:
+    """Accumulate the gradient of a step's batches; return mean loss and statistics."""
+    total, sums = 0.0, dict[str, float]()
+    for batch in group:
+        with autocast():
+            loss, statistics = objective.loss(batch, device)
+        torch.autograd.backward(loss / len(group))
+        total += loss.item() / len(group)
+        for name, value in statistics.items():
+            sums[name] = sums.get(name, 0.0) + value / len(group)
+    return total, sums
+
+
+def _groups(module: nn.Module, optimiser: OptimiserConfig) -> list[dict[str, Any]]:
+    """Matrices decay, vectors do not; what is not the transformer's learns faster."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            is_head = "transformer." not in name or ".classifier" in name or ".score." in name
+            groups.setdefault((is_head, parameter.ndim >= 2), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": optimiser.head_learning_rate if is_head else optimiser.learning_rate,
+            "weight_decay": optimiser.weight_decay if decays else 0.0,
+        }
+        for (is_head, decays), parameters in sorted(groups.items(), key=lambda item: item[0])
+    ]
+
+
+def _factor(step: int, total: int, warmup: float) -> float:
+    """Linear warm-up, then half a cosine down to 0."""
+    warm = max(1, round(warmup * total))
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1.0 + math.cos(math.pi * (step - warm) / max(1, total - warm)))

@@ -1,0 +1,379 @@
+"""Objectives: a module, its batches, its loss and its dev measure.
+
+Shape letters: B pairs of one batch, D dimension, K hard negatives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from relsdk.batching import token_budget_batches
+from relsdk.bundle import tokenizer_path
+from relsdk.calibration import Temperature as CalibratedTemperature
+from relsdk.levels import expected_level
+from relsdk.metrics import grade_report, ranking_report
+from relsdk.tokenizer import TextTokenizer, TokenizedTexts
+from relsdk_training.chunking import encode_in_chunks
+from relsdk_training.config import LossConfig, RunConfig
+from relsdk_training.data import PairArrays, token_tensors
+from relsdk_training.encoder import TextEncoder
+from relsdk_training.gather import all_gather, all_gather_with_gradient
+from relsdk_training.losses.contrastive import label_weighted_info_nce
+from relsdk_training.losses.cosent import cosent
+from relsdk_training.losses.matryoshka import over_dimensions
+from relsdk_training.losses.ordinal import CumulativeLink, cumulative_bce, ordinal_nll
+from relsdk_training.losses.similarity import paired_cosine
+from relsdk_training.losses.temperature import Temperature
+from relsdk_training.negatives import DocumentQueue, MomentumCopy, known_pairs
+from relsdk_training.samplers import balanced_rows, conflict_free_batches, grouped_batches, length_batches
+from relsdk_training.score_model import ScoreModel
+
+__all__ = ["EmbeddingObjective", "ScoreObjective"]
+
+Statistics = dict[str, float]
+
+
+class _EmbeddingModule(nn.Module):
+    """Everything that embedding training learns."""
+
+    def __init__(self, encoder: TextEncoder, loss: LossConfig, thresholds: Sequence[float]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.temperature = Temperature(loss.temperature)
+        self.link = CumulativeLink(thresholds) if loss.ordinal else None
+
+
+@dataclass(frozen=True, eq=False)
+class _Tokens:
+    """The texts of one file of pairs, tokenised once with their prompts."""
+
+    pairs: PairArrays
+    queries: TokenizedTexts
+    documents: TokenizedTexts
+
+
+class EmbeddingObjective:
+    """Label-weighted InfoNCE and its companions, on batches of pairs.
+
+    Args:
+        encoder: What is trained.
+        train: Pairs to train on.
+        dev: Pairs to measure on.
+        loss: Which terms.
+        run: Batch size, chunks, seed.
+    """
+
+    def __init__(
+        self, encoder: TextEncoder, train: PairArrays, dev: PairArrays, loss: LossConfig, run: RunConfig
+    ) -> None:
+        settings = encoder.settings
+        self.config = loss
+        self.run = run
+        self.tokenizer = TextTokenizer(
+            tokenizer_path(encoder.source), max_tokens=settings.max_tokens, pad_token=settings.pad_token
+        )
+        self.train, self.dev = (self._tokenised(pairs, settings.prompts) for pairs in (train, dev))
+        self.dims = loss.matryoshka_dims or (settings.dimension,)
+        self.module = _EmbeddingModule(encoder, loss, thresholds=(0.25, 0.5, 0.75))
+        self.queue: DocumentQueue | None = None
+        self.copy: MomentumCopy | None = None
+        if loss.hard_negatives:
+            self.queue = DocumentQueue(loss.queue, settings.dimension)
+            self.copy = MomentumCopy(encoder, loss.momentum)
+        self._judged = _documents_of_queries(train)
+
+    def batches(self, epoch: int) -> Sequence[NDArray[np.int64]]:
+        """Return rows of the training pairs, (B,) each."""
+        pairs, run = self.train.pairs, self.run
+        rows = balanced_rows(pairs.labels, run.repeat, seed=run.seed, epoch=epoch)
+        queries, documents = pairs.query_of[rows], pairs.document_of[rows]
+        if run.group:
+            batches = grouped_batches(queries, run.batch_size, seed=run.seed, epoch=epoch)
+        else:
+            batches = conflict_free_batches(queries, documents, run.batch_size, seed=run.seed, epoch=epoch)
+        return [rows[batch] for batch in batches]
+
+    def loss(self, batch: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Statistics]:
+        """Return the weighted sum of the terms that are switched on."""
+        config, pairs = self.config, self.train.pairs
+        query_keys, document_keys, labels = (
+            torch.from_numpy(values[batch]).to(device)
+            for values in (pairs.query_of, pairs.document_of, pairs.labels)
+        )
+        query_inputs = self._inputs(self.train.queries, pairs.query_of[batch], device)
+        document_inputs = self._inputs(self.train.documents, pairs.document_of[batch], device)
+        queries = all_gather_with_gradient(self._encode(query_inputs))  # (B, D)
+        documents = all_gather_with_gradient(self._encode(document_inputs))  # (B, D)
+        query_keys, document_keys, labels = (all_gather(x) for x in (query_keys, document_keys, labels))
+        mined, valid = self._mine(queries, query_keys, document_keys, labels, query_inputs, document_inputs)
+        contrast = partial(
+            self._contrast, labels=labels, known=known_pairs(query_keys, document_keys, labels), valid=valid
+        )
+        total, stats = over_dimensions(contrast, (queries, documents, mined), self.dims)
+        total = config.info_nce * total
+        statistics = {
+            "accuracy": stats.accuracy,
+            "masked": stats.masked,
+            "embedding_std": stats.embedding_std,
+            "temperature": float(self.module.temperature().detach()),
+        }
+        if config.cosent or self.module.link is not None:
+            ranked, parts = over_dimensions(
+                partial(self._rank, labels=labels), (queries, documents), self.dims
+            )
+            total = total + ranked
+            statistics |= parts
+        return total, statistics
+
+    def after_step(self) -> None:
+        """Move the momentum copy."""
+        if self.copy is not None:
+            self.copy.update(self.module.encoder)
+
+    def evaluate(self, device: torch.device) -> Statistics:
+        """Return mean AP, AP per level and nDCG@10 on dev, at the full width and at each Matryoshka width."""
+        pairs = self.dev.pairs
+        queries = self.embed(self.dev.queries, device)[pairs.query_of]  # (N, D)
+        documents = self.embed(self.dev.documents, device)[pairs.document_of]  # (N, D)
+        return ranking_statistics(pairs, queries, documents, self.dims)
+
+    def embed(self, tokens: TokenizedTexts, device: torch.device) -> NDArray[np.float32]:
+        """Embed tokenised texts: (N, D) float32, not normalised."""
+        width = self.module.encoder.settings.dimension
+        result = np.empty((len(tokens.ids), width), dtype=np.float32)
+        for rows in token_budget_batches(tokens.lengths):
+            result[rows] = self.module.encoder(self._inputs(tokens, rows, device)).float().cpu().numpy()
+        return result
+
+    def save(self, folder: Path) -> None:
+        """Write the encoder."""
+        self.module.encoder.save(folder, matryoshka_dims=self.config.matryoshka_dims)
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """Return the queue and, where it moves, the momentum copy."""
+        if self.queue is None or self.copy is None:
+            return {}
+        state = {f"queue.{name}": value for name, value in self.queue.state_dict().items()}
+        return state | {f"copy.{name}": value for name, value in self.copy.state_dict().items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state_dict` returned."""
+        if self.queue is not None and self.copy is not None:
+            for name, part in (("queue.", self.queue), ("copy.", self.copy)):
+                part.load_state_dict(
+                    {k.removeprefix(name): v for k, v in state.items() if k.startswith(name)}
+                )
+
+    def _tokenised(self, pairs: PairArrays, prompts: Mapping[str, str]) -> _Tokens:
+        query, document = prompts.get("query", ""), prompts.get("document", "")
+        return _Tokens(
+            pairs,
+            self.tokenizer.tokenize([query + text for text in pairs.queries]),
+            self.tokenizer.tokenize([document + text for text in pairs.documents]),
+        )
+
+    def _inputs(
+        self, tokens: TokenizedTexts, rows: NDArray[np.int64], device: torch.device
+    ) -> dict[str, Tensor]:
+        found = token_tensors(self.tokenizer, tokens, rows)
+        return {name: found[name].to(device) for name in ("input_ids", "attention_mask")}
+
+    def _encode(self, inputs: dict[str, Tensor]) -> Tensor:
+        if self.run.chunk:
+            return encode_in_chunks(self.module.encoder, inputs, self.run.chunk)
+        vectors: Tensor = self.module.encoder(inputs)
+        return vectors
+
+    def _contrast(
+        self,
+        queries: Tensor,
+        documents: Tensor,
+        mined: Tensor | None,
+        *,
+        labels: Tensor,
+        known: Tensor,
+        valid: Tensor | None,
+    ) -> tuple[Tensor, Any]:
+        config = self.config
+        return label_weighted_info_nce(
+            queries,
+            documents,
+            labels,
+            temperature=self.module.temperature(),
+            hard_negatives=mined,
+            hard_negatives_valid=valid,
+            known=known,
+            self_contrast=config.self_contrast,
+            mask_margin=None if config.mask_margin < 0 else config.mask_margin,
+            weighting=config.weighting,
+        )
+
+    def _rank(self, queries: Tensor, documents: Tensor, *, labels: Tensor) -> tuple[Tensor, Statistics]:
+        """Return the terms on the cosine of each pair."""
+        scores = paired_cosine(queries, documents)  # (B,)
+        total, parts = scores.new_zeros(()), Statistics()
+        if self.config.cosent:
+            term = cosent(scores, labels, temperature=self.config.cosent_temperature)
+            total, parts["cosent"] = total + self.config.cosent * term, float(term.detach())
+        if self.module.link is not None:
+            term = ordinal_nll(self.module.link(scores), labels)
+            total, parts["ordinal"] = total + self.config.ordinal * term, float(term.detach())
+        return total, parts
+
+    @torch.no_grad()
+    def _mine(
+        self,
+        queries: Tensor,
+        query_keys: Tensor,
+        document_keys: Tensor,
+        labels: Tensor,
+        query_inputs: dict[str, Tensor],
+        document_inputs: dict[str, Tensor],
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return hard negatives (B, K, D) out of the queue and which are there (B, K); then add the batch."""
+        if self.queue is None or self.copy is None:
+            return None, None
+        own = all_gather(self.copy.model(document_inputs).float())  # (B, D)
+        asked = all_gather(self.copy.model(query_inputs).float())  # (B, D)
+        known = [self._judged[key] for key in query_keys.tolist()]
+        forbidden = torch.full((len(known), max(map(len, known))), -1, dtype=torch.int64)
+        for row, keys in enumerate(known):
+            forbidden[row, : len(keys)] = torch.from_numpy(keys)
+        mined = self.queue.hardest(
+            asked,
+            paired_cosine(asked, own),
+            forbidden.to(queries.device),
+            k=self.config.hard_negatives,
+            max_ratio=self.config.max_ratio,
+        )
+        vectors = self.queue.embeddings[mined.rows].clone()  # (B, K, D)
+        self.queue.add(own, document_keys)
+        return vectors.to(queries.dtype), mined.valid
+
+
+class ScoreObjective:
+    """Cross-entropy of a 4-way head, or the three binary ones of an ordinal head.
+
+    Args:
+        model: What is trained.
+        train: Pairs to train on.
+        dev: Pairs to measure on.
+        run: Batch size, seed.
+    """
+
+    def __init__(self, model: ScoreModel, train: PairArrays, dev: PairArrays, run: RunConfig) -> None:
+        self.module = model
+        self.run = run
+        settings = model.settings
+        self.tokenizer = TextTokenizer(
+            tokenizer_path(model.source), max_tokens=settings.max_tokens, pad_token=settings.pad_token
+        )
+        self.train, self.dev = train, dev
+        self.train_tokens, self.dev_tokens = self._tokenised(train), self._tokenised(dev)
+
+    def batches(self, epoch: int) -> Sequence[NDArray[np.int64]]:
+        """Return rows of the training pairs, (B,) each, of similar length."""
+        run = self.run
+        rows = balanced_rows(self.train.labels, run.repeat, seed=run.seed, epoch=epoch)
+        lengths = np.array(self.train_tokens.lengths)[rows]
+        batches = length_batches(lengths, run.batch_size, seed=run.seed, epoch=epoch)
+        return [rows[batch] for batch in batches]
+
+    def loss(self, batch: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Statistics]:
+        """Return the head's loss."""
+        labels = torch.from_numpy(self.train.labels[batch]).to(device)  # (B,)
+        logits = self.module(self._inputs(self.train_tokens, batch, device))  # (B, C)
+        if self.module.settings.head == "ordinal":
+            loss = cumulative_bce(logits, labels)
+            predicted = (logits > 0).cumprod(dim=1).sum(dim=1)  # (B,)
+        else:
+            loss = nn.functional.cross_entropy(logits, labels)
+            predicted = logits.argmax(dim=1)  # (B,)
+        return loss, {"accuracy": float((predicted == labels).float().mean())}
+
+    def after_step(self) -> None:
+        """Nothing follows the module."""
+
+    def evaluate(self, device: torch.device) -> Statistics:
+        """Return order, accuracy, QWK, log loss and ECE on dev."""
+        logits = self.logits(self.dev_tokens, device)
+        head = CalibratedTemperature(1.0, ordinal=self.module.settings.head == "ordinal")
+        probabilities = head.probabilities(logits)  # (N, L)
+        pairs = self.dev
+        queries = [str(key) for key in pairs.query_of]
+        order = ranking_report(queries, pairs.labels, expected_level(probabilities))
+        grades = grade_report(pairs.labels, probabilities)
+        return {
+            **_order_statistics(order),
+            "accuracy": grades.accuracy,
+            "qwk": grades.qwk,
+            "log_loss": grades.log_loss,
+            "ece": grades.ece,
+        }
+
+    def logits(self, tokens: TokenizedTexts, device: torch.device) -> NDArray[np.float32]:
+        """Judge tokenised pairs: (N, C) float32."""
+        result = np.empty((len(tokens.ids), self.module.settings.outputs), dtype=np.float32)
+        for rows in token_budget_batches(tokens.lengths):
+            result[rows] = self.module(self._inputs(tokens, rows, device)).float().cpu().numpy()
+        return result
+
+    def save(self, folder: Path) -> None:
+        """Write the score model."""
+        self.module.save(folder)
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """Return nothing: the module is all there is."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over nothing."""
+
+    def _tokenised(self, pairs: PairArrays) -> TokenizedTexts:
+        return self.tokenizer.tokenize(
+            [
+                (pairs.queries[query], pairs.documents[document])
+                for query, document in zip(pairs.query_of, pairs.document_of, strict=True)
+            ]
+        )
+
+    def _inputs(
+        self, tokens: TokenizedTexts, rows: NDArray[np.int64], device: torch.device
+    ) -> dict[str, Tensor]:
+        return {name: x.to(device) for name, x in token_tensors(self.tokenizer, tokens, rows).items()}
+
+
+def ranking_statistics(
+    pairs: PairArrays, queries: NDArray[np.float32], documents: NDArray[np.float32], dims: Sequence[int]
+) -> Statistics:
+    """Measure the cosines of N pairs of vectors (N, D), at the full width and at each of `dims`."""
+    names = [str(key) for key in pairs.query_of]
+    full = queries.shape[1]
+    found: Statistics = {}
+    for dim in dict.fromkeys((full, *dims)):
+        left, right = queries[:, :dim], documents[:, :dim]
+        norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+        cosines = np.einsum("nd,nd->n", left, right) / np.maximum(norms, 1e-12)  # (N,)
+        measures = _order_statistics(ranking_report(names, pairs.labels, cosines))
+        found |= {name if dim == full else f"{name}@{dim}": value for name, value in measures.items()}
+    return found
+
+
+def _order_statistics(report: Any) -> Statistics:
+    return {name: getattr(report, name) for name in ("mean_ap", "ap_1", "ap_2", "ap_3", "ndcg_at_10")}
+
+
+def _documents_of_queries(pairs: PairArrays) -> list[NDArray[np.int64]]:
+    """Return for each query the documents that were judged for it: they are never mined for it."""
+    order = np.argsort(pairs.query_of, kind="stable")
+    counts = np.bincount(pairs.query_of, minlength=len(pairs.queries))
+    return np.split(pairs.document_of[order], np.cumsum(counts)[:-1])

@@ -1,0 +1,53 @@
+"""The curves of a run as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from relsdk.errors import InputError, MissingExtraError
+from relsdk_training.run_log import read_log
+
+__all__ = ["plot_run"]
+
+_STEP_CURVES = ("loss", "accuracy", "embedding_std", "temperature", "gradient_norm", "learning_rate")
+_DEV_CURVES = ("mean_ap", "ndcg_at_10")
+
+
+def plot_run(run: Path, target: Path) -> Path:
+    """Draw what the log of a run holds.
+
+    Args:
+        run: A run's folder.
+        target: The PNG to write.
+
+    Returns:
+        `target`.
+
+    Raises:
+        InputError: The folder has no log, or the log no step.
+        MissingExtraError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError("relsdk train plot", "train") from error
+    path = run / "log.jsonl"
+    if not path.is_file():
+        raise InputError(f"{run} has no log.jsonl; name the run.output of a training run")
+    lines = list(read_log(path))
+    steps = [line for line in lines if line["kind"] == "step"]
+    dev = [line for line in lines if line["kind"] == "dev"]
+    if not steps:
+        raise InputError(f"{path} has no step yet")
+    curves = [(name, steps) for name in _STEP_CURVES if name in steps[0]]
+    curves += [(f"dev {name}", dev) for name in _DEV_CURVES if dev and name in dev[0]]
+    figure = Figure(figsize=(12, 3 * ((len(curves) + 2) // 3)), layout="constrained")
+    axes = figure.subplots((len(curves) + 2) // 3, 3, squeeze=False).ravel()
+    for axis, (name, rows) in zip(axes, curves, strict=False):
+        axis.plot([row["step"] for row in rows], [row[name.removeprefix("dev ")] for row in rows])
+        axis.set_title(name)
+        axis.set_xlabel("step")
+    for axis in axes[len(curves) :]:
+        axis.set_visible(False)
+    figure.savefig(target, format="png", dpi=100)
+    return target

@@ -1,0 +1,167 @@
+"""What the command line starts: configuration in, trained checkpoint out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from relsdk.errors import InputError
+from relsdk.folders import json_sha256, write_file_atomically
+from relsdk_training.config import DataConfig, EmbedConfig, ScoreConfig, config_hash
+from relsdk_training.data import PairArrays, check_disjoint, load_pairs, pair_arrays, thin_out
+from relsdk_training.encoder import TextEncoder
+from relsdk_training.loop import TrainResult, train
+from relsdk_training.objectives import EmbeddingObjective, ScoreObjective
+from relsdk_training.score_model import ScoreModel
+
+__all__ = ["Splits", "load_splits", "train_embed", "train_score"]
+
+OnStep = Callable[[int, int, dict[str, float]], None]
+OnNote = Callable[[str], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """Pairs to train and to decide on."""
+
+    train: PairArrays
+    dev: PairArrays
+
+
+def load_splits(config: DataConfig, seed: int) -> Splits:
+    """Read the files, check that they share no query, thin out rare levels.
+
+    Raises:
+        InputError: A file is missing or bad, or a query leaks from one split into another.
+    """
+    for name in ("train", "dev"):
+        if not getattr(config, name):
+            raise InputError(
+                f"data.{name} names no file; set it in the configuration or with --set data.{name}=FILE"
+            )
+    train, dev = (load_pairs(path, config.label_map) for path in (config.train, config.dev))
+    splits = {"train": train, "dev": dev}
+    if config.test:
+        splits["test"] = load_pairs(config.test, config.label_map)
+    check_disjoint(**splits)
+    if config.rare_share:
+        train = thin_out(train, config.rare_levels, config.rare_share, seed)
+    if config.limit:
+        train = train[: config.limit]
+    return Splits(pair_arrays(train), pair_arrays(dev))
+
+
+def train_embed(
+    config: EmbedConfig,
+    *,
+    resume: bool = False,
+    on_step: OnStep = lambda step, steps, statistics: None,
+    on_note: OnNote = lambda note: None,
+) -> TrainResult:
+    """Train an encoder on graded pairs; `OUTPUT/best` is what `relsdk export encoder` takes.
+
+    Args:
+        config: See `EmbedConfig`.
+        resume: Go on from the last checkpoint.
+        on_step: Called after each step.
+        on_note: Called with lines for people.
+
+    Raises:
+        InputError: The configuration, the data or the checkpoint is wrong.
+        TrainingError: Training cannot go on.
+    """
+    splits = _prepared(config, resume, on_note)
+    prompts = _prompts(config)
+    encoder = TextEncoder.load(
+        Path(config.model.checkpoint),
+        layers=config.model.layers or None,
+        prompts=prompts,
+        max_tokens=config.model.max_tokens,
+        lora_rank=config.model.lora_rank,
+    )
+    objective = EmbeddingObjective(encoder, splits.train, splits.dev, config.loss, config.run)
+    return _trained(objective, config, splits, resume, on_step)
+
+
+def train_score(
+    config: ScoreConfig,
+    *,
+    resume: bool = False,
+    on_step: OnStep = lambda step, steps, statistics: None,
+    on_note: OnNote = lambda note: None,
+) -> TrainResult:
+    """Train a score model on graded pairs, as `train_embed` an encoder; for `relsdk export scorer`."""
+    splits = _prepared(config, resume, on_note)
+    model = ScoreModel.load(
+        Path(config.model.checkpoint),
+        config.model.head,
+        layers=config.model.layers or None,
+        max_tokens=config.model.max_tokens,
+        lora_rank=config.model.lora_rank,
+    )
+    return _trained(
+        ScoreObjective(model, splits.train, splits.dev, config.run), config, splits, resume, on_step
+    )
+
+
+def _prepared(config: EmbedConfig | ScoreConfig, resume: bool, on_note: OnNote) -> Splits:
+    if not config.run.output:
+        raise InputError(
+            "run.output names no folder; set it in the configuration or with --set run.output=FOLDER"
+        )
+    output = Path(config.run.output)
+    if not resume and output.exists() and any(output.iterdir()):
+        raise InputError(f"{output} is not empty; go on with --resume, or choose another run.output")
+    if not Path(config.model.checkpoint).is_dir() or not config.model.checkpoint:
+        raise InputError(
+            f"model.checkpoint {config.model.checkpoint!r} is not a folder; get one with: relsdk model pull"
+        )
+    splits = load_splits(config.data, config.run.seed)
+    on_note(f"train: {splits.train.describe()}")
+    on_note(f"dev:   {splits.dev.describe()}")
+    torch.manual_seed(config.run.seed)  # before a head is drawn
+    return splits
+
+
+def _prompts(config: EmbedConfig) -> dict[str, str] | None:
+    asked = {"query": config.model.query_prompt, "document": config.model.document_prompt}
+    given = {name: text for name, text in asked.items() if text is not None}
+    if given and len(given) != len(asked):
+        raise InputError("model.query_prompt and model.document_prompt go together; set both or none")
+    return given or None
+
+
+def _trained(
+    objective: Any, config: EmbedConfig | ScoreConfig, splits: Splits, resume: bool, on_step: OnStep
+) -> TrainResult:
+    output = Path(config.run.output)
+    output.mkdir(parents=True, exist_ok=True)
+    write_file_atomically(
+        output / "config.json", json.dumps(asdict(config), ensure_ascii=False, indent=1) + "\n"
+    )
+    identity = json_sha256([config_hash(config), _data_hash(splits)])
+    result = train(
+        objective,
+        config.optimiser,
+        config.run,
+        metric="mean_ap",
+        identity=identity,
+        resume=resume,
+        on_step=on_step,
+    )
+    write_file_atomically(output / "result.json", json.dumps(asdict(result), indent=1) + "\n")
+    return result
+
+
+def _data_hash(splits: Splits) -> str:
+    return json_sha256(
+        [
+            [pairs.queries, pairs.documents, pairs.query_of.tolist(), pairs.labels.tolist()]
+            for pairs in (splits.train, splits.dev)
+        ]
+    )
