@@ -4,12 +4,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SHARED ?= ../shared
+WORK ?= runs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types real quantisation bench readme clean
+.PHONY: train-real help demo test check lint types real quantisation bench readme clean
 
 help: ## Show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 demo: $(VENV)/.installed-demo ## Main job: export a real encoder, index a sample corpus, answer queries with levels
 	$(BIN)/relsdk demo
@@ -31,6 +32,9 @@ real: $(VENV)/.installed-dev ## Real data (../shared): export, index, calibrate,
 
 quantisation: $(VENV)/.installed-dev ## Quantisation schemes side by side (../shared) -> bench/results/quantisation.json
 	$(BIN)/python -m bench.quantisation --shared $(SHARED) --output bench/results/quantisation.json
+
+train-real: $(VENV)/.installed-dev ## Train on the real data (../shared), resumable, hours -> bench/results/train.json
+	$(BIN)/python -m bench.train_real --shared $(SHARED) --output bench/results/train.json --work $(WORK)
 
 bench: $(VENV)/.installed-dev ## Latency of encode, index and search -> bench/results/latency.json, README's numbers and outputs
 	$(BIN)/python -m bench.run --output bench/results/latency.json

@@ -17,6 +17,7 @@ from relsdk.errors import InputError
 from relsdk.evaluation import evaluate
 from relsdk.formats import write_pairs
 from relsdk.pair_models import open_pair_model
+from relsdk.records import Document, LabelledPair
 from relsdk.sample_world import generate
 from relsdk_training import checkpoint as checkpoint_module
 from relsdk_training.config import EmbedConfig, LossConfig, RunConfig, ScoreConfig, load_config
@@ -153,6 +154,24 @@ def test_chunks_give_the_same_gradient(settings):
     assert gradients[0]["encoder.transformer.embeddings.word_embeddings.weight"].abs().max() > 0.01
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, atol=1e-4, rtol=1e-4, msg=name)
+
+
+def test_documents_judged_relevant_elsewhere_are_no_negatives(settings, files, tmp_path):
+    """(a, x) and (b, y) share a batch, and y was judged relevant to a, too: in another batch."""
+    write_pairs(
+        tmp_path / "train.jsonl",
+        [
+            LabelledPair(query, Document(title, title), level)
+            for query, title, level in [("a", "x", 3), ("b", "y", 3), ("a", "y", 2), ("b", "x", 0)]
+        ],
+    )
+    overrides = [*settings, f"data.train={tmp_path / 'train.jsonl'}", "run.group=false", "run.batch_size=2"]
+    config = load_config(EmbedConfig, None, overrides)
+    splits = load_splits(config.data, 0)
+    encoder = TextEncoder.load(Path(config.model.checkpoint))
+    objective = EmbeddingObjective(encoder, splits.train, splits.dev, config.loss, config.run)
+    queries, documents = torch.tensor([0, 1]), torch.tensor([0, 1])  # a, b and x, y
+    assert objective._positives(queries, documents).tolist() == [[True, True], [False, True]]
 
 
 def test_another_run_or_architecture_is_refused(settings, tmp_path, checkpoint_factory):

@@ -90,6 +90,7 @@ class EmbeddingObjective:
             self.queue = DocumentQueue(loss.queue, settings.dimension)
             self.copy = MomentumCopy(encoder, loss.momentum)
         self._judged = _documents_of_queries(train)
+        self._positive_keys = _pair_keys(train.query_of, train.document_of, train)[train.labels >= 1]
 
     def batches(self, epoch: int) -> Sequence[NDArray[np.int64]]:
         """Return rows of the training pairs, (B,) each."""
@@ -115,9 +116,8 @@ class EmbeddingObjective:
         documents = all_gather_with_gradient(self._encode(document_inputs))  # (B, D)
         query_keys, document_keys, labels = (all_gather(x) for x in (query_keys, document_keys, labels))
         mined, valid = self._mine(queries, query_keys, document_keys, labels, query_inputs, document_inputs)
-        contrast = partial(
-            self._contrast, labels=labels, known=known_pairs(query_keys, document_keys, labels), valid=valid
-        )
+        known = known_pairs(query_keys, document_keys, labels) | self._positives(query_keys, document_keys)
+        contrast = partial(self._contrast, labels=labels, known=known, valid=valid)
         total, stats = over_dimensions(contrast, (queries, documents, mined), self.dims)
         total = config.info_nce * total
         statistics = {
@@ -192,6 +192,13 @@ class EmbeddingObjective:
             return encode_in_chunks(self.module.encoder, inputs, self.run.chunk)
         vectors: Tensor = self.module.encoder(inputs)
         return vectors
+
+    def _positives(self, query_keys: Tensor, document_keys: Tensor) -> Tensor:
+        """Say which documents of the batch were judged relevant to which of its queries: (B, B) bool."""
+        keys = _pair_keys(
+            query_keys.cpu().numpy()[:, None], document_keys.cpu().numpy()[None], self.train.pairs
+        )
+        return torch.from_numpy(np.isin(keys, self._positive_keys)).to(query_keys.device)
 
     def _contrast(
         self,
@@ -370,6 +377,13 @@ def ranking_statistics(
 
 def _order_statistics(report: Any) -> Statistics:
     return {name: getattr(report, name) for name in ("mean_ap", "ap_1", "ap_2", "ap_3", "ndcg_at_10")}
+
+
+def _pair_keys(
+    query_of: NDArray[np.int64], document_of: NDArray[np.int64], pairs: PairArrays
+) -> NDArray[np.int64]:
+    """Give each combination of a query and a document a number of its own."""
+    return np.asarray(query_of * len(pairs.documents) + document_of, dtype=np.int64)
 
 
 def _documents_of_queries(pairs: PairArrays) -> list[NDArray[np.int64]]:

@@ -22,8 +22,8 @@ def conflict_free_batches(
 ) -> list[Int]:
     """Batch pairs so that no batch holds a query or a document twice.
 
-    Each pair goes into the first open batch that knows neither its query nor its document. In such a batch
-    the document of one pair is never a labelled document of another's query.
+    Each pair goes into the first open batch that knows neither its query nor its document. The document of
+    one pair may still have been judged for another's query; the objective masks those.
 
     Args:
         query_of: (N,) query of each pair.

@@ -27,13 +27,8 @@ _COMMANDS = {
     "export": ("relsdk.cli.export", "export", "Make a bundle from a checkpoint."),
     "doctor": ("relsdk.cli.doctor", "doctor", "Show what this machine offers and what relsdk makes of it."),
 }
-_EXTRA_OF = {
-    "accelerate": "train",
-    "torch": "train,export",
-    "transformers": "train,export",
-    "onnx": "export",
-    "onnxscript": "export",
-}
+# Packages that only an extra brings.
+_HEAVY = ("accelerate", "onnx", "onnx_ir", "onnxscript", "safetensors", "torch", "transformers")
 
 
 class _LazyGroup(click.Group):
@@ -75,10 +70,10 @@ def _run(arguments: list[str] | None) -> None:
     except RelsdkError as error:
         _fail(str(error), 2)
     except ModuleNotFoundError as error:
-        extra = _EXTRA_OF.get((error.name or "").partition(".")[0])
-        if extra is None:
+        if (error.name or "").partition(".")[0] not in _HEAVY:
             raise
-        _fail(str(MissingExtraError("this command", extra)), 2)
+        called = (arguments or sys.argv[1:])[:1]
+        _fail(str(MissingExtraError("this command", "train" if called == ["train"] else "export")), 2)
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.ClickException as error:
