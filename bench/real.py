@@ -32,20 +32,24 @@ QUERIES = ("大宅门演员表", "10个月宝宝没长牙怎么办", "红烧肉�
 @click.option(
     "--folder", type=click.Path(path_type=Path), help="Keep bundle and index here [default: temporary]."
 )
-def main(shared: Path, output: Path, folder: Path | None) -> None:
-    """Measure the shared encoder on KUAKE-QTR."""
+@click.option(
+    "--checkpoint", type=click.Path(path_type=Path), help="Another encoder [default: the shared one]."
+)
+def main(shared: Path, output: Path, folder: Path | None, checkpoint: Path | None) -> None:
+    """Measure an encoder on KUAKE-QTR."""
+    checkpoint = checkpoint or shared / "models/me5-small-zh"
     if folder is None:
         with tempfile.TemporaryDirectory() as temporary:
-            result = measure(shared, Path(temporary))
+            result = measure(shared, Path(temporary), checkpoint)
     else:
         folder.mkdir(parents=True, exist_ok=True)
-        result = measure(shared, folder)
+        result = measure(shared, folder, checkpoint)
     output.parent.mkdir(parents=True, exist_ok=True)
     write_file_atomically(output, json.dumps(result, ensure_ascii=False, indent=1) + "\n")
     click.echo(f"wrote {output}")
 
 
-def measure(shared: Path, work: Path) -> dict[str, Any]:
+def measure(shared: Path, work: Path, checkpoint: Path) -> dict[str, Any]:
     """Run every step and return what it printed and measured."""
     kuake = shared / "data/kuake_qtr"
     seconds: dict[str, float] = {}
@@ -62,12 +66,10 @@ def measure(shared: Path, work: Path) -> dict[str, Any]:
         return [json.loads(line) for line in done.stdout.splitlines()]
 
     bundle, index, documents = work / "bundle", work / "index", work / "documents.jsonl"
-    (exported,) = relsdk(
-        "export", "export", "encoder", str(shared / "models/me5-small-zh"), str(bundle), "--overwrite"
-    )
+    (exported,) = relsdk("export", "export", "encoder", str(checkpoint), str(bundle), "--overwrite")
     (strict,) = relsdk(
         "export with the gate",
-        *("export", "encoder", str(shared / "models/me5-small-zh"), str(work / "gated"), "--overwrite"),
+        *("export", "encoder", str(checkpoint), str(work / "gated"), "--overwrite"),
         *("--pairs", str(kuake / "train.jsonl"), "--max-level-changes", "1"),
     )
     gated = {variant["name"]: variant["quality"] for variant in strict["variants"]}

@@ -38,7 +38,7 @@ def test_the_document_text_is_the_bundles(toy_bundle):
 
     embedder = Embedder(toy_bundle)
     for one in (pair("q", "title", 0, "text"), pair("q", "title", 0), pair("q", "", 0, "text")):
-        assert document_text(one) == embedder.document_text(one.document)
+        assert document_text(one.document) == embedder.document_text(one.document)
 
 
 def test_leaks_are_found_up_to_case_width_and_spaces():

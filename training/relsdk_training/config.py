@@ -25,6 +25,8 @@ else:
 
 __all__ = [
     "DataConfig",
+    "DistilConfig",
+    "DistilLossConfig",
     "EmbedConfig",
     "LossConfig",
     "ModelConfig",
@@ -123,6 +125,28 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
+class DistilLossConfig:
+    """What a student learns from its teacher, on texts without labels.
+
+    Attributes:
+        student: "encoder" stands in for the teacher; a "query" tower encodes queries only, and is used beside
+            the teacher's document vectors.
+        queries: Files of queries.
+        pairs: Files of pairs: their queries and, for an encoder, their documents; labels are not read.
+        limit: Use at most so many texts; 0 uses all.
+        cosine: Weight of the distance between student and teacher.
+        similarity: Weight of the distance between their similarity matrices.
+    """
+
+    student: Literal["encoder", "query"] = "encoder"
+    queries: tuple[str, ...] = ()
+    pairs: tuple[str, ...] = ()
+    limit: int = 0
+    cosine: float = 1.0
+    similarity: float = 1.0
+
+
+@dataclass(frozen=True)
 class OptimiserConfig:
     """AdamW with warm-up and cosine decay.
 
@@ -197,6 +221,25 @@ class ScoreConfig:
     data: DataConfig = field(default_factory=DataConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     run: RunConfig = field(default_factory=lambda: RunConfig(batch_size=32))
+
+
+@dataclass(frozen=True)
+class DistilConfig:
+    """`relsdk train distil`: `model.checkpoint` is the teacher, `model.layers` what the student keeps of it.
+
+    Attributes:
+        model: Teacher and student.
+        data: `dev` is the file of labelled pairs that decides; `train` and `test` are not used.
+        distil: Texts and losses.
+        optimiser: AdamW's settings.
+        run: How the run goes.
+    """
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    distil: DistilLossConfig = field(default_factory=DistilLossConfig)
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    run: RunConfig = field(default_factory=lambda: RunConfig(batch_size=128))
 
 
 def load_config(kind: type[Config], path: Path | None, overrides: Sequence[str] = ()) -> Config:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from relsdk.errors import InputError
 from relsdk.formats import read_pairs
-from relsdk.records import LabelledPair
+from relsdk.records import Document, LabelledPair
 from relsdk.tokenizer import TextTokenizer, TokenizedTexts
 
 __all__ = [
@@ -129,7 +129,8 @@ def pair_arrays(pairs: Sequence[LabelledPair]) -> PairArrays:
     queries: dict[str, int] = {}
     documents: dict[str, int] = {}
     query_of = [queries.setdefault(pair.query, len(queries)) for pair in pairs]
-    document_of = [documents.setdefault(document_text(pair), len(documents)) for pair in pairs]
+    texts = (document_text(pair.document) for pair in pairs)
+    document_of = [documents.setdefault(text, len(documents)) for text in texts]
     return PairArrays(
         list(queries),
         list(documents),
@@ -139,9 +140,9 @@ def pair_arrays(pairs: Sequence[LabelledPair]) -> PairArrays:
     )
 
 
-def document_text(pair: LabelledPair) -> str:
-    """Return the text that a bundle would encode for the pair's document, before the prompt."""
-    return _TEMPLATE.format(title=pair.document.title, text=pair.document.text).strip()
+def document_text(document: Document) -> str:
+    """Return the text that a bundle would encode for a document, before the prompt."""
+    return _TEMPLATE.format(title=document.title, text=document.text).strip()
 
 
 def token_tensors(

@@ -37,7 +37,14 @@ from relsdk_training.negatives import DocumentQueue, MomentumCopy, known_pairs
 from relsdk_training.samplers import balanced_rows, conflict_free_batches, grouped_batches, length_batches
 from relsdk_training.score_model import ScoreModel
 
-__all__ = ["EmbeddingObjective", "ScoreObjective"]
+__all__ = [
+    "EmbeddingObjective",
+    "PairTokens",
+    "ScoreObjective",
+    "embed_tokens",
+    "ranking_statistics",
+    "tokenised_pairs",
+]
 
 Statistics = dict[str, float]
 
@@ -53,7 +60,7 @@ class _EmbeddingModule(nn.Module):
 
 
 @dataclass(frozen=True, eq=False)
-class _Tokens:
+class PairTokens:
     """The texts of one file of pairs, tokenised once with their prompts."""
 
     pairs: PairArrays
@@ -81,7 +88,9 @@ class EmbeddingObjective:
         self.tokenizer = TextTokenizer(
             tokenizer_path(encoder.source), max_tokens=settings.max_tokens, pad_token=settings.pad_token
         )
-        self.train, self.dev = (self._tokenised(pairs, settings.prompts) for pairs in (train, dev))
+        self.train, self.dev = (
+            tokenised_pairs(self.tokenizer, pairs, settings.prompts) for pairs in (train, dev)
+        )
         self.dims = loss.matryoshka_dims or (settings.dimension,)
         self.module = _EmbeddingModule(encoder, loss, thresholds=(0.25, 0.5, 0.75))
         self.queue: DocumentQueue | None = None
@@ -142,17 +151,10 @@ class EmbeddingObjective:
     def evaluate(self, device: torch.device) -> Statistics:
         """Return mean AP, AP per level and nDCG@10 on dev, at the full width and at each Matryoshka width."""
         pairs = self.dev.pairs
-        queries = self.embed(self.dev.queries, device)[pairs.query_of]  # (N, D)
-        documents = self.embed(self.dev.documents, device)[pairs.document_of]  # (N, D)
+        embed = partial(embed_tokens, self.module.encoder, self.tokenizer, device=device)
+        queries = embed(self.dev.queries)[pairs.query_of]  # (N, D)
+        documents = embed(self.dev.documents)[pairs.document_of]  # (N, D)
         return ranking_statistics(pairs, queries, documents, self.dims)
-
-    def embed(self, tokens: TokenizedTexts, device: torch.device) -> NDArray[np.float32]:
-        """Embed tokenised texts: (N, D) float32, not normalised."""
-        width = self.module.encoder.settings.dimension
-        result = np.empty((len(tokens.ids), width), dtype=np.float32)
-        for rows in token_budget_batches(tokens.lengths):
-            result[rows] = self.module.encoder(self._inputs(tokens, rows, device)).float().cpu().numpy()
-        return result
 
     def save(self, folder: Path) -> None:
         """Write the encoder."""
@@ -173,19 +175,10 @@ class EmbeddingObjective:
                     {k.removeprefix(name): v for k, v in state.items() if k.startswith(name)}
                 )
 
-    def _tokenised(self, pairs: PairArrays, prompts: Mapping[str, str]) -> _Tokens:
-        query, document = prompts.get("query", ""), prompts.get("document", "")
-        return _Tokens(
-            pairs,
-            self.tokenizer.tokenize([query + text for text in pairs.queries]),
-            self.tokenizer.tokenize([document + text for text in pairs.documents]),
-        )
-
     def _inputs(
         self, tokens: TokenizedTexts, rows: NDArray[np.int64], device: torch.device
     ) -> dict[str, Tensor]:
-        found = token_tensors(self.tokenizer, tokens, rows)
-        return {name: found[name].to(device) for name in ("input_ids", "attention_mask")}
+        return {name: x.to(device) for name, x in token_tensors(self.tokenizer, tokens, rows).items()}
 
     def _encode(self, inputs: dict[str, Tensor]) -> Tensor:
         if self.run.chunk:
@@ -357,6 +350,27 @@ class ScoreObjective:
         self, tokens: TokenizedTexts, rows: NDArray[np.int64], device: torch.device
     ) -> dict[str, Tensor]:
         return {name: x.to(device) for name, x in token_tensors(self.tokenizer, tokens, rows).items()}
+
+
+def tokenised_pairs(tokenizer: TextTokenizer, pairs: PairArrays, prompts: Mapping[str, str]) -> PairTokens:
+    """Tokenise the distinct texts of pairs with an encoder's prompts."""
+    query, document = prompts.get("query", ""), prompts.get("document", "")
+    return PairTokens(
+        pairs,
+        tokenizer.tokenize([query + text for text in pairs.queries]),
+        tokenizer.tokenize([document + text for text in pairs.documents]),
+    )
+
+
+def embed_tokens(
+    encoder: TextEncoder, tokenizer: TextTokenizer, tokens: TokenizedTexts, *, device: torch.device
+) -> NDArray[np.float32]:
+    """Embed tokenised texts in batches of similar length: (N, D) float32, not normalised."""
+    result = np.empty((len(tokens.ids), encoder.settings.dimension), dtype=np.float32)
+    for rows in token_budget_batches(tokens.lengths):
+        inputs = {name: x.to(device) for name, x in token_tensors(tokenizer, tokens, rows).items()}
+        result[rows] = encoder(inputs).float().cpu().numpy()
+    return result
 
 
 def ranking_statistics(

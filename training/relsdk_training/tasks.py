@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,19 @@ import torch
 
 from relsdk.errors import InputError
 from relsdk.folders import json_sha256, write_file_atomically
-from relsdk_training.config import DataConfig, EmbedConfig, ScoreConfig, config_hash
+from relsdk_training.config import DataConfig, DistilConfig, EmbedConfig, ScoreConfig, config_hash
 from relsdk_training.data import PairArrays, check_disjoint, load_pairs, pair_arrays, thin_out
+from relsdk_training.distillation import DistillationObjective, distillation_texts
 from relsdk_training.encoder import TextEncoder
 from relsdk_training.loop import TrainResult, train
 from relsdk_training.objectives import EmbeddingObjective, ScoreObjective
 from relsdk_training.score_model import ScoreModel
 
-__all__ = ["Splits", "load_splits", "train_embed", "train_score"]
+__all__ = ["Splits", "load_splits", "train_distil", "train_embed", "train_score"]
 
 OnStep = Callable[[int, int, dict[str, float]], None]
 OnNote = Callable[[str], None]
+AnyConfig = EmbedConfig | ScoreConfig | DistilConfig
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +88,7 @@ def train_embed(
         lora_rank=config.model.lora_rank,
     )
     objective = EmbeddingObjective(encoder, splits.train, splits.dev, config.loss, config.run)
-    return _trained(objective, config, splits, resume, on_step)
+    return _trained(objective, config, _content(splits), resume, on_step)
 
 
 def train_score(
@@ -105,11 +108,39 @@ def train_score(
         lora_rank=config.model.lora_rank,
     )
     return _trained(
-        ScoreObjective(model, splits.train, splits.dev, config.run), config, splits, resume, on_step
+        ScoreObjective(model, splits.train, splits.dev, config.run), config, _content(splits), resume, on_step
     )
 
 
-def _prepared(config: EmbedConfig | ScoreConfig, resume: bool, on_note: OnNote) -> Splits:
+def train_distil(
+    config: DistilConfig,
+    *,
+    resume: bool = False,
+    on_step: OnStep = lambda step, steps, statistics: None,
+    on_note: OnNote = lambda note: None,
+) -> TrainResult:
+    """Train a student of fewer layers on the teacher's vectors of unlabelled texts; see `train_embed`."""
+    _check_run(config, resume)
+    if not config.model.layers:
+        raise InputError("model.layers names no layers; say what the student keeps, such as [0, 6]")
+    if not config.data.dev:
+        raise InputError("data.dev names no file; labelled pairs decide which checkpoint is best")
+    load = partial(
+        TextEncoder.load,
+        Path(config.model.checkpoint),
+        max_tokens=config.model.max_tokens,
+        prompts=_prompts(config),
+    )
+    teacher, student = load(), load(layers=config.model.layers, lora_rank=config.model.lora_rank)
+    dev = pair_arrays(load_pairs(config.data.dev, config.data.label_map))
+    texts = distillation_texts(config.distil, teacher.settings.prompts)
+    on_note(f"{len(texts):,} texts; dev: {dev.describe()}")
+    objective = DistillationObjective(student, teacher, texts, dev, config.distil, config.run)
+    return _trained(objective, config, [texts, dev.queries, dev.labels.tolist()], resume, on_step)
+
+
+def _check_run(config: AnyConfig, resume: bool) -> None:
+    """Raise `InputError` unless there is a checkpoint to start from and a folder to write to."""
     if not config.run.output:
         raise InputError(
             "run.output names no folder; set it in the configuration or with --set run.output=FOLDER"
@@ -121,14 +152,18 @@ def _prepared(config: EmbedConfig | ScoreConfig, resume: bool, on_note: OnNote) 
         raise InputError(
             f"model.checkpoint {config.model.checkpoint!r} is not a folder; get one with: relsdk model pull"
         )
+    torch.manual_seed(config.run.seed)  # before a head is drawn
+
+
+def _prepared(config: EmbedConfig | ScoreConfig, resume: bool, on_note: OnNote) -> Splits:
+    _check_run(config, resume)
     splits = load_splits(config.data, config.run.seed)
     on_note(f"train: {splits.train.describe()}")
     on_note(f"dev:   {splits.dev.describe()}")
-    torch.manual_seed(config.run.seed)  # before a head is drawn
     return splits
 
 
-def _prompts(config: EmbedConfig) -> dict[str, str] | None:
+def _prompts(config: EmbedConfig | DistilConfig) -> dict[str, str] | None:
     asked = {"query": config.model.query_prompt, "document": config.model.document_prompt}
     given = {name: text for name, text in asked.items() if text is not None}
     if given and len(given) != len(asked):
@@ -136,15 +171,13 @@ def _prompts(config: EmbedConfig) -> dict[str, str] | None:
     return given or None
 
 
-def _trained(
-    objective: Any, config: EmbedConfig | ScoreConfig, splits: Splits, resume: bool, on_step: OnStep
-) -> TrainResult:
+def _trained(objective: Any, config: AnyConfig, data: Any, resume: bool, on_step: OnStep) -> TrainResult:
     output = Path(config.run.output)
     output.mkdir(parents=True, exist_ok=True)
     write_file_atomically(
         output / "config.json", json.dumps(asdict(config), ensure_ascii=False, indent=1) + "\n"
     )
-    identity = json_sha256([config_hash(config), _data_hash(splits)])
+    identity = json_sha256([config_hash(config), data])
     result = train(
         objective,
         config.optimiser,
@@ -158,10 +191,9 @@ def _trained(
     return result
 
 
-def _data_hash(splits: Splits) -> str:
-    return json_sha256(
-        [
-            [pairs.queries, pairs.documents, pairs.query_of.tolist(), pairs.labels.tolist()]
-            for pairs in (splits.train, splits.dev)
-        ]
-    )
+def _content(splits: Splits) -> Any:
+    """Return what identifies the data of a run."""
+    return [
+        [pairs.queries, pairs.documents, pairs.query_of.tolist(), pairs.labels.tolist()]
+        for pairs in (splits.train, splits.dev)
+    ]

@@ -56,6 +56,16 @@ def score(config: Path | None, overrides: tuple[str, ...], resume: bool, as_json
 
 
 @train.command()
+@_options
+def distil(config: Path | None, overrides: tuple[str, ...], resume: bool, as_json: bool) -> None:
+    """Train a student of fewer layers, or a query tower, on its teacher's vectors of unlabelled texts."""
+    from relsdk_training.config import DistilConfig
+    from relsdk_training.tasks import train_distil
+
+    _run(DistilConfig, train_distil, config, overrides, resume, as_json, "export encoder {best} BUNDLE")
+
+
+@train.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="PNG file [default: RUN/curves.png].")
 def plot(run: Path, output: Path | None) -> None:

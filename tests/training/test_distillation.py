@@ -1,0 +1,76 @@
+"""A one-layer student comes closer to its two-layer teacher, alone and as a query tower."""
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from relsdk.errors import InputError
+from relsdk.formats import write_pairs
+from relsdk.sample_world import generate
+from relsdk_training.config import DistilConfig, DistilLossConfig, load_config
+from relsdk_training.distillation import distillation_texts
+from relsdk_training.run_log import read_log
+from relsdk_training.tasks import train_distil
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    world = generate(seed=12, n_documents=300, n_queries=60)
+    folder = tmp_path_factory.mktemp("texts")
+    write_pairs(folder / "pairs.jsonl", world.split("train"))
+    write_pairs(folder / "dev.jsonl", world.split("test"))
+    (folder / "queries.txt").write_text("".join(f"{query.text} 问\n" for query in world.queries))
+    return folder
+
+
+@pytest.fixture
+def settings(files, toy_checkpoint, tmp_path):
+    return [
+        f"model.checkpoint={toy_checkpoint}",
+        "model.layers=[1]",
+        f"data.dev={files / 'dev.jsonl'}",
+        f"distil.pairs=['{files / 'pairs.jsonl'}']",
+        f"run.output={tmp_path / 'run'}",
+        "run.batch_size=64",
+        "run.max_steps=60",
+        "run.precision=fp32",
+        "optimiser.learning_rate=3e-3",
+    ]
+
+
+@pytest.mark.parametrize("student", ["encoder", "query"])
+def test_a_student_comes_closer_to_its_teacher(settings, tmp_path, student):
+    result = train_distil(load_config(DistilConfig, None, [*settings, f"distil.student={student}"]))
+    log = list(read_log(tmp_path / "run" / "log.jsonl"))
+    steps = [line for line in log if line["kind"] == "step"]
+    before, after = (np.mean([s["cosine_distance"] for s in part]) for part in (steps[:3], steps[-3:]))
+    assert after < 0.6 * before
+    assert result.steps == 60
+    kept = load_file(tmp_path / "run" / "best" / "model.safetensors")
+    assert not any("layer.1." in name for name in kept)
+
+
+def test_texts_carry_the_prompt_they_are_served_with(files):
+    prompts = {"query": "q: ", "document": "d: "}
+    pairs, queries = (str(files / "pairs.jsonl"),), (str(files / "queries.txt"),)
+    both = distillation_texts(DistilLossConfig(pairs=pairs, queries=queries), prompts)
+    assert len(both) == len(set(both))
+    assert {text[:3] for text in both} == {"q: ", "d: "}
+    tower = distillation_texts(DistilLossConfig(student="query", pairs=pairs, queries=queries), prompts)
+    assert {text[:3] for text in tower} == {"q: "}
+    assert len(distillation_texts(DistilLossConfig(pairs=pairs, limit=5), prompts)) == 5
+    with pytest.raises(InputError, match="at least one is needed"):
+        distillation_texts(DistilLossConfig(), prompts)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("model.layers=[]", "names no layers"),
+        ("data.dev=''", "names no file"),
+        ("model.layers=[7]", "out of 0 to 1"),
+    ],
+)
+def test_mistakes(settings, change, message):
+    with pytest.raises(InputError, match=message):
+        train_distil(load_config(DistilConfig, None, [*settings, change]))

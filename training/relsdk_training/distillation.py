@@ -1,0 +1,139 @@
+"""A student that lands where its teacher does: a smaller encoder, or a tower for queries alone.
+
+Shape letters: N texts, B texts of one batch, D dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from relsdk.bundle import tokenizer_path
+from relsdk.errors import InputError
+from relsdk.formats import read_queries, read_unlabelled_pairs
+from relsdk.tokenizer import TextTokenizer
+from relsdk_training.config import DistilLossConfig, RunConfig
+from relsdk_training.data import PairArrays, document_text, token_tensors
+from relsdk_training.encoder import TextEncoder
+from relsdk_training.losses.distillation import cosine_distance, similarity_matrix_loss
+from relsdk_training.objectives import embed_tokens, ranking_statistics, tokenised_pairs
+from relsdk_training.samplers import length_batches
+
+__all__ = ["DistillationObjective", "distillation_texts"]
+
+Statistics = dict[str, float]
+
+
+def distillation_texts(config: DistilLossConfig, prompts: Mapping[str, str]) -> list[str]:
+    """Read the texts to learn on, each once, with the prompt that it is served with.
+
+    Raises:
+        InputError: No file is named, or one is missing or bad.
+    """
+    if not config.queries and not config.pairs:
+        raise InputError("distil.queries and distil.pairs name no file; at least one is needed")
+    query_prompt, document_prompt = prompts.get("query", ""), prompts.get("document", "")
+    texts: dict[str, None] = {}
+    for path in config.queries:
+        texts.update((query_prompt + query.text, None) for query in read_queries(Path(path)))
+    for path in config.pairs:
+        for query, document in read_unlabelled_pairs(Path(path), skip_empty=True):
+            texts[query_prompt + query] = None
+            if config.student == "encoder":
+                texts[document_prompt + document_text(document)] = None
+    found = list(texts)
+    return found[: config.limit] if config.limit else found
+
+
+class DistillationObjective:
+    """Distance to the teacher's vectors, and between the similarities within a batch.
+
+    The teacher's vectors are computed once.
+
+    Args:
+        student: What is trained; as wide as the teacher.
+        teacher: Stays as it is.
+        texts: N texts, prompts included.
+        dev: Labelled pairs to measure on.
+        loss: Weights of the terms, and what the student is for.
+        run: Batch size, seed.
+
+    Raises:
+        InputError: Student and teacher differ in width.
+    """
+
+    def __init__(
+        self,
+        student: TextEncoder,
+        teacher: TextEncoder,
+        texts: Sequence[str],
+        dev: PairArrays,
+        loss: DistilLossConfig,
+        run: RunConfig,
+    ) -> None:
+        settings = student.settings
+        if settings.dimension != teacher.settings.dimension:
+            raise InputError(
+                f"the student's vectors have {settings.dimension} dimensions and the teacher's "
+                f"{teacher.settings.dimension}; a student is cut out of its teacher"
+            )
+        self.module: nn.Module = student
+        self.student = student
+        self.config = loss
+        self.run = run
+        self.tokenizer = TextTokenizer(
+            tokenizer_path(student.source), max_tokens=settings.max_tokens, pad_token=settings.pad_token
+        )
+        self.tokens = self.tokenizer.tokenize(list(texts))
+        self.dev = tokenised_pairs(self.tokenizer, dev, settings.prompts)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        teacher.to(device).eval()
+        autocast = torch.autocast(device.type, torch.bfloat16, enabled=run.precision == "bf16")
+        with torch.inference_mode(), autocast:
+            embed = partial(embed_tokens, teacher, self.tokenizer, device=device)
+            self.wanted = embed(self.tokens)  # (N, D)
+            self.dev_documents = embed(self.dev.documents)
+
+    def batches(self, epoch: int) -> Sequence[NDArray[np.int64]]:
+        """Return rows of the texts, (B,) each, of similar length; a last text alone is left out."""
+        run = self.run
+        batches = length_batches(self.tokens.lengths, run.batch_size, seed=run.seed, epoch=epoch)
+        return [batch for batch in batches if len(batch) > 1]
+
+    def loss(self, batch: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Statistics]:
+        """Return the weighted sum of both terms."""
+        inputs = token_tensors(self.tokenizer, self.tokens, batch)
+        vectors = self.student({name: x.to(device) for name, x in inputs.items()})  # (B, D)
+        wanted = torch.from_numpy(self.wanted[batch]).to(device)  # (B, D)
+        distance = cosine_distance(vectors, wanted)
+        similarity = similarity_matrix_loss(vectors, wanted)
+        total = self.config.cosine * distance + self.config.similarity * similarity
+        return total, {"cosine_distance": distance.item(), "similarity_loss": similarity.item()}
+
+    def after_step(self) -> None:
+        """Nothing follows the student."""
+
+    def evaluate(self, device: torch.device) -> Statistics:
+        """Measure dev as it would be served: a query tower beside the teacher's document vectors."""
+        pairs = self.dev.pairs
+        embed = partial(embed_tokens, self.student, self.tokenizer, device=device)
+        queries = embed(self.dev.queries)[pairs.query_of]  # (N, D)
+        documents = self.dev_documents if self.config.student == "query" else embed(self.dev.documents)
+        return ranking_statistics(pairs, queries, documents[pairs.document_of], ())
+
+    def save(self, folder: Path) -> None:
+        """Write the student."""
+        self.student.save(folder, matryoshka_dims=self.student.settings.matryoshka_dims)
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """Return nothing: the student is all there is."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over nothing."""
