@@ -15,6 +15,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
+from filelock import FileLock
 
 from bench.machine import machine_record
 from relsdk.folders import write_file_atomically
@@ -55,19 +56,29 @@ EXPERIMENTS: dict[str, tuple[str, list[str]]] = {
 @click.option("--seeds", default=3, show_default=True)
 def main(shared: Path, output: Path, work: Path, only: tuple[str, ...], seeds: int) -> None:
     """Run what has no row yet."""
-    rows: dict[str, Any] = json.loads(output.read_text()) if output.is_file() else {}
-    if "untrained" not in rows:
-        rows["untrained"] = untrained(shared)
-        write_file_atomically(output, json.dumps(rows, indent=1) + "\n")
+    if "untrained" not in read_rows(output):
+        add_row(output, "untrained", untrained(shared))
     for seed in range(seeds):
         for name in only or EXPERIMENTS:
             key = f"{name} / seed {seed}"
-            if key in rows:
+            if key in read_rows(output):
                 continue
             click.echo(key, err=True)
-            rows[key] = experiment(name, seed, shared, work / key.replace("/", "-").replace(" ", "_"))
-            write_file_atomically(output, json.dumps(rows, indent=1) + "\n")
-            click.echo(json.dumps(rows[key]["test"]), err=True)
+            row = experiment(name, seed, shared, work / key.replace("/", "-").replace(" ", "_"))
+            add_row(output, key, row)
+            click.echo(json.dumps(row["test"]), err=True)
+
+
+def read_rows(path: Path) -> dict[str, Any]:
+    """Return the rows there are."""
+    rows: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    return rows
+
+
+def add_row(path: Path, key: str, row: dict[str, Any]) -> None:
+    """Add a row to those that are there now: another process may work on other experiments."""
+    with FileLock(path.with_suffix(".lock")):
+        write_file_atomically(path, json.dumps({**read_rows(path), key: row}, indent=1) + "\n")
 
 
 def experiment(name: str, seed: int, shared: Path, folder: Path) -> dict[str, Any]:

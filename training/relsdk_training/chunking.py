@@ -21,7 +21,11 @@ __all__ = ["encode_in_chunks"]
 
 
 def encode_in_chunks(
-    encode: Callable[[dict[str, Tensor]], Tensor], inputs: Mapping[str, Tensor], chunk_rows: int
+    encode: Callable[[dict[str, Tensor]], Tensor],
+    inputs: Mapping[str, Tensor],
+    chunk_rows: int,
+    *,
+    keep_activations: bool = False,
 ) -> Tensor:
     """Encode a batch, keeping one chunk's activations at a time for the backward pass.
 
@@ -32,6 +36,8 @@ def encode_in_chunks(
         encode: Turns the inputs of a chunk into embeddings (rows, D).
         inputs: Tensors (B, T) or (B,); "attention_mask" (B, T) is 1 on tokens and 0 on padding.
         chunk_rows: Rows encoded at once.
+        keep_activations: Keep those of all chunks: nothing is computed twice, and memory is that of the whole
+            batch without most of its padding.
 
     Returns:
         (B, D) in the order of the inputs, with gradient where grad mode is on.
@@ -52,9 +58,13 @@ def encode_in_chunks(
         descending=True, stable=True
     )  # the largest chunk first: memory runs out early or never
     longest = lengths[order[::chunk_rows]].clamp(min=1).tolist()
-    parts = [
-        checkpoint(encode, _take(inputs, rows, mask.shape[1], int(columns)), use_reentrant=False)
+    chunks = [
+        _take(inputs, rows, mask.shape[1], int(columns))
         for rows, columns in zip(torch.split(order, chunk_rows), longest, strict=True)
+    ]
+    parts = [
+        encode(chunk) if keep_activations else checkpoint(encode, chunk, use_reentrant=False)
+        for chunk in chunks
     ]
     return torch.cat(parts)[order.argsort()]  # (B, D)
 

@@ -23,6 +23,7 @@ from relsdk_training.data import PairArrays, document_text, token_tensors
 from relsdk_training.encoder import TextEncoder
 from relsdk_training.losses.distillation import cosine_distance, similarity_matrix_loss
 from relsdk_training.objectives import embed_tokens, ranking_statistics, tokenised_pairs
+from relsdk_training.precision import autocast_for
 from relsdk_training.samplers import length_batches
 
 __all__ = ["DistillationObjective", "distillation_texts"]
@@ -94,8 +95,7 @@ class DistillationObjective:
         self.dev = tokenised_pairs(self.tokenizer, dev, settings.prompts)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         teacher.to(device).eval()
-        autocast = torch.autocast(device.type, torch.bfloat16, enabled=run.precision == "bf16")
-        with torch.inference_mode(), autocast:
+        with torch.inference_mode(), autocast_for(device, run.precision)():
             embed = partial(embed_tokens, teacher, self.tokenizer, device=device)
             self.wanted = embed(self.tokens)  # (N, D)
             self.dev_documents = embed(self.dev.documents)

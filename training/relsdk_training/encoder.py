@@ -14,7 +14,14 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 
 from relsdk.bundle import EncoderSettings, copy_tokenizer, read_encoder_settings, write_layout
-from relsdk_training.transformers_folder import add_lora, keep_layers, load_transformer, merged, quiet
+from relsdk_training.transformers_folder import (
+    add_lora,
+    keep_layers,
+    load_transformer,
+    merged,
+    quiet,
+    set_dropout,
+)
 
 __all__ = ["TextEncoder"]
 
@@ -43,6 +50,7 @@ class TextEncoder(nn.Module):
         prompts: Mapping[str, str] | None = None,
         max_tokens: int | None = None,
         lora_rank: int = 0,
+        dropout: float | None = None,
     ) -> TextEncoder:
         """Load a Hugging Face or sentence-transformers folder, in fp32.
 
@@ -52,6 +60,7 @@ class TextEncoder(nn.Module):
             prompts: In place of the checkpoint's.
             max_tokens: A smaller limit than the checkpoint's.
             lora_rank: Train low-rank updates (peft) instead of all weights; 0 trains all.
+            dropout: In place of the checkpoint's.
 
         Raises:
             InputError: The folder is no checkpoint, or a layer is out of range.
@@ -67,6 +76,8 @@ class TextEncoder(nn.Module):
             transformer.pooler = None  # nothing uses it, and distributed training would wait for its gradient
         if layers is not None:
             keep_layers(transformer, layers)
+        if dropout is not None:
+            set_dropout(transformer, dropout)
         return cls(add_lora(transformer, lora_rank) if lora_rank else transformer, settings, checkpoint)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:

@@ -10,9 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,12 +27,12 @@ from relsdk_training.checkpoint import (
 )
 from relsdk_training.config import OptimiserConfig, RunConfig
 from relsdk_training.errors import TrainingError
+from relsdk_training.precision import Autocast, autocast_for
 from relsdk_training.run_log import RunLog
 
 __all__ = ["Objective", "TrainResult", "train"]
 
 Statistics = dict[str, float]
-Autocast = Callable[[], AbstractContextManager[None]]
 
 
 class Objective(Protocol):
@@ -117,8 +115,7 @@ def train(
         InputError: The checkpoint to resume from is of another run or architecture.
     """
     device = Accelerator(cpu=not torch.cuda.is_available()).device
-    # Not accelerate's own mixed precision, which a process can choose only once.
-    autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=run.precision == "bf16")
+    autocast = autocast_for(device, run.precision)
     if run.threads:
         torch.set_num_threads(run.threads)
     folder = Path(run.output)
@@ -126,7 +123,7 @@ def train(
     per_epoch = math.ceil(len(objective.batches(0)) / run.accumulation)
     total = run.max_steps or per_epoch * run.epochs
     objective.module.to(device)
-    adam = torch.optim.AdamW(_groups(objective.module, optimiser))
+    adam = torch.optim.AdamW(_groups(objective.module, optimiser), fused=True)
     schedule = LambdaLR(adam, lambda step: _factor(step, total, optimiser.warmup))
     progress = Progress()
     if resume:

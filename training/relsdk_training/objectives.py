@@ -47,6 +47,8 @@ __all__ = [
 ]
 
 Statistics = dict[str, float]
+# Rows of like length that a CPU encodes at once: enough for its full rate, few enough to need little padding.
+_CPU_ROWS = 32
 
 
 class _EmbeddingModule(nn.Module):
@@ -119,12 +121,21 @@ class EmbeddingObjective:
             torch.from_numpy(values[batch]).to(device)
             for values in (pairs.query_of, pairs.document_of, pairs.labels)
         )
-        query_inputs = self._inputs(self.train.queries, pairs.query_of[batch], device)
-        document_inputs = self._inputs(self.train.documents, pairs.document_of[batch], device)
-        queries = all_gather_with_gradient(self._encode(query_inputs))  # (B, D)
-        documents = all_gather_with_gradient(self._encode(document_inputs))  # (B, D)
+        sides = (
+            (self.train.queries, pairs.query_of[batch]),
+            (self.train.documents, pairs.document_of[batch]),
+        )
+        queries, documents = (
+            all_gather_with_gradient(self._encode(self.module.encoder, *side, device)) for side in sides
+        )  # (B, D) each
+        asked, own = None, None
+        if self.copy is not None:
+            with torch.no_grad():
+                asked, own = (
+                    all_gather(self._encode(self.copy.model, *side, device).float()) for side in sides
+                )
         query_keys, document_keys, labels = (all_gather(x) for x in (query_keys, document_keys, labels))
-        mined, valid = self._mine(queries, query_keys, document_keys, labels, query_inputs, document_inputs)
+        mined, valid = self._mine(asked, own, query_keys, document_keys)
         known = known_pairs(query_keys, document_keys, labels) | self._positives(query_keys, document_keys)
         contrast = partial(self._contrast, labels=labels, known=known, valid=valid)
         total, stats = over_dimensions(contrast, (queries, documents, mined), self.dims)
@@ -175,16 +186,15 @@ class EmbeddingObjective:
                     {k.removeprefix(name): v for k, v in state.items() if k.startswith(name)}
                 )
 
-    def _inputs(
-        self, tokens: TokenizedTexts, rows: NDArray[np.int64], device: torch.device
-    ) -> dict[str, Tensor]:
-        return {name: x.to(device) for name, x in token_tensors(self.tokenizer, tokens, rows).items()}
-
-    def _encode(self, inputs: dict[str, Tensor]) -> Tensor:
-        if self.run.chunk:
-            return encode_in_chunks(self.module.encoder, inputs, self.run.chunk)
-        vectors: Tensor = self.module.encoder(inputs)
-        return vectors
+    def _encode(
+        self, encoder: nn.Module, tokens: TokenizedTexts, rows: NDArray[np.int64], device: torch.device
+    ) -> Tensor:
+        """Embed texts (B,) of which some are equal: each distinct one is encoded once."""
+        distinct, where = np.unique(rows, return_inverse=True)
+        inputs = {name: x.to(device) for name, x in token_tensors(self.tokenizer, tokens, distinct).items()}
+        at_once = self.run.chunk or (_CPU_ROWS if device.type == "cpu" else len(distinct))
+        vectors = encode_in_chunks(encoder, inputs, at_once, keep_activations=not self.run.chunk)
+        return vectors[torch.from_numpy(where).to(device)]
 
     def _positives(self, query_keys: Tensor, document_keys: Tensor) -> Tensor:
         """Say which documents of the batch were judged relevant to which of its queries: (B, B) bool."""
@@ -231,19 +241,21 @@ class EmbeddingObjective:
 
     @torch.no_grad()
     def _mine(
-        self,
-        queries: Tensor,
-        query_keys: Tensor,
-        document_keys: Tensor,
-        labels: Tensor,
-        query_inputs: dict[str, Tensor],
-        document_inputs: dict[str, Tensor],
+        self, asked: Tensor | None, own: Tensor | None, query_keys: Tensor, document_keys: Tensor
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Return hard negatives (B, K, D) out of the queue and which are there (B, K); then add the batch."""
-        if self.queue is None or self.copy is None:
+        """Take hard negatives out of the queue, then add the batch to it.
+
+        Args:
+            asked: (B, D) queries as the momentum copy embeds them.
+            own: (B, D) documents likewise.
+            query_keys: (B,) of the queries.
+            document_keys: (B,) of the documents.
+
+        Returns:
+            Negatives (B, K, D) and which are there (B, K); None and None where none are mined.
+        """
+        if self.queue is None or asked is None or own is None:
             return None, None
-        own = all_gather(self.copy.model(document_inputs).float())  # (B, D)
-        asked = all_gather(self.copy.model(query_inputs).float())  # (B, D)
         known = [self._judged[key] for key in query_keys.tolist()]
         forbidden = torch.full((len(known), max(map(len, known))), -1, dtype=torch.int64)
         for row, keys in enumerate(known):
@@ -251,13 +263,13 @@ class EmbeddingObjective:
         mined = self.queue.hardest(
             asked,
             paired_cosine(asked, own),
-            forbidden.to(queries.device),
+            forbidden.to(asked.device),
             k=self.config.hard_negatives,
             max_ratio=self.config.max_ratio,
         )
         vectors = self.queue.embeddings[mined.rows].clone()  # (B, K, D)
         self.queue.add(own, document_keys)
-        return vectors.to(queries.dtype), mined.valid
+        return vectors, mined.valid
 
 
 class ScoreObjective:

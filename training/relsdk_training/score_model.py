@@ -19,6 +19,7 @@ from relsdk_training.transformers_folder import (
     load_transformer,
     merged,
     quiet,
+    set_dropout,
     token_limits,
 )
 
@@ -55,6 +56,7 @@ class ScoreModel(nn.Module):
         layers: Sequence[int] | None = None,
         max_tokens: int | None = None,
         lora_rank: int = 0,
+        dropout: float | None = None,
     ) -> ScoreModel:
         """Load an encoder or a scorer's checkpoint; a head that it lacks starts at random.
 
@@ -64,6 +66,7 @@ class ScoreModel(nn.Module):
             layers: Keep these layers only.
             max_tokens: A smaller limit than the checkpoint's.
             lora_rank: Train low-rank updates (peft) and the head instead of all weights; 0 trains all.
+            dropout: In place of the checkpoint's.
 
         Raises:
             InputError: The folder is no checkpoint, the head is unknown, or a layer is out of range.
@@ -80,6 +83,8 @@ class ScoreModel(nn.Module):
         transformer.config.relsdk_head = head
         if layers is not None:
             keep_layers(transformer, layers)
+        if dropout is not None:
+            set_dropout(transformer, dropout)
         limit, pad_token = token_limits(checkpoint)
         settings = ScorerSettings(head, min(max_tokens or limit, limit), pad_token=pad_token)
         names = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True).model_input_names

@@ -86,6 +86,7 @@ def train_embed(
         prompts=prompts,
         max_tokens=config.model.max_tokens,
         lora_rank=config.model.lora_rank,
+        dropout=config.model.dropout,
     )
     objective = EmbeddingObjective(encoder, splits.train, splits.dev, config.loss, config.run)
     return _trained(objective, config, _content(splits), resume, on_step)
@@ -106,6 +107,7 @@ def train_score(
         layers=config.model.layers or None,
         max_tokens=config.model.max_tokens,
         lora_rank=config.model.lora_rank,
+        dropout=config.model.dropout,
     )
     return _trained(
         ScoreObjective(model, splits.train, splits.dev, config.run), config, _content(splits), resume, on_step
@@ -131,7 +133,10 @@ def train_distil(
         max_tokens=config.model.max_tokens,
         prompts=_prompts(config),
     )
-    teacher, student = load(), load(layers=config.model.layers, lora_rank=config.model.lora_rank)
+    teacher, student = (
+        load(),
+        load(layers=config.model.layers, lora_rank=config.model.lora_rank, dropout=config.model.dropout),
+    )
     dev = pair_arrays(load_pairs(config.data.dev, config.data.label_map))
     texts = distillation_texts(config.distil, teacher.settings.prompts)
     on_note(f"{len(texts):,} texts; dev: {dev.describe()}")

@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 from relsdk.bundle import read_encoder_settings
 from relsdk.errors import InputError, MissingExtraError
 
-__all__ = ["add_lora", "keep_layers", "load_transformer", "merged", "quiet", "token_limits"]
+__all__ = ["add_lora", "keep_layers", "load_transformer", "merged", "quiet", "set_dropout", "token_limits"]
 
 
 def load_transformer(kind: Any, checkpoint: Path, **options: Any) -> PreTrainedModel:
@@ -89,6 +89,21 @@ def keep_layers(model: PreTrainedModel, layers: Sequence[int]) -> None:
     model.config.num_hidden_layers = len(layers)
     if getattr(model.config, "layer_types", None):
         model.config.layer_types = [model.config.layer_types[number] for number in layers]
+
+
+def set_dropout(model: nn.Module, probability: float) -> None:
+    """Change every dropout of a transformer, in place.
+
+    Raises:
+        InputError: The probability is not in [0, 1).
+    """
+    if not 0.0 <= probability < 1.0:
+        raise InputError(f"dropout {probability}; 0 or more and less than 1 is needed")
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = probability
+        if isinstance(getattr(module, "attention_dropout", None), float):  # kept as a number by some
+            module.attention_dropout = probability
 
 
 def add_lora(model: PreTrainedModel, rank: int) -> nn.Module:
