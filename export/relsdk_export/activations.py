@@ -6,6 +6,7 @@ Shape letters: B texts, T tokens, K channels of an activation, N columns of a we
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,10 +18,27 @@ from onnx import TensorProto, helper
 
 from relsdk_export.graphs import save_graph
 
-__all__ = ["ChannelRanges", "channel_ranges", "weighted_inputs"]
+__all__ = ["Activation", "measure_activations", "weighted_inputs"]
+
+# A covariance is K x K: past this width (64 MB each) it is not worth its memory.
+_WIDEST_COVARIANCE = 4096
 
 
-ChannelRanges = Mapping[str, NDArray[np.float32]]
+@dataclass(frozen=True, slots=True, eq=False)
+class Activation:
+    """What an activation was on real texts.
+
+    Attributes:
+        low: (K,) the lowest value of each channel.
+        high: (K,) the highest.
+        mean: (K,) the mean.
+        covariance: (K, K) between channels; None where K is too large for one.
+    """
+
+    low: NDArray[np.float32]
+    high: NDArray[np.float32]
+    mean: NDArray[np.float32]
+    covariance: NDArray[np.float32] | None = None
 
 
 def weighted_inputs(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
@@ -37,15 +55,17 @@ def weighted_inputs(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
     return found
 
 
-def channel_ranges(path: Path, batches: Iterable[Mapping[str, NDArray[np.int64]]]) -> ChannelRanges:
-    """Return the lowest, highest and mean value of each channel of each activation that meets weights.
+def measure_activations(
+    path: Path, batches: Iterable[Mapping[str, NDArray[np.int64]]]
+) -> dict[str, Activation]:
+    """Measure every activation that meets weights.
 
     Args:
         path: The fp32 ONNX file.
         batches: Inputs of the graph, `attention_mask` (B, T) among them; padding is left out.
 
     Returns:
-        (3, K) float32 by the activation's name.
+        What was measured, by the activation's name.
     """
     model = onnx.load(path)
     names = list(weighted_inputs(model))
@@ -58,17 +78,38 @@ def channel_ranges(path: Path, batches: Iterable[Mapping[str, NDArray[np.int64]]
             str(Path(folder) / "model.onnx"), options, providers=["CPUExecutionProvider"]
         )
     wanted = {item.name for item in session.get_inputs()}
-    low: dict[str, NDArray[np.float32]] = {}
-    high: dict[str, NDArray[np.float32]] = {}
-    total: dict[str, NDArray[np.float64]] = {}
-    count = 0
+    sums: dict[str, _Sums] = {}
     for batch in batches:
         real = batch["attention_mask"].astype(bool)  # (B, T)
-        count += int(real.sum())
         values = session.run(names, {name: value for name, value in batch.items() if name in wanted})
         for name, value in zip(names, values, strict=True):  # (B, T, K)
             seen = value[real]
-            low[name] = np.minimum(low.get(name, np.inf), seen.min(axis=0))
-            high[name] = np.maximum(high.get(name, -np.inf), seen.max(axis=0))
-            total[name] = total.get(name, 0.0) + seen.sum(axis=0, dtype=np.float64)
-    return {name: np.stack([low[name], high[name], total[name] / count]).astype(np.float32) for name in total}
+            sums.setdefault(name, _Sums(seen.shape[1])).add(seen)
+    return {name: gathered.result() for name, gathered in sums.items()}
+
+
+class _Sums:
+    """One pass over an activation of K channels."""
+
+    def __init__(self, width: int) -> None:
+        self.low = np.full(width, np.inf, dtype=np.float32)
+        self.high = np.full(width, -np.inf, dtype=np.float32)
+        self.total = np.zeros(width)
+        self.products = np.zeros((width, width)) if width <= _WIDEST_COVARIANCE else None
+        self.count = 0
+
+    def add(self, seen: NDArray[np.float32]) -> None:
+        """Take in rows (tokens, K)."""
+        self.low = np.minimum(self.low, seen.min(axis=0))
+        self.high = np.maximum(self.high, seen.max(axis=0))
+        self.total += seen.sum(axis=0, dtype=np.float64)
+        if self.products is not None:
+            self.products += seen.T @ seen
+        self.count += len(seen)
+
+    def result(self) -> Activation:
+        mean = self.total / self.count
+        covariance = None
+        if self.products is not None:
+            covariance = (self.products / self.count - np.outer(mean, mean)).astype(np.float32)
+        return Activation(self.low, self.high, mean.astype(np.float32), covariance)

@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relsdk.batching import token_budget_batches
+from relsdk.records import LabelledPair
 from relsdk.sample_world import generate
 from relsdk.tokenizer import TextTokenizer
 
-__all__ = ["PARITY_TEXTS", "Sample", "input_batches", "typical_pairs", "typical_texts"]
+__all__ = ["PARITY_TEXTS", "Sample", "input_batches", "sample_of_pairs", "typical_pairs", "typical_texts"]
 
 # How many texts of a corpus are kept.
 _KEPT = 256
@@ -58,8 +59,14 @@ class Sample:
             yield text
 
 
+def sample_of_pairs(pairs: Sequence[LabelledPair]) -> list[LabelledPair]:
+    """Return an even sample of labelled pairs to measure activations on."""
+    step = max(1, len(pairs) // _KEPT)
+    return list(pairs[::step][:_KEPT])
+
+
 def typical_texts() -> list[str]:
-    """Return texts to measure activations on when there is no corpus."""
+    """Return texts to measure activations on when there is nothing of the user's."""
     world = generate(n_documents=300, n_queries=60)
     documents = [f"{document.title} {document.text}" for document in world.documents[:_KEPT]]
     return [*PARITY_TEXTS, *(query.text for query in world.queries), *documents]

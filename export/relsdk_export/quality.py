@@ -23,7 +23,7 @@ from relsdk.metrics import quadratic_weighted_kappa, ranking_report
 from relsdk.pair_models import open_pair_model
 from relsdk.records import LabelledPair
 
-__all__ = ["QualityBudget", "VariantQuality", "measure_quality"]
+__all__ = ["QualityBudget", "VariantQuality", "fitting_half", "measure_quality"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ def measure_quality(
         InputError: There are too few queries to split.
         CalibrationError: The pairs cannot support a calibration.
     """
-    fitted_on = _half_of_queries(pairs)  # (N,) bool
+    fitted_on = fitting_half(pairs)  # (N,) bool
     labels = np.array([int(pair.level) for pair in pairs])
     measured = [pair.query for pair, fitted in zip(pairs, fitted_on, strict=True) if not fitted]
     graded = {name: _grade(bundle, name, pairs, labels, fitted_on) for name in {"fp32", *variants}}
@@ -140,8 +140,12 @@ def _over(losses: dict[str, float], budget: QualityBudget) -> tuple[str, ...]:
     )
 
 
-def _half_of_queries(pairs: Sequence[LabelledPair]) -> NDArray[np.bool_]:
-    """Mark the pairs of every second query, (N,)."""
+def fitting_half(pairs: Sequence[LabelledPair]) -> NDArray[np.bool_]:
+    """Mark the pairs of every second query, (N,): what may be looked at before the others are measured.
+
+    Raises:
+        InputError: There are too few queries to split.
+    """
     queries = list(dict.fromkeys(pair.query for pair in pairs))
     if len(queries) < 10:
         raise InputError(f"{len(queries)} queries are too few to measure quality on; 10 or more are needed")

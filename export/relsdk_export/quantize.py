@@ -10,9 +10,10 @@ with its batch mates. Here an activation is scaled in one of two ways around onn
 - everywhere else: each row (one token of one text) by its own largest magnitude, inside the graph.
 
 Where activations were measured, channels with outliers are first made smaller and the weights that meet them
-larger (Xiao et al. 2023, SmoothQuant), and biases take up what rounded weights do to the mean activation
-(Nagel et al. 2019, bias correction). Weights have one scale for each output column, the embedding table one
-for each row. Products that share an activation become one product.
+larger (Xiao et al. 2023, SmoothQuant), weights are rounded so that their errors cancel on the measured
+activations (`rounding`), and biases take up what rounded weights do to the mean activation (Nagel et al.
+2019, bias correction). Weights have one scale for each output column, the embedding table one for each row.
+Products that share an activation become one product.
 
 Shape letters: B texts, T tokens, K inner width, N output width, V vocabulary.
 """
@@ -31,17 +32,17 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from relsdk.errors import RelsdkError
-from relsdk_export.activations import ChannelRanges, weighted_inputs
+from relsdk_export.activations import Activation, weighted_inputs
 from relsdk_export.graphs import check_graph, save_graph
+from relsdk_export.rounding import round_columns, round_rows
+from relsdk_export.scaling import Scale, choose_scale
 
 __all__ = ["WEIGHT_RANGE", "quantize_int8"]
 
-# Without VNNI, an AVX2 CPU adds two u8 x s8 products in 16 bits: 2 * 255 * 64 still fits, 2 * 255 * 127 does
-# not.
-WEIGHT_RANGE = {"avx512_vnni": 127, "avx2": 64}
-# How much of a channel's outliers moves into the weights; chosen on the dev split of KUAKE-QTR.
-SMOOTHING = 0.7
-
+# A CPU with AVX2 or AVX512 but no VNNI adds two u8 x s8 products in 16 bits: 2 * 255 * 64 still fits,
+# 2 * 255 * 127 does not. "any" has the full range and unsigned weights, whose kernels never saturate but are
+# slower: the same integers as "avx512_vnni", so what is measured of the one holds for the other.
+WEIGHT_RANGE = {"avx512_vnni": 127, "avx2": 64, "any": 127}
 MICROSOFT = "com.microsoft"
 
 _PREFIX = "relsdk_int8_"
@@ -60,8 +61,9 @@ class _Rewrite:
     """What is gathered while the graph is walked."""
 
     weights: dict[str, NDArray[np.float32]]
-    ranges: ChannelRanges
+    activations: Mapping[str, Activation]
     largest: int
+    unsigned: bool
     vectors: dict[str, NDArray[np.float32]]
     biases: dict[str, tuple[onnx.NodeProto, NDArray[np.float32]]]
     steady: dict[str, onnx.NodeProto | None] = field(default_factory=dict)
@@ -81,15 +83,17 @@ class _Rewrite:
         return name
 
 
-def quantize_int8(source: Path, target: Path, *, isa: str, ranges: ChannelRanges | None = None) -> int:
+def quantize_int8(
+    source: Path, target: Path, *, isa: str, activations: Mapping[str, Activation] | None = None
+) -> int:
     """Rewrite an fp32 graph with int8 weights and int8 activations.
 
     Args:
         source: The fp32 ONNX file.
         target: The file to write.
         isa: A key of `WEIGHT_RANGE`.
-        ranges: `relsdk_export.activations.channel_ranges` of the source; without it every activation is
-            scaled row by row and nothing is smoothed.
+        activations: `relsdk_export.activations.measure_activations` of the source; without it every
+            activation is scaled row by row, nothing is smoothed, and weights are rounded to the nearest.
 
     Returns:
         How many weight matrices and embedding tables were quantised.
@@ -104,8 +108,9 @@ def quantize_int8(source: Path, target: Path, *, isa: str, ranges: ChannelRanges
     floats = [item for item in model.graph.initializer if item.data_type == TensorProto.FLOAT]
     rewrite = _Rewrite(
         weights={item.name: numpy_helper.to_array(item) for item in floats if len(item.dims) == 2},
-        ranges=ranges or {},
+        activations=activations or {},
         largest=WEIGHT_RANGE[isa],
+        unsigned=isa == "any",
         vectors={item.name: numpy_helper.to_array(item) for item in floats if len(item.dims) == 1},
         biases=_biases(model),
     )
@@ -126,47 +131,24 @@ def quantize_int8(source: Path, target: Path, *, isa: str, ranges: ChannelRanges
     return len(rewrite.replaced)
 
 
-@dataclass(frozen=True)
-class _Scale:
-    """How an activation x (B, T, K) that was measured is scaled: (x - middle) / (smooth * step).
-
-    Attributes:
-        middle: (K,) of each channel's range; zero where the range cannot be moved.
-        smooth: (K,) factors by which channels shrink and weights grow.
-        step: One integer step, where the scale is constant.
-        mean: (K,) of each channel.
-    """
-
-    middle: NDArray[np.float32]
-    smooth: NDArray[np.float32]
-    step: float
-    mean: NDArray[np.float32]
-
-
-def _scale(seen: NDArray[np.float32], matrices: list[NDArray[np.float32]], *, centred: bool) -> _Scale:
-    """Choose the scale for ranges (3, K) and the matrices (K, N) that meet the activation."""
-    low, high, mean = seen
-    middle = (low + high) / 2 if centred else np.zeros_like(low)
-    reach = np.maximum(high - middle, middle - low)
-    smooth = _smoothing(reach, matrices)
-    return _Scale(middle, smooth, float((reach / smooth).max()) / 127.0, mean)
-
-
 def _quantize_products(activation: str, nodes: list[onnx.NodeProto], rewrite: _Rewrite) -> None:
     """(B, T, K) @ (K, N) for every N that meets the activation: one integer product, scaled back, split."""
     matrices = [rewrite.weights[node.input[1]] for node in nodes]
     rewrite.replaced.update(node.input[1] for node in nodes)
     exact = np.concatenate(matrices, axis=1)  # (K, N)
     site = f"{_PREFIX}{activation}"
-    seen, steady = rewrite.ranges.get(activation), activation in rewrite.steady
-    scale = None if seen is None else _scale(seen, matrices, centred=steady)
-    weights = exact if scale is None else exact * scale.smooth[:, None]
-    values, columns = _symmetric(weights, rewrite.largest, axis=0)
+    seen, steady = rewrite.activations.get(activation), activation in rewrite.steady
     outputs, bias = _outputs(nodes, rewrite)  # names, (N,)
-    if scale is not None:
+    scale = None
+    if seen is None:
+        values, columns = round_columns(exact, rewrite.largest)
+    else:
+        scale = choose_scale(seen, matrices, centred=steady)
+        weights = exact * scale.smooth[:, None]
+        values, columns = round_columns(weights, rewrite.largest, scale.covariance(seen))
         # What the moved ranges take away, and what rounding the weights costs the mean activation.
         moved = scale.middle @ exact
-        rounded = ((scale.mean - scale.middle) / scale.smooth) @ (weights - values * columns)
+        rounded = ((seen.mean - scale.middle) / scale.smooth) @ (weights - values * columns)
         lost = np.asarray(moved + rounded, dtype=np.float32)
         bias = lost if bias is None else bias + lost
     rows = None
@@ -178,11 +160,11 @@ def _quantize_products(activation: str, nodes: list[onnx.NodeProto], rewrite: _R
         quantised, rows = _own_rows(activation, site, scale, rewrite)
     inputs = [
         quantised,
-        rewrite.constant(f"{site}_weights", values),
+        rewrite.constant(f"{site}_weights", _stored(values, rewrite)),
         _ONE,
         rewrite.constant(f"{site}_columns", (columns[0] * step).astype(np.float32)),
         _ZERO_POINT,
-        "",
+        _ZERO_POINT if rewrite.unsigned else "",
     ]
     if bias is not None:
         bias_name = rewrite.constant(f"{site}_bias", bias.astype(np.float32))
@@ -199,6 +181,11 @@ def _quantize_products(activation: str, nodes: list[onnx.NodeProto], rewrite: _R
         sizes = rewrite.constant(f"{site}_sizes", np.array([m.shape[1] for m in matrices], dtype=np.int64))
         split = helper.make_node("Split", [result, sizes], outputs, axis=-1, name=f"{site}_split")
         rewrite.nodes.append(split)
+
+
+def _stored(values: NDArray[np.int8], rewrite: _Rewrite) -> NDArray[Any]:
+    """Return integer weights as the graph holds them: unsigned ones around the zero point."""
+    return (values.astype(np.int16) + 128).astype(np.uint8) if rewrite.unsigned else values
 
 
 def _outputs(nodes: list[onnx.NodeProto], rewrite: _Rewrite) -> tuple[list[str], NDArray[np.float32] | None]:
@@ -222,7 +209,7 @@ def _scale_attention(
     made_by = {node.output[0]: node for node in model.graph.node}
     uses = Counter(name for node in model.graph.node for name in node.input)
     for activation, nodes in products.items():
-        attention, seen = made_by.get(activation), rewrite.ranges.get(activation)
+        attention, seen = made_by.get(activation), rewrite.activations.get(activation)
         if attention is None or attention.op_type != "MultiHeadAttention" or seen is None:
             continue
         values = attention.input[2]
@@ -233,7 +220,7 @@ def _scale_attention(
         weight = made_by[product].input[1]
         if weight not in rewrite.weights or uses[weight] != 1:
             continue
-        scale = _scale(seen, [rewrite.weights[node.input[1]] for node in nodes], centred=True)
+        scale = choose_scale(seen, [rewrite.weights[node.input[1]] for node in nodes], centred=True)
         unit = scale.smooth * scale.step
         rewrite.weights[weight] = rewrite.weights[weight] / unit
         rewrite.biases[product] = (addition, (bias - scale.middle) / unit)
@@ -265,7 +252,7 @@ def _is_steady(node: onnx.NodeProto, rewrite: _Rewrite) -> bool:
     )
 
 
-def _steady_rows(activation: str, site: str, scale: _Scale, rewrite: _Rewrite) -> str:
+def _steady_rows(activation: str, site: str, scale: Scale, rewrite: _Rewrite) -> str:
     """Quantise by a constant scale; values beyond the measured range saturate.
 
     A normalisation is repeated with the scale in its gain and bias; an attention's output is scaled already.
@@ -284,7 +271,7 @@ def _steady_rows(activation: str, site: str, scale: _Scale, rewrite: _Rewrite) -
     return rewrite.add("QuantizeLinear", [again.name, _ONE, _ZERO_POINT], f"{site}_quantised")
 
 
-def _own_rows(activation: str, site: str, scale: _Scale | None, rewrite: _Rewrite) -> tuple[str, str]:
+def _own_rows(activation: str, site: str, scale: Scale | None, rewrite: _Rewrite) -> tuple[str, str]:
     """Quantise each row by its own largest magnitude; return the quantised rows and their scales' names."""
     if scale is not None:
         inverse = rewrite.constant(f"{site}_inverse", (1.0 / scale.smooth).astype(np.float32))
@@ -296,23 +283,13 @@ def _own_rows(activation: str, site: str, scale: _Scale | None, rewrite: _Rewrit
     return rewrite.add("QuantizeLinear", [units, _PER_127, _ZERO_POINT], f"{site}_quantised"), rows
 
 
-def _smoothing(seen: NDArray[np.float32], matrices: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Return (K,) factors by which channels shrink and weights grow; their geometric mean is 1.
-
-    s_k = max|x_k| ** a / max|W_k| ** (1 - a) (Xiao et al. 2023, equation 4).
-    """
-    weights = np.max([np.abs(matrix).max(axis=1) for matrix in matrices], axis=0)
-    factors = np.maximum(seen, 1e-5) ** SMOOTHING / np.maximum(weights, 1e-5) ** (1 - SMOOTHING)
-    return np.asarray(factors / np.exp(np.log(factors).mean()), dtype=np.float32)
-
-
 def _quantize_gather(node: onnx.NodeProto, rewrite: _Rewrite) -> None:
     """Embedding look-up (V, K): gather the int8 row and its scale."""
     table, ids = node.input
     output = node.output[0]
     site = f"{_PREFIX}{output}"
     if table not in rewrite.replaced:
-        values, scale = _symmetric(rewrite.weights[table], 127, axis=1)
+        values, scale = round_rows(rewrite.weights[table], 127)
         rewrite.constant(f"{table}_int8", values)
         rewrite.constant(f"{table}_scale", scale)
         rewrite.replaced.add(table)
@@ -320,14 +297,6 @@ def _quantize_gather(node: onnx.NodeProto, rewrite: _Rewrite) -> None:
     real = rewrite.add("Cast", [row], f"{site}_table_real", to=TensorProto.FLOAT)
     scale_row = rewrite.add("Gather", [f"{table}_scale", ids], f"{site}_table_scale", axis=0)
     rewrite.add("Mul", [real, scale_row], output)
-
-
-def _symmetric(
-    weights: NDArray[np.float32], largest: int, *, axis: int
-) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Round to int8 in [-largest, largest] with one scale along `axis` (kept as an axis of length 1)."""
-    scale = np.maximum(np.abs(weights).max(axis=axis, keepdims=True) / largest, 1e-12).astype(np.float32)
-    return np.rint(weights / scale).astype(np.int8), scale
 
 
 def _axis(node: onnx.NodeProto) -> int:

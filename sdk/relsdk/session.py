@@ -22,7 +22,8 @@ from relsdk.hardware import ThreadChoice, cpu_features
 __all__ = ["ModelSession", "choose_variant", "runs_exactly"]
 
 
-# Best first: one of these CPU features is needed. A full-range int8 file saturates where none of them is.
+# Best first: one of these CPU features is needed. Full-range signed weights saturate where none of them is;
+# those of an "avx2" file have a smaller range, those of an "any" file are unsigned, which is slower.
 _ISA_NEEDS: dict[str, set[str]] = {
     "avx512_vnni": {"avx512_vnni", "avx_vnni", "arm64"},
     "arm64": {"arm64"},
