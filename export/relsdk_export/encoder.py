@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from relsdk.bundle import (
     Bundle,
     EncoderSettings,
+    Tower,
     Variant,
     copy_tokenizer,
     read_encoder_settings,
@@ -22,12 +23,13 @@ from relsdk.bundle import (
 )
 from relsdk.embedder import Embedder
 from relsdk.errors import InputError
+from relsdk.records import Document, LabelledPair
 from relsdk.tokenizer import TextTokenizer
 from relsdk_export.convert import SentenceEncoder, load_encoder, write_onnx
 from relsdk_export.corpus import PARITY_TEXTS, Sample, input_batches, typical_texts
 from relsdk_export.optimum_path import require_optimum, write_onnx_with_optimum
 from relsdk_export.parity import ParityBudget, check_parity, torch_vectors
-from relsdk_export.pipeline import DEFAULT_VARIANTS, Gate, Inputs, OnStep, export_bundle
+from relsdk_export.pipeline import DEFAULT_VARIANTS, Gate, Inputs, OnStep, export_bundle, own_sample
 from relsdk_export.smaller import keep_layers, keep_pieces
 from relsdk_export.vocabulary import cut_vocabulary
 
@@ -63,6 +65,7 @@ def export_encoder(
     budget: ParityBudget | None = None,
     gate: Gate | None = None,
     exporter: Exporter = "torch",
+    query_tower: Path | None = None,
     overwrite: bool = False,
     on_step: OnStep = lambda step: None,
 ) -> Bundle:
@@ -77,6 +80,8 @@ def export_encoder(
         budget: How close to the checkpoint a variant must be.
         gate: Labelled pairs, and what a variant may lose on them.
         exporter: What writes the fp32 graph: torch.onnx, or Optimum (`relsdk[optimum]`).
+        query_tower: Checkpoint of a smaller encoder that was trained to embed queries where this one does
+            (`relsdk train distill` with `distill.student=query`); the bundle encodes queries with it.
         overwrite: Replace a bundle that is there.
         on_step: Called with a short description before each step.
 
@@ -84,7 +89,8 @@ def export_encoder(
         The bundle, in place.
 
     Raises:
-        InputError: `target` is in the way, a variant is unknown, or a cut is out of range.
+        InputError: `target` is in the way, a variant is unknown, a cut is out of range, or the query tower is
+            not one of this encoder's.
         BundleError: `checkpoint` is not a usable checkpoint.
         MissingExtraError: Optimum is asked for and not installed.
         QualityError: The exported model differs from the checkpoint, or no variant is within the quality
@@ -93,9 +99,13 @@ def export_encoder(
     cuts = cuts or EncoderCuts()
     if exporter == "optimum":
         require_optimum()
-        if cuts != EncoderCuts():
-            raise InputError("Optimum reads the checkpoint as it is; cut a model with --exporter torch")
-    job = _EncoderJob(checkpoint, cuts, prompts, budget or ParityBudget(), exporter)
+        if cuts != EncoderCuts() or query_tower is not None:
+            raise InputError(
+                "Optimum reads one checkpoint as it is; cut it or add a query tower with --exporter torch"
+            )
+    job = _EncoderJob(
+        checkpoint, cuts, prompts, budget or ParityBudget(), exporter, query_tower, own_sample(gate)
+    )
     return export_bundle(job, target, variants=variants, gate=gate, overwrite=overwrite, on_step=on_step)
 
 
@@ -103,12 +113,13 @@ class _EncoderJob:
     """See `pipeline.ExportJob`.
 
     Attributes:
+        models: The modules by tower.
         inputs: N prompt names and texts that variants are compared on.
         expected: (N, D) the checkpoint's vectors of them, of the uncut vocabulary.
     """
 
     settings: EncoderSettings
-    model: SentenceEncoder
+    models: dict[Tower, SentenceEncoder]
     inputs: list[tuple[str, str]]
     expected: NDArray[np.float32]
 
@@ -119,47 +130,56 @@ class _EncoderJob:
         prompts: Mapping[str, str] | None,
         budget: ParityBudget,
         exporter: Exporter,
+        query_tower: Path | None = None,
+        own: Sequence[LabelledPair] = (),
     ) -> None:
         self.checkpoint = checkpoint
+        self.towers: dict[Tower, Path] = {"model": checkpoint}
+        if query_tower is not None:
+            self.towers["query_model"] = query_tower
         self.budget = budget
         self.exporter = exporter
         self._asked = cuts
         self._prompts = prompts
         self._cuts: dict[str, Any] = {}
-        self._typical: list[str] = []
+        self._own = own
+        self._typical: list[tuple[str, str]] = []  # prompt names and texts
 
     def prepare(self, folder: Path, on_step: OnStep) -> None:
         self.settings = read_encoder_settings(self.checkpoint)
         if self._prompts is not None:
             self.settings = replace(self.settings, prompts=dict(self._prompts))
-        self.model = load_encoder(self.checkpoint, self.settings)
+        if "query_model" in self.towers:
+            _check_tower(self.towers["query_model"], self.checkpoint)
+            self.settings = replace(self.settings, prompts={"query": "", **self.settings.prompts})
+        self.models = {tower: load_encoder(path, self.settings) for tower, path in self.towers.items()}
         copy_tokenizer(self.checkpoint, folder)
         if self._asked.layers is not None:
-            update_model_config(folder, keep_layers(self.model.transformer, self._asked.layers))
+            update_model_config(folder, keep_layers(self.models["model"].transformer, self._asked.layers))
             self._cuts["layers"] = list(self._asked.layers)
         if self._asked.dimension is not None:
             self._cut_dimension(self._asked.dimension)
-        if self._asked.vocabulary_from is None:
-            self._typical = typical_texts()
-            self._refer(PARITY_TEXTS)
-        else:
+        self._typical = [("query", pair.query) for pair in self._own]
+        self._typical += [("document", self._document_text(pair.document)) for pair in self._own]
+        if self._asked.vocabulary_from is not None:
             on_step("cut the vocabulary")
             self._cut_vocabulary(folder, self._asked.vocabulary_from)
+            return
+        self._typical = self._typical or self._prompted(typical_texts())
+        self._refer(PARITY_TEXTS)
 
-    def write_fp32(self, path: Path) -> None:
+    def write_fp32(self, path: Path, tower: Tower) -> None:
         if self.exporter == "optimum":
             write_onnx_with_optimum(self.checkpoint, path)
         else:
-            write_onnx(self.model, path)
+            write_onnx(self.models[tower], path)
 
-    def typical_inputs(self, folder: Path) -> Iterator[Inputs]:
+    def typical_inputs(self, folder: Path, tower: Tower) -> Iterator[Inputs]:
         tokenizer = TextTokenizer(
             tokenizer_path(folder), max_tokens=self.settings.max_tokens, pad_token=self.settings.pad_token
         )
-        prompted = [
-            self.settings.prompts.get(name, "") + text for name, text in self._prompted(self._typical)
-        ]
-        return input_batches(tokenizer, prompted)
+        seen = [item for item in self._typical if self._tower_of(item[0]) == tower]
+        return input_batches(tokenizer, self._with_prompt(seen))
 
     def compare(self, bundle: Bundle, variant: Variant) -> Mapping[str, float]:
         embedder = Embedder(bundle.path, variant=variant.name)
@@ -178,7 +198,8 @@ class _EncoderJob:
         if dimension == self.settings.dimension:
             return
         self._cuts["dimension"] = {"before": self.settings.dimension, "after": dimension}
-        self.model.cut = dimension
+        for model in self.models.values():
+            model.cut = dimension
         trained = tuple(d for d in self.settings.matryoshka_dims if d <= dimension)
         self.settings = replace(self.settings, dimension=dimension, matryoshka_dims=trained)
 
@@ -186,16 +207,30 @@ class _EncoderJob:
         """Keep what the corpus needs; the reference vectors are of the uncut vocabulary all the same."""
         sample = Sample(corpus)
         cut = cut_vocabulary(tokenizer_path(self.checkpoint), self._with_each_prompt(sample))
-        self._typical = sample.kept
+        self._typical += self._prompted(sample.kept)
         self._refer(sample.kept[:_COMPARED])
-        update_model_config(folder, keep_pieces(self.model.transformer, cut))
+        for model in self.models.values():
+            changes = keep_pieces(model.transformer, cut)
+        update_model_config(folder, changes)
         write_tokenizer(folder, cut.tokenizer)
         self._cuts["vocabulary"] = cut.to_dict()
 
     def _refer(self, texts: Sequence[str]) -> None:
         self.inputs = self._prompted(texts)
-        full = [self.settings.prompts.get(name, "") + text for name, text in self.inputs]
-        self.expected = torch_vectors(self.model, self.checkpoint, full)
+        self.expected = np.empty((len(self.inputs), self.settings.dimension), dtype=np.float32)
+        for tower, model in self.models.items():
+            rows = [row for row, (name, _) in enumerate(self.inputs) if self._tower_of(name) == tower]
+            texts = self._with_prompt([self.inputs[row] for row in rows])
+            self.expected[rows] = torch_vectors(model, self.checkpoint, texts)
+
+    def _tower_of(self, prompt: str) -> Tower:
+        return "query_model" if prompt == "query" and "query_model" in self.towers else "model"
+
+    def _document_text(self, document: Document) -> str:
+        return self.settings.document_template.format(title=document.title, text=document.text).strip()
+
+    def _with_prompt(self, inputs: Sequence[tuple[str, str]]) -> list[str]:
+        return [self.settings.prompts.get(name, "") + text for name, text in inputs]
 
     def _prompted(self, texts: Sequence[str]) -> list[tuple[str, str]]:
         """Give the texts the model's prompts in turn, so that each is exercised."""
@@ -207,3 +242,20 @@ class _EncoderJob:
         for text in texts:
             for prompt in {"", *self.settings.prompts.values()}:
                 yield prompt + text
+
+
+def _check_tower(tower: Path, checkpoint: Path) -> None:
+    """Raise `InputError` unless a query tower reads and writes what the encoder beside it does."""
+    ours, theirs = read_encoder_settings(checkpoint), read_encoder_settings(tower)
+    if theirs.dimension != ours.dimension:
+        raise InputError(
+            f"the query tower {tower} has vectors of {theirs.dimension} dimensions and {checkpoint} of "
+            f"{ours.dimension}; train one with: relsdk train distill --set distill.student=query"
+        )
+    if theirs.prompts.get("query", "") != ours.prompts.get("query", ""):
+        raise InputError(
+            f"the query tower {tower} was trained with the query prompt {theirs.prompts.get('query', '')!r}; "
+            f"that of {checkpoint} is {ours.prompts.get('query', '')!r}"
+        )
+    if tokenizer_path(tower).read_bytes() != tokenizer_path(checkpoint).read_bytes():
+        raise InputError(f"{tokenizer_path(tower)} differs from {tokenizer_path(checkpoint)}")

@@ -40,6 +40,8 @@ def _heading(bundle: Bundle) -> str:
             f"An encoder: {settings.dimension} dimensions, {settings.pooling} pooling, at most "
             f"{settings.max_tokens} tokens a text. Prompts: {prompts}."
         )
+        if "query_tower" in bundle.provenance:
+            what += f"\nQueries have an encoder of their own, `{bundle.provenance['query_tower']}`."
     return f"# {bundle.name}\n\n{what}\nMade by relsdk; fingerprint `{bundle.fingerprint}`."
 
 

@@ -19,6 +19,7 @@ from relsdk.bundle import (
     Bundle,
     EncoderSettings,
     ScorerSettings,
+    Tower,
     Variant,
     finish_bundle,
     golden_inputs,
@@ -32,15 +33,18 @@ from relsdk.folders import file_sha256, json_sha256, staged_folder
 from relsdk.pair_models import open_pair_model
 from relsdk.records import LabelledPair
 from relsdk.session import runs_exactly
-from relsdk_export.activations import channel_ranges
+from relsdk_export.activations import measure_activations
+from relsdk_export.corpus import sample_of_pairs
 from relsdk_export.model_card import model_card
 from relsdk_export.operators import compare_operators
-from relsdk_export.quality import QualityBudget, measure_quality
+from relsdk_export.quality import QualityBudget, fitting_half, measure_quality
 from relsdk_export.quantize import WEIGHT_RANGE, quantize_int8
 
-__all__ = ["DEFAULT_VARIANTS", "ExportJob", "Gate", "Inputs", "OnStep", "export_bundle"]
+__all__ = ["DEFAULT_VARIANTS", "ExportJob", "Gate", "Inputs", "OnStep", "export_bundle", "own_sample"]
 
 DEFAULT_VARIANTS = ("fp32", *(f"int8_{isa}" for isa in WEIGHT_RANGE))
+# Holds the same integers as the files with full-range signed weights, and runs everywhere.
+_TWIN = "int8_any"
 _PACKAGES = ("relsdk", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "tokenizers")
 
 Inputs = Mapping[str, NDArray[np.int64]]
@@ -53,17 +57,21 @@ class ExportJob(Protocol):
     checkpoint: Path
 
     @property
+    def towers(self) -> Mapping[Tower, Path]:
+        """The checkpoint of each graph: "model", and perhaps "query_model"."""
+
+    @property
     def settings(self) -> EncoderSettings | ScorerSettings:
         """What the outputs depend on besides the weights; known once the job is prepared."""
 
     def prepare(self, folder: Path, on_step: OnStep) -> None:
         """Load and cut the model; put its tokenizer and configuration into the folder."""
 
-    def write_fp32(self, path: Path) -> None:
-        """Write the exact graph."""
+    def write_fp32(self, path: Path, tower: Tower) -> None:
+        """Write the exact graph of a tower."""
 
-    def typical_inputs(self, folder: Path) -> Iterator[Inputs]:
-        """Yield batches of (B, T) inputs that activations are measured on."""
+    def typical_inputs(self, folder: Path, tower: Tower) -> Iterator[Inputs]:
+        """Yield batches of (B, T) inputs that a tower's activations are measured on."""
 
     def compare(self, bundle: Bundle, variant: Variant) -> Mapping[str, float]:
         """Compare a variant with the checkpoint; raises `QualityError` when it differs too much."""
@@ -80,12 +88,25 @@ class Gate:
     """Labelled pairs, and what a variant may lose on them against fp32.
 
     Attributes:
-        pairs: Labelled pairs; without any there is no such gate.
+        pairs: Labelled pairs; without any there is no such gate. Half of their queries serve to measure
+            activations and fit calibrations, the other half to judge.
         budget: What may be lost.
     """
 
     pairs: Sequence[LabelledPair] = ()
     budget: QualityBudget = field(default_factory=QualityBudget)
+
+
+def own_sample(gate: Gate | None) -> list[LabelledPair]:
+    """Return pairs of the gate to measure activations on, none of which it judges by.
+
+    Raises:
+        InputError: There are too few queries to split.
+    """
+    if gate is None or not gate.pairs:
+        return []
+    half = fitting_half(gate.pairs)
+    return sample_of_pairs([pair for pair, fits in zip(gate.pairs, half, strict=True) if fits])
 
 
 def export_bundle(
@@ -125,18 +146,17 @@ def export_bundle(
     with staged_folder(target, overwrite=overwrite) as staging:
         on_step("load the checkpoint")
         job.prepare(staging, on_step)
-        on_step("export fp32")
-        job.write_fp32(staging / onnx_file("fp32", "any"))
         made = _write_variants(job, staging, variants, on_step)
         on_step("compare with the checkpoint")
         provenance = _provenance(job)
         bundle = _finish(staging, job, made, provenance)
-        bundle = _finish(staging, job, [_compared(job, bundle, v) for v in bundle.variants], provenance)
+        compared = [_compared(job, bundle, variant) for variant in bundle.variants]
+        bundle = _finish(staging, job, compared, provenance)
         left_out: dict[str, list[str]] = {}
         measured: Sequence[Variant] = bundle.variants
         if gate.pairs:
             on_step("measure ranking and levels on labelled pairs")
-            measured, left_out = _gated(bundle, gate, on_step)
+            measured, left_out = _gated(bundle, variants, gate, on_step)
             if job.cuts():
                 on_step("measure the whole model on labelled pairs")
                 provenance["cuts"] = {**job.cuts(), **_cost_of_cuts(job, bundle, measured, gate)}
@@ -160,43 +180,59 @@ def export_bundle(
 def _write_variants(
     job: ExportJob, folder: Path, names: Sequence[str], on_step: OnStep
 ) -> tuple[Variant, ...]:
-    """Make the other variants of the fp32 graph that is in place."""
-    reference = folder / onnx_file("fp32", "any")
-    ranges = None
-    if any(name.startswith("int8") for name in names):
-        on_step("measure activations")
-        ranges = channel_ranges(reference, job.typical_inputs(folder))
+    """Make the fp32 graphs and of them the other variants."""
+    on_step("export fp32")
+    exact = {tower: folder / onnx_file("fp32", "any", tower=tower) for tower in job.towers}
+    for tower, path in exact.items():
+        job.write_fp32(path, tower)
+    # fp32 is what the others are measured against, the twin what is measured for those this CPU saturates.
+    twin = [_TWIN] if any(name.startswith("int8") for name in names) else []
     made = []
-    for name in dict.fromkeys(("fp32", *names)):  # fp32 is what the others are measured against
+    for name in dict.fromkeys(("fp32", *names, *twin)):
         quantisation, _, isa = name.partition("_")
-        file = onnx_file(quantisation, isa or "any")
-        if quantisation == "int8":
-            on_step(f"quantise {name}")
-            quantize_int8(reference, folder / file, isa=isa, ranges=ranges)
-        made.append(Variant(name, file, quantisation, isa or "any"))
+        files = {tower: onnx_file(quantisation, isa or "any", tower=tower) for tower in job.towers}
+        made.append(
+            Variant(name, files["model"], quantisation, isa or "any", query_file=files.get("query_model", ""))
+        )
+    for tower, reference in exact.items() if twin else ():
+        on_step("measure activations")
+        activations = measure_activations(reference, job.typical_inputs(folder, tower))
+        for variant in made[1:]:
+            on_step(f"quantise {variant.name}")
+            target = folder / onnx_file(variant.quantisation, variant.isa, tower=tower)
+            quantize_int8(reference, target, isa=variant.isa, activations=activations)
     return tuple(made)
 
 
 def _compared(job: ExportJob, bundle: Bundle, variant: Variant) -> Variant:
     """Compare a variant with the checkpoint; return it with what was measured."""
-    parity = dict(job.compare(bundle, variant))
+    parity = dict(job.compare(bundle, _measurable(bundle, variant)))
     size = sum((bundle.path / name).stat().st_size for name in bundle.variant_files(variant))
     exact_file = bundle.path / onnx_file("fp32", "any")
     operators = compare_operators(exact_file, bundle.onnx_path(variant))
     return replace(variant, quality={"parity": parity, "bytes": size, "operators": operators.to_dict()})
 
 
-def _gated(bundle: Bundle, gate: Gate, on_step: OnStep) -> tuple[list[Variant], dict[str, list[str]]]:
+def _gated(
+    bundle: Bundle, wanted: Sequence[str], gate: Gate, on_step: OnStep
+) -> tuple[list[Variant], dict[str, list[str]]]:
     """Measure variants on labelled pairs; return them with the measures, and what speaks against some."""
-    names = [variant.name for variant in bundle.variants]
-    records = measure_quality(bundle.path, names, gate.pairs, gate.budget)
+    stand_ins = [_measurable(bundle, variant).name for variant in bundle.variants]
+    records = measure_quality(bundle.path, list(dict.fromkeys(stand_ins)), gate.pairs, gate.budget)
+    by_name = {record.variant: record for record in records}
     measured, left_out = [], {}
-    for variant, record in zip(bundle.variants, records, strict=True):
-        if record.over_budget:
+    for variant, stand_in in zip(bundle.variants, stand_ins, strict=True):
+        record = by_name[stand_in]
+        if record.over_budget and variant.name in wanted:
             left_out[variant.name] = list(record.over_budget)
             on_step(f"{variant.name} is left out: {'; '.join(record.over_budget)}")
         measured.append(replace(variant, quality={**variant.quality, "gate": record.to_dict()}))
     return measured, left_out
+
+
+def _measurable(bundle: Bundle, variant: Variant) -> Variant:
+    """Return what gives a variant's exact outputs on this CPU: itself, or the file with the same integers."""
+    return variant if runs_exactly(variant) else bundle.variant(_TWIN)
 
 
 def _cost_of_cuts(job: ExportJob, bundle: Bundle, measured: Sequence[Variant], gate: Gate) -> dict[str, Any]:
@@ -228,23 +264,31 @@ def _finish(
     folder: Path, job: ExportJob, variants: Sequence[Variant], provenance: Mapping[str, Any]
 ) -> Bundle:
     """Write the bundle's description of the variants that are in place."""
+    tower = [provenance["query_tower_sha256"]] if "query_tower_sha256" in provenance else []
     return finish_bundle(
         folder,
         name=job.checkpoint.resolve().name,
         settings=job.settings,
         variants=tuple(variants),
-        weights_sha256=json_sha256([provenance["checkpoint_sha256"], dict(job.cuts())]),
+        weights_sha256=json_sha256([provenance["checkpoint_sha256"], dict(job.cuts()), *tower]),
         provenance=provenance,
     )
 
 
 def _provenance(job: ExportJob) -> dict[str, Any]:
-    files = sorted(job.checkpoint.glob("*.safetensors"))
     provenance: dict[str, Any] = {
         "checkpoint": job.checkpoint.resolve().name,
-        "checkpoint_sha256": json_sha256([[file.name, file_sha256(file)] for file in files]),
+        "checkpoint_sha256": _weights_sha256(job.checkpoint),
         "versions": {package: version(package) for package in _PACKAGES},
     }
+    if "query_model" in job.towers:
+        tower = job.towers["query_model"]
+        provenance |= {"query_tower": tower.resolve().name, "query_tower_sha256": _weights_sha256(tower)}
     if job.cuts():
         provenance["cuts"] = dict(job.cuts())
     return provenance
+
+
+def _weights_sha256(checkpoint: Path) -> str:
+    files = sorted(checkpoint.glob("*.safetensors"))
+    return json_sha256([[file.name, file_sha256(file)] for file in files])

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from relsdk.bundle import (
     Bundle,
     ScorerSettings,
+    Tower,
     Variant,
     copy_tokenizer,
     read_scorer_settings,
@@ -21,11 +22,12 @@ from relsdk.bundle import (
     write_tokenizer,
 )
 from relsdk.pair_models import CrossEncoder
+from relsdk.records import Document, LabelledPair
 from relsdk.tokenizer import TextTokenizer
 from relsdk_export.convert import PairClassifier, load_scorer, write_onnx
 from relsdk_export.corpus import Sample, input_batches, typical_pairs
 from relsdk_export.parity import ParityBudget, check_logits, torch_logits
-from relsdk_export.pipeline import DEFAULT_VARIANTS, Gate, Inputs, OnStep, export_bundle
+from relsdk_export.pipeline import DEFAULT_VARIANTS, Gate, Inputs, OnStep, export_bundle, own_sample
 from relsdk_export.smaller import keep_layers, keep_pieces
 from relsdk_export.vocabulary import cut_vocabulary
 
@@ -81,7 +83,7 @@ def export_scorer(
         QualityError: The exported model differs from the checkpoint, or no variant is within the quality
             budget; nothing is written.
     """
-    job = _ScorerJob(checkpoint, cuts or ScorerCuts(), budget or ParityBudget())
+    job = _ScorerJob(checkpoint, cuts or ScorerCuts(), budget or ParityBudget(), own_sample(gate))
     return export_bundle(job, target, variants=variants, gate=gate, overwrite=overwrite, on_step=on_step)
 
 
@@ -98,10 +100,14 @@ class _ScorerJob:
     pairs: list[tuple[str, str]]
     expected: NDArray[np.float32]
 
-    def __init__(self, checkpoint: Path, cuts: ScorerCuts, budget: ParityBudget) -> None:
+    def __init__(
+        self, checkpoint: Path, cuts: ScorerCuts, budget: ParityBudget, own: Sequence[LabelledPair] = ()
+    ) -> None:
         self.checkpoint = checkpoint
+        self.towers: Mapping[Tower, Path] = {"model": checkpoint}
         self.budget = budget
         self._asked = cuts
+        self._own = own
         self._cuts: dict[str, Any] = {}
         self._typical: list[tuple[str, str]] = []
 
@@ -112,21 +118,22 @@ class _ScorerJob:
         if self._asked.layers is not None:
             update_model_config(folder, keep_layers(self.model.transformer, self._asked.layers))
             self._cuts["layers"] = list(self._asked.layers)
+        own = [(pair.query, self._document_text(pair.document)) for pair in self._own]
         if self._asked.vocabulary_from is None:
-            self._refer(typical_pairs())
+            self._refer(own or typical_pairs())
             return
         on_step("cut the vocabulary")
         sample = Sample(self._asked.vocabulary_from)
         cut = cut_vocabulary(tokenizer_path(self.checkpoint), sample)
-        self._refer(typical_pairs(sample.kept))
+        self._refer([*own, *typical_pairs(sample.kept)])
         update_model_config(folder, keep_pieces(self.model.transformer, cut))
         write_tokenizer(folder, cut.tokenizer)
         self._cuts["vocabulary"] = cut.to_dict()
 
-    def write_fp32(self, path: Path) -> None:
+    def write_fp32(self, path: Path, tower: Tower) -> None:
         write_onnx(self.model, path)
 
-    def typical_inputs(self, folder: Path) -> Iterator[Inputs]:
+    def typical_inputs(self, folder: Path, tower: Tower) -> Iterator[Inputs]:
         tokenizer = TextTokenizer(
             tokenizer_path(folder), max_tokens=self.settings.max_tokens, pad_token=self.settings.pad_token
         )
@@ -142,6 +149,9 @@ class _ScorerJob:
     def export_whole(self, target: Path) -> Bundle:
         whole = _ScorerJob(self.checkpoint, ScorerCuts(), self.budget)
         return export_bundle(whole, target, variants=("fp32",))
+
+    def _document_text(self, document: Document) -> str:
+        return self.settings.document_template.format(title=document.title, text=document.text).strip()
 
     def _refer(self, typical: list[tuple[str, str]]) -> None:
         self._typical = typical

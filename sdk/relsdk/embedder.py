@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from relsdk.errors import BundleError, CalibrationError, InputError
 from relsdk.hub import local_model
 from relsdk.records import Document
 from relsdk.runner import BatchRunner, Feed, Truncation, TruncationWarning
+from relsdk.session import ModelSession
 from relsdk.verification import Verification, verify_variant
 
 __all__ = ["Embedder", "TruncationWarning"]
@@ -59,7 +61,7 @@ class Embedder:
         self.dimension = truncate_dim or self._settings.dimension
         self._runner = BatchRunner(self.bundle, variant, threads, providers)
         self.variant = self._runner.variant
-        self._output: str | None = None
+        self._outputs: dict[Path, str] = {}
 
     @property
     def name(self) -> str:
@@ -130,7 +132,8 @@ class Embedder:
 
         Args:
             inputs: One text, or N of them.
-            prompt_name: Which of the model's prompts to put before each text: "query" or "document".
+            prompt_name: Which of the model's prompts to put before each text: "query" or "document". A bundle
+                with a query tower encodes with it what has the prompt "query".
             prompt: A prompt of your own instead.
             batch_size: Upper bound on the texts of a batch; by default only the token count is bounded.
             show_progress_bar: Draw a bar on stderr.
@@ -150,17 +153,18 @@ class Embedder:
         _check_option("precision", precision, ("float32", "int8", "ubinary"))
         if prompt is None:
             prompt = self._prompt(prompt_name) if prompt_name is not None else ""
+        session = self._runner.query_session if prompt_name == "query" else self._runner.session
         single = isinstance(inputs, str)
         texts = _as_list(inputs)
         vectors = self._runner.run(
             [prompt + text for text in texts] if prompt else texts,
             self.dimension,
-            self._vectors,
+            partial(self._vectors, session),
             batch_size=batch_size,
             truncation=truncation,
             progress="encode" if show_progress_bar else None,
         )  # (N, D)
-        if self._normalizes(normalize_embeddings):
+        if self._normalizes(session, normalize_embeddings):
             vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         result = _to_precision(vectors, precision)
         return result[0] if single else result
@@ -219,22 +223,27 @@ class Embedder:
         """Return the name of a prompt if the model has it, else None: `encode` then puts nothing before."""
         return name if name in self._settings.prompts else None
 
-    def _vectors(self, feed: Feed) -> NDArray[np.float32]:
-        """Run one batch; pool here only if the graph does not."""
-        if self._output is None:
-            names = self._runner.session.output_names
-            self._output = next((name for name in _OUTPUTS if name in names), names[0])
-        values = self._runner.session.run(self._output, feed)  # (B, D) or (B, T, D)
+    def _vectors(self, session: ModelSession, feed: Feed) -> NDArray[np.float32]:
+        """Run one batch: (B, D) at this embedder's dimension."""
+        output = self._output_of(session)
+        values = session.run(output, feed)  # (B, D) or (B, T, D)
         if values.shape[-1] != self._settings.dimension:
             raise BundleError(
-                f"{self._runner.session.path} gives {self._output} of width {values.shape[-1]}; "
+                f"{session.path} gives {output} of width {values.shape[-1]}; "
                 f"{self._settings.dimension} is stated in its folder"
             )
         if values.ndim == 3:
             values = _pool(values, feed["attention_mask"], self._settings.pooling)
         return values[:, : self.dimension]  # (B, D)
 
-    def _normalizes(self, asked: bool | None) -> bool:
+    def _output_of(self, session: ModelSession) -> str:
+        """Return the output to compute, looked up once."""
+        if session.path not in self._outputs:
+            names = session.output_names
+            self._outputs[session.path] = next((name for name in _OUTPUTS if name in names), names[0])
+        return self._outputs[session.path]
+
+    def _normalizes(self, session: ModelSession, asked: bool | None) -> bool:
         settings = self._settings
         if asked is False and settings.normalize:
             raise InputError(
@@ -245,7 +254,7 @@ class Embedder:
         return (
             not settings.normalize
             or self.dimension != settings.dimension
-            or self._output != "sentence_embedding"
+            or self._outputs.get(session.path) != "sentence_embedding"
         )
 
 

@@ -61,9 +61,12 @@ class BatchRunner:
             max_tokens=bundle.settings.max_tokens,
             pad_token=bundle.settings.pad_token,
         )
-        self.session = ModelSession(
-            bundle.onnx_path(self.variant), threads=choose_threads(threads), providers=providers
-        )
+        chosen = choose_threads(threads)
+        self.session = ModelSession(bundle.onnx_path(self.variant), threads=chosen, providers=providers)
+        self.query_session = self.session
+        if self.variant.query_file:
+            path = bundle.query_onnx_path(self.variant)
+            self.query_session = ModelSession(path, threads=chosen, providers=providers)
 
     def run(
         self,

@@ -26,7 +26,12 @@ def test_what_a_bundle_says(toy_bundle):
         256,
         "mean",
     )
-    assert [variant.name for variant in bundle.variants] == ["fp32", "int8_avx512_vnni", "int8_avx2"]
+    assert [variant.name for variant in bundle.variants] == [
+        "fp32",
+        "int8_avx512_vnni",
+        "int8_avx2",
+        "int8_any",
+    ]
     assert len(bundle.fingerprint) == 16
     on_disk = {p.relative_to(toy_bundle).as_posix() for p in toy_bundle.rglob("*") if p.is_file()}
     assert set(bundle.files) == on_disk - {"relsdk.json"}
@@ -117,7 +122,7 @@ def test_variants_are_saved_atomically(toy_bundle_copy, monkeypatch):
 def test_a_foreign_folder_has_no_place_for_a_calibration(toy_bundle_copy):
     (toy_bundle_copy / "relsdk.json").unlink()
     bundle = read_bundle(toy_bundle_copy)
-    assert {variant.name for variant in bundle.variants} == {"fp32", "int8_avx2", "int8_avx512_vnni"}
+    assert {variant.name for variant in bundle.variants} == {"fp32", "int8_avx2", "int8_avx512_vnni", "int8"}
     with pytest.raises(BundleError, match="was not made by relsdk"):
         save_variants(bundle, bundle.variants)
 

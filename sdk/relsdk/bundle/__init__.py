@@ -1,6 +1,6 @@
 """The model-folder contract. Nobody outside this package knows the names of the files in it."""
 
-from relsdk.bundle.folder import Bundle, Variant, finish_bundle, onnx_file, read_bundle, save_variants
+from relsdk.bundle.folder import Bundle, Tower, Variant, finish_bundle, onnx_file, read_bundle, save_variants
 from relsdk.bundle.golden import GOLDEN_TEXTS, GoldenVectors, golden_inputs, read_golden, write_golden
 from relsdk.bundle.layout import (
     EncoderSettings,
@@ -24,6 +24,7 @@ __all__ = [
     "GoldenVectors",
     "Head",
     "ScorerSettings",
+    "Tower",
     "Variant",
     "copy_tokenizer",
     "finish_bundle",

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 from relsdk.bundle.layout import (
     HEADS,
@@ -30,8 +30,10 @@ from relsdk.bundle.onnx_names import find_onnx_files
 from relsdk.errors import BundleError, InputError
 from relsdk.folders import file_sha256, json_sha256, write_file_atomically
 
-__all__ = ["Bundle", "Variant", "finish_bundle", "onnx_file", "read_bundle", "save_variants"]
+__all__ = ["Bundle", "Tower", "Variant", "finish_bundle", "onnx_file", "read_bundle", "save_variants"]
 
+# What encodes everything, or everything but queries; and what encodes queries where they have their own.
+Tower = Literal["model", "query_model"]
 FORMAT_VERSION = 1
 RELSDK_JSON = "relsdk.json"
 # Weights beside the graph, as exporters name them.
@@ -49,6 +51,8 @@ class Variant:
         isa: Instruction set the file is made for; "any" runs everywhere.
         calibrations: Calibration by dimension (as text), of a scorer by "pair": see `relsdk.calibration`.
         quality: What was measured when the file was made and calibrated.
+        query_file: ONNX file of a smaller encoder for queries, in the same space; empty when `file` encodes
+            queries, too.
     """
 
     name: str
@@ -57,6 +61,12 @@ class Variant:
     isa: str
     calibrations: Mapping[str, Any] = field(default_factory=dict)
     quality: Mapping[str, Any] = field(default_factory=dict)
+    query_file: str = ""
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """Paths inside the bundle of its ONNX files."""
+        return (self.file, self.query_file) if self.query_file else (self.file,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +117,14 @@ class Bundle:
         """Where a variant's ONNX file is."""
         return self.path / variant.file
 
+    def query_onnx_path(self, variant: Variant) -> Path:
+        """Where the ONNX file is that encodes queries."""
+        return self.path / (variant.query_file or variant.file)
+
     def variant_files(self, variant: Variant) -> tuple[str, ...]:
-        """Return paths inside the bundle: a variant's graph, and its weights if they are beside it."""
-        beside = (self.path / f"{variant.file}{ending}" for ending in _DATA_ENDINGS)
-        return (variant.file, *(p.relative_to(self.path).as_posix() for p in beside if p.is_file()))
+        """Return paths inside the bundle: a variant's graphs, and their weights where they are beside it."""
+        beside = (self.path / f"{graph}{ending}" for graph in variant.graphs for ending in _DATA_ENDINGS)
+        return (*variant.graphs, *(p.relative_to(self.path).as_posix() for p in beside if p.is_file()))
 
     def check_hashes(self, *names: str) -> None:
         """Compare files with their recorded SHA-256.
@@ -136,11 +150,10 @@ class Bundle:
                 )
 
 
-def onnx_file(quantisation: str, isa: str) -> str:
-    """Return the path inside a bundle of a variant's ONNX file."""
-    if quantisation == "fp32":
-        return "onnx/model.onnx"
-    return f"onnx/model_q{quantisation}_{isa}.onnx"
+def onnx_file(quantisation: str, isa: str, *, tower: Tower = "model") -> str:
+    """Return the path inside a bundle of a variant's ONNX file, or of its query tower's."""
+    ending = "" if quantisation == "fp32" else f"_q{quantisation}_{isa}"
+    return f"onnx/{tower}{ending}.onnx"
 
 
 def read_bundle(path: str | Path) -> Bundle:
@@ -248,11 +261,12 @@ def _read_own(folder: Path) -> Bundle:
         raise BundleError(
             f"{folder / RELSDK_JSON} is damaged (no variants or files); export the bundle again"
         )
-    for name in [*bundle.files, *(variant.file for variant in variants)]:
+    graphs = [graph for variant in variants for graph in variant.graphs]
+    for name in [*bundle.files, *graphs]:
         _check_inside(folder, name)
-    for variant in variants:
-        if not (folder / variant.file).is_file():
-            raise BundleError(f"{folder / variant.file} is missing; copy the bundle again or export it again")
+    for graph in graphs:
+        if not (folder / graph).is_file():
+            raise BundleError(f"{folder / graph} is missing; copy the bundle again or export it again")
     return bundle
 
 

@@ -36,14 +36,16 @@ def _shared_options(command: F) -> F:
                 "--variant",
                 "variants",
                 multiple=True,
-                help="fp32, int8_avx2, int8_avx512_vnni [default: all].",
+                help="fp32, int8_avx512_vnni, int8_avx2, int8_any [default: all].",
             ),
             click.option(
                 "--vocabulary-from", "corpus", help="Cut the vocabulary to what these documents need."
             ),
             click.option("--keep-layers", "layers", help="Keep these layers only, counted from 0: 0,2,4."),
             click.option(
-                "--pairs", help="Labelled pairs: leave out variants that rank or grade worse than fp32."
+                "--pairs",
+                help="Labelled pairs: int8 is fitted to their texts; variants that rank or grade worse "
+                "than fp32 are left out.",
             ),
             click.option(
                 "--max-ap-loss", type=float, default=0.003, show_default=True, help="With --pairs: mean AP."
@@ -70,6 +72,11 @@ def _shared_options(command: F) -> F:
 @_shared_options
 @click.option("--dim", "dimension", type=int, help="Keep the first so many dimensions (Matryoshka models).")
 @click.option(
+    "--query-tower",
+    type=click.Path(path_type=Path),
+    help="Encode queries with this smaller checkpoint (relsdk train distill, distill.student=query).",
+)
+@click.option(
     "--exporter",
     type=click.Choice(["torch", "optimum"]),
     default="torch",
@@ -87,6 +94,7 @@ def encoder(
     max_ap_loss: float,
     max_ndcg_loss: float,
     max_level_changes: float,
+    query_tower: Path | None,
     exporter: Literal["torch", "optimum"],
     overwrite: bool,
     as_json: bool,
@@ -102,6 +110,7 @@ def encoder(
         cuts=EncoderCuts(_texts(corpus), _numbers(layers), dimension),
         gate=_gate(pairs, max_ap_loss, max_ndcg_loss, max_level_changes),
         exporter=exporter,
+        query_tower=query_tower,
         overwrite=overwrite,
         on_step=_clock(),
     )

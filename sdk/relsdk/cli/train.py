@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -57,12 +58,12 @@ def score(config: Path | None, overrides: tuple[str, ...], resume: bool, as_json
 
 @train.command()
 @_options
-def distil(config: Path | None, overrides: tuple[str, ...], resume: bool, as_json: bool) -> None:
+def distill(config: Path | None, overrides: tuple[str, ...], resume: bool, as_json: bool) -> None:
     """Train a student of fewer layers, or a query tower, on its teacher's vectors of unlabelled texts."""
-    from relsdk_training.config import DistilConfig
-    from relsdk_training.tasks import train_distil
+    from relsdk_training.config import DistillConfig
+    from relsdk_training.tasks import train_distill
 
-    _run(DistilConfig, train_distil, config, overrides, resume, as_json, "export encoder {best} BUNDLE")
+    _run(DistillConfig, train_distill, config, overrides, resume, as_json, "export encoder {best} BUNDLE")
 
 
 @train.command()
@@ -87,6 +88,9 @@ def _run(
     from relsdk_training.config import describe_config, load_config
 
     config = load_config(kind, path, overrides)
+    if os.environ.get("RANK", "0") != "0":  # one of several processes speaks
+        task(config, resume=resume)
+        return
     click.echo(describe_config(config), err=True)
     with click.progressbar(length=1, label="train", file=sys.stderr, item_show_func=_figures) as bar:
 
