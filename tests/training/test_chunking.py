@@ -150,3 +150,16 @@ def test_less_is_kept_for_the_backward_pass():
 def test_bad_input(inputs, chunk_rows):
     with pytest.raises(InputError, match="attention_mask with rows and chunks of at least 1"):
         encode_in_chunks(ToyEncoder(), inputs, chunk_rows)
+
+
+def test_chunks_that_keep_their_activations_are_encoded_once():
+    encoder = ToyEncoder()
+    inputs = padded([2, 9, 1, 5, 2, 9])
+    whole, expected = gradients(encoder, inputs, encoder)
+    encoder.widths.clear()
+    parts, got = gradients(
+        encoder, inputs, lambda inputs: encode_in_chunks(encoder, inputs, 2, keep_activations=True)
+    )
+    assert encoder.widths == [9, 5, 2]
+    assert (parts - whole).abs().max() <= 1e-12
+    assert max(float((a - b).abs().max()) for a, b in zip(got, expected, strict=True)) <= 1e-10

@@ -40,7 +40,7 @@ def test_a_file_then_overrides_then_the_rest_is_default(tmp_path, monkeypatch):
         ("run.seed=1.5", "seed is 1.5; int is needed"),
         ("run.group=1", "group is 1; bool is needed"),
         ("run.seed=true", "seed is True; int is needed"),
-        ("run.precision=fp8", "allowed are 'bf16', 'fp32'"),
+        ("run.precision=fp8", "allowed are 'auto', 'bf16', 'fp32'"),
         ("run.epochs=-1", "0 or more"),
         ("loss.matryoshka_dims=32", "a list is needed"),
         ("loss.matryoshka_dims=['a']", "int is needed"),

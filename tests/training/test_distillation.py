@@ -7,10 +7,10 @@ from safetensors.torch import load_file
 from relsdk.errors import InputError
 from relsdk.formats import write_pairs
 from relsdk.sample_world import generate
-from relsdk_training.config import DistilConfig, DistilLossConfig, load_config
+from relsdk_training.config import DistillConfig, DistillLossConfig, load_config
 from relsdk_training.distillation import distillation_texts
 from relsdk_training.run_log import read_log
-from relsdk_training.tasks import train_distil
+from relsdk_training.tasks import train_distill
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def settings(files, toy_checkpoint, tmp_path):
         f"model.checkpoint={toy_checkpoint}",
         "model.layers=[1]",
         f"data.dev={files / 'dev.jsonl'}",
-        f"distil.pairs=['{files / 'pairs.jsonl'}']",
+        f"distill.pairs=['{files / 'pairs.jsonl'}']",
         f"run.output={tmp_path / 'run'}",
         "run.batch_size=64",
         "run.max_steps=60",
@@ -40,7 +40,7 @@ def settings(files, toy_checkpoint, tmp_path):
 
 @pytest.mark.parametrize("student", ["encoder", "query"])
 def test_a_student_comes_closer_to_its_teacher(settings, tmp_path, student):
-    result = train_distil(load_config(DistilConfig, None, [*settings, f"distil.student={student}"]))
+    result = train_distill(load_config(DistillConfig, None, [*settings, f"distill.student={student}"]))
     log = list(read_log(tmp_path / "run" / "log.jsonl"))
     steps = [line for line in log if line["kind"] == "step"]
     before, after = (np.mean([s["cosine_distance"] for s in part]) for part in (steps[:3], steps[-3:]))
@@ -53,14 +53,14 @@ def test_a_student_comes_closer_to_its_teacher(settings, tmp_path, student):
 def test_texts_carry_the_prompt_they_are_served_with(files):
     prompts = {"query": "q: ", "document": "d: "}
     pairs, queries = (str(files / "pairs.jsonl"),), (str(files / "queries.txt"),)
-    both = distillation_texts(DistilLossConfig(pairs=pairs, queries=queries), prompts)
+    both = distillation_texts(DistillLossConfig(pairs=pairs, queries=queries), prompts)
     assert len(both) == len(set(both))
     assert {text[:3] for text in both} == {"q: ", "d: "}
-    tower = distillation_texts(DistilLossConfig(student="query", pairs=pairs, queries=queries), prompts)
+    tower = distillation_texts(DistillLossConfig(student="query", pairs=pairs, queries=queries), prompts)
     assert {text[:3] for text in tower} == {"q: "}
-    assert len(distillation_texts(DistilLossConfig(pairs=pairs, limit=5), prompts)) == 5
+    assert len(distillation_texts(DistillLossConfig(pairs=pairs, limit=5), prompts)) == 5
     with pytest.raises(InputError, match="at least one is needed"):
-        distillation_texts(DistilLossConfig(), prompts)
+        distillation_texts(DistillLossConfig(), prompts)
 
 
 @pytest.mark.parametrize(
@@ -73,4 +73,4 @@ def test_texts_carry_the_prompt_they_are_served_with(files):
 )
 def test_mistakes(settings, change, message):
     with pytest.raises(InputError, match=message):
-        train_distil(load_config(DistilConfig, None, [*settings, change]))
+        train_distill(load_config(DistillConfig, None, [*settings, change]))

@@ -68,7 +68,7 @@ def test_an_encoder_learns_and_exports_to_what_dev_measured(settings, files, tmp
     from relsdk_export.encoder import export_encoder
 
     extra = ["run.max_steps=60", "loss.cosent=1", "loss.matryoshka_dims=[8, 32]", "run.evaluate_every=20"]
-    extra += ["optimiser.learning_rate=3e-3", "run.batch_size=64"]
+    extra += ["optimiser.learning_rate=3e-3", "run.batch_size=64", "model.dropout=0.0"]
     result = train_embed(load_config(EmbedConfig, None, [*settings, *extra]))
     lines = list(read_log(tmp_path / "run" / "log.jsonl"))
     dev = [line for line in lines if line["kind"] == "dev"]
@@ -296,3 +296,21 @@ def test_defaults_are_what_the_paper_says():
     assert LossConfig().temperature == 0.03
     assert LossConfig().max_ratio == 0.95
     assert RunConfig().seed == 0
+
+
+def test_a_text_that_occurs_twice_in_a_batch_is_encoded_once(files, toy_checkpoint):
+    splits = load_splits(
+        replace(EmbedConfig().data, train=str(files / "train.jsonl"), dev=str(files / "dev.jsonl")), 0
+    )
+    encoder = TextEncoder.load(toy_checkpoint, dropout=0.0)
+    objective = EmbeddingObjective(encoder, splits.train, splits.dev, LossConfig(), RunConfig(batch_size=32))
+    batch = objective.batches(0)[0]
+    rows, tokens = splits.train.query_of[batch], objective.train.queries
+    assert len(np.unique(rows)) < len(rows)
+    seen = []
+    encoder.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    vectors = objective._encode(encoder, tokens, rows, torch.device("cpu"))
+    assert sum(seen) == len(np.unique(rows))
+    for row, vector in zip(rows, vectors, strict=True):
+        (alone,) = objective._encode(encoder, tokens, np.array([row]), torch.device("cpu"))
+        torch.testing.assert_close(vector, alone, atol=1e-5, rtol=1e-4)

@@ -25,8 +25,8 @@ else:
 
 __all__ = [
     "DataConfig",
-    "DistilConfig",
-    "DistilLossConfig",
+    "DistillConfig",
+    "DistillLossConfig",
     "EmbedConfig",
     "LossConfig",
     "ModelConfig",
@@ -127,7 +127,7 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
-class DistilLossConfig:
+class DistillLossConfig:
     """What a student learns from its teacher, on texts without labels.
 
     Attributes:
@@ -227,20 +227,20 @@ class ScoreConfig:
 
 
 @dataclass(frozen=True)
-class DistilConfig:
-    """`relsdk train distil`: `model.checkpoint` is the teacher, `model.layers` what the student keeps of it.
+class DistillConfig:
+    """`relsdk train distill`: `model.checkpoint` is the teacher, `model.layers` what the student keeps of it.
 
     Attributes:
         model: Teacher and student.
         data: `dev` is the file of labelled pairs that decides; `train` and `test` are not used.
-        distil: Texts and losses.
+        distill: Texts and losses.
         optimiser: AdamW's settings.
         run: How the run goes.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    distil: DistilLossConfig = field(default_factory=DistilLossConfig)
+    distill: DistillLossConfig = field(default_factory=DistillLossConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     run: RunConfig = field(default_factory=lambda: RunConfig(batch_size=128))
 

@@ -18,7 +18,7 @@ from relsdk.bundle import tokenizer_path
 from relsdk.errors import InputError
 from relsdk.formats import read_queries, read_unlabelled_pairs
 from relsdk.tokenizer import TextTokenizer
-from relsdk_training.config import DistilLossConfig, RunConfig
+from relsdk_training.config import DistillLossConfig, RunConfig
 from relsdk_training.data import PairArrays, document_text, token_tensors
 from relsdk_training.encoder import TextEncoder
 from relsdk_training.losses.distillation import cosine_distance, similarity_matrix_loss
@@ -31,14 +31,14 @@ __all__ = ["DistillationObjective", "distillation_texts"]
 Statistics = dict[str, float]
 
 
-def distillation_texts(config: DistilLossConfig, prompts: Mapping[str, str]) -> list[str]:
+def distillation_texts(config: DistillLossConfig, prompts: Mapping[str, str]) -> list[str]:
     """Read the texts to learn on, each once, with the prompt that it is served with.
 
     Raises:
         InputError: No file is named, or one is missing or bad.
     """
     if not config.queries and not config.pairs:
-        raise InputError("distil.queries and distil.pairs name no file; at least one is needed")
+        raise InputError("distill.queries and distill.pairs name no file; at least one is needed")
     query_prompt, document_prompt = prompts.get("query", ""), prompts.get("document", "")
     texts: dict[str, None] = {}
     for path in config.queries:
@@ -75,7 +75,7 @@ class DistillationObjective:
         teacher: TextEncoder,
         texts: Sequence[str],
         dev: PairArrays,
-        loss: DistilLossConfig,
+        loss: DistillLossConfig,
         run: RunConfig,
     ) -> None:
         settings = student.settings

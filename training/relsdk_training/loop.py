@@ -28,6 +28,7 @@ from relsdk_training.checkpoint import (
 from relsdk_training.config import OptimiserConfig, RunConfig
 from relsdk_training.errors import TrainingError
 from relsdk_training.precision import Autocast, autocast_for
+from relsdk_training.processes import any_process, average_gradients, is_first, share, wait, world_size
 from relsdk_training.run_log import RunLog
 
 __all__ = ["Objective", "TrainResult", "train"]
@@ -93,7 +94,7 @@ def train(
     resume: bool = False,
     on_step: Callable[[int, int, Statistics], None] = lambda step, steps, statistics: None,
 ) -> TrainResult:
-    """Train until the epochs, the steps or the patience are used up.
+    """Train until the epochs, the steps or the patience are used up; under `torchrun`, in all processes.
 
     `run.output` gets `best/` (what the objective saves, at its best on dev), `last/` (the same at the last
     checkpoint), `state-STEP/` (for an exact resume) and `log.jsonl`.
@@ -120,7 +121,7 @@ def train(
         torch.set_num_threads(run.threads)
     folder = Path(run.output)
     folder.mkdir(parents=True, exist_ok=True)
-    per_epoch = math.ceil(len(objective.batches(0)) / run.accumulation)
+    per_epoch = math.ceil(len(_batches(objective, 0)) / run.accumulation)
     total = run.max_steps or per_epoch * run.epochs
     objective.module.to(device)
     adam = torch.optim.AdamW(_groups(objective.module, optimiser), fused=True)
@@ -130,7 +131,7 @@ def train(
         progress = load_training_state(folder, identity, objective, adam, schedule)
     else:
         torch.manual_seed(run.seed)
-    log = RunLog(folder / "log.jsonl", after=progress.step)
+    log = RunLog(folder / "log.jsonl", after=progress.step) if is_first() else None
     keeper = _Keeper(objective, device, autocast, metric, identity, folder, log, progress, adam, schedule)
     if progress.step == 0:
         keeper.evaluate()
@@ -155,13 +156,14 @@ def _run(
         for group in _steps(objective, run, progress.step, per_epoch):
             if progress.step >= total:
                 break
-            if interrupt.asked:
+            if any_process(interrupt.asked, keeper.device):
                 keeper.checkpoint()
                 stopped = "interrupted"
                 break
             started = time.perf_counter()
             module.train()
             loss, statistics = _backward(objective, keeper.device, keeper.autocast, group)
+            average_gradients(parameters)
             norm = float(nn.utils.clip_grad_norm_(parameters, optimiser.max_grad_norm))
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 raise TrainingError(
@@ -173,7 +175,8 @@ def _run(
             keeper.optimiser.zero_grad(set_to_none=True)
             objective.after_step()
             progress.step += 1
-            took, count = time.perf_counter() - started, sum(len(batch) for batch in group)
+            took = time.perf_counter() - started
+            count = world_size() * sum(len(batch) for batch in group)
             seconds, rows = seconds + took, rows + count
             statistics = {
                 "loss": loss,
@@ -182,7 +185,7 @@ def _run(
                 "rows_per_second": count / took,
                 **statistics,
             }
-            keeper.log.write("step", progress.step, statistics)
+            keeper.write("step", statistics)
             on_step(progress.step, total, statistics)
             if progress.step % evaluate_every == 0 or progress.step == total:
                 keeper.evaluate()
@@ -229,7 +232,7 @@ class _Keeper:
         metric: str,
         identity: str,
         folder: Path,
-        log: RunLog,
+        log: RunLog | None,
         progress: Progress,
         optimiser: torch.optim.Optimizer,
         schedule: LambdaLR,
@@ -250,30 +253,43 @@ class _Keeper:
         self.objective.module.eval()
         with torch.inference_mode(), self.autocast():
             found = self.objective.evaluate(self.device)
-        self.log.write("dev", self.progress.step, found)
+        self.write("dev", found)
         progress = self.progress
         if found[self.metric] > progress.best.get(self.metric, -math.inf):
             progress.best, progress.best_step, progress.without_improvement = found, progress.step, 0
-            save_best(self.folder, self.objective)
+            if is_first():
+                save_best(self.folder, self.objective)
         else:
             progress.without_improvement += 1
 
     def checkpoint(self) -> None:
         """Write what a resume needs, and the module as it is."""
         self.progress.saved_step = self.progress.step
-        save_training_state(
-            self.folder, self.identity, self.objective, self.optimiser, self.schedule, self.progress
-        )
+        if is_first():
+            save_training_state(
+                self.folder, self.identity, self.objective, self.optimiser, self.schedule, self.progress
+            )
+        wait()
+
+    def write(self, kind: str, values: Statistics) -> None:
+        """Write a line of the log; of several processes, one does."""
+        if self.log is not None:
+            self.log.write(kind, self.progress.step, values)
 
 
 def _steps(objective: Objective, run: RunConfig, done: int, per_epoch: int) -> Iterator[list[Any]]:
     """Yield the batches of each optimiser step that is not done yet, epoch after epoch."""
     epoch, skip = divmod(done, per_epoch)
     while run.max_steps or epoch < run.epochs:
-        batches = objective.batches(epoch)
+        batches = _batches(objective, epoch)
         for start in range(skip * run.accumulation, len(batches), run.accumulation):
-            yield list(batches[start : start + run.accumulation])
+            yield [share(batch) for batch in batches[start : start + run.accumulation]]
         epoch, skip = epoch + 1, 0
+
+
+def _batches(objective: Objective, epoch: int) -> list[Any]:
+    """Return an epoch's batches that give every process a row."""
+    return [batch for batch in objective.batches(epoch) if len(batch) >= world_size()]
 
 
 def _backward(

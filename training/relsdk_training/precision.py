@@ -41,5 +41,5 @@ def has_bf16(device: torch.device, features: frozenset[str] | None = None) -> bo
         features: CPU features; None reads this machine's.
     """
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(_BF16 & (cpu_features() if features is None else features))

@@ -13,19 +13,20 @@ import torch
 
 from relsdk.errors import InputError
 from relsdk.folders import json_sha256, write_file_atomically
-from relsdk_training.config import DataConfig, DistilConfig, EmbedConfig, ScoreConfig, config_hash
+from relsdk_training.config import DataConfig, DistillConfig, EmbedConfig, ScoreConfig, config_hash
 from relsdk_training.data import PairArrays, check_disjoint, load_pairs, pair_arrays, thin_out
 from relsdk_training.distillation import DistillationObjective, distillation_texts
 from relsdk_training.encoder import TextEncoder
 from relsdk_training.loop import TrainResult, train
 from relsdk_training.objectives import EmbeddingObjective, ScoreObjective
+from relsdk_training.processes import is_first, join, wait
 from relsdk_training.score_model import ScoreModel
 
-__all__ = ["Splits", "load_splits", "train_distil", "train_embed", "train_score"]
+__all__ = ["Splits", "load_splits", "train_distill", "train_embed", "train_score"]
 
 OnStep = Callable[[int, int, dict[str, float]], None]
 OnNote = Callable[[str], None]
-AnyConfig = EmbedConfig | ScoreConfig | DistilConfig
+AnyConfig = EmbedConfig | ScoreConfig | DistillConfig
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,8 +115,8 @@ def train_score(
     )
 
 
-def train_distil(
-    config: DistilConfig,
+def train_distill(
+    config: DistillConfig,
     *,
     resume: bool = False,
     on_step: OnStep = lambda step, steps, statistics: None,
@@ -138,9 +139,9 @@ def train_distil(
         load(layers=config.model.layers, lora_rank=config.model.lora_rank, dropout=config.model.dropout),
     )
     dev = pair_arrays(load_pairs(config.data.dev, config.data.label_map))
-    texts = distillation_texts(config.distil, teacher.settings.prompts)
+    texts = distillation_texts(config.distill, teacher.settings.prompts)
     on_note(f"{len(texts):,} texts; dev: {dev.describe()}")
-    objective = DistillationObjective(student, teacher, texts, dev, config.distil, config.run)
+    objective = DistillationObjective(student, teacher, texts, dev, config.distill, config.run)
     return _trained(objective, config, [texts, dev.queries, dev.labels.tolist()], resume, on_step)
 
 
@@ -150,6 +151,7 @@ def _check_run(config: AnyConfig, resume: bool) -> None:
         raise InputError(
             "run.output names no folder; set it in the configuration or with --set run.output=FOLDER"
         )
+    join()
     output = Path(config.run.output)
     if not resume and output.exists() and any(output.iterdir()):
         raise InputError(f"{output} is not empty; go on with --resume, or choose another run.output")
@@ -157,6 +159,7 @@ def _check_run(config: AnyConfig, resume: bool) -> None:
         raise InputError(
             f"model.checkpoint {config.model.checkpoint!r} is not a folder; get one with: relsdk model pull"
         )
+    wait()  # nobody writes before all have looked
     torch.manual_seed(config.run.seed)  # before a head is drawn
 
 
@@ -168,7 +171,7 @@ def _prepared(config: EmbedConfig | ScoreConfig, resume: bool, on_note: OnNote) 
     return splits
 
 
-def _prompts(config: EmbedConfig | DistilConfig) -> dict[str, str] | None:
+def _prompts(config: EmbedConfig | DistillConfig) -> dict[str, str] | None:
     asked = {"query": config.model.query_prompt, "document": config.model.document_prompt}
     given = {name: text for name, text in asked.items() if text is not None}
     if given and len(given) != len(asked):
@@ -178,10 +181,10 @@ def _prompts(config: EmbedConfig | DistilConfig) -> dict[str, str] | None:
 
 def _trained(objective: Any, config: AnyConfig, data: Any, resume: bool, on_step: OnStep) -> TrainResult:
     output = Path(config.run.output)
-    output.mkdir(parents=True, exist_ok=True)
-    write_file_atomically(
-        output / "config.json", json.dumps(asdict(config), ensure_ascii=False, indent=1) + "\n"
-    )
+    if is_first():
+        output.mkdir(parents=True, exist_ok=True)
+        content = json.dumps(asdict(config), ensure_ascii=False, indent=1)
+        write_file_atomically(output / "config.json", content + "\n")
     identity = json_sha256([config_hash(config), data])
     result = train(
         objective,
@@ -192,7 +195,8 @@ def _trained(objective: Any, config: AnyConfig, data: Any, resume: bool, on_step
         resume=resume,
         on_step=on_step,
     )
-    write_file_atomically(output / "result.json", json.dumps(asdict(result), indent=1) + "\n")
+    if is_first():
+        write_file_atomically(output / "result.json", json.dumps(asdict(result), indent=1) + "\n")
     return result
 
 

@@ -103,7 +103,7 @@ def set_dropout(model: nn.Module, probability: float) -> None:
         if isinstance(module, nn.Dropout):
             module.p = probability
         if isinstance(getattr(module, "attention_dropout", None), float):  # kept as a number by some
-            module.attention_dropout = probability
+            setattr(module, "attention_dropout", probability)  # noqa: B010 (nn.Module's types know no float)
 
 
 def add_lora(model: PreTrainedModel, rank: int) -> nn.Module:

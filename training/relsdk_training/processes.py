@@ -1,0 +1,72 @@
+"""Several processes that train one model, as `torchrun` starts them: each takes its share of every batch.
+
+Nothing here needs to be called differently in a single process. Shape letters: B rows of one batch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import distributed, nn
+
+__all__ = ["any_process", "average_gradients", "is_first", "join", "share", "wait", "world_size"]
+
+
+def join() -> None:
+    """Join the other processes, if `torchrun` started this one with others."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+
+
+def world_size() -> int:
+    """Return how many processes there are."""
+    return distributed.get_world_size() if _joined() else 1
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes files."""
+    return not _joined() or distributed.get_rank() == 0
+
+
+def wait() -> None:
+    """Return when every process has come here."""
+    if _joined():
+        distributed.barrier()
+
+
+def share(rows: Any) -> Any:
+    """Return this process's part of a batch (B,), as long as every other's: up to W - 1 rows are dropped."""
+    if not _joined():
+        return rows
+    size = len(rows) // distributed.get_world_size()
+    start = distributed.get_rank() * size
+    return rows[start : start + size]
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace each gradient by its mean over processes; see `gather` for why no other factor is needed."""
+    if not _joined():
+        return
+    for parameter in parameters:
+        if parameter.grad is None:  # a part of the model that no row of this process needed
+            parameter.grad = torch.zeros_like(parameter)
+        distributed.all_reduce(parameter.grad)
+        parameter.grad /= distributed.get_world_size()
+
+
+def any_process(flag: bool, device: torch.device) -> bool:
+    """Whether a flag is set in any process, so that all act alike."""
+    if not _joined():
+        return flag
+    flags = torch.tensor([int(flag)], device=device)
+    distributed.all_reduce(flags)
+    return bool(flags.item())
+
+
+def _joined() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
