@@ -66,9 +66,10 @@ def blocks(latency: dict[str, Any], real: dict[str, Any]) -> dict[str, str]:
 def _numbers(timed: dict[str, Any], real: dict[str, Any]) -> str:
     fast, exact = timed["test_single_query[int8]"], timed["test_single_query[fp32]"]
     served = _by_variant(real)
-    size = real["variants"]["int8_avx512_vnni"]["bytes"] / real["variants"]["fp32"]["bytes"]
-    ap, exact_ap = (served[name]["ranking"]["mean_ap"] * 100 for name in ("int8_avx512_vnni", "fp32"))
-    moved = real["batch_invariance"]["int8_avx512_vnni"]
+    chosen = fast["variant"]
+    size = real["variants"][chosen]["bytes"] / real["variants"]["fp32"]["bytes"]
+    ap, exact_ap = (served[name]["ranking"]["mean_ap"] * 100 for name in (chosen, "fp32"))
+    moved = real["batch_invariance"][chosen]
     recall = real["index_recall_at_10"]
     own, foreign = (
         recall[f"{kind} queries"][str(recall["default ef_search"])] for kind in ("own", "foreign")

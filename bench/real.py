@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import astuple
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,22 @@ import numpy as np
 
 from bench.machine import machine_record
 from relsdk import Embedder, Index, RelevanceScorer
+from relsdk.bundle import read_bundle
 from relsdk.folders import write_file_atomically
-from relsdk.formats import read_documents, read_pairs, read_queries, read_unlabelled_pairs, write_documents
+from relsdk.formats import (
+    read_documents,
+    read_pairs,
+    read_queries,
+    read_unlabelled_pairs,
+    write_documents,
+    write_pairs,
+)
 from relsdk.index import IndexConfig
+from relsdk.session import runs_exactly
+from relsdk_export.quality import QualityBudget
 
+# Of train: half of their queries fit, the other half judge.
+GATE_PAIRS = 8000
 QUERIES = ("大宅门演员表", "10个月宝宝没长牙怎么办", "红烧肉怎么做")
 
 
@@ -66,19 +79,19 @@ def measure(shared: Path, work: Path, checkpoint: Path) -> dict[str, Any]:
         return [json.loads(line) for line in done.stdout.splitlines()]
 
     bundle, index, documents = work / "bundle", work / "index", work / "documents.jsonl"
-    (exported,) = relsdk("export", "export", "encoder", str(checkpoint), str(bundle), "--overwrite")
-    (strict,) = relsdk(
+    pairs = work / "pairs.jsonl"
+    write_pairs(pairs, islice(read_pairs(kuake / "train.jsonl"), GATE_PAIRS))
+    # Wide limits: what each variant loses is reported, and held against the default limits below.
+    (exported,) = relsdk(
         "export with the gate",
-        *("export", "encoder", str(checkpoint), str(work / "gated"), "--overwrite"),
-        *("--pairs", str(kuake / "train.jsonl"), "--max-level-changes", "1"),
+        *("export", "encoder", str(checkpoint), str(bundle), "--overwrite", "--pairs", str(pairs)),
+        *("--max-ap-loss", "1", "--max-ndcg-loss", "1", "--max-level-changes", "1"),
     )
-    gated = {variant["name"]: variant["quality"] for variant in strict["variants"]}
-    left_out = strict["provenance"].get("left_out", {})
     count = write_titles(kuake, documents)
     (built,) = relsdk(
         "index", "index", "build", str(index), "-m", str(bundle), "-i", str(documents), "--overwrite"
     )
-    (calibrated,) = relsdk("calibrate", "calibrate", str(bundle), str(kuake / "train.jsonl"))
+    (calibrated,) = relsdk("calibrate", "calibrate", str(bundle), str(pairs))
     answers = [
         relsdk(f"query {n}", "query", str(index), query, "-k", "3")[0] for n, query in enumerate(QUERIES)
     ]
@@ -87,8 +100,8 @@ def measure(shared: Path, work: Path, checkpoint: Path) -> dict[str, Any]:
     return {
         "machine": machine_record(),
         "model": exported["name"],
-        "data": "KUAKE-QTR: calibrated on train, evaluated on test; nDCG@10 with exponential gain, queries "
-        "with at least 3 documents and more than one level",
+        "data": f"KUAKE-QTR: gated and calibrated on the first {GATE_PAIRS:,} pairs of train, evaluated on "
+        "test; nDCG@10 with exponential gain, queries with at least 3 documents and more than one level",
         "documents": count,
         "seconds": seconds,
         "variants": {
@@ -97,8 +110,10 @@ def measure(shared: Path, work: Path, checkpoint: Path) -> dict[str, Any]:
         },
         "calibration": calibrated["calibrations"],
         "evaluation": evaluated,
-        "gate": {name: quality["gate"] for name, quality in gated.items()},
-        "left_out_by_the_gate": left_out,
+        "gate": {v["name"]: v["quality"]["gate"] for v in exported["variants"]},
+        "within_the_default_budget": {
+            v["name"]: within_budget(v["quality"]["gate"]) for v in exported["variants"]
+        },
         "batch_invariance": batch_invariance(bundle, documents),
         "levels_that_change_with_the_batch": level_changes(bundle, kuake / "test.jsonl"),
         "index": {key: built[key] for key in ("count", "dimension", "kind")},
@@ -109,6 +124,12 @@ def measure(shared: Path, work: Path, checkpoint: Path) -> dict[str, Any]:
             for a in answers
         ],
     }
+
+
+def within_budget(gate: dict[str, Any]) -> bool:
+    """Whether what a variant lost is within the gate's default budget."""
+    losses = (gate["mean_ap_loss"], gate["ndcg_at_10_loss"], gate["level_changes"])
+    return all(loss <= limit for loss, limit in zip(losses, astuple(QualityBudget()), strict=True))
 
 
 def write_titles(kuake: Path, target: Path) -> int:
@@ -122,12 +143,17 @@ def write_titles(kuake: Path, target: Path) -> int:
     return write_documents(target, found.values())
 
 
+def exact_variants(bundle: Path) -> list[str]:
+    """Names of the variants that this CPU runs without saturating."""
+    return [variant.name for variant in read_bundle(bundle).variants if runs_exactly(variant)]
+
+
 def batch_invariance(bundle: Path, documents: Path, count: int = 1000) -> dict[str, float]:
     """Largest difference of a coordinate between a text alone and in shuffled batches, by variant."""
     texts = [document.title for document in islice(read_documents(documents), count)]
     order = np.random.default_rng(0).permutation(len(texts))
     result = {}
-    for variant in ("fp32", "int8_avx2", "int8_avx512_vnni"):
+    for variant in exact_variants(bundle):
         embedder = Embedder(bundle, variant=variant)
         alone = np.stack([embedder.encode_document(text) for text in texts])
         worst = 0.0
@@ -143,7 +169,7 @@ def level_changes(bundle: Path, path: Path) -> dict[str, int]:
     pairs = [(pair.query, pair.document) for pair in read_pairs(path)]
     order = np.random.default_rng(0).permutation(len(pairs))
     result = {"pairs": len(pairs)}
-    for variant in ("fp32", "int8_avx2", "int8_avx512_vnni"):
+    for variant in exact_variants(bundle):
         scorer = RelevanceScorer(bundle, variant=variant)
         alone = scorer.predict(pairs, batch_size=1).levels[order]
         result[variant] = max(
