@@ -1,14 +1,16 @@
 """Train on real data and report on test: every run is one row of `bench/results/train.json`.
 
 Resumable: a run that has a row is not repeated, a run that was killed goes on from its last checkpoint.
-Settings were chosen on dev; test is read once, at the end of a run.
+Settings were chosen on dev; test is read once, at the end of a run. Processes may share the work (`--only`).
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,33 +20,59 @@ import torch
 from filelock import FileLock
 
 from bench.machine import machine_record
+from bench.train_data import query_texts, split_qbqtc
+from bench.train_report import write_report
 from relsdk.folders import write_file_atomically
-from relsdk_training.config import EmbedConfig, RunConfig, ScoreConfig, load_config
-from relsdk_training.data import load_pairs, pair_arrays
+from relsdk_training.config import DistillConfig, EmbedConfig, RunConfig, ScoreConfig, load_config
+from relsdk_training.data import PairArrays, load_pairs, pair_arrays
 from relsdk_training.encoder import TextEncoder
 from relsdk_training.loop import TrainResult
-from relsdk_training.objectives import EmbeddingObjective, ScoreObjective
+from relsdk_training.objectives import (
+    EmbeddingObjective,
+    ScoreObjective,
+    embed_tokens,
+    ranking_statistics,
+    tokenised_pairs,
+)
 from relsdk_training.score_model import ScoreModel
-from relsdk_training.tasks import train_embed, train_score
+from relsdk_training.tasks import train_distill, train_embed, train_score
 
 RECIPES = Path(__file__).resolve().parent.parent / "training/relsdk_training/recipes"
 DIMS = (32, 64, 128, 256)
-# name -> recipe and what differs from it; each row adds to the one before.
+TEACHER = "embed"
+# name -> recipe and what differs from it. The ablation: each row adds to the one before; "embed" is the last
+# but one.
 PLAIN = ["loss.weighting=binary", "loss.self_contrast=false", "loss.mask_margin=-1", "loss.cosent=0"]
 PLAIN += ["loss.matryoshka_dims=[]"]
 RARE = ["data.rare_share=0.045"]
+ENCODER = ["distill.student=encoder"]
 EXPERIMENTS: dict[str, tuple[str, list[str]]] = {
-    "embed": ("embed", []),
+    TEACHER: ("embed", []),
     "score categorical": ("score", []),
+    "query tower, 2 layers": ("distill", []),
     "embed, levels 1 and 2 rare": ("embed", RARE),
     "score categorical, levels 1 and 2 rare": ("score", RARE),
+    "query tower, 1 layer": ("distill", ["model.layers=[0]"]),
+    "query tower, 3 layers": ("distill", ["model.layers=[0, 1, 2]"]),
     "plain InfoNCE on positives": ("embed", PLAIN),
-    "+ label weights": ("embed", [*PLAIN[1:]]),
-    "+ Matryoshka": ("embed", [*PLAIN[1:4]]),
+    "+ label weights": ("embed", PLAIN[1:]),
+    "+ Matryoshka": ("embed", PLAIN[1:4]),
     "+ self-contrast and masking": ("embed", ["loss.cosent=0"]),
     "+ hard negatives": ("embed", ["loss.cosent=0", "loss.hard_negatives=3"]),
-    "+ ordinal": ("embed", ["loss.ordinal=0.3"]),
+    "embed + ordinal": ("embed", ["loss.ordinal=0.3"]),
     "score ordinal": ("score", ["model.head=ordinal"]),
+    "student, 6 layers": ("distill", [*ENCODER, "model.layers=[0, 2, 4, 6, 8, 10]"]),
+    "student, 4 layers": ("distill", [*ENCODER, "model.layers=[0, 3, 6, 9]"]),
+    "student, 3 layers": ("distill", [*ENCODER, "model.layers=[0, 4, 8]"]),
+    "student, 2 layers": ("distill", [*ENCODER, "model.layers=[0, 6]"]),
+    "QBQTC: embed": ("embed", ["data.label_map=[0, 1, 3]"]),
+}
+Objective = EmbeddingObjective | ScoreObjective
+Config = EmbedConfig | ScoreConfig | DistillConfig
+KINDS: dict[str, tuple[type[Config], Callable[..., TrainResult]]] = {
+    "embed": (EmbedConfig, train_embed),
+    "score": (ScoreConfig, train_score),
+    "distill": (DistillConfig, train_distill),
 }
 
 
@@ -54,19 +82,51 @@ EXPERIMENTS: dict[str, tuple[str, list[str]]] = {
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="Runs and checkpoints.")
 @click.option("--only", multiple=True, help="Names of experiments [default: all].")
 @click.option("--seeds", default=3, show_default=True)
-def main(shared: Path, output: Path, work: Path, only: tuple[str, ...], seeds: int) -> None:
+@click.option(
+    "--set", "overrides", multiple=True, metavar="A.B=C", help="For every run; tests make it small."
+)
+def main(
+    shared: Path, output: Path, work: Path, only: tuple[str, ...], seeds: int, overrides: tuple[str, ...]
+) -> None:
     """Run what has no row yet."""
-    if "untrained" not in read_rows(output):
-        add_row(output, "untrained", untrained(shared))
+    unknown = [name for name in only if name not in EXPERIMENTS]
+    if unknown:
+        raise click.UsageError(f"unknown experiments {unknown}; there are {list(EXPERIMENTS)}")
+    kuake = {split: shared / f"data/kuake_qtr/{split}.jsonl" for split in ("train", "dev", "test")}
+    qbqtc = split_qbqtc(shared / "data/qbqtc/train.jsonl", work / "qbqtc")
+    backbone = shared / "models/me5-small-zh"
+    for key, files, label_map in (("untrained", kuake, ()), ("QBQTC: untrained", qbqtc, (0, 1, 3))):
+        if key not in read_rows(output):
+            pairs = pair_arrays(load_pairs(str(files["test"]), label_map))
+            found = rounded(measured(encoder_objective(TextEncoder.load(backbone, max_tokens=128), pairs)))
+            add_row(output, key, {"machine": machine_record(), "test": found})
     for seed in range(seeds):
         for name in only or EXPERIMENTS:
             key = f"{name} / seed {seed}"
             if key in read_rows(output):
                 continue
             click.echo(key, err=True)
-            row = experiment(name, seed, shared, work / key.replace("/", "-").replace(" ", "_"))
+            recipe, changes = EXPERIMENTS[name]
+            files = qbqtc if name.startswith("QBQTC") else kuake
+            start = backbone if recipe != "distill" else run_folder(work, f"{TEACHER} / seed {seed}") / "best"
+            settings = [
+                f"model.checkpoint={start}",
+                f"run.output={run_folder(work, key)}",
+                f"run.seed={seed}",
+            ]
+            if recipe == "distill":
+                texts = query_texts(shared, work / "query_texts.txt")
+                settings += [f"distill.queries=['{texts}']", f"data.dev={files['dev']}"]
+            else:
+                settings += [f"data.{split}={path}" for split, path in files.items()]
+            row = experiment(recipe, [*settings, *changes, *overrides], files["test"])
             add_row(output, key, row)
             click.echo(json.dumps(row["test"]), err=True)
+
+
+def run_folder(work: Path, key: str) -> Path:
+    """Where a run's checkpoints are."""
+    return work / key.replace("/", "-").replace(" ", "_")
 
 
 def read_rows(path: Path) -> dict[str, Any]:
@@ -76,70 +136,77 @@ def read_rows(path: Path) -> dict[str, Any]:
 
 
 def add_row(path: Path, key: str, row: dict[str, Any]) -> None:
-    """Add a row to those that are there now: another process may work on other experiments."""
+    """Add a row to those that are there now, and write the report of them all."""
     with FileLock(path.with_suffix(".lock")):
-        write_file_atomically(path, json.dumps({**read_rows(path), key: row}, indent=1) + "\n")
+        rows = {**read_rows(path), key: row}
+        write_file_atomically(path, json.dumps(rows, indent=1) + "\n")
+        write_report(rows, path.with_suffix(".md"))
 
 
-def experiment(name: str, seed: int, shared: Path, folder: Path) -> dict[str, Any]:
+def experiment(recipe: str, settings: list[str], test: Path) -> dict[str, Any]:
     """Train one run, or go on with it, and measure its best checkpoint on test."""
-    recipe, changes = EXPERIMENTS[name]
-    kuake = shared / "data/kuake_qtr"
-    overrides = [
-        *(f"data.{split}={kuake / f'{split}.jsonl'}" for split in ("train", "dev", "test")),
-        f"model.checkpoint={shared / 'models/me5-small-zh'}",
-        f"run.output={folder}",
-        f"run.seed={seed}",
-        *changes,
-    ]
-    config = load_config(
-        EmbedConfig if recipe == "embed" else ScoreConfig, RECIPES / f"{recipe}.toml", overrides
-    )
-    task = train_embed if recipe == "embed" else train_score
-    result: TrainResult = task(config, resume=folder.exists(), on_step=_print)
-    for state in folder.glob("state-*"):
+    kind, task = KINDS[recipe]
+    config = load_config(kind, RECIPES / f"{recipe}.toml", settings)
+    output = Path(config.run.output)
+    result: TrainResult = task(config, resume=output.exists(), on_step=_print)
+    for state in output.glob("state-*"):
         shutil.rmtree(state)
-    content = asdict(config)
-    for section, keys in {
-        "data": ("train", "dev", "test"),
-        "model": ("checkpoint",),
-        "run": ("output",),
-    }.items():
-        for key in keys:
-            content[section][key] = Path(content[section][key]).name
+    pairs = pair_arrays(load_pairs(str(test), config.data.label_map))
     return {
         "machine": machine_record(),
-        "config": content,
+        "config": without_folders(asdict(config)),
         "steps": result.steps,
         "best_step": result.best_step,
         "seconds": round(result.seconds, 1),
         "rows_per_second": round(result.rows_per_second, 2),
         "dev": rounded(result.best),
-        "test": rounded(measure(config, folder / "best", kuake / "test.jsonl")),
+        "test": rounded(measured(trained_objective(config, output / "best", pairs))),
     }
 
 
-def measure(config: EmbedConfig | ScoreConfig, checkpoint: Path, path: Path) -> dict[str, float]:
-    """Measure a checkpoint on a file of pairs, in fp32."""
-    pairs = pair_arrays(load_pairs(str(path)))
-    objective: EmbeddingObjective | ScoreObjective
-    if isinstance(config, EmbedConfig):
-        encoder = TextEncoder.load(checkpoint, max_tokens=config.model.max_tokens)
-        loss = replace(config.loss, matryoshka_dims=DIMS, hard_negatives=0)
-        objective = EmbeddingObjective(encoder, pairs, pairs, loss, RunConfig())
-    else:
-        model = ScoreModel.load(checkpoint, config.model.head, max_tokens=config.model.max_tokens)
-        objective = ScoreObjective(model, pairs, pairs, RunConfig())
+def trained_objective(config: Config, checkpoint: Path, test: PairArrays) -> Objective | _TowerObjective:
+    """Return what measures a checkpoint in fp32 as its dev was measured."""
+    limit = config.model.max_tokens
+    if isinstance(config, ScoreConfig):
+        model = ScoreModel.load(checkpoint, config.model.head, max_tokens=limit)
+        return ScoreObjective(model, test, test, RunConfig())
+    encoder = TextEncoder.load(checkpoint, max_tokens=limit)
+    if isinstance(config, DistillConfig) and config.distill.student == "query":
+        return _TowerObjective(
+            encoder, TextEncoder.load(Path(config.model.checkpoint), max_tokens=limit), test
+        )
+    return encoder_objective(encoder, test)
+
+
+def encoder_objective(encoder: TextEncoder, test: PairArrays) -> EmbeddingObjective:
+    """Return what measures an encoder at every dimension."""
+    return EmbeddingObjective(
+        encoder, test, test, replace(EmbedConfig().loss, matryoshka_dims=DIMS), RunConfig()
+    )
+
+
+class _TowerObjective:
+    """Measures a query tower beside the vectors of its teacher."""
+
+    def __init__(self, tower: TextEncoder, teacher: TextEncoder, test: PairArrays) -> None:
+        self.module = tower
+        self.teacher = encoder_objective(teacher, test)
+
+    def evaluate(self, device: torch.device) -> dict[str, float]:
+        """Return the measures at every dimension."""
+        tokenizer, pairs = self.teacher.tokenizer, self.teacher.dev.pairs
+        tokens = tokenised_pairs(tokenizer, pairs, self.module.settings.prompts)
+        embed = partial(embed_tokens, tokenizer=tokenizer, device=device)
+        queries = embed(self.module, tokens=tokens.queries)[pairs.query_of]
+        documents = embed(self.teacher.module.encoder.eval(), tokens=tokens.documents)[pairs.document_of]
+        return ranking_statistics(pairs, queries, documents, DIMS)
+
+
+def measured(objective: Objective | _TowerObjective) -> dict[str, float]:
+    """Measure on the CPU."""
     objective.module.eval()
     with torch.inference_mode():
         return objective.evaluate(torch.device("cpu"))
-
-
-def untrained(shared: Path) -> dict[str, Any]:
-    """Measure the backbone as it is."""
-    test = shared / "data/kuake_qtr/test.jsonl"
-    found = measure(EmbedConfig(), shared / "models/me5-small-zh", test)
-    return {"machine": machine_record(), "test": rounded(found)}
 
 
 def rounded(measures: dict[str, float]) -> dict[str, float]:
@@ -147,12 +214,24 @@ def rounded(measures: dict[str, float]) -> dict[str, float]:
     return {name: round(float(np.float64(value)), 4) for name, value in measures.items()}
 
 
+def without_folders(content: dict[str, Any]) -> dict[str, Any]:
+    """Keep of every path its last part: where this machine has its files is nobody's business."""
+    for section, keys in {
+        "data": ("train", "dev", "test"),
+        "model": ("checkpoint",),
+        "run": ("output",),
+    }.items():
+        for key in keys:
+            content[section][key] = Path(content[section][key]).name
+    if "distill" in content:
+        content["distill"]["queries"] = [Path(name).name for name in content["distill"]["queries"]]
+    return content
+
+
 def _print(step: int, steps: int, statistics: dict[str, float]) -> None:
     if step % 20 == 0:
-        click.echo(
-            f"{step}/{steps}  loss {statistics['loss']:.3f}  {statistics['rows_per_second']:.1f} pairs/s",
-            err=True,
-        )
+        speed = statistics["rows_per_second"]
+        click.echo(f"{step}/{steps}  loss {statistics['loss']:.3f}  {speed:.1f} rows/s", err=True)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,10 @@ STANDARD = set(sys.stdlib_module_names)
 BASE = {"numpy", "onnxruntime", "tokenizers", "hnswlib", "click", "filelock", "relsdk"}
 # Imported inside a function only, with an error that names the extra.
 LAZY = {"huggingface_hub", "pyarrow"}
-# What training shares with serving: pure modules, the model folder, and the tokenizer that serves.
+# What training shares with serving: pure modules, the model folder, what the CPU has, the tokenizer.
 FOR_TRAINING = {
     *("levels", "records", "metrics", "errors", "formats", "folders", "batching", "calibration"),
-    *("bundle", "tokenizer"),
+    *("bundle", "hardware", "tokenizer"),
 }
 ORDER = [
     {
@@ -37,7 +37,7 @@ ORDER = [
     {"embedder", "index"},
     {"pair_models"},
     {"scorer"},
-    {"searcher", "evaluation"},
+    {"searcher", "evaluation", "mining"},
     {"cli", "__init__", "__main__"},
 ]
 

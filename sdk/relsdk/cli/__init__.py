@@ -23,6 +23,7 @@ _COMMANDS = {
     "eval": ("relsdk.cli.evaluate", "evaluate", "Measure a bundle on labelled pairs."),
     "calibrate": ("relsdk.cli.calibrate", "calibrate", "Fit levels and probabilities on labelled pairs."),
     "model": ("relsdk.cli.model", "model", "Pull a pretrained encoder; show what a bundle holds."),
+    "mine": ("relsdk.cli.mine", "mine", "Find hard negatives for training in an index."),
     "train": ("relsdk.cli.train", "train", "Train an encoder or a score model on graded pairs."),
     "export": ("relsdk.cli.export", "export", "Make a bundle from a checkpoint."),
     "doctor": ("relsdk.cli.doctor", "doctor", "Show what this machine offers and what relsdk makes of it."),

@@ -1,0 +1,45 @@
+"""What the training runs read beside KUAKE-QTR's own splits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from relsdk.folders import write_file_atomically
+from relsdk.formats import read_pairs, read_unlabelled_pairs
+
+SPLITS = ("train", "dev", "test")
+
+
+def split_qbqtc(path: Path, folder: Path) -> dict[str, Path]:
+    """Split QBQTC by query, 8 : 1 : 1: its own test labels are not public. Labels stay 0-2."""
+    files = {name: folder / f"{name}.jsonl" for name in SPLITS}
+    if not all(file.is_file() for file in files.values()):
+        lines: dict[str, list[str]] = {name: [] for name in SPLITS}
+        for line in path.read_text(encoding="utf-8").splitlines():
+            lines[_split_of(json.loads(line)["query"])].append(line)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, file in files.items():
+            write_file_atomically(file, "\n".join(lines[name]) + "\n")
+    return files
+
+
+def query_texts(shared: Path, path: Path) -> Path:
+    """Write what a query tower learns on: queries and titles of train and of the unlabelled pairs."""
+    if not path.is_file():
+        kuake = shared / "data/kuake_qtr"
+        texts: dict[str, None] = {}
+        for pair in read_pairs(kuake / "train.jsonl"):
+            texts |= {pair.query: None, pair.document.title: None}
+        for query, document in read_unlabelled_pairs(kuake / "unlabelled.jsonl", skip_empty=True):
+            texts |= {query: None, document.title: None}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = (" ".join(text.split()) for text in texts)
+        write_file_atomically(path, "".join(f"{line}\n" for line in lines if line))
+    return path
+
+
+def _split_of(query: str) -> str:
+    number = int(hashlib.sha256(query.strip().encode()).hexdigest(), 16) % 10
+    return "dev" if number == 0 else "test" if number == 1 else "train"

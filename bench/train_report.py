@@ -1,0 +1,62 @@
+"""The Markdown of `bench/results/train.json`: a table of test measures, mean and spread over seeds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from relsdk.folders import write_file_atomically
+
+ORDER = ("mean_ap", "ap_1", "ap_2", "ap_3", "ndcg_at_10")
+HEADINGS = ("mean AP", "AP>=1", "AP>=2", "AP=3", "nDCG@10")
+GRADES = ("accuracy", "qwk", "log_loss", "ece")
+DIMS = (32, 64, 128, 256)
+
+
+def write_report(rows: dict[str, Any], path: Path) -> None:
+    """Write the tables of all rows."""
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for key, row in rows.items():
+        runs.setdefault(key.rpartition(" / seed ")[0] or key, []).append(row)
+    encoders = {name: found for name, found in runs.items() if "accuracy" not in found[0]["test"]}
+    scorers = {name: found for name, found in runs.items() if "accuracy" in found[0]["test"]}
+    parts = [
+        "# Training on real data",
+        "Test split, percent; mean over seeds, with the standard deviation where there are several. nDCG@10: "
+        "exponential gain, queries with at least three documents and more than one level. Settings were "
+        "chosen on dev. Written by `make train-real`; machine, versions and settings are in the JSON.",
+        "## Encoders",
+        _table(("run", "seeds", *HEADINGS), [_row(name, found, ORDER) for name, found in encoders.items()]),
+        "## Mean AP by dimension",
+        _table(
+            ("run", "seeds", *map(str, DIMS), "full"),
+            [
+                _row(name, found, (*(f"mean_ap@{dim}" for dim in DIMS), "mean_ap"))
+                for name, found in encoders.items()
+            ],
+        ),
+    ]
+    if scorers:
+        names = ("accuracy", "QWK", "log loss (nats)", "ECE")
+        lines = [_row(name, found, (*ORDER, *GRADES)) for name, found in scorers.items()]
+        parts += ["## Score models", _table(("run", "seeds", *HEADINGS, *names), lines)]
+    write_file_atomically(path, "\n\n".join(parts) + "\n")
+
+
+def _row(name: str, runs: list[dict[str, Any]], keys: tuple[str, ...]) -> list[str]:
+    return [name, str(len(runs)), *(_cell(key, [run["test"].get(key) for run in runs]) for key in keys)]
+
+
+def _cell(key: str, values: list[float | None]) -> str:
+    found = [value for value in values if value is not None]
+    if not found:
+        return ""
+    unit, digits = (1.0, 3) if key in ("qwk", "log_loss", "ece") else (100.0, 2)
+    text = f"{unit * np.mean(found):.{digits}f}"
+    return text + (f" ± {unit * np.std(found, ddof=1):.{digits}f}" if len(found) > 1 else "")
+
+
+def _table(header: tuple[str, ...], rows: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows))

@@ -1,0 +1,81 @@
+"""`relsdk mine`: hard negatives for the next training."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from relsdk.cli.output import echo_json
+from relsdk.cli.query import open_searcher
+from relsdk.errors import InputError
+from relsdk.formats import read_pairs, write_pairs
+from relsdk.mining import Miner
+from relsdk.records import LabelledPair
+
+__all__ = ["mine"]
+
+
+@click.command()
+@click.argument("path", metavar="INDEX", type=click.Path(path_type=Path))
+@click.argument("pairs", metavar="PAIRS", type=click.Path(path_type=Path))
+@click.argument("output", metavar="OUTPUT", type=click.Path(path_type=Path))
+@click.option("--scorer", help="Bundle that guards against false negatives: only what it grades 0 is taken.")
+@click.option("--negatives", type=int, default=3, show_default=True, help="Per query.")
+@click.option("--candidates", type=int, default=30, show_default=True, help="Near documents to look at.")
+@click.option(
+    "--max-ratio",
+    type=float,
+    default=0.95,
+    show_default=True,
+    help="At most so much of the cosine of the query's most relevant document.",
+)
+@click.option("--model", "-m", help="Bundle [default: the one the index was built with].")
+@click.option("--threads", type=int, help="CPU threads.")
+@click.option("--overwrite", is_flag=True, help="Replace OUTPUT.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def mine(
+    path: Path,
+    pairs: Path,
+    output: Path,
+    scorer: str | None,
+    negatives: int,
+    candidates: int,
+    max_ratio: float,
+    model: str | None,
+    threads: int | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Find documents of INDEX near the queries of PAIRS that do not answer them; write pairs of level 0."""
+    if output.exists() and not overwrite:
+        raise InputError(f"{output} exists; replace it with --overwrite or name another file")
+    searcher = open_searcher(path, model, threads=threads, scorer=scorer)
+    judged = list(read_pairs(pairs))
+    miner = Miner(searcher.embedder, searcher.index, searcher.scorer)
+    found = miner.mine(judged, negatives=negatives, candidates=candidates, max_ratio=max_ratio)
+    queries = len({pair.query for pair in judged})
+    count = write_pairs(output, _with_bar(found, queries))
+    if as_json:
+        echo_json({"output": str(output), "pairs": count, "queries": queries})
+        return
+    click.echo(f"{count:,} negatives for {queries:,} queries in {output}")
+    if scorer is None:
+        click.echo("without --scorer some of them may be relevant")
+    click.echo(
+        f"next: cat {pairs} {output} > both.jsonl, then relsdk train embed --set data.train=both.jsonl"
+    )
+
+
+def _with_bar(pairs: Iterator[LabelledPair], queries: int) -> Iterator[LabelledPair]:
+    """Pass pairs through, counting queries on stderr."""
+    with click.progressbar(length=queries, label="mine", file=sys.stderr) as bar:
+        last = None
+        for pair in pairs:
+            if pair.query != last:
+                bar.update(1)
+                last = pair.query
+            yield pair
+        bar.update(queries - bar.pos)
