@@ -25,16 +25,12 @@ from bench.train_report import write_report
 from relsdk.folders import write_file_atomically
 from relsdk_training.config import DistillConfig, EmbedConfig, RunConfig, ScoreConfig, load_config
 from relsdk_training.data import PairArrays, load_pairs, pair_arrays
+from relsdk_training.embedding_objective import EmbeddingObjective
 from relsdk_training.encoder import TextEncoder
 from relsdk_training.loop import TrainResult
-from relsdk_training.objectives import (
-    EmbeddingObjective,
-    ScoreObjective,
-    embed_tokens,
-    ranking_statistics,
-    tokenised_pairs,
-)
+from relsdk_training.measures import embed_tokens, ranking_statistics, tokenised_pairs
 from relsdk_training.score_model import ScoreModel
+from relsdk_training.score_objective import ScoreObjective
 from relsdk_training.tasks import train_distill, train_embed, train_score
 
 RECIPES = Path(__file__).resolve().parent.parent / "training/relsdk_training/recipes"

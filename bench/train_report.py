@@ -11,7 +11,7 @@ from relsdk.folders import write_file_atomically
 
 ORDER = ("mean_ap", "ap_1", "ap_2", "ap_3", "ndcg_at_10")
 HEADINGS = ("mean AP", "AP>=1", "AP>=2", "AP=3", "nDCG@10")
-GRADES = ("accuracy", "qwk", "log_loss", "ece")
+GRADES = ("accuracy", "qwk", "log_loss", "ece", "temperature", "calibrated_ece")
 DIMS = (32, 64, 128, 256)
 
 
@@ -39,7 +39,7 @@ def write_report(rows: dict[str, Any], path: Path) -> None:
         ),
     ]
     if scorers:
-        names = ("accuracy", "QWK", "log loss (nats)", "ECE")
+        names = ("accuracy", "QWK", "log loss (nats)", "ECE", "temperature", "ECE at it (held-out queries)")
         lines = [_row(name, found, (*ORDER, *GRADES)) for name, found in scorers.items()]
         parts += ["## Score models", _table(("run", "seeds", *HEADINGS, *names), lines)]
     write_file_atomically(path, "\n\n".join(parts) + "\n")
@@ -53,7 +53,7 @@ def _cell(key: str, values: list[float | None]) -> str:
     found = [value for value in values if value is not None]
     if not found:
         return ""
-    unit, digits = (1.0, 3) if key in ("qwk", "log_loss", "ece") else (100.0, 2)
+    unit, digits = (1.0, 3) if key in GRADES[1:] else (100.0, 2)
     text = f"{unit * np.mean(found):.{digits}f}"
     return text + (f" ± {unit * np.std(found, ddof=1):.{digits}f}" if len(found) > 1 else "")
 

@@ -31,9 +31,9 @@ from relsdk.formats import read_pairs
 from relsdk.records import LabelledPair
 from relsdk_training.config import LossConfig, OptimiserConfig, RunConfig
 from relsdk_training.data import pair_arrays
+from relsdk_training.embedding_objective import EmbeddingObjective
 from relsdk_training.encoder import TextEncoder
 from relsdk_training.loop import train
-from relsdk_training.objectives import EmbeddingObjective
 
 MAX_TOKENS = 64
 PLAIN = LossConfig(weighting="binary", self_contrast=False, mask_margin=-1.0)

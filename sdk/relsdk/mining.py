@@ -75,8 +75,8 @@ class Miner:
         """
         if negatives < 1 or candidates < negatives or not 0.0 < max_ratio <= 1.0:
             raise InputError(
-                f"negatives={negatives}, candidates={candidates}, max_ratio={max_ratio}; needed are negatives "
-                "of at least 1, at least as many candidates, and a ratio above 0 and at most 1"
+                f"negatives={negatives}, candidates={candidates}, max_ratio={max_ratio}; needed are at least "
+                "1 negative, at least as many candidates, and a ratio above 0 and at most 1"
             )
         known = _known(pairs)
         if not known:

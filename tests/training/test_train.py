@@ -21,9 +21,9 @@ from relsdk.records import Document, LabelledPair
 from relsdk.sample_world import generate
 from relsdk_training import checkpoint as checkpoint_module
 from relsdk_training.config import EmbedConfig, LossConfig, RunConfig, ScoreConfig, load_config
+from relsdk_training.embedding_objective import EmbeddingObjective
 from relsdk_training.encoder import TextEncoder
 from relsdk_training.errors import TrainingError
-from relsdk_training.objectives import EmbeddingObjective
 from relsdk_training.run_log import read_log
 from relsdk_training.tasks import load_splits, train_embed, train_score
 

@@ -1,1 +1,1 @@
-"""Training of relsdk models; the first objectives arrive with the training release."""
+"""Training of relsdk models: encoders, score models, students and query towers."""

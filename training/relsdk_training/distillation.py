@@ -22,7 +22,7 @@ from relsdk_training.config import DistillLossConfig, RunConfig
 from relsdk_training.data import PairArrays, document_text, token_tensors
 from relsdk_training.encoder import TextEncoder
 from relsdk_training.losses.distillation import cosine_distance, similarity_matrix_loss
-from relsdk_training.objectives import embed_tokens, ranking_statistics, tokenised_pairs
+from relsdk_training.measures import embed_tokens, ranking_statistics, tokenised_pairs
 from relsdk_training.precision import autocast_for
 from relsdk_training.samplers import length_batches
 

@@ -6,8 +6,6 @@ Shape letters: B rows of one batch.
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +25,7 @@ from relsdk_training.checkpoint import (
 )
 from relsdk_training.config import OptimiserConfig, RunConfig
 from relsdk_training.errors import TrainingError
+from relsdk_training.interrupt import InterruptAfterStep
 from relsdk_training.precision import Autocast, autocast_for
 from relsdk_training.processes import any_process, average_gradients, is_first, share, wait, world_size
 from relsdk_training.run_log import RunLog
@@ -152,7 +151,7 @@ def _run(
     seconds, rows, stopped = 0.0, 0, "finished"
     evaluate_every = run.evaluate_every or per_epoch
     checkpoint_every = run.checkpoint_every or evaluate_every
-    with _InterruptAfterStep() as interrupt:
+    with InterruptAfterStep() as interrupt:
         for group in _steps(objective, run, progress.step, per_epoch):
             if progress.step >= total:
                 break
@@ -197,28 +196,6 @@ def _run(
     return TrainResult(
         progress.step, progress.best_step, dict(progress.best), seconds, rows / max(seconds, 1e-9), stopped
     )
-
-
-class _InterruptAfterStep:
-    """Remembers the first Ctrl-C, so that a step is never half done; the second one interrupts at once."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._before: Any = None
-
-    def __enter__(self) -> _InterruptAfterStep:
-        if threading.current_thread() is threading.main_thread():  # no other may set handlers
-            self._before = signal.signal(signal.SIGINT, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-
-    def _note(self, *_: object) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
 
 
 class _Keeper:

@@ -16,11 +16,12 @@ from relsdk.folders import json_sha256, write_file_atomically
 from relsdk_training.config import DataConfig, DistillConfig, EmbedConfig, ScoreConfig, config_hash
 from relsdk_training.data import PairArrays, check_disjoint, load_pairs, pair_arrays, thin_out
 from relsdk_training.distillation import DistillationObjective, distillation_texts
+from relsdk_training.embedding_objective import EmbeddingObjective
 from relsdk_training.encoder import TextEncoder
 from relsdk_training.loop import TrainResult, train
-from relsdk_training.objectives import EmbeddingObjective, ScoreObjective
 from relsdk_training.processes import is_first, join, wait
 from relsdk_training.score_model import ScoreModel
+from relsdk_training.score_objective import ScoreObjective
 
 __all__ = ["Splits", "load_splits", "train_distill", "train_embed", "train_score"]
 

@@ -1,4 +1,4 @@
-"""Objectives: a module, its batches, its loss and its dev measure.
+"""The objective of `relsdk train embed`.
 
 Shape letters: B pairs of one batch, D dimension, K hard negatives.
 """
@@ -6,7 +6,6 @@ Shape letters: B pairs of one batch, D dimension, K hard negatives.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from relsdk.batching import token_budget_batches
 from relsdk.bundle import tokenizer_path
-from relsdk.calibration import Temperature as CalibratedTemperature
-from relsdk.levels import expected_level
-from relsdk.metrics import grade_report, ranking_report
 from relsdk.tokenizer import TextTokenizer, TokenizedTexts
 from relsdk_training.chunking import encode_in_chunks
 from relsdk_training.config import LossConfig, RunConfig
@@ -30,23 +25,15 @@ from relsdk_training.gather import all_gather, all_gather_with_gradient
 from relsdk_training.losses.contrastive import label_weighted_info_nce
 from relsdk_training.losses.cosent import cosent
 from relsdk_training.losses.matryoshka import over_dimensions
-from relsdk_training.losses.ordinal import CumulativeLink, cumulative_bce, ordinal_nll
+from relsdk_training.losses.ordinal import CumulativeLink, ordinal_nll
 from relsdk_training.losses.similarity import paired_cosine
 from relsdk_training.losses.temperature import Temperature
+from relsdk_training.measures import Statistics, embed_tokens, ranking_statistics, tokenised_pairs
 from relsdk_training.negatives import DocumentQueue, MomentumCopy, known_pairs
-from relsdk_training.samplers import balanced_rows, conflict_free_batches, grouped_batches, length_batches
-from relsdk_training.score_model import ScoreModel
+from relsdk_training.samplers import balanced_rows, conflict_free_batches, grouped_batches
 
-__all__ = [
-    "EmbeddingObjective",
-    "PairTokens",
-    "ScoreObjective",
-    "embed_tokens",
-    "ranking_statistics",
-    "tokenised_pairs",
-]
+__all__ = ["EmbeddingObjective"]
 
-Statistics = dict[str, float]
 # Rows of like length that a CPU encodes at once: enough for its full rate, few enough to need little padding.
 _CPU_ROWS = 32
 
@@ -59,15 +46,6 @@ class _EmbeddingModule(nn.Module):
         self.encoder = encoder
         self.temperature = Temperature(loss.temperature)
         self.link = CumulativeLink(thresholds) if loss.ordinal else None
-
-
-@dataclass(frozen=True, eq=False)
-class PairTokens:
-    """The texts of one file of pairs, tokenised once with their prompts."""
-
-    pairs: PairArrays
-    queries: TokenizedTexts
-    documents: TokenizedTexts
 
 
 class EmbeddingObjective:
@@ -270,139 +248,6 @@ class EmbeddingObjective:
         vectors = self.queue.embeddings[mined.rows].clone()  # (B, K, D)
         self.queue.add(own, document_keys)
         return vectors, mined.valid
-
-
-class ScoreObjective:
-    """Cross-entropy of a 4-way head, or the three binary ones of an ordinal head.
-
-    Args:
-        model: What is trained.
-        train: Pairs to train on.
-        dev: Pairs to measure on.
-        run: Batch size, seed.
-    """
-
-    def __init__(self, model: ScoreModel, train: PairArrays, dev: PairArrays, run: RunConfig) -> None:
-        self.module = model
-        self.run = run
-        settings = model.settings
-        self.tokenizer = TextTokenizer(
-            tokenizer_path(model.source), max_tokens=settings.max_tokens, pad_token=settings.pad_token
-        )
-        self.train, self.dev = train, dev
-        self.train_tokens, self.dev_tokens = self._tokenised(train), self._tokenised(dev)
-
-    def batches(self, epoch: int) -> Sequence[NDArray[np.int64]]:
-        """Return rows of the training pairs, (B,) each, of similar length."""
-        run = self.run
-        rows = balanced_rows(self.train.labels, run.repeat, seed=run.seed, epoch=epoch)
-        lengths = np.array(self.train_tokens.lengths)[rows]
-        batches = length_batches(lengths, run.batch_size, seed=run.seed, epoch=epoch)
-        return [rows[batch] for batch in batches]
-
-    def loss(self, batch: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Statistics]:
-        """Return the head's loss."""
-        labels = torch.from_numpy(self.train.labels[batch]).to(device)  # (B,)
-        logits = self.module(self._inputs(self.train_tokens, batch, device))  # (B, C)
-        if self.module.settings.head == "ordinal":
-            loss = cumulative_bce(logits, labels)
-            predicted = (logits > 0).cumprod(dim=1).sum(dim=1)  # (B,)
-        else:
-            loss = nn.functional.cross_entropy(logits, labels)
-            predicted = logits.argmax(dim=1)  # (B,)
-        return loss, {"accuracy": float((predicted == labels).float().mean())}
-
-    def after_step(self) -> None:
-        """Nothing follows the module."""
-
-    def evaluate(self, device: torch.device) -> Statistics:
-        """Return order, accuracy, QWK, log loss and ECE on dev."""
-        logits = self.logits(self.dev_tokens, device)
-        head = CalibratedTemperature(1.0, ordinal=self.module.settings.head == "ordinal")
-        probabilities = head.probabilities(logits)  # (N, L)
-        pairs = self.dev
-        queries = [str(key) for key in pairs.query_of]
-        order = ranking_report(queries, pairs.labels, expected_level(probabilities))
-        grades = grade_report(pairs.labels, probabilities)
-        return {
-            **_order_statistics(order),
-            "accuracy": grades.accuracy,
-            "qwk": grades.qwk,
-            "log_loss": grades.log_loss,
-            "ece": grades.ece,
-        }
-
-    def logits(self, tokens: TokenizedTexts, device: torch.device) -> NDArray[np.float32]:
-        """Judge tokenised pairs: (N, C) float32."""
-        result = np.empty((len(tokens.ids), self.module.settings.outputs), dtype=np.float32)
-        for rows in token_budget_batches(tokens.lengths):
-            result[rows] = self.module(self._inputs(tokens, rows, device)).float().cpu().numpy()
-        return result
-
-    def save(self, folder: Path) -> None:
-        """Write the score model."""
-        self.module.save(folder)
-
-    def state_dict(self) -> Mapping[str, Tensor]:
-        """Return nothing: the module is all there is."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over nothing."""
-
-    def _tokenised(self, pairs: PairArrays) -> TokenizedTexts:
-        return self.tokenizer.tokenize(
-            [
-                (pairs.queries[query], pairs.documents[document])
-                for query, document in zip(pairs.query_of, pairs.document_of, strict=True)
-            ]
-        )
-
-    def _inputs(
-        self, tokens: TokenizedTexts, rows: NDArray[np.int64], device: torch.device
-    ) -> dict[str, Tensor]:
-        return {name: x.to(device) for name, x in token_tensors(self.tokenizer, tokens, rows).items()}
-
-
-def tokenised_pairs(tokenizer: TextTokenizer, pairs: PairArrays, prompts: Mapping[str, str]) -> PairTokens:
-    """Tokenise the distinct texts of pairs with an encoder's prompts."""
-    query, document = prompts.get("query", ""), prompts.get("document", "")
-    return PairTokens(
-        pairs,
-        tokenizer.tokenize([query + text for text in pairs.queries]),
-        tokenizer.tokenize([document + text for text in pairs.documents]),
-    )
-
-
-def embed_tokens(
-    encoder: TextEncoder, tokenizer: TextTokenizer, tokens: TokenizedTexts, *, device: torch.device
-) -> NDArray[np.float32]:
-    """Embed tokenised texts in batches of similar length: (N, D) float32, not normalised."""
-    result = np.empty((len(tokens.ids), encoder.settings.dimension), dtype=np.float32)
-    for rows in token_budget_batches(tokens.lengths):
-        inputs = {name: x.to(device) for name, x in token_tensors(tokenizer, tokens, rows).items()}
-        result[rows] = encoder(inputs).float().cpu().numpy()
-    return result
-
-
-def ranking_statistics(
-    pairs: PairArrays, queries: NDArray[np.float32], documents: NDArray[np.float32], dims: Sequence[int]
-) -> Statistics:
-    """Measure the cosines of N pairs of vectors (N, D), at the full width and at each of `dims`."""
-    names = [str(key) for key in pairs.query_of]
-    full = queries.shape[1]
-    found: Statistics = {}
-    for dim in dict.fromkeys((full, *dims)):
-        left, right = queries[:, :dim], documents[:, :dim]
-        norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
-        cosines = np.einsum("nd,nd->n", left, right) / np.maximum(norms, 1e-12)  # (N,)
-        measures = _order_statistics(ranking_report(names, pairs.labels, cosines))
-        found |= {name if dim == full else f"{name}@{dim}": value for name, value in measures.items()}
-    return found
-
-
-def _order_statistics(report: Any) -> Statistics:
-    return {name: getattr(report, name) for name in ("mean_ap", "ap_1", "ap_2", "ap_3", "ndcg_at_10")}
 
 
 def _pair_keys(
