@@ -25,12 +25,12 @@ RESULTS = ROOT / "bench/results"
 @click.option("--check", is_flag=True, help="Fail when a part is not what the results say.")
 def main(write: bool, check: bool) -> None:
     """Generate README's numbers."""
-    latency, real = (json.loads((RESULTS / name).read_text()) for name in ("latency.json", "real.json"))
+    latency, real, train = committed()
     stale = []
     for name in PAGES:
         path = ROOT / name
         before = path.read_text(encoding="utf-8")
-        after = fill(before, blocks(latency, real))
+        after = fill(before, blocks(latency, real, train))
         if before != after:
             stale.append(name)
             if write:
@@ -43,6 +43,12 @@ def main(write: bool, check: bool) -> None:
     click.echo("README's numbers are those of bench/results" if not stale or write else f"stale: {stale}")
 
 
+def committed() -> list[dict[str, Any]]:
+    """Read the results that the pages show: latency, real data, training."""
+    names = ("latency.json", "real.json", "train.json")
+    return [json.loads((RESULTS / name).read_text()) for name in names]
+
+
 def fill(page: str, parts: dict[str, str]) -> str:
     """Replace the parts of a page by name; a part the page does not have is left out."""
     for name, text in parts.items():
@@ -51,13 +57,14 @@ def fill(page: str, parts: dict[str, str]) -> str:
     return page
 
 
-def blocks(latency: dict[str, Any], real: dict[str, Any]) -> dict[str, str]:
+def blocks(latency: dict[str, Any], real: dict[str, Any], train: dict[str, Any]) -> dict[str, str]:
     """Return every generated part."""
     timed = {entry["name"]: entry for entry in latency["benchmarks"]}
     return {
         "numbers": _numbers(timed, real),
         "latency": _latency_table(timed, latency["machine"]),
         "quality": _quality_table(real),
+        "training": _training_table(train),
         "demo": _verbatim("demo.txt"),
         "example": _verbatim("example.txt"),
     }
@@ -66,7 +73,8 @@ def blocks(latency: dict[str, Any], real: dict[str, Any]) -> dict[str, str]:
 def _numbers(timed: dict[str, Any], real: dict[str, Any]) -> str:
     fast, exact = timed["test_single_query[int8]"], timed["test_single_query[fp32]"]
     served = _by_variant(real)
-    chosen = fast["variant"]
+    # A CPU without VNNI measures the quality of its file with the one that holds the same integers.
+    chosen = fast["variant"] if fast["variant"] in served else "int8_any"
     size = real["variants"][chosen]["bytes"] / real["variants"]["fp32"]["bytes"]
     ap, exact_ap = (served[name]["ranking"]["mean_ap"] * 100 for name in (chosen, "fp32"))
     moved = real["batch_invariance"][chosen]
@@ -114,6 +122,27 @@ def _quality_table(real: dict[str, Any]) -> str:
         )
         grades = " | ".join(f"{levels[key]:.3f}" for key in ("accuracy", "qwk", "ece"))
         lines.append(f"| {name} | {real['variants'][name]['bytes'] / 1e6:.0f} | {points} | {grades} |")
+    return "\n".join(lines) + "\n"
+
+
+def _training_table(train: dict[str, Any]) -> str:
+    """Test measures of the runs that a user would repeat, each the mean over the seeds there are."""
+    labels = {
+        "untrained": "pretrained encoder",
+        "embed": "encoder, `train embed`",
+        "query tower, 2 layers": "queries by a 2-layer tower, `train distill`",
+        "score categorical": "score model, `train score`",
+    }
+    lines = ["| 17,885 graded pairs | seeds | mean AP | nDCG@10 | accuracy |", "|---|---|---|---|---|"]
+    for name, label in labels.items():
+        runs = [row["test"] for key, row in train.items() if key == name or key.startswith(f"{name} / seed")]
+        if not runs:
+            continue
+        found = {
+            key: [run[key] for run in runs if key in run] for key in ("mean_ap", "ndcg_at_10", "accuracy")
+        }
+        points = (f"{100 * sum(values) / len(values):.2f}" if values else "" for values in found.values())
+        lines.append(f"| {label} | {len(runs)} | {' | '.join(points)} |")
     return "\n".join(lines) + "\n"
 
 

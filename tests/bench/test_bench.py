@@ -100,12 +100,10 @@ def test_readmes_numbers_are_those_of_the_committed_results():
 
 def test_a_stale_number_is_found(tmp_path, monkeypatch):
     page = (ROOT / "README.md").read_text()
-    latency, real = (
-        json.loads((ROOT / "bench/results" / name).read_text()) for name in ("latency.json", "real.json")
-    )
-    assert readme.fill(page, readme.blocks(latency, real)) == page
+    latency, real, train = readme.committed()
+    assert readme.fill(page, readme.blocks(latency, real, train)) == page
     next(b for b in latency["benchmarks"] if b["name"] == "test_single_query[int8]")["p50_ms"] += 1.0
-    assert readme.fill(page, readme.blocks(latency, real)) != page
+    assert readme.fill(page, readme.blocks(latency, real, train)) != page
 
 
 def test_fill_replaces_between_markers_only():
