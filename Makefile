@@ -7,7 +7,7 @@ SHARED ?= ../shared
 WORK ?= runs
 
 .DEFAULT_GOAL := help
-.PHONY: train-real train-speed help demo test check lint types real quantisation bench readme clean
+.PHONY: train-real train-speed train-latency help demo test check lint types real quantisation bench readme clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,6 +35,9 @@ quantisation: $(VENV)/.installed-dev ## Quantisation schemes side by side (../sh
 
 train-real: $(VENV)/.installed-dev ## Train on the real data (../shared), resumable, hours -> bench/results/train.json
 	$(BIN)/python -m bench.train_real --shared $(SHARED) --output bench/results/train.json --work $(WORK)
+
+train-latency: $(VENV)/.installed-dev ## Query latency of what train-real distilled -> bench/results/student_latency.json
+	$(BIN)/python -m bench.student_latency --shared $(SHARED) --work $(WORK) --output bench/results/student_latency.json
 
 train-speed: $(VENV)/.installed-dev ## Training throughput beside sentence-transformers (../shared) -> bench/results/train_speed.json
 	$(BIN)/python -m bench.train_speed --shared $(SHARED) --output bench/results/train_speed.json

@@ -144,7 +144,7 @@ def measure(files: dict[str, Path], bundle: Path, shared: Path, rounds: int) -> 
     timed = {name: _embedder(bundle, path) for name, path in files.items()}
     timed[_PLAIN] = _embedder(bundle, files[_UNFUSED], _DefaultSession)
     rows[_PLAIN] = dict(rows[_UNFUSED])
-    for name, times in _interleaved(timed, texts).items():
+    for name, times in interleaved(timed, texts).items():
         rows[name]["query_p50_ms"] = round(float(np.median(times)) * 1e3, 3)
     for row in rows.values():
         row["time_to_plain_dynamic"] = round(row["query_p50_ms"] / rows[_PLAIN]["query_p50_ms"], 3)
@@ -225,7 +225,7 @@ def _encoded(
     )
 
 
-def _interleaved(embedders: dict[str, Embedder], texts: list[str], block: int = 10) -> dict[str, list[float]]:
+def interleaved(embedders: dict[str, Embedder], texts: list[str], block: int = 10) -> dict[str, list[float]]:
     """Time every scheme on every text, in blocks by turns: A A A B B B ... B B B A A A.
 
     A slow moment of the machine meets all schemes, and within a block a model finds its weights in the cache,

@@ -38,11 +38,37 @@ def write_report(rows: dict[str, Any], path: Path) -> None:
             ],
         ),
     ]
+    kept = _gain_kept(rows)
+    if kept:
+        header = ("run", "seeds", "nDCG@10", "mean AP")
+        parts += [
+            "## Students and query towers: share of the teacher's gain kept, percent",
+            _table(header, kept),
+        ]
     if scorers:
         names = ("accuracy", "QWK", "log loss (nats)", "ECE", "temperature", "ECE at it (held-out queries)")
         lines = [_row(name, found, (*ORDER, *GRADES)) for name, found in scorers.items()]
         parts += ["## Score models", _table(("run", "seeds", *HEADINGS, *names), lines)]
     write_file_atomically(path, "\n\n".join(parts) + "\n")
+
+
+def _gain_kept(rows: dict[str, Any]) -> list[list[str]]:
+    """Return (run - untrained) / (teacher of the same seed - untrained), the mean over seeds."""
+    shares: dict[str, list[tuple[float, ...]]] = {}
+    for key, row in rows.items():
+        name, _, seed = key.rpartition(" / seed ")
+        teacher = rows.get(f"embed / seed {seed}")
+        if not name.startswith(("student", "query tower")) or teacher is None:
+            continue
+        start, best, found = (measured["test"] for measured in (rows["untrained"], teacher, row))
+        keys = ("ndcg_at_10", "mean_ap")
+        if any(best[k] <= start[k] for k in keys):  # no gain to keep a share of
+            continue
+        shares.setdefault(name, []).append(tuple((found[k] - start[k]) / (best[k] - start[k]) for k in keys))
+    return [
+        [name, str(len(found)), *(f"{100 * share:.1f}" for share in np.mean(found, axis=0))]
+        for name, found in shares.items()
+    ]
 
 
 def _row(name: str, runs: list[dict[str, Any]], keys: tuple[str, ...]) -> list[str]:

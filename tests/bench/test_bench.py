@@ -156,6 +156,21 @@ def test_training_at_toy_size(checkpoint_factory, tmp_path):
     assert str(tmp_path) not in json.dumps({key: row.get("config") for key, row in rows.items()})
     report = (tmp_path / "train.md").read_text()
     assert all(f"| {name} |" in report for name in names)
+    latency = [
+        "--shared",
+        shared,
+        "--work",
+        tmp_path / "work",
+        "--output",
+        tmp_path / "l.json",
+        "--rounds",
+        20,
+    ]
+    timed = run("bench.student_latency", *latency)
+    assert timed.returncode == 0, timed.stderr
+    models = json.loads((tmp_path / "l.json").read_text())["models"]
+    assert set(models) == {"embed", "query tower, 2 layers"}
+    assert models["embed"]["time_to_teacher"] == 1.0
     before = output.read_text()
     again = run("bench.train_real", *arguments)
     assert again.returncode == 0, again.stderr

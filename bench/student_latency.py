@@ -1,0 +1,74 @@
+"""What a query costs with a student or a query tower: int8, one thread, all in one interleaved run.
+
+Run by `make train-latency`, after `make train-real` (whose checkpoints it exports).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import click
+import numpy as np
+
+from bench.machine import machine_record
+from bench.quantisation import interleaved
+from bench.train_real import EXPERIMENTS, TEACHER, run_folder
+from relsdk import Embedder
+from relsdk.folders import write_file_atomically
+from relsdk.formats import read_queries
+from relsdk_export.encoder import export_encoder
+from relsdk_export.pipeline import DEFAULT_VARIANTS
+
+INT8 = [name for name in DEFAULT_VARIANTS if name.startswith("int8")]
+
+
+@click.command()
+@click.option("--shared", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True)
+@click.option("--work", type=click.Path(path_type=Path, exists=True), required=True, help="As of train_real.")
+@click.option("--output", type=click.Path(path_type=Path), required=True)
+@click.option("--rounds", default=300, show_default=True, help="Timed queries for each model.")
+def main(shared: Path, work: Path, output: Path, rounds: int) -> None:
+    """Time every student that seed 0 has trained, beside its teacher."""
+    teacher = run_folder(work, f"{TEACHER} / seed 0") / "best"
+    runs = {name: run_folder(work, f"{name} / seed 0") / "best" for name in EXPERIMENTS}
+    texts = [query.text for query in read_queries(shared / "data/queries/video_search.txt")][:rounds]
+    with TemporaryDirectory() as folder:
+        models = {TEACHER: _exported(teacher, Path(folder) / "teacher")}
+        for number, (name, checkpoint) in enumerate(runs.items()):
+            if EXPERIMENTS[name][0] != "distill" or not checkpoint.is_dir():
+                continue
+            click.echo(f"export {name}", err=True)
+            target = Path(folder) / str(number)
+            tower = "query tower" in name
+            models[name] = _exported(teacher if tower else checkpoint, target, checkpoint if tower else None)
+        times = {name: np.median(found) for name, found in interleaved(models, texts).items()}
+    tokens = models[TEACHER]._runner.tokenizer.tokenize([f"query: {text}" for text in texts]).lengths
+    result: dict[str, Any] = {
+        "machine": machine_record(),
+        "threads": 1,
+        "variant": models[TEACHER].variant.name,
+        "tokens_p50": float(np.median(tokens)),
+        "models": {
+            name: {
+                "query_p50_ms": round(float(seconds) * 1e3, 3),
+                "time_to_teacher": round(float(seconds / times[TEACHER]), 3),
+            }
+            for name, seconds in times.items()
+        },
+    }
+    write_file_atomically(output, json.dumps(result, indent=1) + "\n")
+    click.echo(json.dumps(result["models"], indent=1))
+
+
+def _exported(checkpoint: Path, target: Path, tower: Path | None = None) -> Embedder:
+    bundle = export_encoder(checkpoint, target, query_tower=tower, variants=INT8)
+    embedder = Embedder(bundle.path, threads=1)
+    embedder.warmup()
+    return embedder
+
+
+if __name__ == "__main__":
+    main()
