@@ -122,7 +122,9 @@ def test_the_committed_results_keep_the_promises():
     """Bounds on results that were measured and committed, not on the machine that runs this test."""
     real = json.loads((ROOT / "bench/results/real.json").read_text())
     by_variant = {entry["variant"]: entry["ranking"]["mean_ap"] for entry in real["evaluation"]}
-    for variant, parity in real["variants"].items():
+    assert set(by_variant) >= {"fp32", "int8_avx2", "int8_any"}
+    for variant in by_variant:  # those that the machine it was measured on runs exactly
+        parity = real["variants"][variant]
         assert by_variant["fp32"] - by_variant[variant] <= 0.01
         assert parity["mean_cosine"] >= (0.9999 if variant == "fp32" else 0.99)
         assert real["batch_invariance"][variant] <= 1e-5

@@ -18,6 +18,7 @@ from relsdk_export.convert import TESTED_ARCHITECTURES, load_encoder
 from relsdk_export.encoder import export_encoder
 from relsdk_export.parity import torch_vectors
 from relsdk_export.pipeline import DEFAULT_VARIANTS
+from tests.conftest import exact_variants
 from tests.export.toy_architectures import CONFIGS, make_architecture
 
 
@@ -79,7 +80,7 @@ def test_the_bundle_gives_torchs_vectors(made, corpus):
     """The export has compared the parity texts; these are others."""
     texts = [*corpus, "的", "，".join(corpus)]
     expected = torch_vectors(made.model, made.checkpoint, texts)
-    for variant in DEFAULT_VARIANTS:
+    for variant in exact_variants(made.bundle):
         got = Embedder(made.bundle.path, variant=variant, threads=1).encode(texts, truncation="silent")
         cosines = (got * expected).sum(axis=1)
         assert cosines.mean() >= (0.9999 if variant == "fp32" else 0.99), variant
@@ -138,7 +139,7 @@ def test_a_decoder_pools_the_last_real_token(architectures, corpus):
 
 
 def test_golden_vectors_hold(made):
-    for variant in DEFAULT_VARIANTS:
+    for variant in exact_variants(made.bundle):
         assert Embedder(made.bundle.path, variant=variant).verify().passed
 
 

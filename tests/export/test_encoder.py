@@ -22,6 +22,7 @@ from relsdk_export.encoder import EncoderCuts, export_encoder
 from relsdk_export.parity import ParityBudget, torch_vectors
 from relsdk_export.quantize import quantize_int8
 from relsdk_export.vocabulary import cut_vocabulary
+from tests.conftest import exact_variants
 
 
 def test_the_bundle_gives_torchs_vectors(toy_checkpoint, toy_bundle, corpus):
@@ -31,7 +32,7 @@ def test_the_bundle_gives_torchs_vectors(toy_checkpoint, toy_bundle, corpus):
     expected = torch_vectors(model, toy_checkpoint, texts)
     got = embedder.encode(texts, truncation="silent")
     assert (got * expected).sum(axis=1).min() >= 0.9999
-    for variant in ("int8_avx2", "int8_avx512_vnni"):
+    for variant in exact_variants(embedder.bundle)[1:]:
         small = Embedder(toy_bundle, variant=variant, threads=1).encode(texts, truncation="silent")
         assert (small * expected).sum(axis=1).mean() >= 0.99
 
@@ -220,11 +221,8 @@ def test_the_real_encoder_on_mixed_texts(shared, tmp_path):
         texts.append("，".join(titles[i] for i in rng.integers(0, len(titles), int(rng.integers(2, 40)))))
     model = load_encoder(checkpoint, bundle.settings)
     expected = torch_vectors(model, checkpoint, texts)
-    for variant, worst, mean in (
-        ("fp32", 0.9999, 0.9999),
-        ("int8_avx512_vnni", 0.97, 0.99),
-        ("int8_avx2", 0.97, 0.99),
-    ):
+    for variant in exact_variants(bundle):
+        worst, mean = (0.9999, 0.9999) if variant == "fp32" else (0.97, 0.99)
         got = Embedder(bundle.path, variant=variant).encode(texts, truncation="silent")
         cosines = (got * expected).sum(axis=1)
         assert cosines.min() >= worst, variant

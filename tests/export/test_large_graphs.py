@@ -7,9 +7,10 @@ import pytest
 from relsdk import Embedder
 from relsdk.bundle import read_bundle
 from relsdk.errors import BundleError
+from relsdk.session import runs_exactly
 from relsdk_export.encoder import export_encoder
 
-FILES = {"model.onnx", "model_qint8_avx512_vnni.onnx", "model_qint8_avx2.onnx"}
+FILES = {"model.onnx", "model_qint8_avx512_vnni.onnx", "model_qint8_avx2.onnx", "model_qint8_any.onnx"}
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def test_weights_go_beside_the_graph_and_stay_in_the_folder(large, toy_bundle, c
         one_file = Embedder(toy_bundle, variant=variant.name, threads=1)
         two_files = Embedder(large, variant=variant.name, threads=1)
         np.testing.assert_allclose(two_files.encode(corpus), one_file.encode(corpus), atol=1e-6)
-        assert two_files.verify().passed
+        assert not runs_exactly(variant) or two_files.verify().passed
         assert two_files.fingerprint == one_file.fingerprint
 
 
