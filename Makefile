@@ -16,7 +16,7 @@ demo: $(VENV)/.installed-demo ## Main job: export a real encoder, index a sample
 	$(BIN)/relsdk demo
 
 test: $(VENV)/.installed-dev ## The whole test suite
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --benchmark-disable
 
 check: lint types test readme ## What CI runs: ruff, mypy, tests, and that README's numbers are the committed ones
 

@@ -185,16 +185,11 @@ def _write_variants(
     exact = {tower: folder / onnx_file("fp32", "any", tower=tower) for tower in job.towers}
     for tower, path in exact.items():
         job.write_fp32(path, tower)
-    # fp32 is what the others are measured against, the twin what is measured for those this CPU saturates.
-    twin = [_TWIN] if any(name.startswith("int8") for name in names) else []
-    made = []
-    for name in dict.fromkeys(("fp32", *names, *twin)):
-        quantisation, _, isa = name.partition("_")
-        files = {tower: onnx_file(quantisation, isa or "any", tower=tower) for tower in job.towers}
-        made.append(
-            Variant(name, files["model"], quantisation, isa or "any", query_file=files.get("query_model", ""))
-        )
-    for tower, reference in exact.items() if twin else ():
+    # fp32 is what the others are measured against.
+    made = [_variant(job, name) for name in dict.fromkeys(("fp32", *names))]
+    if not all(runs_exactly(variant) for variant in made) and _TWIN not in names:
+        made.append(_variant(job, _TWIN))  # what is measured for those this CPU saturates
+    for tower, reference in exact.items() if made[1:] else ():
         on_step("measure activations")
         activations = measure_activations(reference, job.typical_inputs(folder, tower))
         for variant in made[1:]:
@@ -202,6 +197,14 @@ def _write_variants(
             target = folder / onnx_file(variant.quantisation, variant.isa, tower=tower)
             quantize_int8(reference, target, isa=variant.isa, activations=activations)
     return tuple(made)
+
+
+def _variant(job: ExportJob, name: str) -> Variant:
+    """Name the files of a variant."""
+    quantisation, _, isa = name.partition("_")
+    isa = isa or "any"
+    files = {tower: onnx_file(quantisation, isa, tower=tower) for tower in job.towers}
+    return Variant(name, files["model"], quantisation, isa, query_file=files.get("query_model", ""))
 
 
 def _compared(job: ExportJob, bundle: Bundle, variant: Variant) -> Variant:

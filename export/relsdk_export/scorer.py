@@ -120,12 +120,15 @@ class _ScorerJob:
             self._cuts["layers"] = list(self._asked.layers)
         own = [(pair.query, self._document_text(pair.document)) for pair in self._own]
         if self._asked.vocabulary_from is None:
-            self._refer(own or typical_pairs())
+            self._typical = own or typical_pairs()
+            self._refer(self._typical)
             return
         on_step("cut the vocabulary")
         sample = Sample(self._asked.vocabulary_from)
         cut = cut_vocabulary(tokenizer_path(self.checkpoint), sample)
-        self._refer([*own, *typical_pairs(sample.kept)])
+        covered = typical_pairs(sample.kept)
+        self._typical = [*own, *covered]
+        self._refer(covered)
         update_model_config(folder, keep_pieces(self.model.transformer, cut))
         write_tokenizer(folder, cut.tokenizer)
         self._cuts["vocabulary"] = cut.to_dict()
@@ -153,7 +156,6 @@ class _ScorerJob:
     def _document_text(self, document: Document) -> str:
         return self.settings.document_template.format(title=document.title, text=document.text).strip()
 
-    def _refer(self, typical: list[tuple[str, str]]) -> None:
-        self._typical = typical
-        self.pairs = typical[::_STEP]
+    def _refer(self, pairs: list[tuple[str, str]]) -> None:
+        self.pairs = pairs[::_STEP]
         self.expected = torch_logits(self.model, self.checkpoint, self.pairs)

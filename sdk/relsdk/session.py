@@ -19,7 +19,7 @@ from relsdk.bundle import Bundle, Variant
 from relsdk.errors import BundleError, InputError
 from relsdk.hardware import ThreadChoice, cpu_features
 
-__all__ = ["ModelSession", "choose_variant", "runs_exactly"]
+__all__ = ["ModelSession", "best_int8", "choose_variant", "runs_exactly"]
 
 
 # Best first: one of these CPU features is needed. Full-range signed weights saturate where none of them is;
@@ -56,6 +56,16 @@ def choose_variant(
             ):
                 return variant
     return next((v for v in bundle.variants if v.quantisation == "fp32"), bundle.variants[0])
+
+
+def best_int8(features: frozenset[str] | None = None) -> str:
+    """Return the name of the fastest of relsdk's own int8 variants that this CPU computes exactly."""
+    names = (f"int8_{isa}" for isa in ("avx512_vnni", "avx2"))
+    return next(
+        name
+        for name in names
+        if runs_exactly(Variant(name, "", "int8", name.removeprefix("int8_")), features=features)
+    )
 
 
 def runs_exactly(variant: Variant, *, features: frozenset[str] | None = None) -> bool:

@@ -14,6 +14,8 @@ from bench.train_data import split_qbqtc
 from relsdk.formats import write_pairs
 from relsdk.sample_world import generate
 
+# Without what tells pytest-benchmark that it runs beside others.
+OUTSIDE = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -24,7 +26,7 @@ def run(*arguments, **environment):
         capture_output=True,
         text=True,
         timeout=600,
-        env={**os.environ, **environment},
+        env={**OUTSIDE, **environment},
     )
 
 

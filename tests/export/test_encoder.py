@@ -16,6 +16,7 @@ from relsdk import Embedder
 from relsdk.bundle import finish_bundle
 from relsdk.errors import BundleError, InputError, QualityError
 from relsdk.formats import read_pairs
+from relsdk.session import best_int8
 from relsdk_export.convert import load_encoder, write_onnx
 from relsdk_export.corpus import PARITY_TEXTS
 from relsdk_export.encoder import EncoderCuts, export_encoder
@@ -213,7 +214,7 @@ def test_only_unigram_vocabularies_are_cut(toy_checkpoint, tmp_path):
 def test_the_real_encoder_on_mixed_texts(shared, tmp_path):
     """500 texts from empty to 512 tokens: fp32 cosine >= 0.9999 for each, int8 mean >= 0.99."""
     checkpoint = shared / "models/me5-small-zh"
-    bundle = export_encoder(checkpoint, tmp_path / "bundle")
+    bundle = export_encoder(checkpoint, tmp_path / "bundle", variants=["fp32", best_int8()])
     titles = [pair.document.title for pair in read_pairs(shared / "data/kuake_qtr/dev.jsonl")]
     rng = np.random.default_rng(0)
     texts = list(PARITY_TEXTS) + titles[:378]

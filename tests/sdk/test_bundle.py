@@ -6,7 +6,7 @@ from relsdk.bundle import read_bundle, save_variants
 from relsdk.bundle.layout import read_encoder_settings
 from relsdk.embedder import Embedder
 from relsdk.errors import BundleError, InputError
-from relsdk.session import choose_variant, runs_exactly
+from relsdk.session import best_int8, choose_variant, runs_exactly
 
 
 def edit(folder, **changes):
@@ -130,6 +130,7 @@ def test_a_foreign_folder_has_no_place_for_a_calibration(toy_bundle_copy):
 def test_the_file_for_this_cpu(toy_bundle):
     bundle = read_bundle(toy_bundle)
     vnni, plain = frozenset({"x86_64", "avx2", "avx512_vnni"}), frozenset({"x86_64", "avx2"})
+    assert (best_int8(vnni), best_int8(plain)) == ("int8_avx512_vnni", "int8_avx2")
     assert choose_variant(bundle, features=vnni).name == "int8_avx512_vnni"
     assert choose_variant(bundle, features=plain).name == "int8_avx2"
     assert choose_variant(bundle, features=frozenset({"arm64"})).name == "int8_avx512_vnni"

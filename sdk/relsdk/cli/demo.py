@@ -24,7 +24,7 @@ from relsdk.index import Index
 from relsdk.pair_models import BiEncoder
 from relsdk.sample_world import SampleWorld, generate, level_of, write
 from relsdk.searcher import Searcher
-from relsdk.session import choose_variant
+from relsdk.session import best_int8, choose_variant
 
 __all__ = ["demo"]
 
@@ -92,6 +92,7 @@ class _Demo:
         export_encoder(
             pulled.path,
             self.bundle_path,
+            variants=["fp32", best_int8()],
             cuts=EncoderCuts(vocabulary_from=texts),
             overwrite=True,
             on_step=lambda step: click.echo(click.style(f"    {step}", dim=True), err=True),
