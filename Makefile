@@ -7,7 +7,7 @@ SHARED ?= ../shared
 WORK ?= runs
 
 .DEFAULT_GOAL := help
-.PHONY: train-real train-speed train-latency help demo test check lint types real quantisation bench readme clean
+.PHONY: real-trained train-real train-speed train-latency help demo test check lint types real quantisation bench readme clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,6 +29,9 @@ types: $(VENV)/.installed-dev
 
 real: $(VENV)/.installed-dev ## Real data (../shared): export, index, calibrate, evaluate -> bench/results/real.json
 	$(BIN)/python -m bench.real --shared $(SHARED) --output bench/results/real.json
+
+real-trained: $(VENV)/.installed-dev ## The same for what train-real trained -> bench/results/real_trained.json
+	$(BIN)/python -m bench.real --shared $(SHARED) --checkpoint "$(WORK)/embed_-_seed_0/best" --output bench/results/real_trained.json
 
 quantisation: $(VENV)/.installed-dev ## Quantisation schemes side by side (../shared) -> bench/results/quantisation.json
 	$(BIN)/python -m bench.quantisation --shared $(SHARED) --output bench/results/quantisation.json
