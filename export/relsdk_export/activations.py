@@ -40,6 +40,11 @@ class Activation:
     mean: NDArray[np.float32]
     covariance: NDArray[np.float32] | None = None
 
+    @property
+    def middle(self) -> NDArray[np.float32]:
+        """(K,) of each channel's range."""
+        return np.asarray((self.low + self.high) / 2, dtype=np.float32)
+
 
 def weighted_inputs(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
     """Return the activations that meet constant weights, each with its products, in graph order."""

@@ -7,7 +7,8 @@ with its batch mates. Here an activation is scaled in one of two ways around onn
 - behind a layer normalisation or an attention, whose outputs have steady ranges: by constants measured on
   real texts, which also move each channel's range around zero. They are the gain and bias of a second
   normalisation, or go into the projection of the attention's values, and cost nothing;
-- everywhere else: each row (one token of one text) by its own largest magnitude, inside the graph.
+- everywhere else: each row (one token of one text) by its own largest magnitude, inside the graph; behind a
+  GELU, whose outputs have a lowest value, by how far the row rises above that, with twice the resolution.
 
 Where activations were measured, channels with outliers are first made smaller and the weights that meet them
 larger (Xiao et al. 2023, SmoothQuant), weights are rounded so that their errors cancel on the measured
@@ -45,15 +46,22 @@ __all__ = ["WEIGHT_RANGE", "quantize_int8"]
 WEIGHT_RANGE = {"avx512_vnni": 127, "avx2": 64, "any": 127}
 MICROSOFT = "com.microsoft"
 
+# No output of these operators is lower: x * Phi(x) has its minimum at -0.16997, its tanh form at -0.17004.
+_LOWEST = {"Gelu": -0.1701, "Relu": 0.0}
+
 _PREFIX = "relsdk_int8_"
 _CONSTANTS: dict[str, NDArray[Any]] = {
     "zero_point": np.array(128, dtype=np.uint8),
+    "no_zero_point": np.array(0, dtype=np.uint8),
     "last_axis": np.array([-1], dtype=np.int64),
     "tiny": np.array(1e-12, dtype=np.float32),
     "one": np.array(1.0, dtype=np.float32),
     "per_127": np.array(1.0 / 127.0, dtype=np.float32),
+    "per_255": np.array(1.0 / 255.0, dtype=np.float32),
 }
-_ZERO_POINT, _LAST_AXIS, _TINY, _ONE, _PER_127 = (_PREFIX + name for name in _CONSTANTS)
+_ZERO_POINT, _NO_ZERO_POINT, _LAST_AXIS, _TINY, _ONE, _PER_127, _PER_255 = (
+    _PREFIX + name for name in _CONSTANTS
+)
 
 
 @dataclass
@@ -66,6 +74,7 @@ class _Rewrite:
     unsigned: bool
     vectors: dict[str, NDArray[np.float32]]
     biases: dict[str, tuple[onnx.NodeProto, NDArray[np.float32]]]
+    lowest: dict[str, float]
     steady: dict[str, onnx.NodeProto | None] = field(default_factory=dict)
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     added: dict[str, NDArray[Any]] = field(default_factory=dict)
@@ -113,6 +122,9 @@ def quantize_int8(
         unsigned=isa == "any",
         vectors={item.name: numpy_helper.to_array(item) for item in floats if len(item.dims) == 1},
         biases=_biases(model),
+        lowest={
+            node.output[0]: _LOWEST[node.op_type] for node in model.graph.node if node.op_type in _LOWEST
+        },
     )
     rewrite.steady.update((node.output[0], node) for node in model.graph.node if _is_steady(node, rewrite))
     _scale_attention(model, products, rewrite)
@@ -139,31 +151,35 @@ def _quantize_products(activation: str, nodes: list[onnx.NodeProto], rewrite: _R
     site = f"{_PREFIX}{activation}"
     seen, steady = rewrite.activations.get(activation), activation in rewrite.steady
     outputs, bias = _outputs(nodes, rewrite)  # names, (N,)
+    lowest = rewrite.lowest.get(activation)
+    middle = np.full(len(exact), lowest or 0.0, dtype=np.float32)  # (K,)
     scale = None
-    if seen is None:
+    if seen is not None:
+        scale = choose_scale(seen, matrices, seen.middle if steady else middle)
+        middle = scale.middle
+    lost = middle @ exact  # (N,) what the moved ranges take away
+    if scale is None or seen is None:
         values, columns = round_columns(exact, rewrite.largest)
     else:
-        scale = choose_scale(seen, matrices, centred=steady)
         weights = exact * scale.smooth[:, None]
         values, columns = round_columns(weights, rewrite.largest, scale.covariance(seen))
-        # What the moved ranges take away, and what rounding the weights costs the mean activation.
-        moved = scale.middle @ exact
-        rounded = ((seen.mean - scale.middle) / scale.smooth) @ (weights - values * columns)
-        lost = np.asarray(moved + rounded, dtype=np.float32)
+        # What rounding the weights costs the mean activation.
+        lost = lost + ((seen.mean - middle) / scale.smooth) @ (weights - values * columns)
+    if lost.any():
         bias = lost if bias is None else bias + lost
-    rows = None
+    rows, zero_point = None, _ZERO_POINT
     if scale is not None and steady:
         step = scale.step
         quantised = _steady_rows(activation, site, scale, rewrite)
     else:
-        step = 1.0 / 127.0
-        quantised, rows = _own_rows(activation, site, scale, rewrite)
+        step, zero_point = (1 / 127, _ZERO_POINT) if lowest is None else (1 / 255, _NO_ZERO_POINT)
+        quantised, rows = _own_rows(activation, site, scale, lowest, rewrite)
     inputs = [
         quantised,
         rewrite.constant(f"{site}_weights", _stored(values, rewrite)),
         _ONE,
         rewrite.constant(f"{site}_columns", (columns[0] * step).astype(np.float32)),
-        _ZERO_POINT,
+        zero_point,
         _ZERO_POINT if rewrite.unsigned else "",
     ]
     if bias is not None:
@@ -220,7 +236,7 @@ def _scale_attention(
         weight = made_by[product].input[1]
         if weight not in rewrite.weights or uses[weight] != 1:
             continue
-        scale = choose_scale(seen, [rewrite.weights[node.input[1]] for node in nodes], centred=True)
+        scale = choose_scale(seen, [rewrite.weights[node.input[1]] for node in nodes], seen.middle)
         unit = scale.smooth * scale.step
         rewrite.weights[weight] = rewrite.weights[weight] / unit
         rewrite.biases[product] = (addition, (bias - scale.middle) / unit)
@@ -271,16 +287,25 @@ def _steady_rows(activation: str, site: str, scale: Scale, rewrite: _Rewrite) ->
     return rewrite.add("QuantizeLinear", [again.name, _ONE, _ZERO_POINT], f"{site}_quantised")
 
 
-def _own_rows(activation: str, site: str, scale: Scale | None, rewrite: _Rewrite) -> tuple[str, str]:
-    """Quantise each row by its own largest magnitude; return the quantised rows and their scales' names."""
+def _own_rows(
+    activation: str, site: str, scale: Scale | None, lowest: float | None, rewrite: _Rewrite
+) -> tuple[str, str]:
+    """Quantise each row by its own largest magnitude, or by how far it rises above the lowest value.
+
+    Returns the names of the quantised rows and of their scales.
+    """
+    if lowest:
+        bound = rewrite.constant(f"{site}_lowest", np.array(lowest, dtype=np.float32))
+        activation = rewrite.add("Sub", [activation, bound], f"{site}_raised")
     if scale is not None:
         inverse = rewrite.constant(f"{site}_inverse", (1.0 / scale.smooth).astype(np.float32))
         activation = rewrite.add("Mul", [activation, inverse], f"{site}_smoothed")
-    magnitude = rewrite.add("Abs", [activation], f"{site}_magnitude")
+    magnitude = activation if lowest is not None else rewrite.add("Abs", [activation], f"{site}_magnitude")
     largest = rewrite.add("ReduceMax", [magnitude, _LAST_AXIS], f"{site}_largest", keepdims=1)
     rows = rewrite.add("Max", [largest, _TINY], f"{site}_rows")
     units = rewrite.add("Div", [activation, rows], f"{site}_units")
-    return rewrite.add("QuantizeLinear", [units, _PER_127, _ZERO_POINT], f"{site}_quantised"), rows
+    step, zero_point = (_PER_127, _ZERO_POINT) if lowest is None else (_PER_255, _NO_ZERO_POINT)
+    return rewrite.add("QuantizeLinear", [units, step, zero_point], f"{site}_quantised"), rows
 
 
 def _quantize_gather(node: onnx.NodeProto, rewrite: _Rewrite) -> None:

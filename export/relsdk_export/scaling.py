@@ -23,7 +23,7 @@ class Scale:
     """An activation x (B, T, K) becomes (x - middle) / (smooth * step).
 
     Attributes:
-        middle: (K,) of each channel's range; zero where the range cannot be moved.
+        middle: (K,) what is taken off each channel.
         smooth: (K,) factors by which channels shrink and weights grow.
         step: One integer step, where the scale is constant.
     """
@@ -37,15 +37,14 @@ class Scale:
         return None if seen.covariance is None else seen.covariance / np.outer(self.smooth, self.smooth)
 
 
-def choose_scale(seen: Activation, matrices: list[NDArray[np.float32]], *, centred: bool) -> Scale:
+def choose_scale(seen: Activation, matrices: list[NDArray[np.float32]], middle: NDArray[np.float32]) -> Scale:
     """Choose the scale for an activation and the matrices (K, N) that meet it.
 
     Args:
         seen: What was measured.
         matrices: At least one.
-        centred: Whether the range may be moved around zero.
+        middle: (K,) what is taken off each channel.
     """
-    middle = np.asarray((seen.low + seen.high) / 2 if centred else 0 * seen.low, dtype=np.float32)
     reach = np.maximum(seen.high - middle, middle - seen.low)
     smooth = _smoothing(reach, matrices)
     return Scale(middle, smooth, float((reach / smooth).max()) / 127.0)

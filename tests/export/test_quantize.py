@@ -4,6 +4,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from relsdk.bundle import Variant
@@ -100,6 +101,35 @@ def test_a_row_of_zeros_stays_zero(tmp_path):
     np.testing.assert_array_equal(
         run(tmp_path / "q.onnx", x=np.zeros((1, 2, 8), np.float32)), np.zeros((1, 2, 4))
     )
+
+
+@pytest.mark.parametrize("measured", [False, True])
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_behind_a_gelu_rows_use_all_of_their_range(tmp_path, measured, approximate):
+    """The inputs hold GELU's minimum: nothing may be clipped there."""
+    rng = np.random.default_rng(7)
+    weights = rng.integers(-127, 128, size=(48, 24)).astype(np.float32)  # whole: only activations are rounded
+    weights[0] = 127
+    make_graph(tmp_path / "m.onnx", weights)
+    model = onnx.load(tmp_path / "m.onnx")
+    model.graph.input[0].name = "before"
+    gelu = helper.make_node("Gelu", ["before"], ["x"], name="x", approximate=approximate)
+    model.graph.node.insert(0, gelu)
+    onnx.save(model, tmp_path / "m.onnx")
+    before = rng.normal(size=(3, 5, 48)).astype(np.float32)
+    before[:, :, :8] = -0.7518
+    seen = None
+    if measured:
+        feed = {"before": before, "attention_mask": np.ones((3, 5), np.int64)}
+        seen = measure_activations(tmp_path / "m.onnx", [feed])
+    quantize_int8(tmp_path / "m.onnx", tmp_path / "q.onnx", isa="any", activations=seen)
+    exact, found = (run(tmp_path / name, before=before) for name in ("m.onnx", "q.onnx"))
+    symmetric = by_hand(gelu_of(before, approximate), weights, 127)
+    assert ((found - exact) ** 2).mean() < (0.6 if measured else 0.35) * ((symmetric - exact) ** 2).mean()
+
+
+def gelu_of(x, approximate):
+    return torch.nn.functional.gelu(torch.from_numpy(x), approximate=approximate).numpy()
 
 
 def test_the_embedding_table_is_quantised_by_row(tmp_path):
