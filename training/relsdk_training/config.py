@@ -10,8 +10,8 @@ import os
 import sys
 import types
 import typing
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -31,8 +31,11 @@ __all__ = [
     "LossConfig",
     "ModelConfig",
     "OptimiserConfig",
+    "QueryConfig",
+    "QueryModelConfig",
     "RunConfig",
     "ScoreConfig",
+    "SsraConfig",
     "config_from_dict",
     "config_hash",
     "describe_config",
@@ -245,6 +248,189 @@ class DistillConfig:
     run: RunConfig = field(default_factory=lambda: RunConfig(batch_size=128))
 
 
+@dataclass(frozen=True)
+class QueryModelConfig:
+    """What writes queries.
+
+    Attributes:
+        kind: "warm_start" makes a writer out of an encoder, "seq2seq" and "causal" take one that exists.
+        checkpoint: Folder of the encoder, or of the language model.
+        decoder_layers: Of a warm start: which of the encoder's layers the decoder starts from.
+        freeze_encoder: Train the decoder alone; half the work.
+        prompt: Of "seq2seq" and "causal": what they read; {level} and {document} are filled in.
+        level_names: What {level} becomes for levels 0-3.
+        max_tokens: Limit of a document.
+        max_query_tokens: Limit of a query.
+        contrast: Weight of the term that makes a query less likely under another level; warm starts only.
+        unconditioned: Share of the training examples whose level is hidden, for guidance; warm starts only.
+        guidance: How much more a query follows its level than without one: logits become
+            u + guidance * (c - u), of u without and c with the level (Ho & Salimans 2022); 1 adds nothing.
+            Warm starts only.
+        temperature: Of sampling.
+        top_p: Sample among the most probable tokens that hold this much probability.
+        lora_rank: Train low-rank updates (peft) instead of all weights; 0 trains all.
+        dropout: In training; None takes the checkpoint's.
+    """
+
+    kind: Literal["warm_start", "seq2seq", "causal"] = "warm_start"
+    checkpoint: str = ""
+    decoder_layers: tuple[int, ...] = (2, 5, 8, 11)
+    freeze_encoder: bool = False
+    prompt: str = "{document}\n写一个搜索词，与上文的相关程度为「{level}」：\n"
+    level_names: tuple[str, ...] = ("不相关", "弱相关", "基本相关", "完全匹配")
+    max_tokens: int = 64
+    max_query_tokens: int = 24
+    contrast: float = 0.0
+    unconditioned: float = 0.1
+    guidance: float = 1.0
+    temperature: float = 1.0
+    top_p: float = 0.95
+    lora_rank: int = 0
+    dropout: float | None = None
+
+
+@dataclass(frozen=True)
+class QueryConfig:
+    """`relsdk train query`."""
+
+    model: QueryModelConfig = field(default_factory=QueryModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimiser: OptimiserConfig = field(default_factory=lambda: OptimiserConfig(learning_rate=3e-4))
+    run: RunConfig = field(default_factory=lambda: RunConfig(batch_size=32))
+
+
+@dataclass(frozen=True)
+class PoolConfig:
+    """What is known beside the labelled pairs.
+
+    Attributes:
+        unlabelled: Files of pairs; their labels, if any, are not read.
+        documents: Files of documents.
+        queries: Files of queries.
+        limit: Use at most so many documents; 0 uses all.
+    """
+
+    unlabelled: tuple[str, ...] = ()
+    documents: tuple[str, ...] = ()
+    queries: tuple[str, ...] = ()
+    limit: int = 0
+
+
+@dataclass(frozen=True)
+class CandidateConfig:
+    """Stage 1: which existing queries are judged for a document.
+
+    Attributes:
+        lexical: The nearest so many by BM25.
+        semantic: The nearest so many by the encoder that training starts from.
+        most: At most so many of both together.
+    """
+
+    lexical: int = 4
+    semantic: int = 4
+    most: int = 6
+
+
+@dataclass(frozen=True)
+class FilterConfig:
+    """When a pair is believed.
+
+    Attributes:
+        thresholds: Least probability of the level, for levels 0-3.
+        adjust: How much the score model's probabilities are corrected for how rare a level was among its
+            labels: p / prior ** adjust (Menon et al. 2021); 0 does not.
+        by_score: Keep a written query only if the score model gives it the wanted level.
+        judge: Ask a second model whether queries of one document are in the order of their levels: "model"
+            trains one on other labels and seed, "endpoint" asks a language model, "none" asks nobody.
+        judge_share: Share of the labelled queries that the second model learns from.
+        judge_url: Of an OpenAI-compatible endpoint.
+        judge_name: Its model.
+        judge_key_env: Environment variable that holds its key.
+    """
+
+    thresholds: tuple[float, ...] = (0.4, 0.4, 0.4, 0.4)
+    adjust: float = 1.0
+    by_score: bool = True
+    judge: Literal["model", "endpoint", "none"] = "model"
+    judge_share: float = 0.7
+    judge_url: str = ""
+    judge_name: str = ""
+    judge_key_env: str = ""
+
+
+@dataclass(frozen=True)
+class SynthesisConfig:
+    """Stage 2: what is written.
+
+    Attributes:
+        reannotate: Stage 1: the first query model learns from re-annotated candidates, too.
+        levels: Wanted levels.
+        samples: Queries for each document and level.
+        rounds: How often the query model is trained and writes; 0 writes nothing.
+        min_gain: Stop when the agreement on dev documents rises by less.
+        endpoint_url: Let an OpenAI-compatible language model write instead of a trained one.
+        endpoint_name: Its model.
+        endpoint_key_env: Environment variable that holds its key.
+    """
+
+    reannotate: bool = True
+    levels: tuple[int, ...] = (0, 1, 2, 3)
+    samples: int = 2
+    rounds: int = 2
+    min_gain: float = 0.0
+    endpoint_url: str = ""
+    endpoint_name: str = ""
+    endpoint_key_env: str = ""
+
+
+@dataclass(frozen=True)
+class BalanceConfig:
+    """What the encoder learns from.
+
+    Attributes:
+        shares: Of levels 0-3 in the result.
+        size: Pairs at most; 0 takes what the scarcest level allows.
+        annotated: Take re-annotated pairs, too.
+    """
+
+    shares: tuple[float, ...] = (0.16, 0.23, 0.23, 0.38)
+    size: int = 0
+    annotated: bool = True
+
+
+@dataclass(frozen=True)
+class SsraRunConfig:
+    """Where and how an SSRA run goes.
+
+    Attributes:
+        output: Folder of the run.
+        seed: Of everything random.
+        shard: Documents of a shard: what is kept when a run is stopped within a stage.
+        threads: CPU threads of torch; 0 leaves its choice.
+    """
+
+    output: str = ""
+    seed: int = 0
+    shard: int = 500
+    threads: int = 0
+
+
+@dataclass(frozen=True)
+class SsraConfig:
+    """`relsdk train ssra`. The data, output and seed of the models are set by the run."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    pool: PoolConfig = field(default_factory=PoolConfig)
+    candidates: CandidateConfig = field(default_factory=CandidateConfig)
+    filter: FilterConfig = field(default_factory=FilterConfig)
+    synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
+    balance: BalanceConfig = field(default_factory=BalanceConfig)
+    score: ScoreConfig = field(default_factory=ScoreConfig)
+    query: QueryConfig = field(default_factory=QueryConfig)
+    embed: EmbedConfig = field(default_factory=EmbedConfig)
+    run: SsraRunConfig = field(default_factory=SsraRunConfig)
+
+
 def load_config(kind: type[Config], path: Path | None, overrides: Sequence[str] = ()) -> Config:
     """Read a TOML file and apply overrides.
 
@@ -267,10 +453,13 @@ def load_config(kind: type[Config], path: Path | None, overrides: Sequence[str] 
     config = _filled(kind, content, str(path))
     for override in overrides:
         key, separator, text = override.partition("=")
-        section, dot, name = key.strip().partition(".")
-        if not (separator and dot and name):
+        names = key.strip().split(".")
+        if not separator or len(names) < 2 or not all(names):
             raise InputError(f"--set {override!r}; section.key=value is needed, such as run.seed=1")
-        config = _merged(config, {section: {name: _parsed(text.strip())}}, f"--set {override}")
+        change: Any = _parsed(text.strip())
+        for name in reversed(names):
+            change = {name: change}
+        config = _merged(config, change, f"--set {override}")
     return config
 
 
@@ -281,27 +470,37 @@ def config_from_dict(kind: type[Config], content: Mapping[str, Any], where: str)
 
 def config_hash(config: Any) -> str:
     """Return a SHA-256 of everything but the run's folder and thread count, which change no result."""
-    content = asdict(config)
-    content["run"] = {k: v for k, v in content["run"].items() if k not in ("output", "threads")}
-    return json_sha256(content)
+    return json_sha256(_without_place(asdict(config)))
 
 
 def describe_config(config: Any) -> str:
     """Return the settings as lines, those that are not default marked with `*`."""
-    lines = []
+    kind = type(config)
+    return "\n".join(_described(config, kind(), ""))
+
+
+def _described(config: Any, default: Any, prefix: str) -> Iterator[str]:
     for section in fields(config):
-        value = getattr(config, section.name)
-        default = _default(section)
-        lines.append(f"[{section.name}]")
-        for item in fields(value):
-            found = getattr(value, item.name)
-            mark = " " if found == getattr(default, item.name) else "*"
-            lines.append(f"{mark} {item.name} = {found!r}")
-    return "\n".join(lines)
+        value, usual = getattr(config, section.name), getattr(default, section.name)
+        items = [item.name for item in fields(value) if not is_dataclass(getattr(value, item.name))]
+        if items:
+            yield f"[{prefix}{section.name}]"
+        for name in items:
+            mark = " " if getattr(value, name) == getattr(usual, name) else "*"
+            yield f"{mark} {name} = {getattr(value, name)!r}"
+        if not items:
+            yield from _described(value, usual, f"{prefix}{section.name}.")
 
 
-def _default(item: Any) -> Any:
-    return item.default if item.default is not MISSING else item.default_factory()
+def _without_place(content: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: {k: v for k, v in value.items() if k not in ("output", "threads")}
+        if key == "run"
+        else _without_place(value)
+        if isinstance(value, dict)
+        else value
+        for key, value in content.items()
+    }
 
 
 def _filled(kind: type[Config], content: Mapping[str, Any], where: str) -> Config:

@@ -13,21 +13,30 @@ import torch
 
 from relsdk.errors import InputError
 from relsdk.folders import json_sha256, write_file_atomically
-from relsdk_training.config import DataConfig, DistillConfig, EmbedConfig, ScoreConfig, config_hash
+from relsdk_training.config import (
+    DataConfig,
+    DistillConfig,
+    EmbedConfig,
+    QueryConfig,
+    ScoreConfig,
+    config_hash,
+)
 from relsdk_training.data import PairArrays, check_disjoint, load_pairs, pair_arrays, thin_out
 from relsdk_training.distillation import DistillationObjective, distillation_texts
 from relsdk_training.embedding_objective import EmbeddingObjective
 from relsdk_training.encoder import TextEncoder
 from relsdk_training.loop import TrainResult, train
 from relsdk_training.processes import is_first, join, wait
+from relsdk_training.query_models.writer import QueryWriter
+from relsdk_training.query_objective import QueryObjective
 from relsdk_training.score_model import ScoreModel
 from relsdk_training.score_objective import ScoreObjective
 
-__all__ = ["Splits", "load_splits", "train_distill", "train_embed", "train_score"]
+__all__ = ["Splits", "load_splits", "train_distill", "train_embed", "train_query", "train_score"]
 
 OnStep = Callable[[int, int, dict[str, float]], None]
 OnNote = Callable[[str], None]
-AnyConfig = EmbedConfig | ScoreConfig | DistillConfig
+AnyConfig = EmbedConfig | ScoreConfig | QueryConfig | DistillConfig
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +125,19 @@ def train_score(
     )
 
 
+def train_query(
+    config: QueryConfig,
+    *,
+    resume: bool = False,
+    on_step: OnStep = lambda step, steps, statistics: None,
+    on_note: OnNote = lambda note: None,
+) -> TrainResult:
+    """Train a model that writes a query for a document and a wanted level; see `train_embed`."""
+    splits = _prepared(config, resume, on_note)
+    objective = QueryObjective(QueryWriter.load(config.model), splits.train, splits.dev, config.run)
+    return _trained(objective, config, _content(splits), resume, on_step, metric="log_likelihood")
+
+
 def train_distill(
     config: DistillConfig,
     *,
@@ -164,7 +186,7 @@ def _check_run(config: AnyConfig, resume: bool) -> None:
     torch.manual_seed(config.run.seed)  # before a head is drawn
 
 
-def _prepared(config: EmbedConfig | ScoreConfig, resume: bool, on_note: OnNote) -> Splits:
+def _prepared(config: EmbedConfig | ScoreConfig | QueryConfig, resume: bool, on_note: OnNote) -> Splits:
     _check_run(config, resume)
     splits = load_splits(config.data, config.run.seed)
     on_note(f"train: {splits.train.describe()}")
@@ -180,7 +202,15 @@ def _prompts(config: EmbedConfig | DistillConfig) -> dict[str, str] | None:
     return given or None
 
 
-def _trained(objective: Any, config: AnyConfig, data: Any, resume: bool, on_step: OnStep) -> TrainResult:
+def _trained(
+    objective: Any,
+    config: AnyConfig,
+    data: Any,
+    resume: bool,
+    on_step: OnStep,
+    *,
+    metric: str = "mean_ap",
+) -> TrainResult:
     output = Path(config.run.output)
     if is_first():
         output.mkdir(parents=True, exist_ok=True)
@@ -191,7 +221,7 @@ def _trained(objective: Any, config: AnyConfig, data: Any, resume: bool, on_step
         objective,
         config.optimiser,
         config.run,
-        metric="mean_ap",
+        metric=metric,
         identity=identity,
         resume=resume,
         on_step=on_step,

@@ -25,6 +25,7 @@ _COMMANDS = {
     "model": ("relsdk.cli.model", "model", "Pull a pretrained encoder; show what a bundle holds."),
     "mine": ("relsdk.cli.mine", "mine", "Find hard negatives for training in an index."),
     "train": ("relsdk.cli.train", "train", "Train an encoder or a score model on graded pairs."),
+    "synth": ("relsdk.cli.synth", "synth", "Look at the queries that an SSRA run has written."),
     "export": ("relsdk.cli.export", "export", "Make a bundle from a checkpoint."),
     "doctor": ("relsdk.cli.doctor", "doctor", "Show what this machine offers and what relsdk makes of it."),
 }

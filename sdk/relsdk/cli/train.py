@@ -58,6 +58,75 @@ def score(config: Path | None, overrides: tuple[str, ...], resume: bool, as_json
 
 @train.command()
 @_options
+def query(config: Path | None, overrides: tuple[str, ...], resume: bool, as_json: bool) -> None:
+    """Train a query model, which writes a query for a document and a wanted level."""
+    from relsdk_training.config import QueryConfig
+    from relsdk_training.tasks import train_query
+
+    _run(QueryConfig, train_query, config, overrides, resume, as_json, "train ssra CONFIG.toml")
+
+
+@train.command()
+@click.argument("config", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--set", "overrides", multiple=True, metavar="A.B=C", help="Change one setting; may be repeated."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def ssra(config: Path | None, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Write the relevance levels that labelled data lacks, and train an encoder on the balanced result.
+
+    A stage whose settings and data are unchanged is not done again: the same command goes on where a run was
+    stopped.
+    """
+    from relsdk_training.config import SsraConfig, describe_config, load_config
+    from relsdk_training.ssra.pipeline import train_ssra
+
+    settings = load_config(SsraConfig, config, overrides)
+    click.echo(describe_config(settings), err=True)
+    with _StageBars() as bars:
+        result = train_ssra(settings, on_note=bars.note, on_progress=bars.update)
+    if as_json:
+        echo_json(asdict(result))
+        return
+    measures = ", ".join(f"{name} {value:.4f}" for name, value in result.dev.items() if "@" not in name[-4:])
+    click.echo(f"dev: {measures}")
+    click.echo(f"look at what was written: relsdk synth inspect {settings.run.output}")
+    click.echo(f"next: relsdk export encoder {result.encoder} BUNDLE")
+
+
+class _StageBars:
+    """One progress bar after the other on stderr."""
+
+    def __init__(self) -> None:
+        self._name = ""
+        self._bar: Any = None
+
+    def __enter__(self) -> _StageBars:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._finish()
+
+    def note(self, note: str) -> None:
+        """Print a line between bars."""
+        self._finish()
+        click.echo(note, err=True)
+
+    def update(self, name: str, done: int, total: int) -> None:
+        """Move the bar of a stage."""
+        if name != self._name:
+            self._finish()
+            self._name, self._bar = name, click.progressbar(length=total, label=name, file=sys.stderr)
+        self._bar.update(done - self._bar.pos)
+
+    def _finish(self) -> None:
+        if self._bar is not None:
+            self._bar.render_finish()
+        self._name, self._bar = "", None
+
+
+@train.command()
+@_options
 def distill(config: Path | None, overrides: tuple[str, ...], resume: bool, as_json: bool) -> None:
     """Train a student of fewer layers, or a query tower, on its teacher's vectors of unlabelled texts."""
     from relsdk_training.config import DistillConfig

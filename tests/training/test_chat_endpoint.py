@@ -1,0 +1,364 @@
+import json
+import threading
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from relsdk.errors import InputError
+from relsdk_training.chat_endpoint import ChatEndpoint
+from relsdk_training.errors import TrainingError
+from relsdk_training.query_models.base import QueryExample, QueryRequest
+from relsdk_training.query_models.endpoint import EndpointQueryModel
+
+ASK = [{"role": "user", "content": "你好"}]
+
+
+def choices(*texts):
+    return {"choices": [{"message": {"role": "assistant", "content": text}} for text in texts]}
+
+
+class Server:
+    """Gives the replies in turn, the last one for ever; a reply is (status, body, headers) or "hold"."""
+
+    def __init__(self):
+        self.replies, self.bodies, self.paths, self.headers = [], [], [], []
+        self.released = threading.Event()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                outer.bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                outer.paths.append(self.path)
+                outer.headers.append(dict(self.headers))
+                reply = outer.replies.pop(0) if len(outer.replies) > 1 else outer.replies[0]
+                if reply == "hold":
+                    outer.released.wait(30)
+                    return
+                if reply == "hang up":
+                    return
+                if callable(reply):
+                    reply = reply(outer.bodies[-1])
+                status, body, *headers = reply
+                content = body if isinstance(body, bytes) else json.dumps(body).encode()
+                with suppress(OSError):
+                    self.send_response(status)
+                    self.send_header("Content-Length", str(len(content)))
+                    for name, value in headers:
+                        self.send_header(name, value)
+                    self.end_headers()
+                    self.wfile.write(content)
+
+            def do_GET(self):
+                raise AssertionError("a redirect was followed")
+
+            def log_message(self, *_):
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
+        self.thread = threading.Thread(target=self.http.serve_forever, args=(0.02,))
+        self.thread.start()
+
+    def close(self):
+        self.released.set()
+        self.http.shutdown()
+        self.thread.join()
+        self.http.server_close()
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    server = Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def waits():
+    return []
+
+
+@pytest.fixture
+def endpoint(server, waits):
+    return ChatEndpoint(server.url + "/", "qwen", retries=3, sleep=waits.append)
+
+
+def ask(endpoint, samples=1, seed=7):
+    return endpoint.ask(ASK, temperature=0.5, seed=seed, samples=samples)
+
+
+def test_asks_for_all_samples_at_once(server, endpoint, waits):
+    server.replies = [(200, choices("一", "二", "三"))]
+    assert ask(endpoint, samples=3) == ["一", "二", "三"]
+    assert server.paths == ["/v1/chat/completions"]
+    assert server.bodies == [{"model": "qwen", "messages": ASK, "temperature": 0.5, "seed": 7, "n": 3}]
+    assert "Authorization" not in server.headers[0]
+    assert waits == []
+    assert ask(endpoint, samples=2) == ["一", "二"]  # more than asked for
+
+
+def test_a_server_that_ignores_n_is_asked_with_the_next_seeds(server, endpoint, waits):
+    server.replies = [lambda body: (200, choices(f"answer {body['seed']}"))]
+    assert ask(endpoint, samples=3) == ["answer 7", "answer 8", "answer 9"]
+    assert [body["n"] for body in server.bodies] == [3, 2, 1]
+    assert waits == []
+
+
+def test_a_choice_without_text_is_asked_for_again(server, endpoint):
+    server.replies = [(200, choices("one", None)), (200, choices("two"))]
+    assert ask(endpoint, samples=2) == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "wait"),
+    [("7", 7), ("0", 1), ("Wed, 21 Oct 2026 07:28:00 GMT", 1), ("nan", 1), ("1e300", 3600)],
+)
+def test_retry_after_is_honoured(server, endpoint, waits, retry_after, wait):
+    server.replies = [(429, b"slow down", ("Retry-After", retry_after)), (200, choices("ok"))]
+    assert ask(endpoint) == ["ok"]
+    assert waits == [wait]
+    assert server.bodies[0] == server.bodies[1]
+
+
+def test_server_errors_until_the_last_retry(server, endpoint, waits):
+    server.replies = [(500, "首页\n".encode() * 100)]
+    with pytest.raises(
+        TrainingError, match=r"tried 4 times.*status 500: '首页.*finished work is kept"
+    ) as caught:
+        ask(endpoint)
+    assert "\n" not in str(caught.value)
+    assert waits == [1, 2, 4]  # and none after the last
+    assert len(server.bodies) == 4
+
+
+def test_timeouts_are_retried(server, waits):
+    server.replies = ["hold", (200, choices("ok"))]
+    assert ask(ChatEndpoint(server.url, "qwen", timeout=0.2, sleep=waits.append)) == ["ok"]
+    assert waits[0] == 1  # a busy machine may need more
+    server.replies = ["hold"]
+    with pytest.raises(TrainingError, match=r"tried 2 times.*TimeoutError"):
+        ask(ChatEndpoint(server.url, "qwen", timeout=0.2, retries=1, sleep=waits.append))
+
+
+def test_a_server_that_hangs_up_is_retried(server, endpoint, waits):
+    server.replies = ["hang up", (200, choices("ok"))]
+    assert ask(endpoint) == ["ok"]
+    assert waits == [1]
+
+
+def test_nobody_listens(waits):
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as free:
+        port = free.server_port
+    endpoint = ChatEndpoint(f"http://127.0.0.1:{port}", "qwen", retries=2, first_wait=0.5, sleep=waits.append)
+    with pytest.raises(TrainingError, match=r"tried 3 times.*ConnectionRefusedError"):
+        ask(endpoint)
+    assert waits == [0.5, 1]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<html>nonsense",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        [],
+        {"choices": []},
+        {"choices": None},
+        {"choices": [1]},
+        choices(None),
+    ],
+)
+def test_a_body_without_answers_is_a_failed_try(server, endpoint, waits, body):
+    server.replies = [(200, body), (200, choices("ok"))]
+    assert ask(endpoint) == ["ok"]
+    server.replies = [(200, body)]
+    with pytest.raises(TrainingError, match=r"tried 4 times.*without choices\[\]") as caught:
+        ask(endpoint)
+    assert len(str(caught.value)) < 1500
+    assert waits == [1, 1, 2, 4]
+
+
+def test_nonsense_is_shown(server, endpoint):
+    server.replies = [(200, b"<html>nonsense")]
+    with pytest.raises(TrainingError, match="'<html>nonsense'"):
+        ask(endpoint)
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 302, 307])
+def test_a_refusal_is_not_retried(server, endpoint, waits, status):
+    server.replies = [(status, b"x" * 200 + b"y" * 200, ("Location", "/elsewhere"))]
+    with pytest.raises(TrainingError, match=f"status {status}: 'x{{200}}';"):
+        ask(endpoint)
+    assert len(server.bodies) == 1
+    assert waits == []
+
+
+def test_the_key_is_sent(server, monkeypatch):
+    monkeypatch.setenv("SOME_KEY", " secret\n")
+    server.replies = [(200, choices("ok"))]
+    ask(ChatEndpoint(server.url, "qwen", api_key_env="SOME_KEY"))
+    assert server.headers[0]["Authorization"] == "Bearer secret"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [(None, "is not set"), (" ", "is not set"), ("se\ncret", "characters"), ("密", "characters")],
+)
+def test_a_missing_or_broken_key(monkeypatch, value, message):
+    monkeypatch.delenv("SOME_KEY", raising=False)
+    if value is not None:
+        monkeypatch.setenv("SOME_KEY", value)
+    with pytest.raises(InputError, match=f"SOME_KEY.*{message}") as caught:
+        ChatEndpoint("http://localhost", "qwen", api_key_env="SOME_KEY")
+    assert "cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "file:///etc/passwd",
+        "ftp://host/v1",
+        "localhost:8000/v1",
+        "http://",
+        "",
+        "http://[::1/v1",
+        "http://host:port/v1",
+        "http://me:secret@host/v1",
+        "http://ho st/v1",
+        "http://host/v1?key=secret",
+    ],
+)
+def test_a_bad_url(url):
+    with pytest.raises(InputError, match="http or https") as caught:
+        ChatEndpoint(url, "qwen")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "numbers", [{"timeout": 0}, {"timeout": float("nan")}, {"retries": -1}, {"first_wait": -1}]
+)
+def test_bad_numbers(numbers):
+    with pytest.raises(InputError, match=next(iter(numbers))):
+        ChatEndpoint("http://localhost", "qwen", **numbers)
+
+
+EXAMPLES = [
+    QueryExample(f"文档{level}-{number}。", level, f"查询{level}-{number}")
+    for level in range(4)
+    for number in range(6)
+]
+
+
+def prompt(server):
+    """The last conversation: (system text, [(question, answer)], last question)."""
+    system, *turns = server.bodies[-1]["messages"]
+    *shown, question = turns
+    assert [turn["role"] for turn in shown] == ["user", "assistant"] * (len(shown) // 2)
+    contents = [turn["content"] for turn in shown]
+    return system["content"], list(zip(contents[::2], contents[1::2], strict=True)), question["content"]
+
+
+def test_the_prompt_has_examples_of_all_levels_the_wanted_last(server, endpoint):
+    server.replies = [(200, choices("好"))]
+    model = EndpointQueryModel(endpoint, EXAMPLES, examples_per_level=3)
+    assert model.write([QueryRequest("新文档", 1)], samples=1, seed=0) == [["好"]]
+    system, shown, question = prompt(server)
+    assert all(f"\n{level}：" in system for level in range(4))
+    assert [answer[2] for _, answer in shown] == [*"000222333111"]
+    for asked, answer in shown:
+        assert answer.replace("查询", "文档") + "。" in asked
+        assert f"相关性等级：{answer[2]}" in asked
+    assert len({answer for _, answer in shown}) == 12
+    assert "新文档" in question
+    assert "相关性等级：1" in question
+    assert "新文档" not in system + str(shown)
+    assert server.bodies[0]["temperature"] == 1
+    assert server.bodies[0]["seed"] == 0
+
+
+def test_examples_of_the_document_itself_are_not_shown(server, endpoint):
+    server.replies = [(200, choices("好"))]
+    examples = [*EXAMPLES, *(QueryExample("新文档", level, "泄漏") for level in range(4))]
+    model = EndpointQueryModel(endpoint, examples, examples_per_level=100)
+    model.write([QueryRequest("新文档", 2)], samples=1, seed=0)
+    _, shown, _ = prompt(server)
+    assert len(shown) == len(EXAMPLES)
+    assert "泄漏" not in str(shown)
+    model.write([QueryRequest("另一篇", 2)], samples=1, seed=0)
+    assert "泄漏" in str(prompt(server))
+
+
+def test_the_seed_decides_the_prompt(server, endpoint):
+    server.replies = [(200, choices("好"))]
+    model = EndpointQueryModel(endpoint, EXAMPLES, examples_per_level=2)
+    one, other = QueryRequest("甲", 3), QueryRequest("乙", 0)
+    model.write([one, other], samples=1, seed=5)
+    model.write([other], samples=1, seed=5)
+    EndpointQueryModel(endpoint, EXAMPLES, examples_per_level=2).write([one], samples=1, seed=5)
+    model.write([one], samples=1, seed=6)
+    first, second, second_alone, first_again, first_reseeded = server.bodies
+    assert first == first_again
+    assert second == second_alone
+    assert first["messages"] != first_reseeded["messages"]
+
+
+def test_own_instructions(server, endpoint):
+    server.replies = [(200, choices("好"))]
+    EndpointQueryModel(endpoint, EXAMPLES, instructions="Write.", temperature=0.0).write(
+        [QueryRequest("甲", 3)], samples=1, seed=5
+    )
+    assert prompt(server)[0] == "Write."
+    assert server.bodies[0]["temperature"] == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "query"),
+    [
+        ("红烧肉怎么做", "红烧肉怎么做"),
+        ("\n \n  红烧肉怎么做 \n解释：……", "红烧肉怎么做"),
+        ('"红烧肉怎么做"', "红烧肉怎么做"),
+        ("1. “红烧肉怎么做”", "红烧肉怎么做"),
+        ("「1、红烧肉怎么做」", "红烧肉怎么做"),
+        ("（2）红烧肉怎么做", "红烧肉怎么做"),
+        ("- `红烧肉怎么做`", "红烧肉怎么做"),
+        ("查询：红烧肉怎么做", "红烧肉怎么做"),
+        ("Query: 'red'", "red"),
+        ("<think>\n嗯，\n</think>\n\n红烧肉怎么做", "红烧肉怎么做"),
+        ("3.5寸硬盘", "3.5寸硬盘"),
+        ("2024年日历", "2024年日历"),
+        ('"红楼梦"和"西游记"', '"红楼梦"和"西游记"'),
+        ("《三体》", "《三体》"),
+        ("mysql查询: 慢", "mysql查询: 慢"),
+    ],
+)
+def test_answers_are_cleaned(server, endpoint, answer, query):
+    server.replies = [(200, choices(answer))]
+    assert EndpointQueryModel(endpoint, EXAMPLES).write([QueryRequest("甲", 3)], samples=1, seed=0) == [
+        [query]
+    ]
+
+
+def test_empty_answers_are_left_out(server, endpoint):
+    server.replies = [(200, choices("", "一", ' \n""\n', "<think>没有写完"))]
+    model = EndpointQueryModel(endpoint, EXAMPLES)
+    assert model.write([QueryRequest("甲", 3)], samples=4, seed=0) == [["一"]]
+    assert model.write([], samples=4, seed=0) == []
+
+
+def test_a_missing_level_is_named(endpoint):
+    with pytest.raises(InputError, match="no examples of level 1, 3"):
+        EndpointQueryModel(endpoint, [example for example in EXAMPLES if example.level in (0, 2)])
+
+
+def test_bad_levels_and_numbers(server, endpoint):
+    with pytest.raises(InputError, match="4"):
+        EndpointQueryModel(endpoint, [*EXAMPLES, QueryExample("文", 4, "查")])
+    with pytest.raises(InputError, match="examples_per_level"):
+        EndpointQueryModel(endpoint, EXAMPLES, examples_per_level=0)
+    with pytest.raises(InputError, match="-1"):
+        EndpointQueryModel(endpoint, EXAMPLES).write(
+            [QueryRequest("甲", 3), QueryRequest("乙", -1)], samples=1, seed=0
+        )
+    assert server.bodies == []  # a bad request costs nothing

@@ -1,0 +1,204 @@
+"""A client of OpenAI-compatible chat endpoints, with the standard library only."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from http.client import HTTPException, HTTPResponse
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import HTTPErrorProcessor, Request, build_opener
+
+from relsdk.errors import InputError
+from relsdk_training.errors import TrainingError
+
+__all__ = ["ChatEndpoint"]
+
+_LONGEST_WAIT = 3600.0  # seconds
+
+
+class ChatEndpoint:
+    """Asks a chat model over HTTP, and asks again when the endpoint is busy or broken.
+
+    Attributes:
+        url: As given, without a slash at the end.
+        model: As given.
+
+    Args:
+        url: What comes before `/chat/completions`, such as `http://localhost:8000/v1`.
+        model: Name of the model, as the endpoint calls it.
+        api_key_env: Environment variable that holds the key; empty sends no key.
+        timeout: Seconds to wait for the endpoint to send something.
+        retries: How often a failed request is sent again.
+        first_wait: Seconds before the first retry; each further one waits twice as long, or as long as the
+            server's Retry-After says when that is longer; at most an hour.
+        sleep: Waits for so many seconds.
+
+    Raises:
+        InputError: The URL is not http(s), the key's variable is unset, or a number is out of range.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        *,
+        api_key_env: str = "",
+        timeout: float = 60.0,
+        retries: int = 5,
+        first_wait: float = 1.0,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        if not (timeout > 0 and retries >= 0 and first_wait >= 0):
+            raise InputError(
+                f"timeout {timeout}, retries {retries}, first_wait {first_wait}; "
+                "a timeout above 0 and 0 or more of the others are needed"
+            )
+        self.url = _checked_url(url)
+        self.model = model
+        self._headers = {"Content-Type": "application/json", "User-Agent": "relsdk"}
+        if api_key_env:
+            self._headers["Authorization"] = f"Bearer {_key(api_key_env)}"
+        self._timeout = timeout
+        self._retries = retries
+        self._first_wait = first_wait
+        self._sleep = sleep
+        self._opener = build_opener(_EveryStatus)
+
+    def ask(
+        self, messages: Sequence[Mapping[str, str]], *, temperature: float, seed: int, samples: int = 1
+    ) -> list[str]:
+        """Return the model's answers to a conversation.
+
+        An endpoint that gives fewer answers than asked for is asked for the rest with the next seed.
+
+        Args:
+            messages: Each with "role" and "content".
+            temperature: Of sampling; 0 always takes the likeliest token.
+            seed: Endpoints that know seeds give the same answers for the same one.
+            samples: S answers.
+
+        Returns:
+            S answers, as the model wrote them.
+
+        Raises:
+            TrainingError: The endpoint refuses the request, or still fails after the last retry.
+        """
+        answers: list[str] = []
+        requests = 0
+        while len(answers) < samples:  # each request gives at least one, so there are at most S
+            body = {
+                "model": self.model,
+                "messages": [dict(message) for message in messages],
+                "temperature": temperature,
+                "seed": seed + requests,
+                "n": samples - len(answers),
+            }
+            answers += self._answers(body)
+            requests += 1
+        return answers[:samples]
+
+    def _answers(self, body: Mapping[str, Any]) -> list[str]:
+        """Send one request until it is answered; at least one answer."""
+        request = Request(
+            f"{self.url}/chat/completions",
+            data=json.dumps(body).encode(),
+            headers=self._headers,
+            method="POST",
+        )
+        wait, problem = self._first_wait, ""
+        for retry in range(self._retries + 1):
+            try:
+                return self._try(request)
+            except _FailedTryError as failure:
+                problem = str(failure)
+                if retry < self._retries:
+                    self._sleep(min(max(wait, failure.wait), _LONGEST_WAIT))
+                    wait = min(2 * wait, _LONGEST_WAIT)
+        raise TrainingError(
+            f"{self.url} failed, tried {self._retries + 1} times, the last time with {problem}; "
+            "finished work is kept and the same command goes on from there"
+        )
+
+    def _try(self, request: Request) -> list[str]:
+        try:
+            with self._opener.open(request, timeout=self._timeout) as response:
+                status, retry_after = response.status, response.headers.get("Retry-After", "")
+                body = response.read()
+        except (OSError, HTTPException) as error:
+            cause = getattr(error, "reason", error)
+            raise _FailedTryError(f"{type(cause).__name__}: {cause}") from error
+        start = repr(body.decode(errors="replace")[:200])
+        if status == 429 or status >= 500:
+            raise _FailedTryError(f"status {status}: {start}", _seconds(retry_after))
+        if not 200 <= status < 300:
+            raise TrainingError(
+                f"{self.url} refused the request with status {status}: {start}; check the URL, the model's "
+                "name and the key; finished work is kept and the same command goes on from there"
+            )
+        answers = _contents(body)
+        if not answers:
+            raise _FailedTryError(f"a body without choices[].message.content: {start}")
+        return answers
+
+
+class _FailedTryError(Exception):
+    """A request that may succeed later; `wait` is how many seconds the server wants to be left alone."""
+
+    def __init__(self, problem: str, wait: float = 0.0) -> None:
+        super().__init__(problem)
+        self.wait = wait
+
+
+class _EveryStatus(HTTPErrorProcessor):
+    """Returns every response; urllib's own would follow redirects and take the key along to another host."""
+
+    def http_response(self, request: Request, response: HTTPResponse) -> HTTPResponse:
+        return response
+
+    https_response = http_response
+
+
+def _checked_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is no number, a broken IPv6 address
+        good = False
+    plain = url.isascii() and url.isprintable() and not any(character in url for character in " ?#@")
+    if not (good and plain):
+        shown = re.sub(r"//.*@|[?].*", "***", url)  # a password or key is not for logs
+        raise InputError(
+            f"the endpoint is {shown!r}; an http or https URL is needed without key, space, ? and #, "
+            "such as http://localhost:8000/v1"
+        )
+    return url.rstrip("/")
+
+
+def _key(variable: str) -> str:
+    key = os.environ.get(variable, "").strip()
+    if not (key and key.isascii() and key.isprintable()):
+        state = "holds characters that no key has" if key else "is not set"
+        raise InputError(f"environment variable {variable} {state}; put the endpoint's API key into it")
+    return key
+
+
+def _seconds(retry_after: str) -> float:
+    """Return a Retry-After header in seconds; 0 for its other form, a date, and for nonsense."""
+    try:
+        seconds = float(retry_after)
+    except ValueError:
+        return 0.0
+    return seconds if 0 < seconds < float("inf") else 0.0
+
+
+def _contents(body: bytes) -> list[str]:
+    """Return the texts of all choices that have one."""
+    try:
+        contents = [choice["message"]["content"] for choice in json.loads(body)["choices"]]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return []
+    return [content for content in contents if isinstance(content, str)]

@@ -1,0 +1,1 @@
+"""Models that write a query for a document and a wanted level."""

@@ -1,0 +1,80 @@
+"""A writer of queries made out of an encoder: the same weights read documents and start the decoder.
+
+As Rothe et al. 2020 (Leveraging Pre-trained Checkpoints for Sequence Generation), with a shallow decoder
+whose cross-attention starts from self-attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModel, AutoModelForCausalLM, EncoderDecoderModel
+
+from relsdk.errors import InputError
+from relsdk_training.transformers_folder import load_transformer, quiet
+
+__all__ = ["warm_start"]
+
+# Whose layers can attend to a document in transformers.
+_ARCHITECTURES = ("bert", "roberta", "xlm-roberta")
+
+
+def warm_start(checkpoint: Path, decoder_layers: Sequence[int]) -> EncoderDecoderModel:
+    """Make an encoder-decoder model out of an encoder.
+
+    Args:
+        checkpoint: Folder of the encoder.
+        decoder_layers: Which of its layers the decoder starts from, in rising order.
+
+    Raises:
+        InputError: The folder is no checkpoint, a layer is out of range, or the architecture has no decoder.
+    """
+    encoder = load_transformer(AutoModel, checkpoint)
+    config = encoder.config
+    if config.model_type not in _ARCHITECTURES:
+        raise InputError(
+            f"{checkpoint} is a {config.model_type}, which makes no decoder; a warm start takes one of "
+            f"{', '.join(_ARCHITECTURES)}, others write with query_model.kind seq2seq or causal"
+        )
+    count = int(config.num_hidden_layers)
+    layers = list(decoder_layers)
+    if not layers or layers != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < count:
+        raise InputError(f"decoder_layers {layers}; rising numbers out of 0 to {count - 1} are needed")
+    ours = deepcopy(config)
+    ours.update(
+        {"is_decoder": True, "add_cross_attention": True, "num_hidden_layers": len(layers), "use_cache": True}
+    )
+    with quiet():
+        decoder = AutoModelForCausalLM.from_config(ours)
+    _copy_layers(encoder, decoder, layers)
+    if getattr(encoder, "pooler", None) is not None:
+        encoder.pooler = None
+    model = EncoderDecoderModel(encoder=encoder, decoder=decoder)
+    model.config.pad_token_id = config.pad_token_id
+    return model
+
+
+def _copy_layers(encoder: Any, decoder: Any, layers: Sequence[int]) -> None:
+    base = decoder.base_model
+    base.embeddings.load_state_dict(encoder.embeddings.state_dict())
+    for mine, number in zip(base.encoder.layer, layers, strict=True):
+        theirs = encoder.encoder.layer[number]
+        missing, unexpected = mine.load_state_dict(theirs.state_dict(), strict=False)
+        if unexpected or any(not name.startswith("crossattention.") for name in missing):
+            raise InputError(f"layer {number} of the encoder does not fit a decoder: {missing}, {unexpected}")
+        mine.crossattention.load_state_dict(theirs.attention.state_dict())
+    with torch.no_grad():
+        for module in _head(decoder):
+            if isinstance(module, nn.Linear) and module.in_features == module.out_features:
+                nn.init.eye_(module.weight)
+                nn.init.zeros_(module.bias)
+    decoder.tie_weights()
+
+
+def _head(decoder: Any) -> list[nn.Module]:
+    return [module for name, module in decoder.named_modules() if name.startswith(("cls.", "lm_head."))]

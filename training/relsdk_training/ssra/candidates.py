@@ -1,0 +1,87 @@
+"""Existing queries that may suit a document: the nearest by words and by meaning.
+
+Shape letters: Q queries, N documents of a shard, D dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import bm25s
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from relsdk.bundle import tokenizer_path
+from relsdk.tokenizer import TextTokenizer
+from relsdk_training.config import CandidateConfig
+from relsdk_training.encoder import TextEncoder
+from relsdk_training.measures import embed_tokens
+
+__all__ = ["Candidates"]
+
+
+class Candidates:
+    """Finds the queries that are nearest to documents.
+
+    Args:
+        queries: Q distinct queries.
+        checkpoint: Folder of an encoder; its tokens are the words of BM25.
+        config: How many of which kind.
+        max_tokens: Limit of a text.
+    """
+
+    def __init__(
+        self, queries: Sequence[str], checkpoint: Path, config: CandidateConfig, max_tokens: int
+    ) -> None:
+        self.queries, self.config = list(queries), config
+        self.encoder = TextEncoder.load(checkpoint, max_tokens=max_tokens).eval()
+        settings = self.encoder.settings
+        self.tokenizer = TextTokenizer(
+            tokenizer_path(checkpoint), max_tokens=settings.max_tokens, pad_token=settings.pad_token
+        )
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.encoder.to(self.device)
+        self.words = bm25s.BM25()
+        if config.lexical:
+            self.words.index(self._words(queries), show_progress=False)
+        prompts = settings.prompts
+        self.vectors = self._embedded([prompts.get("query", "") + query for query in queries])  # (Q, D)
+
+    def nearest(self, documents: Sequence[str]) -> list[list[str]]:
+        """Return each document's candidates, the nearest by words and by meaning in turn."""
+        lexical, semantic = self._lexical(documents), self._semantic(documents)
+        found = []
+        for one, other in zip(lexical, semantic, strict=True):
+            longest = max(len(one), len(other))
+            mixed = [rows[at] for at in range(longest) for rows in (one, other) if at < len(rows)]
+            found.append([self.queries[row] for row in list(dict.fromkeys(mixed))[: self.config.most]])
+        return found
+
+    def _lexical(self, documents: Sequence[str]) -> list[list[int]]:
+        count = min(self.config.lexical, len(self.queries))
+        if not count:
+            return [[] for _ in documents]
+        rows, scores = self.words.retrieve(self._words(documents), k=count, show_progress=False)
+        return [
+            [int(row) for row, score in zip(of_one, by, strict=True) if score > 0]
+            for of_one, by in zip(rows, scores, strict=True)
+        ]
+
+    def _semantic(self, documents: Sequence[str]) -> list[list[int]]:
+        count = min(self.config.semantic, len(self.queries))
+        if not count:
+            return [[] for _ in documents]
+        prompt = self.encoder.settings.prompts.get("document", "")
+        cosines = self._embedded([prompt + text for text in documents]) @ self.vectors.T  # (N, Q)
+        return [[int(row) for row in np.argsort(-of_one, kind="stable")[:count]] for of_one in cosines]
+
+    def _words(self, texts: Sequence[str]) -> list[list[str]]:
+        return [[str(token) for token in ids[1:-1]] for ids in self.tokenizer.tokenize(list(texts)).ids]
+
+    @torch.inference_mode()
+    def _embedded(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        tokens = self.tokenizer.tokenize(list(texts))
+        vectors = embed_tokens(self.encoder, self.tokenizer, tokens, device=self.device)
+        return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12))

@@ -1,0 +1,34 @@
+"""What a written query must be before anybody judges it."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+__all__ = ["cleaned", "fault", "normal"]
+
+_LONGEST = 64
+_QUOTES = "\"'“”‘’「」『』《》`"
+# Four of a character in a row, or a piece of two to eight characters three times in a row.
+_STUTTER = re.compile(r"(\D)\1{3,}|(.{2,8}?)\2{2,}")
+
+
+def cleaned(query: str) -> str:
+    """Return the first line without outer quotes, runs of spaces and a full stop at the end."""
+    line = next((line for line in query.splitlines() if line.strip()), "")
+    return " ".join(line.split()).strip(_QUOTES).rstrip("。.").strip()
+
+
+def fault(query: str, title: str) -> str:
+    """Say why a cleaned query cannot be used: "cleaning", "echo" of the title, or "" when it can."""
+    letters = sum(character.isalnum() for character in query)
+    if letters < 2 or len(query) > _LONGEST or 2 * letters < len(query.replace(" ", "")):
+        return "cleaning"
+    if "\ufffd" in query or _STUTTER.search(query):
+        return "cleaning"
+    return "echo" if normal(query) == normal(title) else ""
+
+
+def normal(query: str) -> str:
+    """Return what equal queries have in common: NFKC, case folded, single spaces."""
+    return " ".join(unicodedata.normalize("NFKC", query).casefold().split())

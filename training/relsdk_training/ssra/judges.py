@@ -1,0 +1,103 @@
+"""Pairwise consistency: are the queries of one document in the order of their levels?
+
+Shape letters: n queries of one document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from relsdk.levels import expected_level
+from relsdk_training.chat_endpoint import ChatEndpoint
+from relsdk_training.ssra.scoring import PairScorer
+
+__all__ = ["EndpointJudge", "Group", "Judge", "ModelJudge", "consistent", "contradictions"]
+
+
+@dataclass(frozen=True)
+class Group:
+    """The queries of one document, and the levels (n,) that they are meant to have."""
+
+    document: str
+    queries: Sequence[str]
+    wanted: Sequence[int]
+
+
+class Judge(Protocol):
+    """Says which orders are wrong."""
+
+    def contradictions(self, groups: Sequence[Group]) -> list[NDArray[np.bool_]]:
+        """Return (n, n) for each group: True where i is meant to be more relevant than j, and is not."""
+
+
+class ModelJudge:
+    """Orders queries by the expected level of an independent score model."""
+
+    def __init__(self, scorer: PairScorer) -> None:
+        self.scorer = scorer
+
+    def contradictions(self, groups: Sequence[Group]) -> list[NDArray[np.bool_]]:
+        """See `Judge`."""
+        asked = [group for group in groups if len(set(group.wanted)) > 1]
+        pairs = [(query, group.document) for group in asked for query in group.queries]
+        expected = expected_level(self.scorer.probabilities(pairs))
+        found, start = [], 0
+        for group in groups:
+            if len(set(group.wanted)) > 1:
+                end = start + len(group.queries)
+                found.append(contradictions(group.wanted, expected[start:end]))
+                start = end
+            else:
+                found.append(np.zeros((len(group.queries),) * 2, dtype=bool))
+        return found
+
+
+class EndpointJudge:
+    """Asks a language model which of two queries a document answers better."""
+
+    def __init__(self, endpoint: ChatEndpoint) -> None:
+        self.endpoint = endpoint
+
+    def contradictions(self, groups: Sequence[Group]) -> list[NDArray[np.bool_]]:
+        """See `Judge`; an answer that names neither query contradicts nothing."""
+        found = []
+        for group in groups:
+            wrong = np.zeros((len(group.queries),) * 2, dtype=bool)
+            for i, high in enumerate(group.wanted):
+                for j, low in enumerate(group.wanted):
+                    if high > low:
+                        wrong[i, j] = self._prefers_second(group.document, group.queries[i], group.queries[j])
+            found.append(wrong)
+        return found
+
+    def _prefers_second(self, document: str, one: str, other: str) -> bool:
+        question = f"文档：{document}\nA：{one}\nB：{other}\n这篇文档更能满足哪个搜索词？只回答 A 或 B。"
+        (answer,) = self.endpoint.ask([{"role": "user", "content": question}], temperature=0.0, seed=0)
+        return answer.strip().upper().startswith("B")
+
+
+def contradictions(wanted: Sequence[int], expected: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Return (n, n): wanted_i > wanted_j although expected_i <= expected_j."""
+    levels, values = np.asarray(wanted), np.asarray(expected)
+    return np.asarray((levels[:, None] > levels[None, :]) & (values[:, None] <= values[None, :]))
+
+
+def consistent(wrong: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Drop queries until no two contradict each other, those in most contradictions first.
+
+    Args:
+        wrong: (n, n) of `Judge.contradictions`.
+
+    Returns:
+        (n,) whether a query stays; of equally contradicted ones the later goes.
+    """
+    clash = wrong | wrong.T
+    keep = np.ones(len(clash), dtype=bool)
+    while (counts := (clash & keep[:, None] & keep[None, :]).sum(axis=1)).any():
+        keep[len(counts) - 1 - int(counts[::-1].argmax())] = False
+    return keep

@@ -1,0 +1,570 @@
+"""The stages of an SSRA run, from labelled pairs and unlabelled text to a better encoder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from relsdk.errors import InputError
+from relsdk.folders import file_sha256, json_sha256
+from relsdk.formats import read_documents, read_pairs, read_queries, read_unlabelled_pairs, write_pairs
+from relsdk.levels import RelevanceLevel
+from relsdk.records import Document, LabelledPair
+from relsdk_training.chat_endpoint import ChatEndpoint
+from relsdk_training.config import DataConfig, QueryConfig, QueryModelConfig, SsraConfig, config_hash
+from relsdk_training.data import check_disjoint, document_text, load_pairs, pair_arrays, thin_out
+from relsdk_training.loop import TrainResult
+from relsdk_training.query_models.base import QueryModel, QueryRequest
+from relsdk_training.query_models.endpoint import EndpointQueryModel
+from relsdk_training.query_models.writer import QueryWriter
+from relsdk_training.query_objective import examples_of
+from relsdk_training.ssra.balance import balanced_choice
+from relsdk_training.ssra.candidates import Candidates
+from relsdk_training.ssra.cleaning import cleaned, fault, normal
+from relsdk_training.ssra.judges import EndpointJudge, Judge, ModelJudge
+from relsdk_training.ssra.report import read_records, stage_report
+from relsdk_training.ssra.scoring import PairScorer
+from relsdk_training.ssra.stages import Stage, Stages, read_lines, shard_paths, write_lines
+from relsdk_training.ssra.synthesis import Filters, annotate, document_of, filtered, write
+from relsdk_training.tasks import train_embed, train_query, train_score
+
+__all__ = ["SsraResult", "train_ssra"]
+
+OnNote = Callable[[str], None]
+OnProgress = Callable[[str, int, int], None]
+# Dev documents that a query model is tried on after it was trained.
+_TRIED = 100
+# From this share of equal queries on, a query model repeats itself.
+_REPEATS = 0.5
+
+
+@dataclass(frozen=True)
+class SsraResult:
+    """What a run made.
+
+    Attributes:
+        encoder: Folder of the trained encoder.
+        pairs: File of the balanced pairs.
+        dev: Measures of the encoder on dev.
+        stages: Seconds of each stage.
+    """
+
+    encoder: str
+    pairs: str
+    dev: dict[str, float]
+    stages: dict[str, float]
+
+
+def train_ssra(
+    config: SsraConfig,
+    *,
+    on_note: OnNote = lambda note: None,
+    on_progress: OnProgress = lambda stage, done, total: None,
+) -> SsraResult:
+    """Run the whole method, or what is not done of it yet.
+
+    Args:
+        config: See `SsraConfig`.
+        on_note: Called with lines for people.
+        on_progress: Called with a stage's name, how much of it is done, and of how much.
+
+    Raises:
+        InputError: The configuration or the data is wrong.
+        TrainingError: A training or an endpoint cannot go on; what is done is kept.
+    """
+    return _Pipeline(config, on_note, on_progress).run()
+
+
+class _Pipeline:
+    def __init__(self, config: SsraConfig, on_note: OnNote, on_progress: OnProgress) -> None:
+        _check(config)
+        self.config = config
+        self.on_note, self.on_progress = on_note, on_progress
+        self.stages = Stages(Path(config.run.output), on_note)
+        self._scorers: dict[Path, PairScorer] = {}
+
+    def run(self) -> SsraResult:
+        config = self.config
+        pool = self.done(1, "pool", _files_of(config), [], self._pool)
+        score = self.done(2, "score", config_hash(config.score), [pool], partial(self._score, pool=pool))
+        judge = None
+        if config.filter.judge == "model" and config.synthesis.rounds:
+            settings = [config_hash(config.score), config.filter.judge_share]
+            judge = self.done(3, "judge", settings, [pool], partial(self._judge, pool=pool))
+        made: list[Path] = []
+        if config.synthesis.reannotate or config.balance.annotated:
+            settings = [asdict(config.candidates), config.embed.model.checkpoint]
+            candidates = self.done(4, "candidates", settings, [pool], partial(self._candidates, pool=pool))
+            settings = [config.filter.thresholds, config.filter.adjust]
+            annotate = partial(self._annotate, pool=pool, candidates=candidates, score=score)
+            made.append(self.done(5, "annotate", settings, [candidates, score], annotate))
+        made += self._rounds(pool, score, judge, made)
+        last = 3 * config.synthesis.rounds
+        settings = [asdict(config.balance), config.run.seed]
+        balance = self.done(
+            6 + last, "balance", settings, [pool, *made], partial(self._balance, pool=pool, made=made)
+        )
+        embed = self.done(
+            7 + last,
+            "embed",
+            [config_hash(config.embed), config.run.seed],
+            [balance, pool],
+            partial(self._embed, balance=balance, pool=pool),
+        )
+        seconds = {}
+        for path in sorted(self.stages.run.glob("stages/*/stage.json")):
+            content = json.loads(path.read_text(encoding="utf-8"))
+            seconds[content["stage"]] = content["seconds"]
+        dev = self.stages.report(embed)["dev"]
+        return SsraResult(str(embed / "best"), str(balance / "pairs.jsonl"), dev, seconds)
+
+    def _rounds(self, pool: Path, score: Path, judge: Path | None, annotated: list[Path]) -> list[Path]:
+        """Train, write, filter, again; return the filter stages."""
+        config, made = self.config, list[Path]()
+        agreement = -1.0
+        learned = annotated if config.synthesis.reannotate else []
+        for number in range(1, config.synthesis.rounds + 1):
+            query, at = None, 3 * number
+            if not config.synthesis.endpoint_url:
+                inputs = [pool, score, *learned, *made[-1:]]
+                train = partial(self._query, inputs=inputs)
+                settings = [config_hash(_learning(config.query)), config.run.seed]
+                query = self.done(3 + at, f"query-{number}", settings, inputs, train)
+                found = self.stages.report(query)["agreement"]["mean"]
+                if number > 1 and found - agreement < config.synthesis.min_gain:
+                    self.on_note(
+                        f"round {number}: agreement {found:.3f} after {agreement:.3f}; it is the last"
+                    )
+                    break
+                agreement = found
+            settings = [asdict(config.synthesis), _writing(config), config.run.seed]
+            writers = [query] if query else []
+            write = partial(self._write, pool=pool, query=query)
+            written = self.done(4 + at, f"write-{number}", settings, [pool, *writers], write)
+            judges = [judge] if judge else []
+            sift = partial(
+                self._filter, written=written, number=number, pool=pool, score=score, judge=judge, query=query
+            )
+            sources = [written, pool, score, *judges]
+            made.append(self.done(5 + at, f"filter-{number}", asdict(config.filter), sources, sift))
+        return made
+
+    def done(
+        self,
+        number: int,
+        name: str,
+        settings: Any,
+        inputs: list[Path],
+        make: Callable[[Path], Mapping[str, Any]],
+    ) -> Path:
+        """Run a stage, unless it is done. Numbers stay the same when a stage is left out."""
+        return self.stages.done(Stage(f"{number:02d}-{name}", settings, inputs, make))
+
+    def _pool(self, work: Path) -> Mapping[str, Any]:
+        """Labelled pairs, dev pairs, distinct documents in shards, distinct queries."""
+        config, data = self.config, self.config.data
+        splits = {
+            "train": load_pairs(data.train, data.label_map),
+            "dev": load_pairs(data.dev, data.label_map),
+        }
+        if data.test:
+            splits["test"] = load_pairs(data.test, data.label_map)
+        check_disjoint(**splits)
+        labelled = splits["train"]
+        if data.rare_share:
+            labelled = thin_out(labelled, data.rare_levels, data.rare_share, config.run.seed)
+        if data.limit:
+            labelled = labelled[: data.limit]
+        counts = _counts(labelled)
+        if not counts.all():
+            raise InputError(
+                f"labelled pairs of levels 0-3: {counts.tolist()}; at least one of each is needed to tell "
+                "what the level means"
+            )
+        write_pairs(work / "labelled.jsonl", labelled)
+        write_pairs(work / "dev.jsonl", splits["dev"])
+        held_out = {normal(pair.query) for name in ("dev", "test") for pair in splits.get(name, [])}
+        write_lines(work / "held_out.jsonl", [{"query": query} for query in sorted(held_out)])
+        documents, queries = self._unlabelled(labelled)
+        queries = [query for query in queries if normal(query) not in held_out]
+        write_lines(work / "queries.jsonl", [{"query": query} for query in queries])
+        size = config.run.shard
+        for start in range(0, len(documents), size):
+            shard = documents[start : start + size]
+            write_lines(
+                work / f"documents-{start // size:05d}.jsonl",
+                [{"id": d.id, "title": d.title, "text": d.text} for d in shard],
+            )
+        return {
+            "labelled": counts.tolist(),
+            "documents": len(documents),
+            "queries": len(queries),
+            "held_out_queries": len(held_out),
+        }
+
+    def _unlabelled(self, labelled: list[LabelledPair]) -> tuple[list[Document], list[str]]:
+        """Read distinct documents, by text, and distinct queries."""
+        pool = self.config.pool
+        documents: dict[str, Document] = {}
+        queries: dict[str, None] = dict.fromkeys(pair.query for pair in labelled)
+        for path in pool.documents:
+            for document in read_documents(Path(path)):
+                documents.setdefault(document_text(document), document)
+        for path in pool.unlabelled:
+            for query, document in read_unlabelled_pairs(Path(path), skip_empty=True):
+                documents.setdefault(document_text(document), document)
+                queries[query] = None
+        for path in pool.queries:
+            queries.update((query.text, None) for query in read_queries(Path(path)))
+        found = list(documents.values())
+        if pool.limit and len(found) > pool.limit:
+            rows = np.random.default_rng(self.config.run.seed).permutation(len(found))[: pool.limit]
+            found = [found[row] for row in np.sort(rows)]
+        if not found:
+            raise InputError("no unlabelled document; name files in pool.unlabelled or pool.documents")
+        return found, list(queries)
+
+    def _score(self, work: Path, pool: Path) -> Mapping[str, Any]:
+        data = DataConfig(train=str(pool / "labelled.jsonl"), dev=str(pool / "dev.jsonl"))
+        return self._trained(work, train_score, self.config.score, data, 0)
+
+    def _judge(self, work: Path, pool: Path) -> Mapping[str, Any]:
+        """Train a second score model on a part of the labelled queries and another seed."""
+        pairs = load_pairs(str(pool / "labelled.jsonl"))
+        queries = list(dict.fromkeys(pair.query for pair in pairs))
+        count = max(1, round(self.config.filter.judge_share * len(queries)))
+        rng = np.random.default_rng(self.config.run.seed + 1)
+        chosen = {queries[row] for row in rng.permutation(len(queries))[:count]}
+        write_pairs(work / "labelled.jsonl", [pair for pair in pairs if pair.query in chosen])
+        data = DataConfig(train=str(work / "labelled.jsonl"), dev=str(pool / "dev.jsonl"))
+        return self._trained(work, train_score, self.config.score, data, 1)
+
+    def _candidates(self, work: Path, pool: Path) -> Mapping[str, Any]:
+        config = self.config
+        queries = [line["query"] for line in read_lines(pool / "queries.jsonl")]
+        checkpoint = Path(config.embed.model.checkpoint)
+        finder = _Lazy(
+            lambda: Candidates(queries, checkpoint, config.candidates, config.embed.model.max_tokens)
+        )
+
+        def make(lines: list[dict[str, Any]], number: int) -> list[dict[str, Any]]:
+            found = finder.get().nearest([document_of(line) for line in lines])
+            return [{"document": d, "queries": q} for d, q in zip(lines, found, strict=True)]
+
+        self._mapped(work, pool, "documents", "candidates", make)
+        total = sum(
+            len(line["queries"]) for path in shard_paths(work, "candidates") for line in read_lines(path)
+        )
+        return {"pairs": total}
+
+    def _annotate(self, work: Path, pool: Path, candidates: Path, score: Path) -> Mapping[str, Any]:
+        filters = _Lazy(lambda: self._filters(pool, score, None))
+        known = {(pair.query, document_text(pair.document)) for pair in read_pairs(pool / "labelled.jsonl")}
+
+        def make(lines: list[dict[str, Any]], number: int) -> list[dict[str, Any]]:
+            return annotate(lines, filters.get(), known)
+
+        self._mapped(work, candidates, "candidates", "records", make)
+        return stage_report(read_records(work))
+
+    def _query(self, work: Path, inputs: list[Path]) -> Mapping[str, Any]:
+        """Train the query model on labelled pairs and what is kept of the stages before it; try it on dev."""
+        pool, score, *stages = inputs
+        pairs = list(read_pairs(pool / "labelled.jsonl"))
+        pairs += [pair for stage in stages for pair in _kept(stage)]
+        write_pairs(work / "pairs.jsonl", _distinct(pairs))
+        data = DataConfig(train=str(work / "pairs.jsonl"), dev=str(pool / "dev.jsonl"))
+        report = dict(self._trained(work, train_query, self.config.query, data, 0))
+        dev = pair_arrays(load_pairs(str(pool / "dev.jsonl")))
+        return report | {"agreement": self._tried(self._writer(work), dev.documents[:_TRIED], score)}
+
+    def _tried(self, writer: QueryModel, documents: list[str], score: Path) -> Mapping[str, Any]:
+        """Say how often the score model gives a written query the wanted level, and how many are equal."""
+        requests = [QueryRequest(document, level) for document in documents for level in range(4)]
+        written = writer.write(requests, samples=1, seed=self.config.run.seed)
+        usable = [
+            (cleaned(queries[0]), request)
+            for queries, request in zip(written, requests, strict=True)
+            if queries and not fault(cleaned(queries[0]), "")
+        ]
+        scorer = self._scorer(score)
+        found = scorer.probabilities([(query, request.document) for query, request in usable]).argmax(axis=1)
+        right = np.zeros(4)
+        for (_, request), level in zip(usable, found, strict=True):
+            right[request.level] += level == request.level
+        by_level = right / max(1, len(documents))
+        distinct = len({normal(query) for query, _ in usable})
+        return {
+            "levels": [round(float(x), 4) for x in by_level],
+            "mean": round(float(by_level.mean()), 4),
+            "duplicate_rate": round(1 - distinct / max(1, len(usable)), 4),
+            "usable": round(len(usable) / max(1, len(requests)), 4),
+        }
+
+    def _write(self, work: Path, pool: Path, query: Path | None) -> Mapping[str, Any]:
+        config = self.config
+        model = _Lazy(lambda: self._writer(query) if query else self._endpoint_writer(pool))
+
+        def make(lines: list[dict[str, Any]], shard: int) -> list[dict[str, Any]]:
+            return write(
+                lines,
+                model.get(),
+                levels=config.synthesis.levels,
+                samples=config.synthesis.samples,
+                seed=config.run.seed * 10_007 + shard,
+            )
+
+        self._mapped(work, pool, "documents", "written", make)
+        lines = (line for path in shard_paths(work, "written") for line in read_lines(path))
+        return {"queries": sum(len(line["queries"]) for line in lines)}
+
+    def _filter(
+        self,
+        work: Path,
+        written: Path,
+        number: int,
+        pool: Path,
+        score: Path,
+        judge: Path | None,
+        query: Path | None,
+    ) -> Mapping[str, Any]:
+        filters = _Lazy(lambda: self._filters(pool, score, judge))
+        model_hash = _content_hash(query / "best") if query else self.config.synthesis.endpoint_name
+
+        def make(lines: list[dict[str, Any]], shard: int) -> list[dict[str, Any]]:
+            return filtered(lines, filters.get(), round_number=number, model_hash=model_hash)
+
+        self._mapped(work, written, "written", "records", make)
+        report = stage_report(read_records(work))
+        if (report["duplicate_rate"] or 0.0) > _REPEATS:
+            self.on_note(
+                f"the query model repeats itself: {report['duplicate_rate']:.0%} of its queries were written "
+                "before; train it longer, on more pairs, or raise query.model.temperature"
+            )
+        return report
+
+    def _balance(self, work: Path, pool: Path, made: list[Path]) -> Mapping[str, Any]:
+        config = self.config
+        records = [_labelled_record(pair) for pair in read_pairs(pool / "labelled.jsonl")]
+        seen = {_key(record) for record in records}
+        for stage in made:
+            if stage.name.endswith("-annotate") and not config.balance.annotated:
+                continue
+            for record in read_records(stage):
+                if record["kept"] and _key(record) not in seen:
+                    seen.add(_key(record))
+                    records.append(record)
+        rows = balanced_choice(
+            [_level(record) for record in records],
+            [record["source"] == "labelled" for record in records],
+            config.balance.shares,
+            config.balance.size,
+            config.run.seed,
+        )
+        chosen = [records[row] for row in rows]
+        write_lines(work / "records-00000.jsonl", chosen)
+        write_pairs(work / "pairs.jsonl", (_pair(record) for record in chosen))
+        return stage_report(chosen)
+
+    def _embed(self, work: Path, balance: Path, pool: Path) -> Mapping[str, Any]:
+        data = DataConfig(train=str(balance / "pairs.jsonl"), dev=str(pool / "dev.jsonl"))
+        return self._trained(work, train_embed, self.config.embed, data, 0)
+
+    def _trained(
+        self, work: Path, task: Callable[..., TrainResult], config: Any, data: DataConfig, other_seed: int
+    ) -> Mapping[str, Any]:
+        """Train one of the models inside a stage; a second Ctrl-C-able loop is not needed."""
+        run = self.config.run
+        settings = replace(
+            config,
+            data=data,
+            run=replace(config.run, output=str(work), seed=run.seed + 1000 * other_seed, threads=run.threads),
+        )
+        name = work.name
+
+        def on_step(step: int, steps: int, statistics: dict[str, float]) -> None:
+            self.on_progress(name, step, steps)
+
+        result = task(settings, resume=True, on_step=on_step, on_note=self.on_note)
+        if result.stopped == "interrupted":
+            raise KeyboardInterrupt
+        shutil.rmtree(work / "last", ignore_errors=True)
+        for state in work.glob("state-*"):
+            shutil.rmtree(state)
+        return {"dev": result.best, "steps": result.steps, "best_step": result.best_step}
+
+    def _mapped(
+        self,
+        work: Path,
+        source: Path,
+        name: str,
+        target: str,
+        make: Callable[[list[dict[str, Any]], int], Iterable[Mapping[str, Any]]],
+    ) -> None:
+        """Turn each shard of a stage into one of this stage; those that are there are not made again."""
+        shards = shard_paths(source, name)
+        for number, path in enumerate(shards):
+            written = work / f"{target}-{number:05d}.jsonl"
+            if not written.is_file():
+                write_lines(written, list(make(list(read_lines(path)), number)))
+            self.on_progress(work.name, number + 1, len(shards))
+
+    def _filters(self, pool: Path, score: Path, judge: Path | None) -> Filters:
+        settings = self.config.filter
+        held_out = {line["query"] for line in read_lines(pool / "held_out.jsonl")}
+        asked: Judge | None = None
+        if judge is not None:
+            asked = ModelJudge(self._scorer(judge))
+        elif settings.judge == "endpoint":
+            asked = EndpointJudge(
+                ChatEndpoint(settings.judge_url, settings.judge_name, api_key_env=settings.judge_key_env)
+            )
+        return Filters(self._scorer(score), settings.thresholds, settings.by_score, asked, held_out)
+
+    def _scorer(self, stage: Path) -> PairScorer:
+        if stage not in self._scorers:
+            pairs = stage / "labelled.jsonl"
+            labelled = pairs if pairs.is_file() else next(self.stages.run.glob("stages/*-pool")) / pairs.name
+            counts = np.maximum(_counts(read_pairs(labelled)), 0.5)
+            model = self.config.score.model
+            self._scorers[stage] = PairScorer(
+                stage,
+                model.head,
+                max_tokens=model.max_tokens,
+                prior=counts / counts.sum(),
+                adjust=self.config.filter.adjust,
+            )
+        return self._scorers[stage]
+
+    def _writer(self, stage: Path) -> QueryModel:
+        model = self.config.query.model
+        return QueryWriter.open(
+            stage / "best", guidance=model.guidance, temperature=model.temperature, top_p=model.top_p
+        )
+
+    def _endpoint_writer(self, pool: Path) -> QueryModel:
+        settings = self.config.synthesis
+        endpoint = ChatEndpoint(
+            settings.endpoint_url, settings.endpoint_name, api_key_env=settings.endpoint_key_env
+        )
+        examples = examples_of(pair_arrays(load_pairs(str(pool / "labelled.jsonl"))))
+        return EndpointQueryModel(endpoint, examples, temperature=self.config.query.model.temperature)
+
+
+class _Lazy:
+    """Makes a thing when it is first asked for: a stage whose shards are all there loads no model."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+        self._made: Any = None
+
+    def get(self) -> Any:
+        if self._made is None:
+            self._made = self._make()
+        return self._made
+
+
+def _check(config: SsraConfig) -> None:
+    if not config.run.output:
+        raise InputError(
+            "run.output names no folder; set it in the configuration or with --set run.output=FOLDER"
+        )
+    for name in ("train", "dev"):
+        if not getattr(config.data, name):
+            raise InputError(f"data.{name} names no file; labelled pairs to {name} on are needed")
+    if len(config.filter.thresholds) != 4:
+        raise InputError(f"filter.thresholds {list(config.filter.thresholds)}; four numbers are needed")
+    for name in ("score", "query", "embed"):
+        section = getattr(config, name)
+        if section.data != DataConfig() or section.run.output:
+            raise InputError(f"{name}.data and {name}.run.output are set by the run; leave them out")
+    if config.filter.judge == "endpoint" and not config.filter.judge_url:
+        raise InputError("filter.judge is endpoint, and filter.judge_url names none")
+    unknown = [level for level in config.synthesis.levels if level not in range(4)]
+    if unknown or config.synthesis.samples < 1:
+        raise InputError(
+            f"synthesis.levels {list(config.synthesis.levels)}, samples {config.synthesis.samples}; needed "
+            "are levels out of 0 to 3 and at least 1 sample"
+        )
+
+
+def _writing(config: SsraConfig) -> list[float]:
+    """Return what sampling depends on, and training does not."""
+    model = config.query.model
+    return [model.guidance, model.temperature, model.top_p]
+
+
+def _learning(config: QueryConfig) -> QueryConfig:
+    """Return the settings that training depends on, and sampling does not."""
+    usual = QueryModelConfig()
+    sampling = {name: getattr(usual, name) for name in ("guidance", "temperature", "top_p")}
+    return replace(config, model=replace(config.model, **sampling))
+
+
+def _files_of(config: SsraConfig) -> Any:
+    """Return what the pool depends on: its settings and the content of its files."""
+    data = asdict(config.data)
+    files = [data.pop(name) for name in ("train", "dev", "test")]
+    pool = asdict(config.pool)
+    files += [path for name in ("unlabelled", "documents", "queries") for path in pool.pop(name)]
+    for path in files:
+        if path and not Path(path).is_file():
+            raise InputError(f"{path} is not a file")
+    hashes = [file_sha256(Path(path)) if path else "" for path in files]
+    return [data, pool, hashes, config.run.seed, config.run.shard]
+
+
+def _counts(pairs: Iterable[LabelledPair]) -> NDArray[np.int64]:
+    return np.bincount([int(pair.level) for pair in pairs], minlength=4)
+
+
+def _kept(stage: Path) -> Iterator[LabelledPair]:
+    return (_pair(record) for record in read_records(stage) if record["kept"])
+
+
+def _distinct(pairs: Iterable[LabelledPair]) -> list[LabelledPair]:
+    found: dict[tuple[str, str], LabelledPair] = {}
+    for pair in pairs:
+        found.setdefault((pair.query, document_text(pair.document)), pair)
+    return list(found.values())
+
+
+def _level(record: Mapping[str, Any]) -> int:
+    return int(record["predicted"] if record["wanted"] is None else record["wanted"])
+
+
+def _pair(record: Mapping[str, Any]) -> LabelledPair:
+    return LabelledPair(record["query"], Document(**record["document"]), RelevanceLevel(_level(record)))
+
+
+def _key(record: Mapping[str, Any]) -> tuple[str, str]:
+    return record["query"], document_of(record["document"])
+
+
+def _labelled_record(pair: LabelledPair) -> dict[str, Any]:
+    level = int(pair.level)
+    return {
+        "query": pair.query,
+        "document": {"id": pair.document.id, "title": pair.document.title, "text": pair.document.text},
+        "wanted": level,
+        "predicted": level,
+        "probabilities": [],
+        "judge": None,
+        "kept": True,
+        "dropped_because": None,
+        "round": 0,
+        "model": None,
+        "source": "labelled",
+    }
+
+
+def _content_hash(folder: Path) -> str:
+    return json_sha256([[path.name, file_sha256(path)] for path in sorted(folder.glob("*.safetensors"))])[:16]

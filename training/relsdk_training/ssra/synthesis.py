@@ -1,0 +1,181 @@
+"""Stage 2 of SSRA for one shard of documents: write, clean, judge, keep what has the wanted level."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from relsdk_training.query_models.base import QueryModel, QueryRequest
+from relsdk_training.ssra.cleaning import cleaned, fault, normal
+from relsdk_training.ssra.judges import Group, Judge, consistent
+from relsdk_training.ssra.scoring import PairScorer
+
+__all__ = ["Filters", "annotate", "document_of", "filtered", "write"]
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Who decides whether a pair is believed.
+
+    Attributes:
+        scorer: Gives levels.
+        thresholds: Least probability of the level, for levels 0-3.
+        by_score: Whether the scorer must agree with the wanted level.
+        judge: Checks the order of a document's queries; None checks nothing.
+        held_out: Normal forms of queries that must not be learned: those of dev and test.
+    """
+
+    scorer: PairScorer
+    thresholds: Sequence[float]
+    by_score: bool
+    judge: Judge | None
+    held_out: Collection[str]
+
+
+def annotate(
+    lines: Sequence[Mapping[str, Any]], filters: Filters, known: Collection[tuple[str, str]]
+) -> list[Record]:
+    """Give existing queries of documents a level.
+
+    Args:
+        lines: Of a candidates shard: `document` and its `queries`.
+        filters: Who decides.
+        known: Pairs (query, document text) that have a label already; they are left out.
+
+    Returns:
+        Records; kept where the probability of the predicted level reaches its threshold.
+    """
+    records = [
+        _record(line["document"], query, wanted=None, source="annotated")
+        for line in lines
+        for query in line["queries"]
+        if (query, document_of(line["document"])) not in known
+    ]
+    _score(records, filters.scorer)
+    for record in records:
+        level = record["predicted"]
+        if record["probabilities"][level] < filters.thresholds[level]:
+            _drop(record, "score")
+    return records
+
+
+def write(
+    documents: Sequence[Mapping[str, Any]],
+    model: QueryModel,
+    *,
+    levels: Sequence[int],
+    samples: int,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """Write queries of every wanted level for documents.
+
+    Args:
+        documents: Objects with `id`, `title`, `text`.
+        model: Writes.
+        levels: Wanted levels.
+        samples: Queries for each document and level.
+        seed: Of the sampling.
+
+    Returns:
+        Objects with `document`, `wanted` and `queries`, as they were written.
+    """
+    asked = [(document, level) for document in documents for level in levels]
+    requests = [QueryRequest(document_of(document), level) for document, level in asked]
+    written = model.write(requests, samples=samples, seed=seed)
+    return [
+        {"document": dict(document), "wanted": level, "queries": queries}
+        for (document, level), queries in zip(asked, written, strict=True)
+    ]
+
+
+def filtered(
+    lines: Sequence[Mapping[str, Any]], filters: Filters, *, round_number: int, model_hash: str
+) -> list[Record]:
+    """Clean and judge what was written.
+
+    Args:
+        lines: Of `write`.
+        filters: Who decides.
+        round_number: Goes into the records.
+        model_hash: Goes into the records.
+    """
+    records = []
+    seen: set[tuple[str, int, str]] = set()
+    for line in lines:
+        document, level = line["document"], line["wanted"]
+        for query in (cleaned(query) for query in line["queries"]):
+            record = _record(document, query, wanted=level, source="synthesised")
+            record |= {"round": round_number, "model": model_hash}
+            key = (document["id"], level, normal(query))
+            reason = fault(query, document["title"]) or ("duplicate" if key in seen else "")
+            reason = reason or ("held out" if normal(query) in filters.held_out else "")
+            seen.add(key)
+            if reason:
+                _drop(record, reason)
+            records.append(record)
+    usable = [record for record in records if record["kept"]]
+    _score(usable, filters.scorer)
+    if filters.by_score:
+        for record in usable:
+            level = record["wanted"]
+            if record["predicted"] != level or record["probabilities"][level] < filters.thresholds[level]:
+                _drop(record, "score")
+    if filters.judge is not None:
+        _check_order([record for record in usable if record["kept"]], filters.judge)
+    return records
+
+
+def document_of(document: Mapping[str, Any]) -> str:
+    """Return the text that a document is judged by."""
+    return f"{document['title']} {document['text']}".strip()
+
+
+def _record(document: Mapping[str, Any], query: str, *, wanted: int | None, source: str) -> Record:
+    return {
+        "query": query,
+        "document": {key: document[key] for key in ("id", "title", "text")},
+        "wanted": wanted,
+        "predicted": None,
+        "probabilities": [],
+        "judge": None,
+        "kept": True,
+        "dropped_because": None,
+        "round": 0,
+        "model": None,
+        "source": source,
+    }
+
+
+def _score(records: Sequence[Record], scorer: PairScorer) -> None:
+    found = scorer.probabilities([(record["query"], document_of(record["document"])) for record in records])
+    for record, row in zip(records, found, strict=True):
+        record["predicted"] = int(row.argmax())
+        record["probabilities"] = [round(float(p), 4) for p in row]
+
+
+def _check_order(records: Sequence[Record], judge: Judge) -> None:
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record["document"]["id"], []).append(record)
+    asked = [
+        Group(document_of(of_one[0]["document"]), [r["query"] for r in of_one], [r["wanted"] for r in of_one])
+        for of_one in groups.values()
+    ]
+    for of_one, wrong in zip(groups.values(), judge.contradictions(asked), strict=True):
+        compared = len({record["wanted"] for record in of_one}) > 1
+        for record, stays, clashes in zip(
+            of_one, consistent(wrong), np.any(wrong | wrong.T, axis=1), strict=True
+        ):
+            verdict = "agrees" if not clashes else "contradicts"
+            record["judge"] = {"verdict": verdict if compared else "not asked"}
+            if not stays:
+                _drop(record, "judge")
+
+
+def _drop(record: Record, reason: str) -> None:
+    record["kept"], record["dropped_because"] = False, reason
