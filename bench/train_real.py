@@ -95,7 +95,7 @@ def main(
         if key not in read_rows(output):
             pairs = pair_arrays(load_pairs(str(files["test"]), label_map))
             found = rounded(measured(encoder_objective(TextEncoder.load(backbone, max_tokens=128), pairs)))
-            add_row(output, key, {"machine": machine_record(), "test": found})
+            add_to(output, key, {"machine": machine_record(), "test": found}, write_report)
     for seed in range(seeds):
         for name in only or EXPERIMENTS:
             key = f"{name} / seed {seed}"
@@ -116,7 +116,7 @@ def main(
             else:
                 settings += [f"data.{split}={path}" for split, path in files.items()]
             row = experiment(recipe, [*settings, *changes, *overrides], files["test"])
-            add_row(output, key, row)
+            add_to(output, key, row, write_report)
             click.echo(json.dumps(row["test"]), err=True)
 
 
@@ -131,12 +131,12 @@ def read_rows(path: Path) -> dict[str, Any]:
     return rows
 
 
-def add_row(path: Path, key: str, row: dict[str, Any]) -> None:
+def add_to(path: Path, key: str, row: dict[str, Any], report: Callable[[dict[str, Any], Path], None]) -> None:
     """Add a row to those that are there now, and write the report of them all."""
     with FileLock(path.with_suffix(".lock")):
         rows = {**read_rows(path), key: row}
         write_file_atomically(path, json.dumps(rows, indent=1) + "\n")
-        write_report(rows, path.with_suffix(".md"))
+        report(rows, path.with_suffix(".md"))
 
 
 def experiment(recipe: str, settings: list[str], test: Path) -> dict[str, Any]:
