@@ -1,9 +1,9 @@
 """SSRA on real data against what it should beat: every row is one entry of `bench/results/ssra.json`.
 
-The paper's imbalance (levels 1 and 2 cut to 4.5 % of the labelled pairs) at several label budgets; the rest is
-unlabelled. All rows take the same number of optimiser steps with the same settings. Resumable: a row that is
-there is not made again, and a run that was stopped goes on where it stood. Settings were chosen on dev; test is
-read once a row.
+The paper's imbalance (levels 1 and 2 cut to 4.5 % of the labelled pairs) at several label budgets; the rest
+is unlabelled. All rows take the same number of optimiser steps with the same settings. Resumable: a row that
+is there is not made again, and a run that was stopped goes on where it stood. Settings were chosen on dev;
+test is read once a row.
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ def write_report(rows: dict[str, Any], path: Path, *, test: PairArrays, work: Pa
         "# SSRA on KUAKE-QTR in the paper's imbalance",
         "Test split, percent. nDCG@10: exponential gain, queries with at least three documents and more than "
         "one level. Difference to vanilla SFT of the same labels and seed, with the 95 % interval of a "
-        "paired bootstrap over queries. Written by `make ssra-real`; settings, versions and stage reports are in "
-        "the JSON.",
+        "paired bootstrap over queries. Written by `make ssra-real`; settings, versions and stage reports "
+        "are in the JSON.",
     ]
     for budget in sorted({key.split(" / ")[1] for key in rows}, key=int):
         parts += [f"## {int(budget):,} labelled pairs", _table(rows, budget, test, work)]

@@ -105,6 +105,8 @@ class QueryWriter(nn.Module):
                 if saved
                 else warm_start(folder, settings.decoder_layers)
             )
+            if getattr(model.encoder, "pooler", None) is not None:
+                model.encoder.pooler = None  # a warm start has none, so none was saved: it is random
         else:
             kind = AutoModelForSeq2SeqLM if settings.kind == "seq2seq" else AutoModelForCausalLM
             model = load_transformer(kind, folder)

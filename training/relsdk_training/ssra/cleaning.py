@@ -8,15 +8,25 @@ import unicodedata
 __all__ = ["cleaned", "fault", "normal"]
 
 _LONGEST = 64
-_QUOTES = "\"'“”‘’「」『』《》`"
+_QUOTES = ("“”", "‘’", "「」", "『』", "《》", '""', "''", "``")
 # Four of a character in a row, or a piece of two to eight characters three times in a row.
 _STUTTER = re.compile(r"(\D)\1{3,}|(.{2,8}?)\2{2,}")
 
 
 def cleaned(query: str) -> str:
-    """Return the first line without outer quotes, runs of spaces and a full stop at the end."""
-    line = next((line for line in query.splitlines() if line.strip()), "")
-    return " ".join(line.split()).strip(_QUOTES).rstrip("。.").strip()
+    """Return the first line without outer quotes, runs of spaces and full stops at the end.
+
+    A quote stays where its partner is inside the line, as in 《红楼梦》作者.
+    """
+    line, before = " ".join(next((x for x in query.splitlines() if x.strip()), "").split()), ""
+    while line != before:
+        before, line = line, line.rstrip("。. ")
+        for first, last in _QUOTES:
+            if line.startswith(first) and last not in line[1:-1]:
+                line = line[1:].lstrip()
+            if line.endswith(last) and first not in line[:-1]:
+                line = line[:-1].rstrip()
+    return line
 
 
 def fault(query: str, title: str) -> str:

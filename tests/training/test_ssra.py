@@ -1,0 +1,293 @@
+"""The whole method at toy size: it ends, survives a kill in the middle of any stage, refuses bad input."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from relsdk.errors import InputError
+from relsdk.formats import read_pairs, write_pairs
+from relsdk.sample_world import generate
+from relsdk_training.config import SsraConfig, load_config
+from relsdk_training.errors import TrainingError
+from relsdk_training.ssra.pipeline import train_ssra
+from relsdk_training.ssra.report import read_records
+
+MODELS = ("score", "query", "embed")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    world = generate(seed=11, n_documents=400, n_queries=120)
+    folder = tmp_path_factory.mktemp("ssra")
+    for split, name in (("train", "train"), ("test", "dev")):
+        write_pairs(folder / f"{name}.jsonl", world.split(split))
+    return folder
+
+
+def settings_of(files, checkpoint, run):
+    """A run of seconds: three shards, four steps a model, a checkpoint after each."""
+    common = [f"{m}.run.{x}" for m in MODELS for x in ("max_steps=4", "batch_size=16", "checkpoint_every=1")]
+    return [
+        *common,
+        *(f"{model}.model.checkpoint={checkpoint}" for model in MODELS),
+        "query.model.decoder_layers=[0, 1]",
+        "query.model.max_query_tokens=6",
+        "query.model.guidance=1.5",
+        f"data.train={files / 'train.jsonl'}",
+        f"data.dev={files / 'dev.jsonl'}",
+        f"pool.unlabelled=['{files / 'train.jsonl'}']",
+        "pool.limit=15",
+        "data.limit=120",
+        "filter.thresholds=[0, 0, 0, 0]",
+        "synthesis.rounds=1",
+        "run.shard=5",
+        f"run.output={run}",
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole(files, toy_checkpoint, tmp_path_factory):
+    """An uninterrupted run, and its settings."""
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    settings = settings_of(files, toy_checkpoint, run)
+    notes = []
+    return settings, train_ssra(load_config(SsraConfig, None, settings), on_note=notes.append), run, notes
+
+
+def artefacts(run):
+    """Hashes of what each stage made."""
+    return {
+        path.parent.name: json.loads(path.read_text())["outputs"] for path in run.glob("stages/*/stage.json")
+    }
+
+
+def test_a_run_ends_with_an_encoder_and_balanced_pairs(whole, files):
+    _, result, run, _ = whole
+    assert {name.partition("-")[2] for name in artefacts(run)} == {
+        *("pool", "score", "judge", "candidates", "annotate", "query-1", "write-1", "filter-1"),
+        *("balance", "embed"),
+    }
+    assert (Path(result.encoder) / "model.safetensors").is_file()
+    assert 0 < result.dev["mean_ap"] <= 1
+    pairs = list(read_pairs(result.pairs))
+    labelled = {(pair.query, pair.document.title) for pair in list(read_pairs(files / "train.jsonl"))[:120]}
+    assert labelled <= {(pair.query, pair.document.title) for pair in pairs}
+    held_out = {pair.query for pair in read_pairs(files / "dev.jsonl")}
+    assert not held_out & {pair.query for pair in pairs}
+    assert not list((run / "work").iterdir())
+
+
+def test_every_written_query_has_its_provenance(whole):
+    _, _, run, _ = whole
+    records = list(read_records(run / "stages/08-filter-1"))
+    assert len(records) == 15 * 4 * 2
+    assert {record["wanted"] for record in records} == {0, 1, 2, 3}
+    assert len({record["model"] for record in records}) == 1
+    for record in records:
+        assert record["round"] == 1
+        assert record["source"] == "synthesised"
+        if record["kept"]:
+            assert record["predicted"] == record["wanted"]
+            assert record["probabilities"][record["wanted"]] == max(record["probabilities"])
+
+
+def test_what_is_done_is_not_done_again(whole):
+    settings, result, run, _ = whole
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+    notes = []
+    again = train_ssra(load_config(SsraConfig, None, settings), on_note=notes.append)
+    assert again == result
+    assert notes == [f"{name}: done before" for name in sorted(artefacts(run))]
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_a_changed_setting_repeats_its_stage_and_what_reads_it(whole, tmp_path):
+    settings, _, run, _ = whole
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    changed = [*settings, f"run.output={copy}", "balance.shares=[1, 1, 1, 1]"]
+    notes = []
+    train_ssra(load_config(SsraConfig, None, changed), on_note=notes.append)
+    repeated = {note.partition(":")[0] for note in notes if note.endswith("begins")}
+    assert repeated == {"09-balance", "10-embed"}
+
+
+KILLED = """
+import json, os, signal, sys
+from relsdk_training.config import SsraConfig, load_config
+from relsdk_training.ssra.pipeline import train_ssra
+
+stages, settings = sys.argv[1].split(","), sys.argv[2:]
+
+def kill(name, done, total):
+    if name == stage and done == 2:  # of three shards or four steps
+        os.kill(os.getpid(), signal.SIGKILL)
+
+for stage in [*stages, "none"]:
+    child = os.fork()  # nothing has been computed here yet: only the imports are shared
+    if child == 0:
+        train_ssra(load_config(SsraConfig, None, settings), on_progress=kill)
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    work = os.path.join(settings[-1].partition("=")[2], "work", stage)
+    print(json.dumps([stage, status, sorted(os.listdir(work)) if os.path.isdir(work) else []]))
+"""
+
+
+def test_killed_in_the_middle_of_each_stage_it_resumes_to_the_same_artefacts(whole, tmp_path):
+    settings, _, run, _ = whole
+    killed = tmp_path / "run"
+    stages = [name for name in sorted(artefacts(run)) if name.partition("-")[2] not in ("pool", "balance")]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", KILLED, ",".join(stages), *settings, f"run.output={killed}"],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, "TOKENIZERS_PARALLELISM": "false"},
+    )
+    assert done.returncode == 0, done.stderr
+    told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+    assert [(stage, status) for stage, status, _ in told] == [*((stage, -9) for stage in stages), ("none", 0)]
+    for _, _, left in told[:-1]:
+        assert any(name.startswith(("state-", "records-", "candidates-", "written-")) for name in left)
+    assert artefacts(killed) == artefacts(run)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["run.output="], "run.output names no folder"),
+        (["data.dev="], "data.dev names no file"),
+        (["data.limit=3"], "at least one of each"),
+        (["pool.unlabelled=[]"], "no unlabelled document"),
+        (["pool.unlabelled=['nowhere.jsonl']"], "nowhere.jsonl is not a file"),
+        (["filter.thresholds=[0.5]"], "four numbers"),
+        (["synthesis.levels=[7]"], "levels out of 0 to 3"),
+        (["score.data.train=x.jsonl"], "set by the run"),
+        (["filter.judge=endpoint"], "judge_url"),
+        (["balance.shares=[0, 1, 1, 1]"], "above 0"),
+    ],
+)
+def test_bad_input_is_told(whole, tmp_path, changes, message):
+    settings, _, run, _ = whole
+    copy = tmp_path / "run"
+    if "balance" in changes[0]:
+        shutil.copytree(run, copy)
+    changed = [*settings, f"run.output={copy}", *changes]
+    with pytest.raises(InputError, match=message):
+        train_ssra(load_config(SsraConfig, None, changed))
+
+
+@pytest.fixture
+def endpoint():
+    """A chat endpoint that answers with `endpoint.answer(number of the request)`."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            server.asked += 1
+            status, text = server.answer(server.asked, body)
+            content = json.dumps({"choices": [{"message": {"content": text}}] * body.get("n", 1)}).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.asked = 0
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_language_model_writes_and_judges(whole, endpoint, tmp_path):
+    settings, _, run, _ = whole
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    url = f"http://127.0.0.1:{endpoint.server_port}/v1"
+    endpoint.answer = lambda number, body: (
+        200,
+        "A" if body["temperature"] == 0 else f"搜索词{number}号怎么做",
+    )
+    changed = [
+        *settings,
+        f"run.output={copy}",
+        f"synthesis.endpoint_url={url}",
+        "synthesis.endpoint_name=toy",
+        "filter.judge=endpoint",
+        f"filter.judge_url={url}",
+        "filter.judge_name=toy",
+        "pool.limit=15",
+    ]
+    train_ssra(load_config(SsraConfig, None, changed))
+    records = list(read_records(copy / "stages/08-filter-1"))
+    assert any("搜索词" in record["query"] for record in records)
+    assert {record["model"] for record in records} == {"toy"}
+
+
+def test_an_endpoint_that_refuses_keeps_what_is_done(whole, endpoint, tmp_path):
+    settings, _, run, _ = whole
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    url = f"http://127.0.0.1:{endpoint.server_port}/v1"
+    per_shard = 5 * 4  # documents and levels
+    endpoint.answer = lambda number, body: (200 if number <= per_shard else 401, f"词{number}怎么做")
+    changed = [
+        *settings,
+        f"run.output={copy}",
+        f"synthesis.endpoint_url={url}",
+        "synthesis.endpoint_name=toy",
+        "filter.judge=none",
+    ]
+    config = load_config(SsraConfig, None, changed)
+    with pytest.raises(TrainingError, match="401"):
+        train_ssra(config)
+    assert [path.name for path in sorted((copy / "work/07-write-1").glob("*.jsonl"))] == [
+        "written-00000.jsonl"
+    ]
+    endpoint.answer = lambda number, body: (200, f"词{number}怎么做")
+    asked = endpoint.asked
+    train_ssra(config)
+    assert endpoint.asked - asked == 2 * per_shard
+
+
+def test_a_model_that_repeats_itself_is_told(whole, endpoint, tmp_path):
+    settings, _, run, _ = whole
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    endpoint.answer = lambda number, body: (200, "总是同一个搜索词")
+    url = f"http://127.0.0.1:{endpoint.server_port}/v1"
+    changed = [
+        *settings,
+        f"run.output={copy}",
+        f"synthesis.endpoint_url={url}",
+        "synthesis.endpoint_name=toy",
+        "filter.judge=none",
+    ]
+    notes = []
+    train_ssra(load_config(SsraConfig, None, changed), on_note=notes.append)
+    assert any("repeats itself" in note for note in notes)
+
+
+def test_the_commands(whole, relsdk):
+    settings, _, run, _ = whole
+    overrides = [item for setting in settings for item in ("--set", setting)]
+    code, out, err = relsdk("train", "ssra", *overrides)
+    assert code == 0, err
+    assert "relsdk export encoder" in out
+    code, out, err = relsdk("synth", "inspect", str(run))
+    assert code == 0, err
+    code, out, err = relsdk("synth", "report", str(run))
+    assert code == 0, err
+    assert (run / "report.html").is_file()
