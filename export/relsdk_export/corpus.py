@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from relsdk.batching import token_budget_batches
+from relsdk.formats import read_documents, read_queries
 from relsdk.records import LabelledPair
 from relsdk.sample_world import generate
 from relsdk.tokenizer import TextTokenizer
 
-__all__ = ["PARITY_TEXTS", "Sample", "input_batches", "sample_of_pairs", "typical_pairs", "typical_texts"]
+__all__ = [
+    "PARITY_TEXTS",
+    "Sample",
+    "input_batches",
+    "read_texts",
+    "sample_of_pairs",
+    "typical_pairs",
+    "typical_texts",
+]
 
 # How many texts of a corpus are kept.
 _KEPT = 256
@@ -57,6 +67,18 @@ class Sample:
             elif (slot := int(rng.integers(number + 1))) < _KEPT:  # reservoir sampling
                 self.kept[slot] = text
             yield text
+
+
+def read_texts(path: Path) -> Iterator[str]:
+    """Yield the texts of a file of queries (.txt, one a line) or of documents (any other name).
+
+    Raises:
+        InputError: The file is missing or has a bad row.
+    """
+    if path.suffix == ".txt":
+        yield from (query.text for query in read_queries(path))
+    else:
+        yield from (f"{document.title} {document.text}".strip() for document in read_documents(path))
 
 
 def sample_of_pairs(pairs: Sequence[LabelledPair]) -> list[LabelledPair]:

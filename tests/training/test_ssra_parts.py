@@ -13,7 +13,6 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 
 from relsdk.errors import InputError
 from relsdk_training.config import CandidateConfig
-from relsdk_training.encoder import TextEncoder
 from relsdk_training.query_models.base import QueryRequest
 from relsdk_training.score_model import ScoreModel
 from relsdk_training.ssra import stages as stages_module
@@ -62,7 +61,7 @@ def test_a_balanced_choice_by_hand():
     labelled = [row in (1, 4, 11) for row in range(12)]
     # Level 2 has 2 pairs, a quarter of 8: level 0 keeps its two labelled, level 1 gets its second, 3 two.
     rows = balanced_choice(levels, labelled, [1, 1, 1, 1], 0, seed=0).tolist()
-    assert rows[:6] == [1, 4, 5, 6, 7, rows[5]]
+    assert rows[:5] == [1, 4, 5, 6, 7]
     assert rows == sorted(rows)
     assert rows[-1] == 11
     assert len(rows) == 8
@@ -107,20 +106,17 @@ def test_contradictions_by_hand():
     ("pairs", "count", "kept"),
     [
         ([], 3, [0, 1, 2]),
-        ([(0, 1), (0, 2), (3, 1)], 4, [2, 3]),  # 0 and 1 clash twice each: the later goes, then 2 (or 0)
         ([(0, 1), (0, 2), (0, 3)], 4, [1, 2, 3]),
         ([(1, 0)], 2, [0]),
-        ([(0, 1), (1, 2), (2, 3)], 4, [0, 1, 3]),  # 2 goes of 1 and 2; of 0 and 1, 1
+        ([(0, 1), (0, 2), (3, 1)], 4, [0, 3]),  # 0 and 1 clash twice each: 1 goes; then of 0 and 2 the later
+        ([(0, 1), (1, 2), (2, 3)], 4, [0, 3]),  # 2 goes of 1 and 2; then 1 of 0 and 1
+        ([(0, 1), (1, 0)], 2, [0]),
     ],
 )
 def test_the_most_contradicted_go_first(pairs, count, kept):
     wrong = np.zeros((count, count), dtype=bool)
     for pair in pairs:
         wrong[pair] = True
-    if pairs == [(0, 1), (0, 2), (3, 1)]:
-        kept = [0, 3]  # without 1, only 0 and 2 clash, and 2 is the later
-    if pairs == [(0, 1), (1, 2), (2, 3)]:
-        kept = [0, 3]
     assert np.flatnonzero(consistent(wrong)).tolist() == kept
 
 
@@ -273,10 +269,14 @@ def candidates(texts, checkpoint, **config):
 def test_the_nearest_by_words_of_a_title_that_is_a_query(texts, toy_checkpoint):
     found = candidates(texts, toy_checkpoint, lexical=1, semantic=0).nearest(texts)
     assert found == [[text] for text in texts]
-    few = candidates(texts, toy_checkpoint, lexical=10, semantic=0, most=10)
-    by_words = few.nearest(["大宅门游戏攻略", "\u2603\u2603"])
-    assert set(by_words[0][:3]) >= {"大宅门演员表", "游戏攻略第三关怎么过"}
-    assert "感冒咳嗽吃什么药好得快" not in by_words[0]  # no word in common
+    few = candidates(texts, toy_checkpoint, lexical=2, semantic=0).nearest(["游戏第三关", "怎么做面包 bread"])
+    assert [of_one[0] for of_one in few] == ["游戏攻略第三关怎么过", "How to make bread at home"]
+
+
+def test_queries_without_a_word_in_common_are_no_candidates(toy_checkpoint, monkeypatch):
+    monkeypatch.setattr(Candidates, "_words", lambda self, texts: [list(text) for text in texts])
+    finder = candidates(["甲乙", "丙丁", "甲丁丁丁"], toy_checkpoint, lexical=3, semantic=0)
+    assert finder.nearest(["甲", "丁丙", "戊", ""]) == [["甲乙", "甲丁丁丁"], ["丙丁", "甲丁丁丁"], [], []]
 
 
 def test_the_nearest_by_meaning_are_those_of_the_cosine(texts, toy_checkpoint):
@@ -321,7 +321,6 @@ def test_no_more_candidates_than_queries_and_none_twice(texts, toy_checkpoint):
 
 def test_candidates_do_not_depend_on_their_company(texts, toy_checkpoint):
     finder = candidates(texts, toy_checkpoint)
-    assert TextEncoder.load(toy_checkpoint).settings.prompts["document"] == "passage: "
     together = finder.nearest(texts)
     assert together == [finder.nearest([text])[0] for text in texts]
 
@@ -360,7 +359,8 @@ def test_a_scorer_gives_the_models_probabilities(toy_checkpoint, corpus, tmp_pat
             at_least = np.minimum.accumulate(1 / (1 + np.exp(-logits)))
             wanted.append(-np.diff([1.0, *at_least, 0.0]))
     found = scorer.probabilities(pairs)
-    np.testing.assert_allclose(found, wanted, atol=2e-6)
+    # A calibration holds no level for impossible: each gets 1e-4.
+    np.testing.assert_allclose(found, 0.9996 * np.array(wanted) + 1e-4, atol=2e-6)
     assert np.ptp(found, axis=0).max() > 0.05  # pairs differ
     order = np.random.default_rng(0).permutation(len(pairs))
     np.testing.assert_allclose(scorer.probabilities([pairs[row] for row in order]), found[order], atol=1e-6)
@@ -520,18 +520,18 @@ def test_a_stage_that_fails_goes_on_where_it_stood(tmp_path, monkeypatch, error)
 
 def fail(work):
     (work / "half").write_text("of the old settings")
-    raise ValueError
+    raise ValueError("half")
 
 
 def test_other_settings_begin_anew(run):
     for settings in (1, 2):
-        with pytest.raises(ValueError, match="^$"):
+        with pytest.raises(ValueError, match=r"^half$"):
             run.stages.done(Stage("01-a", settings, [], fail))
     assert run.notes == ["01-a: begins"] * 2
     folder = run.a(3)
     assert not (folder / "half").exists()
     # What was done is kept until its successor is done.
-    with pytest.raises(ValueError, match="^$"):
+    with pytest.raises(ValueError, match=r"^half$"):
         run.stages.done(Stage("01-a", 4, [], fail))
     assert (folder / "text.txt").exists()
     run.a(3)
@@ -540,7 +540,7 @@ def test_other_settings_begin_anew(run):
 
 def test_a_stage_that_was_killed_goes_on(run):
     """No handler ran: the work folder is as the kill left it."""
-    with pytest.raises(ValueError, match="^$"):
+    with pytest.raises(ValueError, match=r"^half$"):
         run.stages.done(Stage("01-a", 1, [], fail))
     mark = run.folder / "work" / "01-a" / "identity"
     mark.write_text(mark.read_text(encoding="utf-8").split()[0] + " 0\n")
@@ -597,11 +597,10 @@ WRITTEN = [
 TABLE = {
     "红烧肉做法": sure(3),
     "感冒药": sure(0),
-    "红烧肉窍门": [0.3, 0.2, 0.15, 0.35],
+    "红烧肉窍门": [0.25, 0.2, 0.2, 0.35],
     "红烧肉怎么做": sure(3),
     "bread": sure(3),
 }
-TABLE["红烧肉窍门"] = [0.25, 0.2, 0.2, 0.35]
 
 
 def test_each_reason_drops_its_query():

@@ -44,6 +44,34 @@ def pull(name: str, output: Path | None, overwrite: bool, as_json: bool) -> None
 
 
 @model.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("output", type=click.Path(path_type=Path))
+@click.option(
+    "--corpus", multiple=True, required=True, type=click.Path(path_type=Path), help="Documents or queries."
+)
+@click.option("--overwrite", is_flag=True, help="Replace what is there.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def cut(checkpoint: Path, output: Path, corpus: tuple[Path, ...], overwrite: bool, as_json: bool) -> None:
+    """Write CHECKPOINT to OUTPUT with the vocabulary that a corpus needs: a smaller start for training."""
+    try:
+        from relsdk_export.corpus import read_texts
+        from relsdk_export.cut_checkpoint import cut_checkpoint
+    except ImportError as error:
+        raise MissingExtraError("relsdk model cut", "export") from error
+    found = cut_checkpoint(
+        checkpoint, output, (text for path in corpus for text in read_texts(path)), overwrite=overwrite
+    )
+    if as_json:
+        echo_json({"path": str(output), **found})
+        return
+    click.echo(
+        f"{output}: {found['pieces']:,} of {found['pieces_before']:,} pieces, {found['unknown_share']:.2%} "
+        "of the corpus's tokens unknown"
+    )
+    click.echo(f"next: relsdk train embed --set model.checkpoint={output} ...")
+
+
+@model.command()
 @click.argument("path", metavar="BUNDLE")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(path: str, as_json: bool) -> None:

@@ -94,30 +94,31 @@ class _Pipeline:
     def run(self) -> SsraResult:
         config = self.config
         pool = self.done(1, "pool", _files_of(config), [], self._pool)
-        score = self.done(2, "score", config_hash(config.score), [pool], partial(self._score, pool=pool))
+        labels = [pool / name for name in ("labelled.jsonl", "dev.jsonl")]
+        learning = [_identity(config.score), config.run.seed]
+        score = self.done(2, "score", learning, labels, partial(self._score, pool=pool))
         judge = None
         if config.filter.judge == "model" and config.synthesis.rounds:
-            settings = [config_hash(config.score), config.filter.judge_share]
-            judge = self.done(3, "judge", settings, [pool], partial(self._judge, pool=pool))
+            settings = [*learning, config.filter.judge_share]
+            judge = self.done(3, "judge", settings, labels, partial(self._judge, pool=pool))
         made: list[Path] = []
         if config.synthesis.reannotate or config.balance.annotated:
-            settings = [asdict(config.candidates), config.embed.model.checkpoint]
+            settings = [asdict(config.candidates), _weights(config.embed.model.checkpoint)]
             candidates = self.done(4, "candidates", settings, [pool], partial(self._candidates, pool=pool))
             settings = [config.filter.thresholds, config.filter.adjust]
             annotate = partial(self._annotate, pool=pool, candidates=candidates, score=score)
-            made.append(self.done(5, "annotate", settings, [candidates, score], annotate))
+            made.append(self.done(5, "annotate", settings, [candidates, score, *labels], annotate))
         made += self._rounds(pool, score, judge, made)
         last = 3 * config.synthesis.rounds
         settings = [asdict(config.balance), config.run.seed]
+        sources = [labels[0], *made]
         balance = self.done(
-            6 + last, "balance", settings, [pool, *made], partial(self._balance, pool=pool, made=made)
+            6 + last, "balance", settings, sources, partial(self._balance, pool=pool, made=made)
         )
+        settings = [_identity(config.embed), config.run.seed]
+        sources = [balance / "pairs.jsonl", labels[1]]
         embed = self.done(
-            7 + last,
-            "embed",
-            [config_hash(config.embed), config.run.seed],
-            [balance, pool],
-            partial(self._embed, balance=balance, pool=pool),
+            7 + last, "embed", settings, sources, partial(self._embed, balance=balance, pool=pool)
         )
         seconds = {}
         for path in sorted(self.stages.run.glob("stages/*/stage.json")):
@@ -134,9 +135,10 @@ class _Pipeline:
         for number in range(1, config.synthesis.rounds + 1):
             query, at = None, 3 * number
             if not config.synthesis.endpoint_url:
-                inputs = [pool, score, *learned, *made[-1:]]
-                train = partial(self._query, inputs=inputs)
-                settings = [config_hash(_learning(config.query)), config.run.seed]
+                stages = [*learned, *made[-1:]]
+                inputs = [pool / "labelled.jsonl", pool / "dev.jsonl", score, *stages]
+                train = partial(self._query, pool=pool, score=score, stages=stages)
+                settings = [_identity(_learning(config.query)), config.run.seed]
                 query = self.done(3 + at, f"query-{number}", settings, inputs, train)
                 found = self.stages.report(query)["agreement"]["mean"]
                 if number > 1 and found - agreement < config.synthesis.min_gain:
@@ -275,9 +277,8 @@ class _Pipeline:
         self._mapped(work, candidates, "candidates", "records", make)
         return stage_report(read_records(work))
 
-    def _query(self, work: Path, inputs: list[Path]) -> Mapping[str, Any]:
+    def _query(self, work: Path, pool: Path, score: Path, stages: list[Path]) -> Mapping[str, Any]:
         """Train the query model on labelled pairs and what is kept of the stages before it; try it on dev."""
-        pool, score, *stages = inputs
         pairs = list(read_pairs(pool / "labelled.jsonl"))
         pairs += [pair for stage in stages for pair in _kept(stage)]
         write_pairs(work / "pairs.jsonl", _distinct(pairs))
@@ -500,6 +501,18 @@ def _writing(config: SsraConfig) -> list[float]:
     """Return what sampling depends on, and training does not."""
     model = config.query.model
     return [model.guidance, model.temperature, model.top_p]
+
+
+def _identity(config: Any) -> Any:
+    """Return what the result of a training depends on; a checkpoint counts by its weights, not its place."""
+    unplaced = replace(config, model=replace(config.model, checkpoint=""))
+    return [config_hash(unplaced), _weights(config.model.checkpoint)]
+
+
+def _weights(checkpoint: str) -> str:
+    if not Path(checkpoint).is_dir() or not checkpoint:
+        raise InputError(f"model.checkpoint {checkpoint!r} is not a folder; get one with: relsdk model pull")
+    return _content_hash(Path(checkpoint))
 
 
 def _learning(config: QueryConfig) -> QueryConfig:

@@ -33,7 +33,7 @@ class Stage:
     Attributes:
         name: NN-name.
         settings: What it depends on besides its inputs, in a JSON form.
-        inputs: Folders of the stages that it reads.
+        inputs: What it reads: folders of stages, or single files of them.
         make: Fills the folder it is given, which may hold what an interrupted try left; returns a report.
     """
 
@@ -62,7 +62,7 @@ class Stages:
             RelsdkError: What the stage raises; what it has finished so far is kept in the work folder.
         """
         target = self.run / "stages" / stage.name
-        identity = json_sha256([stage.name, stage.settings, [_outputs(folder) for folder in stage.inputs]])
+        identity = json_sha256([stage.name, stage.settings, [_outputs(source) for source in stage.inputs]])
         if target.is_dir() and _description(target)["identity"] == identity:
             self.on_note(f"{stage.name}: done before")
             return target
@@ -142,6 +142,9 @@ def _description(folder: Path) -> dict[str, Any]:
     return content
 
 
-def _outputs(folder: Path) -> dict[str, str]:
-    outputs: dict[str, str] = _description(folder)["outputs"]
-    return outputs
+def _outputs(source: Path) -> dict[str, str]:
+    """Return the hashes of a stage's files, or of one of them."""
+    if source.is_dir():
+        outputs: dict[str, str] = _description(source)["outputs"]
+        return outputs
+    return {source.name: _description(source.parent)["outputs"][source.name]}
