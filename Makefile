@@ -7,7 +7,7 @@ SHARED ?= ../shared
 WORK ?= runs
 
 .DEFAULT_GOAL := help
-.PHONY: real-trained train-real train-speed train-latency help demo test check lint types real quantisation bench readme clean
+.PHONY: demo-train ssra-real real-trained train-real train-speed train-latency help demo test check lint types real quantisation bench readme clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,12 @@ quantisation: $(VENV)/.installed-dev ## Quantisation schemes side by side (../sh
 
 train-real: $(VENV)/.installed-dev ## Train on the real data (../shared), resumable, hours -> bench/results/train.json
 	$(BIN)/python -m bench.train_real --shared $(SHARED) --output bench/results/train.json --work $(WORK)
+
+ssra-real: $(VENV)/.installed-dev ## SSRA and what it should beat on the real data (../shared), hours -> bench/results/ssra.json
+	$(BIN)/python -m bench.ssra_real --shared $(SHARED) --output bench/results/ssra.json --work $(WORK) --outsider "$(WORK)/score_categorical_-_seed_0"
+
+demo-train: $(VENV)/.installed-dev ## SSRA on the sample corpus, whose levels are exact -> bench/results/ssra_sample.json
+	$(BIN)/python -m bench.ssra_sample --output bench/results/ssra_sample.json --work $(WORK)/sample
 
 train-latency: $(VENV)/.installed-dev ## Query latency of what train-real distilled -> bench/results/student_latency.json
 	$(BIN)/python -m bench.student_latency --shared $(SHARED) --work $(WORK) --output bench/results/student_latency.json

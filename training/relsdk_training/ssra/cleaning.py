@@ -8,7 +8,8 @@ import unicodedata
 __all__ = ["cleaned", "fault", "normal"]
 
 _LONGEST = 64
-_QUOTES = ("“”", "‘’", "「」", "『』", "《》", '""', "''", "``")
+# Opening quotes and their partners.
+_QUOTES = tuple(zip("“‘「『《\"'`", "”’」』》\"'`", strict=True))
 # Four of a character in a row, or a piece of two to eight characters three times in a row.
 _STUTTER = re.compile(r"(\D)\1{3,}|(.{2,8}?)\2{2,}")
 

