@@ -309,6 +309,12 @@ def _check(settings: QueryModelConfig) -> None:
     if settings.kind != "warm_start":
         if "{document}" not in settings.prompt or "{level}" not in settings.prompt:
             raise InputError(f"prompt {settings.prompt!r} lacks {{document}} or {{level}}")
+        try:
+            settings.prompt.format(document="", level="")
+        except (KeyError, IndexError, ValueError) as error:
+            raise InputError(
+                f"prompt {settings.prompt!r} cannot be filled in ({error}); it may hold {{document}} and {{level}}"
+            ) from error
         if len(settings.level_names) != _LEVELS:
             raise InputError(f"level_names has {len(settings.level_names)} names; 4 are needed")
         if settings.contrast or settings.guidance != 1.0:

@@ -78,7 +78,10 @@ class Candidates:
         return [[int(row) for row in np.argsort(-of_one, kind="stable")[:count]] for of_one in cosines]
 
     def _words(self, texts: Sequence[str]) -> list[list[str]]:
-        return [[str(token) for token in ids[1:-1]] for ids in self.tokenizer.tokenize(list(texts)).ids]
+        """Return tokens as words, without those that nearly every text has."""
+        tokens = self.tokenizer.tokenize([*texts, ""]).ids
+        common = {*tokens.pop(), *self.tokenizer.tokenize([" "]).ids[0]}
+        return [[str(token) for token in ids if token not in common] for ids in tokens]
 
     @torch.inference_mode()
     def _embedded(self, texts: Sequence[str]) -> NDArray[np.float32]:

@@ -10,8 +10,8 @@ __all__ = ["cleaned", "fault", "normal"]
 _LONGEST = 64
 # Opening quotes and their partners.
 _QUOTES = tuple(zip("“‘「『《\"'`", "”’」』》\"'`", strict=True))
-# Four of a character in a row, or a piece of two to eight characters three times in a row.
-_STUTTER = re.compile(r"(\D)\1{3,}|(.{2,8}?)\2{2,}")
+# Four of a character in a row, or a piece of two to eight characters three times in a row; numbers may do so.
+_STUTTER = re.compile(r"(\D)\1{3,}|(\D{2,8}?)\2{2,}")
 
 
 def cleaned(query: str) -> str:

@@ -71,14 +71,18 @@ class EndpointJudge:
             for i, high in enumerate(group.wanted):
                 for j, low in enumerate(group.wanted):
                     if high > low:
-                        wrong[i, j] = self._prefers_second(group.document, group.queries[i], group.queries[j])
+                        pair = group.queries[i], group.queries[j]
+                        # Asked both ways round: a model that likes one letter better contradicts nothing.
+                        wrong[i, j] = self._prefers(group.document, *pair, "B") and self._prefers(
+                            group.document, *pair[::-1], "A"
+                        )
             found.append(wrong)
         return found
 
-    def _prefers_second(self, document: str, one: str, other: str) -> bool:
+    def _prefers(self, document: str, one: str, other: str, letter: str) -> bool:
         question = f"文档：{document}\nA：{one}\nB：{other}\n这篇文档更能满足哪个搜索词？只回答 A 或 B。"
         (answer,) = self.endpoint.ask([{"role": "user", "content": question}], temperature=0.0, seed=0)
-        return answer.strip().upper().startswith("B")
+        return answer.strip().upper().startswith(letter)
 
 
 def contradictions(wanted: Sequence[int], expected: NDArray[np.floating]) -> NDArray[np.bool_]:
