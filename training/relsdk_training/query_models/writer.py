@@ -313,7 +313,7 @@ def _check(settings: QueryModelConfig) -> None:
             settings.prompt.format(document="", level="")
         except (KeyError, IndexError, ValueError) as error:
             raise InputError(
-                f"prompt {settings.prompt!r} cannot be filled in ({error}); it may hold {{document}} and {{level}}"
+                f"prompt {settings.prompt!r} cannot be filled in ({error}); {{document}} and {{level}} can"
             ) from error
         if len(settings.level_names) != _LEVELS:
             raise InputError(f"level_names has {len(settings.level_names)} names; 4 are needed")

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from relsdk.errors import InputError
 from relsdk.folders import file_sha256, json_sha256
-from relsdk.formats import read_documents, read_pairs, read_queries, read_unlabelled_pairs, write_pairs
-from relsdk.levels import RelevanceLevel
-from relsdk.records import Document, LabelledPair
+from relsdk.formats import read_pairs, write_pairs
 from relsdk_training.chat_endpoint import ChatEndpoint
 from relsdk_training.config import DataConfig, QueryConfig, QueryModelConfig, SsraConfig, config_hash
-from relsdk_training.data import check_disjoint, document_text, load_pairs, pair_arrays, thin_out
+from relsdk_training.data import document_text, load_pairs, pair_arrays
 from relsdk_training.loop import TrainResult
 from relsdk_training.query_models.base import QueryModel, QueryRequest
 from relsdk_training.query_models.endpoint import EndpointQueryModel
@@ -30,6 +27,15 @@ from relsdk_training.ssra.balance import balanced_choice
 from relsdk_training.ssra.candidates import Candidates
 from relsdk_training.ssra.cleaning import cleaned, fault, normal
 from relsdk_training.ssra.judges import EndpointJudge, Judge, ModelJudge
+from relsdk_training.ssra.pool import counts_of, pool_identity, write_pool
+from relsdk_training.ssra.records import (
+    distinct_pairs,
+    kept_pairs,
+    key_of,
+    labelled_record,
+    level_of,
+    pair_of,
+)
 from relsdk_training.ssra.report import read_records, stage_report
 from relsdk_training.ssra.scoring import PairScorer
 from relsdk_training.ssra.stages import Stage, Stages, read_lines, shard_paths, write_lines
@@ -93,7 +99,7 @@ class _Pipeline:
 
     def run(self) -> SsraResult:
         config = self.config
-        pool = self.done(1, "pool", _files_of(config), [], self._pool)
+        pool = self.done(1, "pool", pool_identity(config), [], lambda work: write_pool(work, config))
         labels = [pool / name for name in ("labelled.jsonl", "dev.jsonl")]
         learning = [_identity(config.score), config.run.seed]
         score = self.done(2, "score", learning, labels, partial(self._score, pool=pool))
@@ -147,7 +153,7 @@ class _Pipeline:
                     )
                     break
                 agreement = found
-            settings = [asdict(config.synthesis), _writing(config), config.run.seed]
+            settings = [_writing(config), config.run.seed]
             writers = [query] if query else []
             write = partial(self._write, pool=pool, query=query)
             written = self.done(4 + at, f"write-{number}", settings, [pool, *writers], write)
@@ -169,70 +175,6 @@ class _Pipeline:
     ) -> Path:
         """Run a stage, unless it is done. Numbers stay the same when a stage is left out."""
         return self.stages.done(Stage(f"{number:02d}-{name}", settings, inputs, make))
-
-    def _pool(self, work: Path) -> Mapping[str, Any]:
-        """Labelled pairs, dev pairs, distinct documents in shards, distinct queries."""
-        config, data = self.config, self.config.data
-        splits = {
-            "train": load_pairs(data.train, data.label_map),
-            "dev": load_pairs(data.dev, data.label_map),
-        }
-        if data.test:
-            splits["test"] = load_pairs(data.test, data.label_map)
-        check_disjoint(**splits)
-        labelled = splits["train"]
-        if data.rare_share:
-            labelled = thin_out(labelled, data.rare_levels, data.rare_share, config.run.seed)
-        if data.limit:
-            labelled = labelled[: data.limit]
-        counts = _counts(labelled)
-        if not counts.all():
-            raise InputError(
-                f"labelled pairs of levels 0-3: {counts.tolist()}; at least one of each is needed to tell "
-                "what the level means"
-            )
-        write_pairs(work / "labelled.jsonl", labelled)
-        write_pairs(work / "dev.jsonl", splits["dev"])
-        held_out = {normal(pair.query) for name in ("dev", "test") for pair in splits.get(name, [])}
-        write_lines(work / "held_out.jsonl", [{"query": query} for query in sorted(held_out)])
-        documents, queries = self._unlabelled(labelled)
-        queries = [query for query in queries if normal(query) not in held_out]
-        write_lines(work / "queries.jsonl", [{"query": query} for query in queries])
-        size = config.run.shard
-        for start in range(0, len(documents), size):
-            shard = documents[start : start + size]
-            write_lines(
-                work / f"documents-{start // size:05d}.jsonl",
-                [{"id": d.id, "title": d.title, "text": d.text} for d in shard],
-            )
-        return {
-            "labelled": counts.tolist(),
-            "documents": len(documents),
-            "queries": len(queries),
-            "held_out_queries": len(held_out),
-        }
-
-    def _unlabelled(self, labelled: list[LabelledPair]) -> tuple[list[Document], list[str]]:
-        """Read distinct documents, by text, and distinct queries."""
-        pool = self.config.pool
-        documents: dict[str, Document] = {}
-        queries: dict[str, None] = dict.fromkeys(pair.query for pair in labelled)
-        for path in pool.documents:
-            for document in read_documents(Path(path)):
-                documents.setdefault(document_text(document), document)
-        for path in pool.unlabelled:
-            for query, document in read_unlabelled_pairs(Path(path), skip_empty=True):
-                documents.setdefault(document_text(document), document)
-                queries[query] = None
-        for path in pool.queries:
-            queries.update((query.text, None) for query in read_queries(Path(path)))
-        found = list(documents.values())
-        if pool.limit and len(found) > pool.limit:
-            rows = np.random.default_rng(self.config.run.seed).permutation(len(found))[: pool.limit]
-            found = [found[row] for row in np.sort(rows)]
-        if not found:
-            raise InputError("no unlabelled document; name files in pool.unlabelled or pool.documents")
-        return found, list(queries)
 
     def _score(self, work: Path, pool: Path) -> Mapping[str, Any]:
         data = DataConfig(train=str(pool / "labelled.jsonl"), dev=str(pool / "dev.jsonl"))
@@ -280,8 +222,8 @@ class _Pipeline:
     def _query(self, work: Path, pool: Path, score: Path, stages: list[Path]) -> Mapping[str, Any]:
         """Train the query model on labelled pairs and what is kept of the stages before it; try it on dev."""
         pairs = list(read_pairs(pool / "labelled.jsonl"))
-        pairs += [pair for stage in stages for pair in _kept(stage)]
-        write_pairs(work / "pairs.jsonl", _distinct(pairs))
+        pairs += [pair for stage in stages for pair in kept_pairs(stage)]
+        write_pairs(work / "pairs.jsonl", distinct_pairs(pairs))
         data = DataConfig(train=str(work / "pairs.jsonl"), dev=str(pool / "dev.jsonl"))
         report = dict(self._trained(work, train_query, self.config.query, data, 0))
         dev = pair_arrays(load_pairs(str(pool / "dev.jsonl")))
@@ -354,17 +296,17 @@ class _Pipeline:
 
     def _balance(self, work: Path, pool: Path, made: list[Path]) -> Mapping[str, Any]:
         config = self.config
-        records = [_labelled_record(pair) for pair in read_pairs(pool / "labelled.jsonl")]
-        seen = {_key(record) for record in records}
+        records = [labelled_record(pair) for pair in read_pairs(pool / "labelled.jsonl")]
+        seen = {key_of(record) for record in records}
         for stage in made:
             if stage.name.endswith("-annotate") and not config.balance.annotated:
                 continue
             for record in read_records(stage):
-                if record["kept"] and _key(record) not in seen:
-                    seen.add(_key(record))
+                if record["kept"] and key_of(record) not in seen:
+                    seen.add(key_of(record))
                     records.append(record)
         rows = balanced_choice(
-            [_level(record) for record in records],
+            [level_of(record) for record in records],
             [record["source"] == "labelled" for record in records],
             config.balance.shares,
             config.balance.size,
@@ -372,7 +314,7 @@ class _Pipeline:
         )
         chosen = [records[row] for row in rows]
         write_lines(work / "records-00000.jsonl", chosen)
-        write_pairs(work / "pairs.jsonl", (_pair(record) for record in chosen))
+        write_pairs(work / "pairs.jsonl", (pair_of(record) for record in chosen))
         return stage_report(chosen)
 
     def _embed(self, work: Path, balance: Path, pool: Path) -> Mapping[str, Any]:
@@ -434,7 +376,7 @@ class _Pipeline:
         if stage not in self._scorers:
             pairs = stage / "labelled.jsonl"
             labelled = pairs if pairs.is_file() else next(self.stages.run.glob("stages/*-pool")) / pairs.name
-            counts = np.maximum(_counts(read_pairs(labelled)), 0.5)
+            counts = np.maximum(counts_of(read_pairs(labelled)), 0.5)
             model = self.config.score.model
             self._scorers[stage] = PairScorer(
                 stage,
@@ -497,10 +439,11 @@ def _check(config: SsraConfig) -> None:
         )
 
 
-def _writing(config: SsraConfig) -> list[float]:
-    """Return what sampling depends on, and training does not."""
-    model = config.query.model
-    return [model.guidance, model.temperature, model.top_p]
+def _writing(config: SsraConfig) -> list[Any]:
+    """Return what the queries depend on besides the model that writes them."""
+    asked, model = config.synthesis, config.query.model
+    sampling = [model.guidance, model.temperature, model.top_p]
+    return [asked.levels, asked.samples, asked.endpoint_url, asked.endpoint_name, *sampling]
 
 
 def _identity(config: Any) -> Any:
@@ -520,63 +463,6 @@ def _learning(config: QueryConfig) -> QueryConfig:
     usual = QueryModelConfig()
     sampling = {name: getattr(usual, name) for name in ("guidance", "temperature", "top_p")}
     return replace(config, model=replace(config.model, **sampling))
-
-
-def _files_of(config: SsraConfig) -> Any:
-    """Return what the pool depends on: its settings and the content of its files."""
-    data = asdict(config.data)
-    files = [data.pop(name) for name in ("train", "dev", "test")]
-    pool = asdict(config.pool)
-    files += [path for name in ("unlabelled", "documents", "queries") for path in pool.pop(name)]
-    for path in files:
-        if path and not Path(path).is_file():
-            raise InputError(f"{path} is not a file")
-    hashes = [file_sha256(Path(path)) if path else "" for path in files]
-    return [data, pool, hashes, config.run.seed, config.run.shard]
-
-
-def _counts(pairs: Iterable[LabelledPair]) -> NDArray[np.int64]:
-    return np.bincount([int(pair.level) for pair in pairs], minlength=4)
-
-
-def _kept(stage: Path) -> Iterator[LabelledPair]:
-    return (_pair(record) for record in read_records(stage) if record["kept"])
-
-
-def _distinct(pairs: Iterable[LabelledPair]) -> list[LabelledPair]:
-    found: dict[tuple[str, str], LabelledPair] = {}
-    for pair in pairs:
-        found.setdefault((pair.query, document_text(pair.document)), pair)
-    return list(found.values())
-
-
-def _level(record: Mapping[str, Any]) -> int:
-    return int(record["predicted"] if record["wanted"] is None else record["wanted"])
-
-
-def _pair(record: Mapping[str, Any]) -> LabelledPair:
-    return LabelledPair(record["query"], Document(**record["document"]), RelevanceLevel(_level(record)))
-
-
-def _key(record: Mapping[str, Any]) -> tuple[str, str]:
-    return record["query"], document_of(record["document"])
-
-
-def _labelled_record(pair: LabelledPair) -> dict[str, Any]:
-    level = int(pair.level)
-    return {
-        "query": pair.query,
-        "document": {"id": pair.document.id, "title": pair.document.title, "text": pair.document.text},
-        "wanted": level,
-        "predicted": level,
-        "probabilities": [],
-        "judge": None,
-        "kept": True,
-        "dropped_because": None,
-        "round": 0,
-        "model": None,
-        "source": "labelled",
-    }
 
 
 def _content_hash(folder: Path) -> str:
