@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,15 +25,16 @@ from numpy.typing import NDArray
 from bench.machine import machine_record
 from bench.ssra_report import write_report
 from bench.train_real import RECIPES, add_to, read_rows
+from relsdk.batching import token_budget_batches
 from relsdk.bundle import tokenizer_path
 from relsdk.tokenizer import TextTokenizer
 from relsdk_training.config import DataConfig, EmbedConfig, SsraConfig, load_config
-from relsdk_training.data import PairArrays, load_pairs, pair_arrays
+from relsdk_training.data import PairArrays, load_pairs, pair_arrays, token_tensors
 from relsdk_training.encoder import TextEncoder
 from relsdk_training.measures import embed_tokens, ranking_statistics, tokenised_pairs
+from relsdk_training.score_model import ScoreModel
 from relsdk_training.ssra.pipeline import train_ssra
 from relsdk_training.ssra.report import read_records
-from relsdk_training.ssra.scoring import PairScorer
 from relsdk_training.ssra.synthesis import document_of
 from relsdk_training.tasks import train_embed
 
@@ -45,6 +46,7 @@ UNFILTERED = ["filter.by_score=false", "filter.judge=none"]
 # name -> what differs from the recipe; stages that are the same are shared.
 VARIANTS = {
     FULL: [],
+    "SSRA without the judge": ["filter.judge=none"],
     "SSRA without stage 2": UNFILTERED,
     "SSRA without stages 1 and 2": ["synthesis.reannotate=false", "balance.annotated=false", *UNFILTERED],
     "pseudo-labels, no generation": ["synthesis.rounds=0"],
@@ -201,7 +203,7 @@ def outside_agreement(stage: Path, outsider: Path) -> dict[str, Any]:
     Returns:
         For all usable queries and for those kept: the share for each wanted level, of a seeded sample.
     """
-    scorer = PairScorer(outsider, "categorical", max_tokens=96, prior=np.ones(4), adjust=0.0)
+    scorer = _Outsider(outsider)
     records = [record for record in read_records(stage) if record["predicted"] is not None]
     found: dict[str, Any] = {}
     for name, some in (("written", records), ("kept", [r for r in records if r["kept"]])):
@@ -210,10 +212,29 @@ def outside_agreement(stage: Path, outsider: Path) -> dict[str, Any]:
             of_level = [record for record in some if record["wanted"] == level]
             chosen = np.random.default_rng(level).permutation(len(of_level))[:_CHECKED]
             pairs = [(of_level[row]["query"], document_of(of_level[row]["document"])) for row in chosen]
-            predicted = scorer.probabilities(pairs).argmax(axis=1)
-            shares.append(round(float((predicted == level).mean()), 4) if pairs else None)
+            shares.append(round(float((scorer.levels(pairs) == level).mean()), 4) if pairs else None)
         found[name] = {"agreement": shares, "queries": len(some)}
     return found
+
+
+class _Outsider:
+    """The levels that a score model names, of its own accord."""
+
+    def __init__(self, run: Path) -> None:
+        self.model = ScoreModel.load(run / "best", "categorical", max_tokens=96).eval()
+        settings = self.model.settings
+        self.tokenizer = TextTokenizer(
+            tokenizer_path(run / "best"), max_tokens=settings.max_tokens, pad_token=settings.pad_token
+        )
+
+    @torch.inference_mode()
+    def levels(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.int64]:
+        """Return the most probable level of each pair, (N,)."""
+        tokens = self.tokenizer.tokenize(list(pairs))
+        levels = np.empty(len(pairs), dtype=np.int64)
+        for rows in token_budget_batches(tokens.lengths):
+            levels[rows] = self.model(token_tensors(self.tokenizer, tokens, rows)).argmax(dim=1).numpy()
+        return levels
 
 
 def _told(report: dict[str, Any]) -> dict[str, Any]:

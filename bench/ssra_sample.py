@@ -36,9 +36,8 @@ RECIPE = Path(__file__).resolve().parent.parent / "training/relsdk_training/reci
 MODELS = ("score", "query", "embed")
 # Half of the layers, short texts, few steps: minutes instead of an hour.
 QUICK = [
-    *(f"{model}.model.layers=[0, 2, 4, 6, 8, 10]" for model in ("score", "embed")),
+    "embed.model.layers=[0, 2, 4, 6, 8, 10]",
     *(f"{model}.model.max_tokens=48" for model in MODELS),
-    "score.run.epochs=2",
     "query.model.decoder_layers=[5, 11]",
     "synthesis.samples=2",
     "embed.run.max_steps=60",

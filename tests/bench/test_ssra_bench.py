@@ -50,6 +50,7 @@ def test_the_study_at_toy_size(toy_checkpoint, tmp_path):
         "vanilla SFT",
         "all labels",
         "SSRA",
+        "SSRA without the judge",
         "SSRA without stage 2",
         "SSRA without stages 1 and 2",
         "pseudo-labels, no generation",
@@ -64,7 +65,7 @@ def test_the_study_at_toy_size(toy_checkpoint, tmp_path):
     trained = [
         folder.stat().st_ino for folder in (tmp_path / "work").rglob("02-score/best/model.safetensors")
     ]
-    assert len(trained) == 5
+    assert len(trained) == 6
     assert len(set(trained)) == 1
     before = output.read_bytes()
     assert run("bench.ssra_real", *arguments).returncode == 0
@@ -81,8 +82,6 @@ def test_the_sample_world_at_toy_size(toy_checkpoint, tmp_path):
         *arguments,
         "--set",
         "pool.limit=12",
-        "--set",
-        "score.model.layers=[0]",
         "--set",
         "embed.model.layers=[0]",
     )

@@ -211,6 +211,15 @@ def endpoint():
     server.server_close()
 
 
+def test_an_encoder_may_judge(files, toy_checkpoint, tmp_path):
+    run = tmp_path / "run"
+    settings = [*settings_of(files, toy_checkpoint, run), "filter.scorer=encoder"]
+    train_ssra(load_config(SsraConfig, None, settings))
+    stage = json.loads((run / "stages/02-score/stage.json").read_text())
+    assert {"levels.json", "best/modules.json"} <= set(stage["outputs"])  # an encoder's folder
+    assert any(record["kept"] for record in read_records(run / "stages/08-filter-1"))
+
+
 def test_a_language_model_writes_and_judges(whole, endpoint, tmp_path):
     settings, _, run, _ = whole
     copy = tmp_path / "run"

@@ -11,8 +11,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
+from relsdk.calibration import fit_calibration
 from relsdk.errors import InputError
-from relsdk_training.config import CandidateConfig
+from relsdk.sample_world import generate
+from relsdk_training.config import CandidateConfig, ModelConfig
+from relsdk_training.data import pair_arrays
+from relsdk_training.encoder import TextEncoder
 from relsdk_training.query_models.base import QueryRequest
 from relsdk_training.score_model import ScoreModel
 from relsdk_training.ssra import stages as stages_module
@@ -20,7 +24,7 @@ from relsdk_training.ssra.balance import balanced_choice, level_counts
 from relsdk_training.ssra.candidates import Candidates
 from relsdk_training.ssra.cleaning import cleaned, fault, normal
 from relsdk_training.ssra.judges import EndpointJudge, Group, ModelJudge, consistent, contradictions
-from relsdk_training.ssra.scoring import PairScorer, adjusted
+from relsdk_training.ssra.scoring import PairScorer, adjusted, fit_levels
 from relsdk_training.ssra.stages import Stage, Stages, read_lines, shard_paths, write_lines
 from relsdk_training.ssra.synthesis import Filters, annotate, document_of, filtered, write
 
@@ -329,45 +333,89 @@ def test_candidates_do_not_depend_on_their_company(texts, toy_checkpoint):
 # ------------------------------------------------------------------------------------------------- scoring
 
 
-def score_run(checkpoint, folder, head, best):
+def score_run(checkpoint, folder, head):
     torch.manual_seed(3)
     model = ScoreModel.load(checkpoint, head)
     torch.nn.init.normal_(model.transformer.classifier.weight)
     (folder / "best").mkdir()
     model.save(folder / "best")
-    (folder / "result.json").write_text(json.dumps({"best": best}))
     return folder
 
 
-@pytest.mark.parametrize("head", ["categorical", "ordinal"])
-@pytest.mark.parametrize("temperature", [None, 1.7])
-def test_a_scorer_gives_the_models_probabilities(toy_checkpoint, corpus, tmp_path, head, temperature):
-    best = {} if temperature is None else {"temperature": temperature}
-    run = score_run(toy_checkpoint, tmp_path, head, best)
-    flat = {"max_tokens": 64, "prior": PRIOR, "adjust": 0.0}
-    scorer = PairScorer(run, head, **flat)
-    pairs = [(query, document) for query in corpus[:4] for document in corpus[2:8]]
+def dev_pairs():
+    return pair_arrays(generate(seed=5, n_documents=200, n_queries=60).pairs)
+
+
+def log_odds_by_hand(run, head, pairs):
+    """log(e / (3 - e)) of the expected level e under a plain transformers model."""
     model = AutoModelForSequenceClassification.from_pretrained(run / "best").eval()
     tokenizer = AutoTokenizer.from_pretrained(run / "best")
-    wanted = []
+    found = []
     for query, document in pairs:
         with torch.inference_mode():
-            logits = model(**tokenizer(query, document, return_tensors="pt")).logits[0]
-        logits = logits.double().numpy() / (temperature or 1.0)
+            tokens = tokenizer(query, document, return_tensors="pt", truncation=True, max_length=64)
+            logits = model(**tokens).logits[0].double()
         if head == "categorical":
-            wanted.append(np.exp(logits) / np.exp(logits).sum())
+            expected = float((logits.softmax(0) * torch.arange(4)).sum())
         else:
-            at_least = np.minimum.accumulate(1 / (1 + np.exp(-logits)))
-            wanted.append(-np.diff([1.0, *at_least, 0.0]))
+            expected = float(np.minimum.accumulate(1 / (1 + np.exp(-logits.numpy()))).sum())
+        found.append(np.log(expected / (3 - expected)))
+    return np.array(found)
+
+
+@pytest.mark.parametrize("head", ["categorical", "ordinal"])
+def test_a_cross_encoders_levels_are_read_from_its_order(toy_checkpoint, corpus, tmp_path, head):
+    config = ModelConfig(head=head, max_tokens=64)
+    run = score_run(toy_checkpoint, tmp_path, head)
+    dev = dev_pairs()
+    told = fit_levels(run, "cross_encoder", config, dev)
+    assert 0 <= told["accuracy"] <= 1
+    pairs = [(query, document) for query in corpus[:3] for document in corpus[2:6]]
+    on_dev = [(dev.queries[q], dev.documents[d]) for q, d in zip(dev.query_of, dev.document_of, strict=True)]
+    calibration, _ = fit_calibration(
+        log_odds_by_hand(run, head, on_dev), dev.labels, [str(query) for query in dev.query_of]
+    )
+    wanted = calibration.probabilities(log_odds_by_hand(run, head, pairs))
+    scorer = PairScorer(run, "cross_encoder", config, adjust=0.0)
     found = scorer.probabilities(pairs)
-    # A calibration holds no level for impossible: each gets 1e-4.
-    np.testing.assert_allclose(found, 0.9996 * np.array(wanted) + 1e-4, atol=2e-6)
-    assert np.ptp(found, axis=0).max() > 0.05  # pairs differ
+    np.testing.assert_allclose(found, wanted, atol=2e-3)
     order = np.random.default_rng(0).permutation(len(pairs))
     np.testing.assert_allclose(scorer.probabilities([pairs[row] for row in order]), found[order], atol=1e-6)
-    corrected = PairScorer(run, head, **{**flat, "adjust": 1.0}).probabilities(pairs)
-    np.testing.assert_allclose(corrected, adjusted(np.array(found), PRIOR, 1.0), atol=1e-6)
+    prior = np.bincount(dev.labels, minlength=4) / len(dev)
+    corrected = PairScorer(run, "cross_encoder", config, adjust=1.0).probabilities(pairs)
+    np.testing.assert_allclose(corrected, adjusted(found, prior, 1.0), atol=1e-6)
     assert scorer.probabilities([]).shape == (0, 4)
+
+
+def test_an_encoders_levels_are_read_from_its_cosine(toy_checkpoint, corpus, tmp_path):
+    (tmp_path / "best").symlink_to(toy_checkpoint)
+    config = ModelConfig(max_tokens=64)
+    dev = dev_pairs()
+    fit_levels(tmp_path, "encoder", config, dev)
+    pairs = [(query, document) for query in corpus[:3] for document in corpus[2:6]]
+    encoder = TextEncoder.load(toy_checkpoint, max_tokens=64).eval()
+    tokenizer = AutoTokenizer.from_pretrained(toy_checkpoint)
+
+    def cosines(some):
+        sides = []
+        for prompt, texts in zip(("query: ", "passage: "), zip(*some, strict=True), strict=True):
+            rows = []
+            for text in texts:
+                tokens = tokenizer(prompt + text, return_tensors="pt", truncation=True, max_length=64)
+                with torch.inference_mode():
+                    rows.append(encoder(tokens)[0])
+            sides.append(torch.nn.functional.normalize(torch.stack(rows), dim=1))
+        return (sides[0] * sides[1]).sum(dim=1).double().numpy()
+
+    on_dev = [(dev.queries[q], dev.documents[d]) for q, d in zip(dev.query_of, dev.document_of, strict=True)]
+    calibration, _ = fit_calibration(cosines(on_dev), dev.labels, [str(query) for query in dev.query_of])
+    found = PairScorer(tmp_path, "encoder", config, adjust=0.0).probabilities(pairs)
+    np.testing.assert_allclose(found, calibration.probabilities(cosines(pairs)), atol=2e-3)
+
+
+def test_a_folder_without_levels_is_told(tmp_path):
+    with pytest.raises(InputError, match="no levels"):
+        PairScorer(tmp_path, "encoder", ModelConfig(), adjust=0.0)
 
 
 # -------------------------------------------------------------------------------------------------- judges

@@ -336,9 +336,11 @@ class FilterConfig:
     """When a pair is believed.
 
     Attributes:
+        scorer: What is trained on the labelled pairs to judge others: a "cross_encoder" (settings [score]),
+            or an "encoder" by its cosine (settings [embed]), which needs fewer labels.
         thresholds: Least probability of the level, for levels 0-3.
-        adjust: How much the score model's probabilities are corrected for how rare a level was among its
-            labels: p / prior ** adjust (Menon et al. 2021); 0 does not.
+        adjust: How much probabilities are corrected for how rare a level is on dev: p / prior ** adjust
+            (Menon et al. 2021); 0 does not.
         by_score: Keep a written query only if the score model gives it the wanted level.
         judge: Ask a second model whether queries of one document are in the order of their levels: "model"
             trains one on other labels and seed, "endpoint" asks a language model, "none" asks nobody.
@@ -348,6 +350,7 @@ class FilterConfig:
         judge_key_env: Environment variable that holds its key.
     """
 
+    scorer: Literal["cross_encoder", "encoder"] = "cross_encoder"
     thresholds: tuple[float, ...] = (0.4, 0.4, 0.4, 0.4)
     adjust: float = 1.0
     by_score: bool = True

@@ -16,7 +16,15 @@ from relsdk.errors import InputError
 from relsdk.folders import file_sha256, json_sha256
 from relsdk.formats import read_pairs, write_pairs
 from relsdk_training.chat_endpoint import ChatEndpoint
-from relsdk_training.config import DataConfig, QueryConfig, QueryModelConfig, SsraConfig, config_hash
+from relsdk_training.config import (
+    DataConfig,
+    EmbedConfig,
+    QueryConfig,
+    QueryModelConfig,
+    ScoreConfig,
+    SsraConfig,
+    config_hash,
+)
 from relsdk_training.data import document_text, load_pairs, pair_arrays
 from relsdk_training.loop import TrainResult
 from relsdk_training.query_models.base import QueryModel, QueryRequest
@@ -27,7 +35,7 @@ from relsdk_training.ssra.balance import balanced_choice
 from relsdk_training.ssra.candidates import Candidates
 from relsdk_training.ssra.cleaning import cleaned, fault, normal
 from relsdk_training.ssra.judges import EndpointJudge, Judge, ModelJudge
-from relsdk_training.ssra.pool import counts_of, pool_identity, write_pool
+from relsdk_training.ssra.pool import pool_identity, write_pool
 from relsdk_training.ssra.records import (
     distinct_pairs,
     kept_pairs,
@@ -37,7 +45,7 @@ from relsdk_training.ssra.records import (
     pair_of,
 )
 from relsdk_training.ssra.report import read_records, stage_report
-from relsdk_training.ssra.scoring import PairScorer
+from relsdk_training.ssra.scoring import PairScorer, fit_levels
 from relsdk_training.ssra.stages import Stage, Stages, read_lines, shard_paths, write_lines
 from relsdk_training.ssra.synthesis import Filters, annotate, document_of, filtered, write
 from relsdk_training.tasks import train_embed, train_query, train_score
@@ -97,11 +105,16 @@ class _Pipeline:
         self.stages = Stages(Path(config.run.output), on_note)
         self._scorers: dict[Path, PairScorer] = {}
 
+    @property
+    def judging(self) -> ScoreConfig | EmbedConfig:
+        """How the models are trained that judge pairs."""
+        return self.config.score if self.config.filter.scorer == "cross_encoder" else self.config.embed
+
     def run(self) -> SsraResult:
         config = self.config
         pool = self.done(1, "pool", pool_identity(config), [], lambda work: write_pool(work, config))
         labels = [pool / name for name in ("labelled.jsonl", "dev.jsonl")]
-        learning = [_identity(config.score), config.run.seed]
+        learning = [config.filter.scorer, _identity(self.judging), config.run.seed]
         score = self.done(2, "score", learning, labels, partial(self._score, pool=pool))
         judge = None
         if config.filter.judge == "model" and config.synthesis.rounds:
@@ -178,7 +191,7 @@ class _Pipeline:
 
     def _score(self, work: Path, pool: Path) -> Mapping[str, Any]:
         data = DataConfig(train=str(pool / "labelled.jsonl"), dev=str(pool / "dev.jsonl"))
-        return self._trained(work, train_score, self.config.score, data, 0)
+        return self._scoring(work, data, 0)
 
     def _judge(self, work: Path, pool: Path) -> Mapping[str, Any]:
         """Train a second score model on a part of the labelled queries and another seed."""
@@ -189,7 +202,16 @@ class _Pipeline:
         chosen = {queries[row] for row in rng.permutation(len(queries))[:count]}
         write_pairs(work / "labelled.jsonl", [pair for pair in pairs if pair.query in chosen])
         data = DataConfig(train=str(work / "labelled.jsonl"), dev=str(pool / "dev.jsonl"))
-        return self._trained(work, train_score, self.config.score, data, 1)
+        return self._scoring(work, data, 1)
+
+    def _scoring(self, work: Path, data: DataConfig, other_seed: int) -> Mapping[str, Any]:
+        """Train what judges pairs, and fit its levels on dev."""
+        kind = self.config.filter.scorer
+        task = train_score if kind == "cross_encoder" else train_embed
+        report = self._trained(work, task, self.judging, data, other_seed)
+        dev = pair_arrays(load_pairs(data.dev))
+        levels = fit_levels(work, kind, self.judging.model, dev)
+        return {**report, "levels": levels}
 
     def _candidates(self, work: Path, pool: Path) -> Mapping[str, Any]:
         config = self.config
@@ -374,17 +396,8 @@ class _Pipeline:
 
     def _scorer(self, stage: Path) -> PairScorer:
         if stage not in self._scorers:
-            pairs = stage / "labelled.jsonl"
-            labelled = pairs if pairs.is_file() else next(self.stages.run.glob("stages/*-pool")) / pairs.name
-            counts = np.maximum(counts_of(read_pairs(labelled)), 0.5)
-            model = self.config.score.model
-            self._scorers[stage] = PairScorer(
-                stage,
-                model.head,
-                max_tokens=model.max_tokens,
-                prior=counts / counts.sum(),
-                adjust=self.config.filter.adjust,
-            )
+            asked = self.config.filter
+            self._scorers[stage] = PairScorer(stage, asked.scorer, self.judging.model, adjust=asked.adjust)
         return self._scorers[stage]
 
     def _writer(self, stage: Path) -> QueryModel:

@@ -1,4 +1,4 @@
-"""A trained score model as a judge of pairs.
+"""A trained model as a judge of pairs: a cross-encoder, or an encoder by its cosine.
 
 Shape letters: N pairs, L = 4 levels.
 """
@@ -8,57 +8,159 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from relsdk.batching import token_budget_batches
-from relsdk.bundle import Head, tokenizer_path
-from relsdk.calibration import Temperature
+from relsdk.bundle import tokenizer_path
+from relsdk.calibration import (
+    Temperature,
+    calibration_from_dict,
+    cross_validated_probabilities,
+    fit_calibration,
+    method_name,
+)
+from relsdk.errors import InputError
+from relsdk.folders import write_file_atomically
+from relsdk.levels import expected_level
+from relsdk.metrics import grade_report
 from relsdk.tokenizer import TextTokenizer
-from relsdk_training.data import token_tensors
+from relsdk_training.config import ModelConfig
+from relsdk_training.data import PairArrays, token_tensors
+from relsdk_training.encoder import TextEncoder
+from relsdk_training.measures import embed_tokens
 from relsdk_training.score_model import ScoreModel
 
-__all__ = ["PairScorer", "adjusted"]
+__all__ = ["PairScorer", "adjusted", "fit_levels"]
+
+_LEVELS = "levels.json"
+
+
+Kind = Literal["cross_encoder", "encoder"]
 
 
 class PairScorer:
     """Gives pairs of texts probabilities of the four levels.
 
+    A model that hardly saw levels 1 and 2 hardly ever names them, and may still order pairs well. So only its
+    order is used: levels are read from its scores by a calibration that was fitted on dev (`fit_levels`).
+
     Args:
-        run: Folder of a `relsdk train score` run: `best/`, and `result.json` with the temperature on dev.
-        head: Of the model.
-        max_tokens: Limit of a pair.
-        prior: (L,) shares of the levels among the labels it learned from.
-        adjust: See `adjusted`.
+        run: Folder of a training, with `best/` and what `fit_levels` wrote.
+        kind: What was trained.
+        config: How: head and limit of a pair, or the limit of a text.
+        adjust: See `adjusted`; the prior is that of dev.
+
+    Raises:
+        InputError: The folder has no levels.
     """
 
-    def __init__(
-        self, run: Path, head: Head, *, max_tokens: int, prior: NDArray[np.float64], adjust: float
-    ) -> None:
-        self.model = ScoreModel.load(run / "best", head, max_tokens=max_tokens).eval()
-        settings = self.model.settings
-        self.tokenizer = TextTokenizer(
-            tokenizer_path(run / "best"), max_tokens=settings.max_tokens, pad_token=settings.pad_token
-        )
-        best = json.loads((run / "result.json").read_text(encoding="utf-8"))["best"]
-        self.calibration = Temperature(best.get("temperature", 1.0), ordinal=head == "ordinal")
-        self.prior, self.adjust = prior, adjust
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model.to(self.device)
+    def __init__(self, run: Path, kind: Kind, config: ModelConfig, *, adjust: float) -> None:
+        try:
+            content = json.loads((run / _LEVELS).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"{run} has no levels fitted on dev ({error})") from error
+        self.model = _model(run, kind, config)
+        self.calibration = calibration_from_dict(content["calibration"])
+        self.prior = np.array(content["prior"])
+        self.adjust = adjust
 
-    @torch.inference_mode()
     def probabilities(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float64]:
         """Judge pairs of query and document text: (N, L) float64; rows sum to 1."""
         if not pairs:
             return np.zeros((0, 4))
+        return adjusted(self.calibration.probabilities(self.model.scores(pairs)), self.prior, self.adjust)
+
+
+def fit_levels(run: Path, kind: Kind, config: ModelConfig, dev: PairArrays) -> dict[str, Any]:
+    """Fit levels to a trained model's scores of dev pairs, and write them into its folder.
+
+    Args:
+        run: Folder of the training.
+        kind: What was trained.
+        config: How.
+        dev: Labelled pairs that the model did not learn from.
+
+    Returns:
+        Method, and accuracy and QWK on held-out dev queries.
+
+    Raises:
+        CalibrationError: There are too few pairs.
+    """
+    pairs = [(dev.queries[q], dev.documents[d]) for q, d in zip(dev.query_of, dev.document_of, strict=True)]
+    scores = _model(run, kind, config).scores(pairs)
+    queries = [str(query) for query in dev.query_of]
+    calibration, _ = fit_calibration(scores, dev.labels, queries)
+    counts = np.maximum(np.bincount(dev.labels, minlength=4), 0.5)
+    content = {"calibration": calibration.to_dict(), "prior": (counts / counts.sum()).tolist()}
+    write_file_atomically(run / _LEVELS, json.dumps(content, indent=1) + "\n")
+    held_out = cross_validated_probabilities(calibration, scores, dev.labels, queries)
+    grades = grade_report(dev.labels, held_out)
+    return {"method": method_name(calibration), "accuracy": grades.accuracy, "qwk": grades.qwk}
+
+
+def _model(run: Path, kind: Kind, config: ModelConfig) -> _CrossEncoder | _Encoder:
+    return (_CrossEncoder if kind == "cross_encoder" else _Encoder)(run / "best", config)
+
+
+class _CrossEncoder:
+    """Scores pairs by the log-odds of the expected level."""
+
+    def __init__(self, folder: Path, config: ModelConfig) -> None:
+        self.model = ScoreModel.load(folder, config.head, max_tokens=config.max_tokens).eval()
+        settings = self.model.settings
+        self.tokenizer = TextTokenizer(
+            tokenizer_path(folder), max_tokens=settings.max_tokens, pad_token=settings.pad_token
+        )
+        self.raw = Temperature(1.0, ordinal=config.head == "ordinal")
+        self.device = _device()
+        self.model.to(self.device)
+
+    @torch.inference_mode()
+    def scores(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float64]:
+        """Return (N,) scores."""
         tokens = self.tokenizer.tokenize(list(pairs))
         logits = np.empty((len(pairs), self.model.settings.outputs), dtype=np.float32)
         for rows in token_budget_batches(tokens.lengths):
             inputs = token_tensors(self.tokenizer, tokens, rows)
             logits[rows] = self.model({k: x.to(self.device) for k, x in inputs.items()}).cpu().numpy()
-        return adjusted(self.calibration.probabilities(logits), self.prior, self.adjust)
+        share = np.clip(expected_level(self.raw.probabilities(logits)) / 3, 1e-6, 1 - 1e-6)
+        return np.asarray(np.log(share / (1 - share)), dtype=np.float64)
+
+
+class _Encoder:
+    """Scores pairs by their cosine."""
+
+    def __init__(self, folder: Path, config: ModelConfig) -> None:
+        self.model = TextEncoder.load(folder, max_tokens=config.max_tokens).eval()
+        settings = self.model.settings
+        self.tokenizer = TextTokenizer(
+            tokenizer_path(folder), max_tokens=settings.max_tokens, pad_token=settings.pad_token
+        )
+        self.device = _device()
+        self.model.to(self.device)
+
+    def scores(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float64]:
+        """Return (N,) scores; each distinct text is encoded once."""
+        queries, query_of = np.unique([query for query, _ in pairs], return_inverse=True)
+        documents, document_of = np.unique([document for _, document in pairs], return_inverse=True)
+        prompts = self.model.settings.prompts
+        left = self._embedded([prompts.get("query", "") + text for text in queries])
+        right = self._embedded([prompts.get("document", "") + text for text in documents])
+        return np.asarray((left[query_of] * right[document_of]).sum(axis=1), dtype=np.float64)
+
+    @torch.inference_mode()
+    def _embedded(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        tokens = self.tokenizer.tokenize(list(texts))
+        vectors = embed_tokens(self.model, self.tokenizer, tokens, device=self.device)
+        return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12))
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def adjusted(
