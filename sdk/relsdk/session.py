@@ -105,6 +105,7 @@ class ModelSession:
             )
         self._lock = threading.Lock()
         self._session: Any = None
+        self._wanted: dict[str, np.dtype[Any]] = {}  # the graph's inputs
         self._process = os.getpid()
 
     @property
@@ -131,16 +132,10 @@ class ModelSession:
             BundleError: The graph asks for an input that is not among them.
         """
         session = self._get()
-        wanted = session.get_inputs()
-        unknown = [item.name for item in wanted if item.name not in inputs]
+        unknown = [name for name in self._wanted if name not in inputs]
         if unknown:
             raise BundleError(f"{self.path} asks for the inputs {unknown}; known are {sorted(inputs)}")
-        feed = {
-            item.name: inputs[item.name].astype(
-                np.int32 if item.type == "tensor(int32)" else np.int64, copy=False
-            )
-            for item in wanted
-        }
+        feed = {name: inputs[name].astype(dtype, copy=False) for name, dtype in self._wanted.items()}
         result = np.asarray(session.run([output], feed)[0])
         return result.astype(np.float32, copy=False)
 
@@ -152,7 +147,12 @@ class ModelSession:
         if self._session is None:
             with self._lock:
                 if self._session is None:
-                    self._session = self._load()
+                    loaded = self._load()
+                    self._wanted = {
+                        item.name: np.dtype(np.int32 if item.type == "tensor(int32)" else np.int64)
+                        for item in loaded.get_inputs()
+                    }
+                    self._session = loaded
         return self._session
 
     def _load(self) -> Any:
