@@ -41,6 +41,18 @@ class Predictions:
     def __len__(self) -> int:
         return len(self.scores)
 
+    @classmethod
+    def concatenate(cls, parts: Sequence[Predictions]) -> Predictions:
+        """Put the pairs of several calls, at least one, behind each other."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(
+            np.concatenate([part.scores for part in parts]),
+            np.concatenate([part.levels for part in parts]),
+            np.concatenate([part.probabilities for part in parts]),
+            np.concatenate([part.expected_levels for part in parts]),
+        )
+
     def __getitem__(self, row: int) -> Relevance:
         p0, p1, p2, p3 = self.probabilities[row].tolist()
         return Relevance(
