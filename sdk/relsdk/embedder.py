@@ -66,6 +66,7 @@ class Embedder:
         self._runner = BatchRunner(self.bundle, variant, threads, providers)
         self.variant = self._runner.variant
         self._outputs: dict[Path, str] = {}
+        self._calibration: Calibration | None = None  # read on first use
 
     @property
     def name(self) -> str:
@@ -109,13 +110,16 @@ class Embedder:
         Raises:
             CalibrationError: There is none; the message says how to make one.
         """
+        if self._calibration is not None:
+            return self._calibration
         content = self.variant.calibrations.get(str(self.dimension))
         if content is None:
             raise CalibrationError(
                 f"{self.name} ({self.variant.name}, {self.dimension} dimensions) has no calibration, so no "
                 f"levels; fit one on labelled pairs with: relsdk calibrate {self.bundle.path} PAIRS"
             )
-        return calibration_from_dict(content)
+        self._calibration = calibration_from_dict(content)
+        return self._calibration
 
     @property
     def is_calibrated(self) -> bool:

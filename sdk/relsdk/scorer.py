@@ -22,6 +22,9 @@ from relsdk.records import Document, Relevance
 __all__ = ["Predictions", "RankedDocument", "RelevanceScorer", "grade"]
 
 
+_LEVELS = tuple(RelevanceLevel)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Predictions:
     """Relevance of N pairs, as arrays.
@@ -56,7 +59,7 @@ class Predictions:
     def __getitem__(self, row: int) -> Relevance:
         p0, p1, p2, p3 = self.probabilities[row].tolist()
         return Relevance(
-            level=RelevanceLevel(int(self.levels[row])),
+            level=_LEVELS[self.levels[row]],
             probabilities=(p0, p1, p2, p3),
             expected_level=float(self.expected_levels[row]),
             score=float(self.scores[row]),
