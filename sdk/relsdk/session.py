@@ -19,7 +19,7 @@ from relsdk.bundle import Bundle, Variant
 from relsdk.errors import BundleError, InputError
 from relsdk.hardware import ThreadChoice, cpu_features
 
-__all__ = ["ModelSession", "best_int8", "choose_variant", "runs_exactly"]
+__all__ = ["ModelSession", "best_int8", "choose_variant", "runs_exactly", "variant_verdicts"]
 
 
 # Best first: one of these CPU features is needed. Full-range signed weights saturate where none of them is;
@@ -56,6 +56,26 @@ def choose_variant(
             ):
                 return variant
     return next((v for v in bundle.variants if v.quantisation == "fp32"), bundle.variants[0])
+
+
+def variant_verdicts(bundle: Bundle, *, features: frozenset[str] | None = None) -> dict[str, str]:
+    """Say of each variant, by name, why "auto" takes it or does not; one clause for people."""
+    chosen = choose_variant(bundle, features=features)
+    verdicts = {}
+    for variant in bundle.variants:
+        needs = " or ".join(sorted(_ISA_NEEDS.get(variant.isa, {variant.isa})))
+        if not runs_exactly(variant, features=features):
+            verdict = f"needs {needs}, which this CPU lacks"
+            if variant.name == chosen.name:
+                verdict = f"would load although it {verdict}: there is no other"
+        elif variant.name == chosen.name:
+            fallback = "no int8 file is computed exactly here, and this one is"
+            best = f"the best int8 file that this CPU computes exactly{f' ({needs})' if needs else ''}"
+            verdict = f"would load: {best if variant.quantisation == 'int8' else fallback}"
+        else:
+            verdict = f"runs here; {chosen.name} is faster"
+        verdicts[variant.name] = verdict
+    return verdicts
 
 
 def best_int8(features: frozenset[str] | None = None) -> str:

@@ -39,7 +39,8 @@ ORDER = [
     {"embedder", "index"},
     {"pair_models"},
     {"scorer"},
-    {"searcher", "evaluation", "mining"},
+    {"searcher", "evaluation", "mining", "selftest"},
+    {"benchmark"},
     {"cli", "__init__", "__main__"},
 ]
 
