@@ -60,7 +60,7 @@ def doctor(model: str | None, threads: int | None, self_test: bool, as_json: boo
     content = _machine(threads)
     if bundle is not None:
         content |= _model(bundle)
-    checks = run_self_test(bundle and bundle.path, threads=threads) if self_test else []
+    checks = run_self_test(None if bundle is None else bundle.path, threads=threads) if self_test else []
     if as_json:
         echo_json({**content, "self_test": [asdict(check) for check in checks]})
     else:
