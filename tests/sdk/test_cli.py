@@ -79,6 +79,16 @@ def test_query_for_programs(relsdk, index):
         assert hit["level"] == int(np.argmax(hit["probabilities"]))
 
 
+def test_a_query_within_a_budget_says_what_was_skipped(relsdk, fails, index, calibrated):
+    common = ("query", index, "红烧肉怎么做", "-k", "3", "--json", "--scorer", calibrated)
+    answer = json.loads(relsdk(*common)[1])
+    assert (answer["scored"], answer["skipped"]) == (15, 0)
+    answer = json.loads(relsdk(*common, "--budget-ms", "0.001")[1])
+    assert (answer["scored"], answer["skipped"]) == (0, 15)
+    assert len(answer["hits"]) == 3
+    assert "budget_ms=0" in fails(*common, "--budget-ms", "0")
+
+
 def test_several_queries_and_filters(relsdk, index, tmp_path):
     (tmp_path / "q.txt").write_text("红烧肉\n大理旅游\n")
     code, out, _ = relsdk(
