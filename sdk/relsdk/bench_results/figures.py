@@ -69,7 +69,7 @@ def _draw_distribution(axis: Axis, rows: list[Row]) -> None:
     for row in rows:
         points = sorted((float(share), value) for share, value in row.quantiles_ms.items())
         axis.plot([value for _, value in points], [share for share, _ in points], label=row.contender)
-    axis.set_xscale("log")
+    _log_scale(axis, "x")
     axis.set_xlabel("ms")
     axis.set_ylabel("% of calls")
 
@@ -83,7 +83,7 @@ def _draw_recall(axis: Axis, rows: list[Row]) -> None:
     for name, group in _grouped(rows, lambda row: row.contender).items():
         points = sorted((row.quality["recall_at_10"], row.throughput) for row in group)
         axis.plot(*zip(*points, strict=True), marker="o", label=name)
-    axis.set_yscale("log")
+    _log_scale(axis, "y")
     axis.set_xlabel("recall@10")
     axis.set_ylabel("queries / s")
 
@@ -97,7 +97,7 @@ def _draw_length(axis: Axis, rows: list[Row]) -> None:
     for name, group in _grouped(rows, lambda row: row.contender).items():
         points = sorted((row.parameters["tokens"], row.times["p50_ms"]) for row in group)
         axis.plot(*zip(*points, strict=True), marker="o", label=name)
-    axis.set_yscale("log")
+    _log_scale(axis, "y")
     axis.set_xlabel("tokens of the query")
     axis.set_ylabel("p50 ms")
 
@@ -113,6 +113,15 @@ def _draw_memory(axis: Axis, rows: list[Row]) -> None:
     axis.set_ylim(bottom=0)
     axis.set_xlabel("calls")
     axis.set_ylabel("resident MB")
+
+
+def _log_scale(axis: Axis, direction: str) -> None:
+    """Label 1, 2 and 5 of each decade: panels often span less than one."""
+    getattr(axis, f"set_{direction}scale")("log", subs=[2, 5])
+    line = getattr(axis, f"{direction}axis")
+    line.set_major_formatter("{x:g}")
+    line.set_minor_formatter("{x:g}")
+    axis.tick_params(axis=direction, which="both", labelsize=7)
 
 
 def _grouped(rows: Sequence[Row], name: Callable[[Row], str]) -> dict[str, list[Row]]:
