@@ -3,7 +3,7 @@
 from relsdk.embedder import Embedder
 from relsdk.index import Index
 from relsdk.levels import RelevanceLevel
-from relsdk.records import Document, Hit, LabelledPair, Relevance
+from relsdk.records import Document, Hit, LabelledPair, Relevance, SearchResult
 from relsdk.scorer import RelevanceScorer
 from relsdk.searcher import Searcher
 
@@ -16,5 +16,6 @@ __all__ = [
     "Relevance",
     "RelevanceLevel",
     "RelevanceScorer",
+    "SearchResult",
     "Searcher",
 ]

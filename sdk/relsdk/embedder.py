@@ -18,6 +18,7 @@ from relsdk.bundle import read_bundle
 from relsdk.calibration import Calibration, calibration_from_dict
 from relsdk.errors import BundleError, CalibrationError, InputError
 from relsdk.hub import local_model
+from relsdk.query_cache import CacheInfo, QueryCache, open_query_cache
 from relsdk.records import Document
 from relsdk.runner import BatchRunner, Feed, Truncation, TruncationWarning
 from relsdk.session import ModelSession
@@ -39,6 +40,7 @@ class Embedder:
         threads: Threads per operator; None chooses from affinity and container quota.
         truncate_dim: Keep the first so many coordinates, then normalise again.
         providers: onnxruntime execution providers; None means the CPU.
+        query_cache: How many vectors of the latest queries `encode_query` keeps; 0 keeps none.
 
     Raises:
         BundleError: The folder is missing, damaged or foreign.
@@ -53,7 +55,9 @@ class Embedder:
         threads: int | None = None,
         truncate_dim: int | None = None,
         providers: Sequence[str] | None = None,
+        query_cache: int = 0,
     ) -> None:
+        self._cache = open_query_cache(query_cache)
         self.bundle = read_bundle(local_model(model))
         self._settings = self.bundle.encoder_settings
         if truncate_dim is not None and not 1 <= truncate_dim <= self._settings.dimension:
@@ -62,6 +66,7 @@ class Embedder:
         self._runner = BatchRunner(self.bundle, variant, threads, providers)
         self.variant = self._runner.variant
         self._outputs: dict[Path, str] = {}
+        self._calibration: Calibration | None = None  # read on first use
 
     @property
     def name(self) -> str:
@@ -94,19 +99,27 @@ class Embedder:
         return self._runner.truncated_count
 
     @property
+    def query_cache_info(self) -> CacheInfo:
+        """Hits, misses, entries and limit of the query cache; all 0 without one."""
+        return CacheInfo(0, 0, 0, 0) if self._cache is None else self._cache.info()
+
+    @property
     def calibration(self) -> Calibration:
         """The map from cosine to level probabilities for this variant and dimension.
 
         Raises:
             CalibrationError: There is none; the message says how to make one.
         """
+        if self._calibration is not None:
+            return self._calibration
         content = self.variant.calibrations.get(str(self.dimension))
         if content is None:
             raise CalibrationError(
                 f"{self.name} ({self.variant.name}, {self.dimension} dimensions) has no calibration, so no "
                 f"levels; fit one on labelled pairs with: relsdk calibrate {self.bundle.path} PAIRS"
             )
-        return calibration_from_dict(content)
+        self._calibration = calibration_from_dict(content)
+        return self._calibration
 
     @property
     def is_calibrated(self) -> bool:
@@ -170,8 +183,33 @@ class Embedder:
         return result[0] if single else result
 
     def encode_query(self, inputs: str | Sequence[str], **options: Any) -> NDArray[Any]:
-        """Encode with the model's query prompt; see `encode` for options, shapes and errors."""
-        return self.encode(inputs, prompt_name=self.known_prompt("query"), **options)
+        """Encode with the model's query prompt; see `encode` for options, shapes and errors.
+
+        With a query cache, a query that was encoded lately (without options) costs a look-up. A query that
+        was cut to the model's limit is not kept: it is counted, and warned of, each time.
+        """
+        prompt_name = self.known_prompt("query")
+        if self._cache is None or options or not inputs:
+            return self.encode(inputs, prompt_name=prompt_name, **options)
+        texts = _as_list(inputs)
+        vectors = self._from_cache(self._cache, texts, prompt_name)
+        return vectors[texts[0]] if isinstance(inputs, str) else np.stack([vectors[text] for text in texts])
+
+    def _from_cache(
+        self, cache: QueryCache, texts: Sequence[str], prompt_name: str | None
+    ) -> dict[str, NDArray[np.float32]]:
+        """Return the vector of each text, (D,), from the cache or encoded together."""
+        found = {text: cache.get(text) for text in dict.fromkeys(texts)}
+        vectors = {text: vector for text, vector in found.items() if vector is not None}
+        missing = [text for text in found if text not in vectors]
+        if missing:
+            truncated = self.truncated_count
+            encoded = self.encode(missing, prompt_name=prompt_name)  # (n, D)
+            vectors.update(zip(missing, encoded, strict=True))
+            if self.truncated_count == truncated:
+                for text in missing:
+                    cache.put(text, vectors[text])
+        return vectors
 
     def encode_document(
         self, inputs: str | Document | Sequence[str] | Sequence[Document], **options: Any

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from relsdk.levels import RelevanceLevel
 
-__all__ = ["Document", "Hit", "LabelledPair", "Relevance"]
+__all__ = ["Document", "Hit", "LabelledPair", "Relevance", "SearchResult"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,3 +77,36 @@ class Hit:
     def probabilities(self) -> tuple[float, float, float, float] | None:
         """P(level = 0..3), or None when the model has no calibration."""
         return None if self.relevance is None else self.relevance.probabilities
+
+
+class SearchResult(list[Hit]):
+    """The hits of one query: a list, which also says how much of the work was done.
+
+    Args:
+        hits: In the order in which they are shown.
+        candidates: How many documents were retrieved for re-scoring (without a scorer: as hits).
+        scored: How many of the candidates the scorer saw; 0 without a scorer.
+        skipped: How many it did not see because `budget_ms` was used up; 0 without a scorer.
+        scored_hits: How many of the hits the scorer saw: they come first, and only their `score` is the
+            scorer's.
+        elapsed_ms: From the call of the search to its result, in milliseconds.
+    """
+
+    __slots__ = ("candidates", "elapsed_ms", "scored", "scored_hits", "skipped")
+
+    def __init__(
+        self,
+        hits: Iterable[Hit] = (),
+        *,
+        candidates: int = 0,
+        scored: int = 0,
+        skipped: int = 0,
+        scored_hits: int = 0,
+        elapsed_ms: float = 0.0,
+    ) -> None:
+        super().__init__(hits)
+        self.candidates = candidates
+        self.scored = scored
+        self.skipped = skipped
+        self.scored_hits = scored_hits
+        self.elapsed_ms = elapsed_ms

@@ -97,6 +97,10 @@ class BatchRunner:
         tokens = self.tokenizer.tokenize(inputs)
         if tokens.truncated:
             self._note_truncation(tokens, truncation)
+        if len(tokens.ids) == 1 and batch_size is None and progress is None:
+            # A query: nothing to sort or restore. Copied: a vector that is kept must not hold on to the
+            # runtime's memory.
+            return np.array(compute(self.tokenizer.pad(tokens, [0])), dtype=np.float32)
         result = np.empty((len(tokens.ids), width), dtype=np.float32)
         batches: Iterable[NDArray[np.int64]] = token_budget_batches(tokens.lengths, batch_size=batch_size)
         if progress is None:

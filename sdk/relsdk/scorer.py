@@ -22,6 +22,9 @@ from relsdk.records import Document, Relevance
 __all__ = ["Predictions", "RankedDocument", "RelevanceScorer", "grade"]
 
 
+_LEVELS = tuple(RelevanceLevel)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Predictions:
     """Relevance of N pairs, as arrays.
@@ -41,10 +44,22 @@ class Predictions:
     def __len__(self) -> int:
         return len(self.scores)
 
+    @classmethod
+    def concatenate(cls, parts: Sequence[Predictions]) -> Predictions:
+        """Put the pairs of several calls, at least one, behind each other."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(
+            np.concatenate([part.scores for part in parts]),
+            np.concatenate([part.levels for part in parts]),
+            np.concatenate([part.probabilities for part in parts]),
+            np.concatenate([part.expected_levels for part in parts]),
+        )
+
     def __getitem__(self, row: int) -> Relevance:
         p0, p1, p2, p3 = self.probabilities[row].tolist()
         return Relevance(
-            level=RelevanceLevel(int(self.levels[row])),
+            level=_LEVELS[self.levels[row]],
             probabilities=(p0, p1, p2, p3),
             expected_level=float(self.expected_levels[row]),
             score=float(self.scores[row]),

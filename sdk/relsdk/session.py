@@ -19,7 +19,7 @@ from relsdk.bundle import Bundle, Variant
 from relsdk.errors import BundleError, InputError
 from relsdk.hardware import ThreadChoice, cpu_features
 
-__all__ = ["ModelSession", "best_int8", "choose_variant", "runs_exactly"]
+__all__ = ["ModelSession", "best_int8", "choose_variant", "runs_exactly", "variant_verdicts"]
 
 
 # Best first: one of these CPU features is needed. Full-range signed weights saturate where none of them is;
@@ -56,6 +56,26 @@ def choose_variant(
             ):
                 return variant
     return next((v for v in bundle.variants if v.quantisation == "fp32"), bundle.variants[0])
+
+
+def variant_verdicts(bundle: Bundle, *, features: frozenset[str] | None = None) -> dict[str, str]:
+    """Say of each variant, by name, why "auto" takes it or does not; one clause for people."""
+    chosen = choose_variant(bundle, features=features)
+    verdicts = {}
+    for variant in bundle.variants:
+        needs = " or ".join(sorted(_ISA_NEEDS.get(variant.isa, {variant.isa})))
+        if not runs_exactly(variant, features=features):
+            verdict = f"needs {needs}, which this CPU lacks"
+            if variant.name == chosen.name:
+                verdict = f"would load although it {verdict}: there is no other"
+        elif variant.name == chosen.name:
+            fallback = "no int8 file is computed exactly here, and this one is"
+            best = f"the best int8 file that this CPU computes exactly{f' ({needs})' if needs else ''}"
+            verdict = f"would load: {best if variant.quantisation == 'int8' else fallback}"
+        else:
+            verdict = f"runs here; {chosen.name} is faster"
+        verdicts[variant.name] = verdict
+    return verdicts
 
 
 def best_int8(features: frozenset[str] | None = None) -> str:
@@ -105,6 +125,7 @@ class ModelSession:
             )
         self._lock = threading.Lock()
         self._session: Any = None
+        self._wanted: dict[str, np.dtype[Any]] = {}  # the graph's inputs
         self._process = os.getpid()
 
     @property
@@ -131,16 +152,10 @@ class ModelSession:
             BundleError: The graph asks for an input that is not among them.
         """
         session = self._get()
-        wanted = session.get_inputs()
-        unknown = [item.name for item in wanted if item.name not in inputs]
+        unknown = [name for name in self._wanted if name not in inputs]
         if unknown:
             raise BundleError(f"{self.path} asks for the inputs {unknown}; known are {sorted(inputs)}")
-        feed = {
-            item.name: inputs[item.name].astype(
-                np.int32 if item.type == "tensor(int32)" else np.int64, copy=False
-            )
-            for item in wanted
-        }
+        feed = {name: inputs[name].astype(dtype, copy=False) for name, dtype in self._wanted.items()}
         result = np.asarray(session.run([output], feed)[0])
         return result.astype(np.float32, copy=False)
 
@@ -152,7 +167,12 @@ class ModelSession:
         if self._session is None:
             with self._lock:
                 if self._session is None:
-                    self._session = self._load()
+                    loaded = self._load()
+                    self._wanted = {
+                        item.name: np.dtype(np.int32 if item.type == "tensor(int32)" else np.int64)
+                        for item in loaded.get_inputs()
+                    }
+                    self._session = loaded
         return self._session
 
     def _load(self) -> Any:

@@ -82,7 +82,9 @@ class TextTokenizer:
             raise _explain(inputs, error) from error
         return _collect(encodings)
 
-    def pad(self, tokens: TokenizedTexts, rows: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+    def pad(
+        self, tokens: TokenizedTexts, rows: Sequence[int] | NDArray[np.int64]
+    ) -> dict[str, NDArray[np.int64]]:
         """Build the model's inputs for some of the texts.
 
         Args:
@@ -93,6 +95,8 @@ class TextTokenizer:
             `input_ids`, `attention_mask`, `token_type_ids`, `position_ids`: (B, T) int64. A text without any
             token (a tokenizer may add none) is one pad token, so that its vector is finite and its own.
         """
+        if len(rows) == 1 and tokens.ids[rows[0]]:
+            return _unpadded(tokens.ids[rows[0]], tokens.type_ids[rows[0]])
         longest = max((len(tokens.ids[row]) for row in rows), default=0) or 1
         ids = np.full((len(rows), longest), self.pad_id, dtype=np.int64)
         mask = np.zeros_like(ids)
@@ -104,6 +108,16 @@ class TextTokenizer:
             types[position, :length] = tokens.type_ids[row]
         positions = np.broadcast_to(np.arange(longest), ids.shape)
         return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types, "position_ids": positions}
+
+
+def _unpadded(ids: list[int], type_ids: list[int]) -> dict[str, NDArray[np.int64]]:
+    """Build the inputs of one text: what `pad` gives, without the arrays that padding needs."""
+    return {
+        "input_ids": np.array([ids], dtype=np.int64),
+        "attention_mask": np.ones((1, len(ids)), dtype=np.int64),
+        "token_type_ids": np.array([type_ids], dtype=np.int64),
+        "position_ids": np.arange(len(ids), dtype=np.int64)[None],
+    }
 
 
 def _collect(encodings: Sequence[Encoding]) -> TokenizedTexts:

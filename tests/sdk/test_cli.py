@@ -79,6 +79,16 @@ def test_query_for_programs(relsdk, index):
         assert hit["level"] == int(np.argmax(hit["probabilities"]))
 
 
+def test_a_query_within_a_budget_says_what_was_skipped(relsdk, fails, index, calibrated):
+    common = ("query", index, "红烧肉怎么做", "-k", "3", "--json", "--scorer", calibrated)
+    answer = json.loads(relsdk(*common)[1])
+    assert (answer["scored"], answer["skipped"]) == (15, 0)
+    answer = json.loads(relsdk(*common, "--budget-ms", "0.001")[1])
+    assert (answer["scored"], answer["skipped"]) == (0, 15)
+    assert len(answer["hits"]) == 3
+    assert "budget_ms=0" in fails(*common, "--budget-ms", "0")
+
+
 def test_several_queries_and_filters(relsdk, index, tmp_path):
     (tmp_path / "q.txt").write_text("红烧肉\n大理旅游\n")
     code, out, _ = relsdk(
@@ -328,3 +338,42 @@ def test_clip_counts_wide_characters(monkeypatch):
     assert clip("短", 0) == "短"
     assert clip("大" * 40, 10) == "大" * 14 + "…"
     assert clip("a\n b", 0) == "a b"
+
+
+def test_doctor_says_which_file_would_load_and_why(relsdk, calibrated):
+    code, out, _ = relsdk("doctor", "-m", calibrated, "--no-self-test", "--json", "--threads", "1")
+    report = json.loads(out)
+    assert code == 0
+    assert report["threads"] == "1 (asked for)"
+    assert report["self_test"] == []
+    would_load = [text for text in report["file"].values() if text.startswith("would load")]
+    assert len(would_load) == 1
+    assert set(report["file"]) == set(report["variants"].split(", "))
+    code, out, _ = relsdk("doctor", "-m", calibrated, "--no-self-test")
+    assert code == 0
+    assert "cpus by cgroup quota" in out
+    assert f"file {report['variants'].split(', ')[0]}" in out
+
+
+def test_doctor_tests_a_model_and_fails_when_it_gives_other_vectors(relsdk, fails, toy_bundle_copy):
+    code, out, _ = relsdk("doctor", "-m", toy_bundle_copy, "--json", "--threads", "1")
+    assert code == 0
+    checks = {check["name"]: check for check in json.loads(out)["self_test"]}
+    assert list(checks) == [
+        "matrix product",
+        "graph search",
+        "document store",
+        "model speed",
+        "golden outputs",
+    ]
+    assert all(check["ok"] for check in checks.values())
+    golden = toy_bundle_copy / "golden.json"
+    content = json.loads(golden.read_text())
+    content["vectors"] = {name: [row[::-1] for row in rows] for name, rows in content["vectors"].items()}
+    golden.write_text(json.dumps(content))
+    assert "golden outputs" in fails("doctor", "-m", toy_bundle_copy, "--threads", "1")
+    golden.unlink()
+    code, out, _ = relsdk("doctor", "-m", toy_bundle_copy, "--threads", "1", "--json")
+    last = json.loads(out)["self_test"][-1]
+    assert (code, last["ok"]) == (0, None)
+    assert "export" in last["detail"]

@@ -223,3 +223,84 @@ def test_threads_share_one_embedder(embedder, corpus):
     with ThreadPoolExecutor(4) as pool:
         for found in pool.map(lambda _: embedder.encode(corpus), range(12)):
             np.testing.assert_array_equal(found, expected)
+
+
+def test_the_query_cache_gives_the_same_vectors_and_encodes_none_twice(toy_bundle, corpus, monkeypatch):
+    plain, cached = Embedder(toy_bundle, threads=1), Embedder(toy_bundle, threads=1, query_cache=3)
+    encoded = []
+    encode = Embedder.encode
+
+    def noted(self, inputs, **options):
+        encoded.append(inputs)
+        return encode(self, inputs, **options)
+
+    monkeypatch.setattr(Embedder, "encode", noted)
+    first = cached.encode_query(corpus[0])
+    assert_same(first, plain.encode_query(corpus[0]))
+    encoded.clear()
+    again = cached.encode_query(corpus[0])
+    assert encoded == []
+    np.testing.assert_array_equal(again, first)
+    assert (again.shape, again.dtype) == (first.shape, first.dtype)
+    mixed = cached.encode_query([corpus[1], corpus[0], corpus[1]])
+    assert encoded == [[corpus[1]]]
+    assert_same(mixed, encode(plain, [corpus[1], corpus[0], corpus[1]], prompt_name="query"))
+    assert cached.query_cache_info == (2, 2, 2, 3)
+    assert cached.encode_query([]).shape == (0, 32)
+    assert plain.query_cache_info == (0, 0, 0, 0)
+
+
+def test_what_the_query_cache_returns_is_the_callers_own(toy_bundle, corpus):
+    embedder = Embedder(toy_bundle, threads=1, query_cache=2)
+    for inputs in (corpus[0], [corpus[0]]):
+        expected = embedder.encode_query(inputs).copy()
+        for _ in range(3):
+            vectors = embedder.encode_query(inputs)
+            np.testing.assert_array_equal(vectors, expected)
+            vectors[:] = 0.0
+
+
+def test_the_query_cache_forgets_the_least_recent(toy_bundle, corpus):
+    embedder = Embedder(toy_bundle, threads=1, query_cache=2)
+    a, b, c = corpus[:3]
+    for text in (a, b, a, c):  # c pushes out b: a was asked for after it
+        embedder.encode_query(text)
+    before = embedder.query_cache_info
+    embedder.encode_query(a)
+    embedder.encode_query(c)
+    assert embedder.query_cache_info.hits == before.hits + 2
+    embedder.encode_query(b)
+    assert embedder.query_cache_info.misses == before.misses + 1
+    assert embedder.query_cache_info.entries == 2
+
+
+def test_the_query_cache_keeps_no_cut_query_and_no_options(toy_bundle, corpus):
+    embedder = Embedder(toy_bundle, threads=1, query_cache=8)
+    for count in (1, 2):
+        with pytest.warns(TruncationWarning):
+            embedder.encode_query("大宅门" * 400)
+        assert embedder.truncated_count == count
+    assert embedder.query_cache_info.entries == 0
+    assert embedder.encode_query(corpus[0], precision="int8").dtype == np.int8
+    assert embedder.encode_query(corpus[0]).dtype == np.float32
+    with pytest.raises(InputError, match="a string is needed"):
+        embedder.encode_query([corpus[0], 7])
+
+
+@pytest.mark.parametrize("value", [-1, 1.5, True, False, "10"])
+def test_a_wrong_size_of_the_query_cache_is_an_error(toy_bundle, value):
+    with pytest.raises(InputError, match="query_cache="):
+        Embedder(toy_bundle, query_cache=value)
+
+
+def test_the_query_cache_is_safe_in_threads(toy_bundle, corpus):
+    from concurrent.futures import ThreadPoolExecutor
+
+    embedder = Embedder(toy_bundle, threads=1, query_cache=4)
+    expected = {text: embedder.encode(text, prompt_name="query") for text in corpus}
+    texts = [corpus[i % len(corpus)] for i in np.random.default_rng(0).integers(0, 1000, 400)]
+    with ThreadPoolExecutor(4) as pool:
+        for text, vector in zip(texts, pool.map(embedder.encode_query, texts), strict=True):
+            assert_same(vector, expected[text])
+    info = embedder.query_cache_info
+    assert (info.hits + info.misses, info.entries) == (400, 4)

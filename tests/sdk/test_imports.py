@@ -12,7 +12,7 @@ PACKAGES = {"relsdk": "sdk", "relsdk_export": "export", "relsdk_training": "trai
 STANDARD = set(sys.stdlib_module_names)
 BASE = {"numpy", "onnxruntime", "tokenizers", "hnswlib", "click", "filelock", "relsdk"}
 # Imported inside a function only, with an error that names the extra.
-LAZY = {"huggingface_hub", "pyarrow"}
+LAZY = {"huggingface_hub", "matplotlib", "pyarrow"}
 # What training shares with serving: pure modules, the model folder, what the CPU has, the tokenizer.
 FOR_TRAINING = {
     *("levels", "records", "metrics", "errors", "formats", "folders", "batching", "calibration"),
@@ -26,9 +26,12 @@ ORDER = [
         "metrics",
         "formats",
         "batching",
+        "bench_results",
+        "deadline",
         "folders",
         "hardware",
         "hub",
+        "query_cache",
         "sample_world",
     },
     {"bundle"},
@@ -37,7 +40,8 @@ ORDER = [
     {"embedder", "index"},
     {"pair_models"},
     {"scorer"},
-    {"searcher", "evaluation", "mining"},
+    {"searcher", "evaluation", "mining", "selftest"},
+    {"benchmark"},
     {"cli", "__init__", "__main__"},
 ]
 

@@ -153,3 +153,141 @@ def test_a_query_with_no_documents_left_gives_no_hits(searcher):
     assert searcher.search("红烧肉", where={"author": "nobody at all"}) == []
     assert isinstance(searcher.search("红烧肉", k=10_000), list)
     assert isinstance(searcher.search("红烧肉", k=1)[0].document, Document)
+
+
+class Clock:
+    """Seconds that only the test, or a scorer of the test, lets pass."""
+
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+class Slow(RelevanceScorer):
+    """Takes 1 ms a candidate on the clock and ranks the other way round."""
+
+    def __init__(self, model, clock, ms=1.0):
+        super().__init__(model)
+        self.clock, self.ms, self.chunks = clock, ms, []
+
+    def predict(self, pairs, **options):
+        from dataclasses import replace
+
+        self.clock.now += self.ms * 1e-3 * len(pairs)
+        self.chunks.append(len(pairs))
+        found = super().predict(pairs, **options)
+        return replace(found, scores=-found.scores)
+
+
+@pytest.fixture
+def slow(embedder, searcher):
+    """A searcher whose cost estimate is settled at 1 ms a candidate."""
+    clock = Clock()
+    made = Searcher(embedder, searcher.index, Slow(embedder, clock), clock=clock)
+    for _ in range(12):
+        made.search("红烧肉", k=10, budget_ms=float("inf"))
+    made.scorer.chunks.clear()
+    return made
+
+
+def test_without_a_budget_everything_is_scored_in_one_call(embedder, searcher, world):
+    clock = Clock()
+    slow = Searcher(embedder, searcher.index, Slow(embedder, clock), clock=clock)
+    result = slow.search(world.queries[0].text, k=4)
+    assert slow.scorer.chunks == [20]
+    assert (result.candidates, result.scored, result.skipped, result.scored_hits) == (20, 20, 0, 4)
+    assert result.elapsed_ms == pytest.approx(20.0)
+    assert isinstance(result, list)
+    plain = searcher.search(world.queries[0].text, k=4)
+    assert (plain.candidates, plain.scored, plain.skipped, plain.scored_hits) == (4, 0, 0, 0)
+
+
+def test_a_budget_that_is_enough_changes_nothing(slow, world):
+    query = world.queries[0].text
+    unlimited, limited = slow.search(query, k=4), slow.search(query, k=4, budget_ms=1000)
+    assert [hit.document.id for hit in limited] == [hit.document.id for hit in unlimited]
+    np.testing.assert_allclose([hit.score for hit in limited], [hit.score for hit in unlimited], atol=1e-6)
+    assert slow.scorer.chunks == [20, 8, 8, 4]
+    assert (limited.scored, limited.skipped) == (20, 0)
+
+
+def test_what_does_not_fit_follows_in_the_order_of_retrieval(slow, searcher, world):
+    query = world.queries[0].text
+    result = slow.search(query, k=20, budget_ms=14.5)
+    retrieved = searcher.search(query, k=100)
+    ids = [hit.document.id for hit in retrieved]
+    assert sum(slow.scorer.chunks) == result.scored <= 14
+    assert result.scored >= 12  # the estimate has a margin
+    assert result.elapsed_ms <= 14.5
+    assert (result.candidates, result.skipped) == (100, 100 - result.scored)
+    assert result.scored_hits == result.scored
+    found = [hit.document.id for hit in result]
+    assert found == ids[: result.scored][::-1] + ids[result.scored : 20]
+    assert list(result)[result.scored :] == list(retrieved)[result.scored : 20]  # the encoder's own grades
+
+
+def test_filters_with_a_budget(slow, searcher, world):
+    query = world.queries[0].text
+    levels = [hit.level for hit in searcher.search(query, k=100)]
+    result = slow.search(query, k=20, budget_ms=8.5, min_level=1)
+    assert all(hit.level >= 1 for hit in result)
+    assert len(result) == min(20, sum(level >= 1 for level in levels))
+    only_scored = slow.search(query, k=20, budget_ms=8.5, min_score=-1.0)
+    assert len(only_scored) == only_scored.scored_hits <= only_scored.scored
+
+
+def test_no_time_left_is_the_order_of_retrieval(slow, searcher, world, monkeypatch):
+    query = world.queries[0].text
+    encode = type(slow.embedder).encode_query
+
+    def late(self, *arguments, **options):
+        slow._clock.now += 1.0
+        return encode(self, *arguments, **options)
+
+    monkeypatch.setattr(type(slow.embedder), "encode_query", late)
+    result = slow.search(query, k=5, budget_ms=20)
+    assert slow.scorer.chunks == []
+    assert (result.scored, result.skipped, result.scored_hits) == (0, 25, 0)
+    monkeypatch.undo()
+    assert list(result) == list(searcher.search(query, k=5))
+
+
+def test_a_slow_start_does_not_switch_the_scorer_off_for_ever(embedder, searcher, world):
+    clock = Clock()
+    slow = Searcher(embedder, searcher.index, Slow(embedder, clock, ms=60.0), clock=clock)
+    query = world.queries[0].text
+    assert slow.search(query, k=2, budget_ms=20).scored == 1  # nothing is known: one is measured
+    assert slow.search(query, k=2, budget_ms=20).scored == 1  # the first one was loading
+    assert slow.search(query, k=2, budget_ms=20).scored == 0
+    slow.scorer.ms = 1.0
+    searches = 1
+    while slow.search(query, k=2, budget_ms=20).scored == 0:
+        searches += 1
+    assert 100 < searches < 400  # one that truly takes 60 ms would be tried in fewer than 1 %
+    assert max(slow.search(query, k=2, budget_ms=20).scored for _ in range(60)) == 10
+
+
+def test_warmup_starts_the_estimate(embedder, searcher):
+    clock = Clock()
+    slow = Searcher(embedder, searcher.index, Slow(embedder, clock), clock=clock)
+    slow.warmup()
+    assert slow._cost.seconds is not None
+    searcher.warmup()
+
+
+@pytest.mark.parametrize("budget", [0, -3.0, float("nan"), True])
+def test_a_budget_of_nothing_is_an_error(searcher, budget):
+    with pytest.raises(InputError, match="budget_ms="):
+        searcher.search("红烧肉", budget_ms=budget)
+
+
+def test_a_result_is_a_list_that_survives_copying(slow):
+    import copy
+    import pickle
+
+    result = slow.search("红烧肉", k=3, budget_ms=9)
+    for other in (copy.copy(result), pickle.loads(pickle.dumps(result))):
+        assert other == result
+        assert (other.scored, other.skipped) == (result.scored, result.skipped)
+    assert result == list(result)

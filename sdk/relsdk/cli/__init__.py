@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib
 import sys
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
 from relsdk.errors import MissingExtraError, RelsdkError
 
-__all__ = ["main"]
+__all__ = ["LazyGroup", "main"]
 
 # name -> (module, attribute, one line of help)
 _COMMANDS = {
@@ -27,32 +28,47 @@ _COMMANDS = {
     "train": ("relsdk.cli.train", "train", "Train an encoder or a score model on graded pairs."),
     "synth": ("relsdk.cli.synth", "synth", "Look at the queries that an SSRA run has written."),
     "export": ("relsdk.cli.export", "export", "Make a bundle from a checkpoint."),
+    "bench": ("relsdk.cli.bench", "bench", "Measure latency of your own model and queries."),
     "doctor": ("relsdk.cli.doctor", "doctor", "Show what this machine offers and what relsdk makes of it."),
 }
 # Packages that only an extra brings.
 _HEAVY = ("accelerate", "onnx", "onnx_ir", "onnxscript", "safetensors", "torch", "transformers")
 
 
-class _LazyGroup(click.Group):
-    """Knows its commands by name and imports the one that is called."""
+class LazyGroup(click.Group):
+    """Knows its commands by name and imports the one that is called.
+
+    Args:
+        lazy: Module, attribute and one line of help of each command, by name.
+        options: See `click.Group`.
+    """
+
+    def __init__(self, *, lazy: Mapping[str, tuple[str, str, str]], **options: Any) -> None:
+        super().__init__(**options)
+        self._lazy = lazy
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
+        """Return the names."""
+        return list(self._lazy)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
+        """Import a command."""
+        if cmd_name not in self._lazy:
             return None
-        module, attribute, _ = _COMMANDS[cmd_name]
+        module, attribute, _ = self._lazy[cmd_name]
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the names and their lines of help, without importing anything."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, _, text) in _COMMANDS.items()])
+            formatter.write_dl([(name, text) for name, (_, _, text) in self._lazy.items()])
 
 
 @click.group(
-    cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+    cls=LazyGroup,
+    lazy=_COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 @click.version_option(package_name="relsdk")
 def _relsdk() -> None:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 
 import click
+import onnxruntime
 
-from relsdk.bundle import read_bundle
+from relsdk.bundle import Bundle, read_bundle
 from relsdk.cli.output import echo_json, echo_table
+from relsdk.errors import RelsdkError
 from relsdk.hardware import choose_threads, cpu_features
 from relsdk.hub import local_model
-from relsdk.session import choose_variant
+from relsdk.selftest import self_test as run_self_test
+from relsdk.session import best_int8, choose_variant, variant_verdicts
 
 __all__ = ["doctor"]
 
@@ -42,13 +47,41 @@ _NEWEST_GLIBC_NEEDED = "2.28"
 
 
 @click.command()
-@click.option("--model", "-m", help="Bundle: show which of its files would load.")
+@click.option("--model", "-m", help="Bundle: show which of its files would load and why, and test it.")
+@click.option("--threads", type=int, help="CPU threads [default: what affinity and container quota allow].")
+@click.option("--self-test/--no-self-test", default=True, show_default=True, help="Run about 2 s of tests.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def doctor(model: str | None, as_json: bool) -> None:
-    """Show CPU features, thread choice, the file that would load, versions."""
-    threads = choose_threads()
+def doctor(model: str | None, threads: int | None, self_test: bool, as_json: bool) -> None:
+    """Show CPU features, thread choice, the file that would load, versions; test that it works.
+
+    Exit code 2 when a test fails.
+    """
+    bundle = None if model is None else read_bundle(local_model(model))
+    content = _machine(threads)
+    if bundle is not None:
+        content |= _model(bundle)
+    checks = run_self_test(None if bundle is None else bundle.path, threads=threads) if self_test else []
+    if as_json:
+        echo_json({**content, "self_test": [asdict(check) for check in checks]})
+    else:
+        echo_table(["what", "found"], _rows(content))
+        if checks:
+            click.echo()
+            verdict = {True: "ok", False: "FAILED", None: "-"}
+            rows = [
+                [verdict[check.ok], check.name, f"{check.milliseconds:.0f} ms", check.detail]
+                for check in checks
+            ]
+            echo_table(["result", "self-test", "took", "found"], rows, right=(2,))
+    failed = [check.name for check in checks if check.ok is False]
+    if failed:
+        raise RelsdkError(f"the self-test failed: {', '.join(failed)}; see its rows above for what was found")
+
+
+def _machine(requested: int | None) -> dict[str, object]:
+    threads = choose_threads(requested)
     features = cpu_features()
-    content: dict[str, object] = {
+    return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "glibc": " ".join(platform.libc_ver()).strip() or "not glibc",
@@ -58,19 +91,32 @@ def doctor(model: str | None, as_json: bool) -> None:
         "cpus by cgroup quota": "no limit" if threads.quota is None else threads.quota,
         "threads": f"{threads.threads} ({threads.reason})",
         "cpu features": " ".join(f for f in _FEATURES if f in features) or "unknown",
+        "int8 file for this cpu": best_int8(),
+        "execution providers": ", ".join(onnxruntime.get_available_providers()),
         **{package: _version(package) for package in _PACKAGES},
     }
-    if model is not None:
-        bundle = read_bundle(local_model(model))
-        variant = choose_variant(bundle)
-        content["model"] = bundle.name
-        content["variants"] = ", ".join(v.name for v in bundle.variants)
-        content["would load"] = f"{variant.name} ({variant.file})"
-        content["levels"] = "calibrated" if variant.calibrations else "none: run relsdk calibrate"
-    if as_json:
-        echo_json(content)
-    else:
-        echo_table(["what", "found"], [[name, str(value)] for name, value in content.items()])
+
+
+def _model(bundle: Bundle) -> dict[str, object]:
+    variant = choose_variant(bundle)
+    return {
+        "model": bundle.name,
+        "variants": ", ".join(v.name for v in bundle.variants),
+        "would load": f"{variant.name} ({variant.file})",
+        "file": variant_verdicts(bundle),
+        "levels": "calibrated" if variant.calibrations else "none: run relsdk calibrate",
+    }
+
+
+def _rows(content: Mapping[str, object]) -> list[list[str]]:
+    """Return table rows; a mapping takes a row for each of its entries."""
+    rows = []
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            rows += [[f"{name} {entry}", str(text)] for entry, text in value.items()]
+        else:
+            rows.append([name, str(value)])
+    return rows
 
 
 def _version(package: str) -> str:

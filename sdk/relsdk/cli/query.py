@@ -30,6 +30,7 @@ __all__ = ["echo_hits", "open_searcher", "query"]
 @click.option("--min-score", type=float, help="Leave out hits below this score.")
 @click.option("--where", multiple=True, help="Filter on metadata: FIELD=VALUE, FIELD<VALUE, FIELD>VALUE.")
 @click.option("--ef-search", type=int, help="Search effort of the graph [default: the index's own].")
+@click.option("--budget-ms", type=float, help="With --scorer: re-score what fits into so many milliseconds.")
 @click.option("--model", "-m", help="Bundle [default: the one the index was built with].")
 @click.option("--scorer", help="Bundle that re-scores and grades the top candidates.")
 @click.option("--variant", default="auto", show_default=True, help="ONNX file of the bundle.")
@@ -44,6 +45,7 @@ def query(
     min_score: float | None,
     where: tuple[str, ...],
     ef_search: int | None,
+    budget_ms: float | None,
     model: str | None,
     scorer: str | None,
     variant: str,
@@ -55,19 +57,27 @@ def query(
         raise InputError("give either a QUERY or --input FILE")
     texts = [text] if text is not None else [item.text for item in read_queries(source or "")]
     searcher = open_searcher(path, model, variant, threads, scorer)
-    searcher.embedder.warmup()
+    searcher.warmup()
     condition = parse_where(where)
     for one in texts:
         started = time.perf_counter()
         hits = searcher.search(
-            one, k, min_level=min_level, min_score=min_score, where=condition, ef_search=ef_search
+            one,
+            k,
+            min_level=min_level,
+            min_score=min_score,
+            where=condition,
+            ef_search=ef_search,
+            budget_ms=budget_ms,
         )
         milliseconds = (time.perf_counter() - started) * 1e3
         if as_json:
             found = [hit_to_dict(hit) for hit in hits]
-            echo_json({"query": one, "milliseconds": round(milliseconds, 3), "hits": found})
+            counts = {} if scorer is None else {"scored": hits.scored, "skipped": hits.skipped}
+            echo_json({"query": one, "milliseconds": round(milliseconds, 3), **counts, "hits": found})
         else:
-            click.echo(click.style(one, bold=True) + f"  ({len(hits)} hits, {milliseconds:.1f} ms)")
+            skipped = f", {hits.skipped} of {hits.candidates} candidates not scored" if hits.skipped else ""
+            click.echo(click.style(one, bold=True) + f"  ({len(hits)} hits, {milliseconds:.1f} ms{skipped})")
             echo_hits(hits)
 
 

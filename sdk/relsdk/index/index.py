@@ -144,10 +144,12 @@ class Index:
         queries = self._queries(vectors)  # (Q, D) or (D,)
         matrix = np.atleast_2d(queries)
         found = self._neighbours(generation, matrix, k, ef_search, where, exact)
-        documents = generation.documents.fetch(np.unique(found.rows).tolist())
+        listed = found.rows.tolist()
+        # One statement for all queries; in the order of the file.
+        documents = generation.documents.fetch(sorted({row for rows in listed for row in rows}))
         hits = [
             [Hit(documents[row], score) for row, score in zip(rows, scores, strict=True)]
-            for rows, scores in zip(found.rows.tolist(), found.scores.tolist(), strict=True)
+            for rows, scores in zip(listed, found.scores.tolist(), strict=True)
         ]
         return hits[0] if queries.ndim == 1 else hits
 

@@ -1,0 +1,134 @@
+"""One query at a time, by length in tokens; and what relsdk adds to the bare session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.interleave import Contender, measure
+from bench.suites.peers import Encoder, encoders
+from bench.suites.quality import mean_cosine
+from bench.suites.settings import Settings
+from bench.suites.unfused import unfused_session
+from relsdk.bench_results.statistics import median_estimate
+from relsdk.hardware import choose_threads
+from relsdk.session import ModelSession
+
+LENGTHS = (4, 8, 16, 32, 64)
+COLD_LENGTH = 16
+BARE = "bare onnxruntime, same int8 file"
+UNFUSED = "onnxruntime dynamic int8, unfused"
+_OUTPUT = "sentence_embedding"
+_CACHES = np.zeros(32 << 20, dtype=np.int8)  # larger than the caches of one core
+Feed = dict[str, NDArray[np.int64]]
+
+
+def run(settings: Settings) -> list[dict[str, Any]]:
+    """Time every encoder at every length, with warm caches, and at one length with cold ones."""
+    opened = encoders(settings)
+    bare = ModelSession(settings.int8._runner.session.path, threads=choose_threads(settings.threads))._load()
+    plain = unfused_session(settings)
+    rows = []
+    for tokens in LENGTHS:
+        texts = settings.texts_of_length(tokens, 8 if settings.small else 64)
+        contenders = [_contender(encoder, texts, settings) for encoder in opened]
+        contenders.append(_bare(BARE, bare, texts, settings))
+        if plain is not None:
+            contenders.append(_tokenised(UNFUSED, plain, texts, settings))
+        rows += _timed(settings, f"{tokens} tokens", tokens, contenders, cold=False)
+        if tokens == COLD_LENGTH:
+            cold = [_with_cold_caches(contender) for contender in contenders]
+            rows += _timed(settings, f"{tokens} tokens, cold caches", tokens, cold, cold=True)
+    return rows
+
+
+def _timed(
+    settings: Settings, case: str, tokens: int, contenders: Sequence[Contender], *, cold: bool
+) -> list[dict[str, Any]]:
+    special = len(settings.tokenizer.tokenize([settings.prompt("query")]).ids[0])
+    rows = measure(
+        "encode_query",
+        case,
+        [*contenders, settings.yardstick],
+        settings.plan(20, 6 if cold else 12),
+        parameters={"tokens": tokens, "prompt_and_special_tokens": special, "cold": cold},
+        unit="queries",
+    )
+    _note_overhead(rows)
+    return rows
+
+
+def _note_overhead(rows: Sequence[dict[str, Any]]) -> None:
+    """Say what relsdk's int8 call takes beyond the bare session's run of the same arrays, in ms."""
+    by_name = {row["contender"]: np.array(row["round_medians_ms"]) for row in rows}
+    found = median_estimate(by_name["relsdk int8"] - by_name[BARE])
+    ours = next(row for row in rows if row["contender"] == "relsdk int8")
+    ours["overhead_ms"] = {name: round(value, 5) for name, value in found.to_dict().items()}
+
+
+def _contender(encoder: Encoder, texts: list[str], settings: Settings) -> Contender:
+    vectors = np.concatenate([encoder.encode([text]) for text in texts])
+    return Contender(
+        encoder.name,
+        lambda number: encoder.encode([texts[number % len(texts)]]),
+        role="ours" if encoder.own else "peer",
+        quality=_quality(vectors, texts, settings) if encoder.same_weights else {},
+    )
+
+
+def _bare(name: str, session: Any, texts: list[str], settings: Settings) -> Contender:
+    """Only the session's run, on arrays made before."""
+    feeds = _feeds(settings, session)(texts)
+    vectors = np.concatenate([session.run([_OUTPUT], feed)[0] for feed in feeds])
+    return Contender(
+        name,
+        lambda number: session.run([_OUTPUT], feeds[number % len(feeds)]),
+        quality=_quality(vectors, texts, settings),
+    )
+
+
+def _tokenised(name: str, session: Any, texts: list[str], settings: Settings) -> Contender:
+    """The least a program around onnxruntime does: tokenise, run."""
+    make = _feeds(settings, session)
+
+    def encode(text: str) -> NDArray[np.float32]:
+        return session.run([_OUTPUT], make([text])[0])[0]
+
+    vectors = np.concatenate([encode(text) for text in texts])
+    return Contender(
+        name,
+        lambda number: encode(texts[number % len(texts)]),
+        quality=_quality(vectors, texts, settings),
+    )
+
+
+def _feeds(settings: Settings, session: Any) -> Callable[[Sequence[str]], list[Feed]]:
+    names, prompt = [item.name for item in session.get_inputs()], settings.prompt("query")
+
+    def make(texts: Sequence[str]) -> list[Feed]:
+        found = []
+        for text in texts:
+            ids = np.array([settings.tokenizer.tokenize([prompt + text]).ids[0]], dtype=np.int64)
+            arrays = {
+                "input_ids": ids,
+                "attention_mask": np.ones_like(ids),
+                "token_type_ids": np.zeros_like(ids),
+                "position_ids": np.arange(ids.shape[1])[None],
+            }
+            found.append({name: arrays[name] for name in names})
+        return found
+
+    return make
+
+
+def _quality(vectors: NDArray[np.float32], texts: list[str], settings: Settings) -> dict[str, float]:
+    return {"cosine_to_fp32": mean_cosine(vectors, settings.fp32.encode_query(texts, batch_size=1))}
+
+
+def _with_cold_caches(contender: Contender) -> Contender:
+    from dataclasses import replace
+
+    return replace(contender, before=lambda: _CACHES.__iadd__(1))

@@ -1,0 +1,75 @@
+"""Search an index, documents fetched, beside bare graphs that give row numbers; recall beside every time."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from bench.interleave import Contender, measure
+from bench.suites.quality import recall
+from bench.suites.settings import Settings
+from bench.suites.vector_sets import Graph, K, VectorSet, graphs
+from relsdk import Index
+
+DIMENSIONS = (64, 128, 384)
+EFFORTS = (16, 32, 64, 128, 256)
+
+
+def run(settings: Settings) -> list[dict[str, Any]]:
+    """Search each size at each effort."""
+    sizes = [(count, dimension) for count in (10_000, 100_000) for dimension in DIMENSIONS]
+    if settings.million:
+        sizes += [(1_000_000, dimension) for dimension in DIMENSIONS]
+    if settings.small:
+        sizes = [(500, 32)]
+    rows = []
+    for count, dimension in sizes:
+        rows += _size(settings, count, dimension)
+    return rows
+
+
+def _size(settings: Settings, count: int, dimension: int) -> list[dict[str, Any]]:
+    vectors = VectorSet(count, dimension)
+    exact = vectors.exact()
+    built = [(graph, graph.build(vectors.documents)) for graph in graphs(settings)]
+    rows = []
+    path = settings.temporary / f"index-{count}-{dimension}"
+    with Index.build(path, vectors.records(), vectors, num_threads=settings.threads) as index:
+        for effort in (16, 64) if settings.small else EFFORTS:
+            contenders = [_ours(index, vectors, effort, exact)]
+            contenders += [_peer(graph, made, vectors, effort, exact) for graph, made in built]
+            rows += measure(
+                "index_search",
+                f"{count:,} x {dimension}, ef {effort}",
+                [*contenders, settings.yardstick],
+                settings.plan(30, 20),
+                parameters={"documents": count, "dimension": dimension, "ef": effort, "k": K},
+                unit="queries",
+            )
+    return rows
+
+
+def index_rows(index: Index, vectors: VectorSet, effort: int | None, **options: Any) -> list[list[int]]:
+    """Row numbers of what an index finds for each query."""
+    found = [index.search(query, K, ef_search=effort, **options) for query in vectors.queries]
+    return [[int(hit.document.id) for hit in hits] for hits in found]
+
+
+def _ours(index: Index, vectors: VectorSet, effort: int, exact: list[list[int]]) -> Contender:
+    queries = vectors.queries
+    return Contender(
+        "relsdk Index",
+        lambda number: index.search(queries[number % len(queries)], K, ef_search=effort),
+        role="ours",
+        quality={"recall_at_10": recall(index_rows(index, vectors, effort), exact)},
+    )
+
+
+def _peer(graph: Graph, built: Any, vectors: VectorSet, effort: int, exact: list[list[int]]) -> Contender:
+    queries, search = vectors.queries, partial(graph.search, built)
+    found = [[int(row) for row in search(query, effort)] for query in queries]
+    return Contender(
+        graph.name,
+        lambda number: search(queries[number % len(queries)], effort),
+        quality={"recall_at_10": recall(found, exact)},
+    )

@@ -1,0 +1,50 @@
+"""What a team gets without relsdk's export: the checkpoint's graph as torch writes it, dynamic int8."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import onnxruntime
+
+from bench.suites.settings import Settings
+
+
+def unfused_session(settings: Settings) -> Any | None:
+    """Return a session with onnxruntime's default options but for the threads; None without one."""
+    if not settings.peers:
+        return None
+    if settings.checkpoint is None:
+        settings.absent["onnxruntime dynamic int8"] = "no checkpoint of the bundle's weights"
+        return None
+    path = settings.temporary / "unfused_int8.onnx"
+    if not path.is_file():
+        _write(settings.checkpoint, path)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = settings.threads
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _write(checkpoint: Path, target: Path) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    from relsdk.bundle import read_encoder_settings
+    from relsdk_export.convert import load_encoder, write_onnx
+
+    plain = target.with_name("unfused.onnx")
+    with patch("relsdk_export.convert.fuse_attention", lambda model: model):
+        write_onnx(load_encoder(checkpoint, read_encoder_settings(checkpoint)), plain)
+    logging.disable(logging.WARNING)
+    try:
+        quantize_dynamic(
+            plain,
+            target,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            extra_options={"MatMulConstBOnly": True},
+        )
+    finally:
+        logging.disable(logging.NOTSET)

@@ -1,0 +1,127 @@
+"""`relsdk bench report` and `relsdk bench compare`: results of the benchmark suites."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from relsdk.bench_results.compare import MIN_FLOOR, Change, compare_results, differences_of_header
+from relsdk.bench_results.figures import draw_figures
+from relsdk.bench_results.records import Results, read_results
+from relsdk.bench_results.report import markdown_report
+from relsdk.cli.output import echo_json, echo_table
+from relsdk.errors import InputError
+from relsdk.folders import write_file_atomically
+
+__all__ = ["compare", "report"]
+
+
+@click.command()
+@click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("bench-report"),
+    show_default=True,
+    help="Folder for report.md and the pictures; made if it is not there.",
+)
+@click.option("--no-figures", is_flag=True, help="Markdown only; needs no matplotlib.")
+def report(results: tuple[Path, ...], output: Path, no_figures: bool) -> None:
+    """Write RESULTS (files of the benchmark suites, or folders of them) as Markdown and PNG.
+
+    Of a folder, files of other kinds are passed over.
+    """
+    found = [item for path in results for item in _read(path)]
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {output}: {error.strerror or error}") from error
+    figures = [] if no_figures else draw_figures(found, output)
+    write_file_atomically(output / "report.md", markdown_report(found, figures))
+    for path in (output / "report.md", *figures):
+        click.echo(f"wrote {path}")
+
+
+@click.command()
+@click.argument("before", type=click.Path(path_type=Path))
+@click.argument("after", type=click.Path(path_type=Path))
+@click.option(
+    "--min-floor",
+    default=MIN_FLOOR,
+    show_default=True,
+    help="Changes of less than this share are never called one.",
+)
+@click.option("--ours", is_flag=True, help="Judge relsdk's own rows only.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def compare(before: Path, after: Path, min_floor: float, ours: bool, as_json: bool) -> None:
+    """Tell regressions from noise between BEFORE and AFTER, two result files of the same suites.
+
+    A row is a regression when the interval of after / before lies above the noise: what identical contenders
+    of the runs differed by. Ends with exit code 1 when one of relsdk's own rows is one, 2 when the files
+    cannot be compared.
+    """
+    old, new = read_results(before), read_results(after)
+    roles = {row.key: row.role for row in new.rows}
+    changes = compare_results(old, new, min_floor=min_floor)
+    judged = [
+        change
+        for change in changes
+        if not ours or roles[change.suite, change.case, change.contender] == "ours"
+    ]
+    for text in differences_of_header(old, new):
+        click.echo(f"relsdk: warning: {text}", err=True)
+    if as_json:
+        echo_json([asdict(change) for change in judged])
+    else:
+        _echo_changes(judged)
+        _echo_missing(old, new)
+    worse = [
+        change
+        for change in changes
+        if change.verdict == "regression" and roles[change.suite, change.case, change.contender] == "ours"
+    ]
+    if worse:
+        sys.exit(1)
+
+
+def _read(path: Path) -> list[Results]:
+    if not path.is_dir():
+        return [read_results(path)]
+    found = []
+    for file in sorted(path.glob("*.json")):
+        try:
+            found.append(read_results(file))
+        except InputError as error:
+            click.echo(f"relsdk: warning: passed over: {error}", err=True)
+    if not found:
+        raise InputError(f"{path} holds no result of the benchmark suites; make one with: make suites")
+    return found
+
+
+def _echo_changes(changes: list[Change]) -> None:
+    rows = []
+    for change in changes:
+        unit = "ms" if change.measure == "time" else "MB"
+        interval = f"{change.ratio.median:.3f} ({change.ratio.low:.3f}-{change.ratio.high:.3f})"
+        adjusted = "-" if change.adjusted is None else f"{change.adjusted.median:.3f}"
+        verdict = f"{change.verdict}: {change.reason}" if change.reason else change.verdict
+        cells = [change.suite, change.case, change.contender]
+        cells += [f"{change.before:.4g} {unit}", f"{change.after:.4g} {unit}", interval, adjusted]
+        rows.append([*cells, f"{change.floor:.1%}", verdict])
+    header = ["suite", "case", "contender", "before", "after", "ratio", "vs yardstick", "noise", "verdict"]
+    echo_table(header, rows, right=(3, 4, 5, 6, 7))
+    counts = {
+        name: sum(c.verdict == name for c in changes) for name in ("regression", "improvement", "noise")
+    }
+    click.echo(", ".join(f"{name}: {count}" for name, count in counts.items()))
+
+
+def _echo_missing(before: Results, after: Results) -> None:
+    old, new = {row.key for row in before.rows}, {row.key for row in after.rows}
+    for label, keys in (("before", old - new), ("after", new - old)):
+        for key in sorted(keys):
+            click.echo(f"only in the file {label}: {' / '.join(key)}", err=True)

