@@ -351,7 +351,7 @@ class FilterConfig:
     """
 
     scorer: Literal["cross_encoder", "encoder"] = "cross_encoder"
-    thresholds: tuple[float, ...] = (0.4, 0.4, 0.4, 0.4)
+    thresholds: tuple[float, ...] = (0.5, 0.3, 0.3, 0.5)
     adjust: float = 1.0
     by_score: bool = True
     judge: Literal["model", "endpoint", "none"] = "model"
