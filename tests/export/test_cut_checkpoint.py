@@ -1,0 +1,56 @@
+"""A checkpoint cut to a corpus is the same encoder for the texts of that corpus."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from relsdk.bundle import tokenizer_path
+from relsdk.errors import InputError
+from relsdk.formats import write_documents
+from relsdk.records import Document
+from relsdk.tokenizer import TextTokenizer
+from relsdk_export.cut_checkpoint import cut_checkpoint
+from relsdk_training.encoder import TextEncoder
+from relsdk_training.measures import embed_tokens
+
+TEXTS = ["红烧肉怎么做", "大理三天旅游", "感冒吃什么药好"]
+
+
+def vectors(folder, texts):
+    encoder = TextEncoder.load(folder).eval()
+    settings = encoder.settings
+    tokenizer = TextTokenizer(
+        tokenizer_path(folder), max_tokens=settings.max_tokens, pad_token=settings.pad_token
+    )
+    prompted = [prompt + text for text in texts for prompt in settings.prompts.values()]
+    with torch.inference_mode():
+        return embed_tokens(encoder, tokenizer, tokenizer.tokenize(prompted), device=torch.device("cpu"))
+
+
+def test_vectors_of_the_corpus_stay(toy_checkpoint, tmp_path):
+    told = cut_checkpoint(toy_checkpoint, tmp_path / "cut", TEXTS)
+    assert told["pieces"] < told["pieces_before"]
+    content = json.loads((tmp_path / "cut/tokenizer.json").read_text(encoding="utf-8"))
+    assert len(content["model"]["vocab"]) == told["pieces"]
+    np.testing.assert_allclose(
+        vectors(tmp_path / "cut", TEXTS), vectors(toy_checkpoint, TEXTS), rtol=1e-5, atol=1e-5
+    )
+    with pytest.raises(InputError, match="not empty"):
+        cut_checkpoint(toy_checkpoint, tmp_path / "cut", TEXTS)
+
+
+def test_the_command(relsdk, toy_checkpoint, tmp_path):
+    write_documents(tmp_path / "docs.jsonl", [Document("1", TEXTS[0], TEXTS[1])])
+    (tmp_path / "queries.txt").write_text(TEXTS[2] + "\n", encoding="utf-8")
+    files = [word for name in ("docs.jsonl", "queries.txt") for word in ("--corpus", str(tmp_path / name))]
+    code, out, err = relsdk("model", "cut", str(toy_checkpoint), str(tmp_path / "cut"), *files)
+    assert code == 0, err
+    assert "pieces" in out
+    np.testing.assert_allclose(
+        vectors(tmp_path / "cut", TEXTS), vectors(toy_checkpoint, TEXTS), rtol=1e-5, atol=1e-5
+    )
+    code, _, err = relsdk("model", "cut", str(tmp_path), str(tmp_path / "other"), *files)
+    assert code == 2
+    assert not (tmp_path / "other").exists()
