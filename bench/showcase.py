@@ -40,9 +40,9 @@ def readme_code() -> str:
     return found[1]
 
 
-def run_demo(folder: Path) -> str:
+def run_demo(folder: Path, *options: str) -> str:
     """Run `relsdk demo` in a folder; return what it prints."""
-    return _run([sys.executable, "-m", "relsdk", "demo"], folder)
+    return _run([sys.executable, "-m", "relsdk", "demo", *options], folder)
 
 
 def run_code(code: str, folder: Path) -> str:

@@ -17,7 +17,7 @@ from relsdk.cli.evaluate import echo_evaluations
 from relsdk.cli.index import Progress
 from relsdk.cli.query import echo_hits
 from relsdk.embedder import Embedder
-from relsdk.errors import MissingExtraError, RelsdkError
+from relsdk.errors import InputError, MissingExtraError, RelsdkError
 from relsdk.evaluation import calibrate_bundle, evaluate
 from relsdk.formats import read_documents
 from relsdk.index import Index
@@ -53,10 +53,10 @@ class _Clock:
 class _Demo:
     """The demo's folder and what has been made in it."""
 
-    def __init__(self, folder: Path, threads: int | None) -> None:
+    def __init__(self, folder: Path, threads: int | None, documents: int) -> None:
         self.folder = folder
         self.threads = threads
-        self.world: SampleWorld = generate()
+        self.world: SampleWorld = generate(n_documents=documents, n_queries=documents // 10)
 
     @property
     def bundle_path(self) -> Path:
@@ -67,6 +67,12 @@ class _Demo:
         reused = (target / "documents.jsonl").is_file()
         if not reused:
             write(self.world, target)
+        found = sum(1 for _ in read_documents(target / "documents.jsonl"))
+        if found != len(self.world.documents):
+            raise InputError(
+                f"{self.folder} holds a demo of {found:,} documents, and {len(self.world.documents):,} are "
+                "asked for; name another --folder"
+            )
         return _outcome(
             reused, f"{len(self.world.documents):,} documents, {len(self.world.pairs):,} labelled pairs"
         )
@@ -140,13 +146,20 @@ class _Demo:
     help="Where bundle, index and sample data go; a second run reuses them.",
 )
 @click.option("--threads", type=int, help="CPU threads [default: what affinity and container quota allow].")
-def demo(folder: Path, threads: int | None) -> None:
+@click.option(
+    "--documents",
+    type=click.IntRange(min=200),
+    default=5000,
+    show_default=True,
+    help="Size of the sample corpus; fewer are faster.",
+)
+def demo(folder: Path, threads: int | None, documents: int) -> None:
     """Make a bundle of a real pretrained encoder, index a sample corpus, answer queries with levels.
 
     The column "true" is the level that the sample corpus's rules give; the model does not see it.
     """
     clock = _Clock()
-    run = _Demo(folder, threads)
+    run = _Demo(folder, threads, documents)
     clock.step("sample corpus", run.write_world)
     clock.step("bundle", run.export)
     clock.step("calibration", run.calibrate)
