@@ -112,11 +112,12 @@ def test_a_changed_setting_repeats_its_stage_and_what_reads_it(whole, tmp_path):
     settings, _, run, _ = whole
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
-    changed = [*settings, f"run.output={copy}", "balance.shares=[1, 1, 1, 1]"]
+    changed = [*settings, f"run.output={copy}", "balance.size=400"]
     notes = []
     train_ssra(load_config(SsraConfig, None, changed), on_note=notes.append)
     repeated = {note.partition(":")[0] for note in notes if note.endswith("begins")}
     assert repeated == {"09-balance", "10-embed"}
+    assert artefacts(copy)["09-balance"] != artefacts(run)["09-balance"]
 
 
 KILLED = """
