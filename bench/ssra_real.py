@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,18 +25,19 @@ from numpy.typing import NDArray
 from bench.machine import machine_record
 from bench.ssra_report import write_report
 from bench.train_real import RECIPES, add_to, read_rows
-from relsdk.batching import token_budget_batches
 from relsdk.bundle import tokenizer_path
+from relsdk.metrics import ranking_report
 from relsdk.tokenizer import TextTokenizer
-from relsdk_training.config import DataConfig, EmbedConfig, SsraConfig, load_config
-from relsdk_training.data import PairArrays, load_pairs, pair_arrays, token_tensors
-from relsdk_training.encoder import TextEncoder
-from relsdk_training.measures import embed_tokens, ranking_statistics, tokenised_pairs
+from relsdk_training.config import DataConfig, EmbedConfig, load_config
+from relsdk_training.data import PairArrays, load_pairs, pair_arrays
+from relsdk_training.measures import order_statistics, pair_logits
 from relsdk_training.score_model import ScoreModel
+from relsdk_training.ssra.config import SsraConfig
 from relsdk_training.ssra.pipeline import train_ssra
-from relsdk_training.ssra.report import read_records
-from relsdk_training.ssra.synthesis import document_of
+from relsdk_training.ssra.records import document_of, read_records
+from relsdk_training.ssra.stages import read_stages
 from relsdk_training.tasks import train_embed
+from relsdk_training.text_embedder import TextEmbedder
 
 FULL = "SSRA"
 BASE = "untrained"
@@ -111,7 +112,7 @@ def main(
                 folder = work / f"ssra_{budget}_{seed}"
                 row = made_row(name, settings, folder, backbone, outsider)
                 folder.mkdir(parents=True, exist_ok=True)
-                cosines = test_cosines(Path(row["encoder"]), test)
+                cosines = TextEmbedder(Path(row["encoder"]), max_tokens=128).cosines(test)
                 np.save(folder / f"{name}.npy", cosines)
                 row |= {
                     "machine": machine_record(seed),
@@ -137,15 +138,14 @@ def made_row(
     for source in sorted(folder.glob("*/stages")):
         _share_stages(source, run / "stages")
     result = train_ssra(config, on_note=lambda note: click.echo(note, err=True), on_progress=_print)
-    stages = {
-        path.parent.name: json.loads(path.read_text(encoding="utf-8"))
-        for path in sorted(run.glob("stages/*/stage.json"))
-    }
-    reports = {name: _told(stage["report"]) for name, stage in stages.items()}
+    stages = read_stages(run)
+    reports = {stage.name: _told(stage.report) for stage in stages}
     row = {"encoder": result.encoder, "dev": result.dev, "seconds": result.stages, "stages": reports}
     if outsider is not None:
         row["agreement"] = {
-            stage.name: outside_agreement(stage, outsider) for stage in sorted(run.glob("stages/*-filter-*"))
+            stage.name: outside_agreement(stage.folder, outsider)
+            for stage in stages
+            if "-filter-" in stage.name
         }
     return row
 
@@ -171,30 +171,10 @@ def _share_stages(source: Path, target: Path) -> None:
             shutil.copytree(stage, target / stage.name, copy_function=os.link)
 
 
-def test_cosines(checkpoint: Path, test: PairArrays) -> NDArray[np.float32]:
-    """Return the cosine of each test pair: (N,)."""
-    encoder = TextEncoder.load(checkpoint, max_tokens=128).eval()
-    settings = encoder.settings
-    tokenizer = TextTokenizer(
-        tokenizer_path(checkpoint), max_tokens=settings.max_tokens, pad_token=settings.pad_token
-    )
-    tokens = tokenised_pairs(tokenizer, test, settings.prompts)
-    embed: Callable[..., NDArray[np.float32]] = partial(
-        embed_tokens, encoder, tokenizer, device=torch.device("cpu")
-    )
-    with torch.inference_mode():
-        queries, documents = embed(tokens.queries), embed(tokens.documents)
-    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
-    documents /= np.linalg.norm(documents, axis=1, keepdims=True)
-    return np.einsum("nd,nd->n", queries[test.query_of], documents[test.document_of])
-
-
-def measures(test: PairArrays, cosines: NDArray[np.float32]) -> dict[str, float]:
+def measures(test: PairArrays, cosines: NDArray[np.float64]) -> dict[str, float]:
     """Return AP and nDCG of given cosines (N,)."""
-    angle = np.arccos(np.clip(cosines, -1, 1))
-    left = np.tile(np.array([[1.0, 0.0]]), (len(cosines), 1))
-    found = ranking_statistics(test, left, np.stack([np.cos(angle), np.sin(angle)], axis=1), ())
-    return {name: round(value, 4) for name, value in found.items()}
+    report = ranking_report([str(query) for query in test.query_of], test.labels, cosines)
+    return {name: round(value, 4) for name, value in order_statistics(report).items()}
 
 
 def outside_agreement(stage: Path, outsider: Path) -> dict[str, Any]:
@@ -231,10 +211,7 @@ class _Outsider:
     def levels(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.int64]:
         """Return the most probable level of each pair, (N,)."""
         tokens = self.tokenizer.tokenize(list(pairs))
-        levels = np.empty(len(pairs), dtype=np.int64)
-        for rows in token_budget_batches(tokens.lengths):
-            levels[rows] = self.model(token_tensors(self.tokenizer, tokens, rows)).argmax(dim=1).numpy()
-        return levels
+        return pair_logits(self.model, self.tokenizer, tokens, device=torch.device("cpu")).argmax(axis=1)
 
 
 def _told(report: dict[str, Any]) -> dict[str, Any]:

@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relsdk.folders import write_file_atomically
-from relsdk.metrics import mean_ap_over_levels, mean_ndcg
+from relsdk.metrics import paired_bootstrap
 from relsdk_training.data import PairArrays
+from relsdk_training.ssra.comparison import drawn_rows, mean_ap, ndcg_values
 
 ORDER = ("mean_ap", "ap_1", "ap_2", "ap_3", "ndcg_at_10")
 VANILLA, UPPER, FULL = "vanilla SFT", "all labels", "SSRA"
-_RESAMPLES = 500
+_DRAWS = 500
 
 
 def write_report(rows: dict[str, Any], path: Path, *, test: PairArrays, work: Path) -> None:
@@ -39,7 +40,7 @@ def write_report(rows: dict[str, Any], path: Path, *, test: PairArrays, work: Pa
 
 
 def paired_interval(
-    test: PairArrays, one: NDArray[np.float32], other: NDArray[np.float32], measure: str, seed: int = 0
+    test: PairArrays, one: NDArray[np.floating], other: NDArray[np.floating], measure: str, seed: int = 0
 ) -> tuple[float, float, float]:
     """Return other - one in a measure, and its 95 % interval when queries are drawn again.
 
@@ -50,28 +51,15 @@ def paired_interval(
         measure: "mean_ap", over all pairs drawn, or "ndcg_at_10", the mean over queries.
         seed: Of the draws.
     """
-    rng = np.random.default_rng(seed)
     if measure == "ndcg_at_10":
-        values = []
-        for cosines in (one, other):
-            ids = [int(query) for query in test.query_of]
-            values.append(np.array(mean_ndcg(ids, test.labels, cosines, min_documents=3).values))
-        differences = values[1] - values[0]
-        drawn = differences[rng.integers(0, len(differences), (_RESAMPLES, len(differences)))].mean(axis=1)
-        return float(differences.mean()), *(float(x) for x in np.quantile(drawn, (0.025, 0.975)))
+        values = [ndcg_values(test, cosines) for cosines in (one, other)]
+        found = paired_bootstrap(values[1], values[0], seed)
+        return found.mean, found.low, found.high
 
     def difference(rows: NDArray[np.int64]) -> float:
-        labels = test.labels[rows]
-        return float(
-            mean_ap_over_levels(labels, other[rows]).mean_ap - mean_ap_over_levels(labels, one[rows]).mean_ap
-        )
+        return mean_ap(test, other, rows) - mean_ap(test, one, rows)
 
-    of_query = [np.flatnonzero(test.query_of == query) for query in range(len(test.queries))]
-    samples = []
-    for _ in range(_RESAMPLES):
-        chosen = rng.integers(0, len(of_query), len(of_query))
-        samples.append(difference(np.concatenate([of_query[query] for query in chosen])))
-    low, high = np.quantile(samples, (0.025, 0.975))
+    low, high = np.quantile([difference(rows) for rows in drawn_rows(test, _DRAWS, seed)], (0.025, 0.975))
     return difference(np.arange(len(test))), float(low), float(high)
 
 

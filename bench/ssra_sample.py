@@ -27,9 +27,11 @@ from relsdk.sample_world import SampleWorld, generate, level_of
 from relsdk_export.backbones import pull
 from relsdk_export.cut_checkpoint import cut_checkpoint
 from relsdk_export.encoder import export_encoder
-from relsdk_training.config import SsraConfig, load_config
+from relsdk_training.config import load_config
+from relsdk_training.ssra.config import SsraConfig
 from relsdk_training.ssra.pipeline import train_ssra
-from relsdk_training.ssra.report import read_records
+from relsdk_training.ssra.records import read_records
+from relsdk_training.ssra.stages import FinishedStage, read_stages
 
 BACKBONE = "multilingual-e5-small"
 RECIPE = Path(__file__).resolve().parent.parent / "training/relsdk_training/recipes/ssra.toml"
@@ -92,15 +94,13 @@ def main(
         found[name] = {
             key: round(getattr(ranking, key), 4) for key in ("mean_ap", "ap_1", "ap_2", "ap_3", "ndcg_at_10")
         }
+    stages = {stage.name: stage for stage in read_stages(work / "run")}
     row = {
         "machine": machine_record(config.run.seed),
-        "labelled_pairs": json.loads((work / "run/stages/01-pool/stage.json").read_text())["report"][
-            "labelled"
-        ],
+        "labelled_pairs": stages["01-pool"].report["labelled"],
         "test": found,
         "agreement_with_the_oracle": {
-            stage.name: oracle_agreement(stage, world)
-            for stage in sorted((work / "run/stages").glob("*-filter-*"))
+            name: oracle_agreement(stage, world) for name, stage in stages.items() if "-filter-" in name
         },
         "seconds": {**result.stages, "in total": round(time.perf_counter() - started, 1)},
     }
@@ -127,14 +127,14 @@ def write_world(world: SampleWorld, folder: Path) -> Path:
     return folder
 
 
-def oracle_agreement(stage: Path, world: SampleWorld) -> dict[str, list[float | None]]:
+def oracle_agreement(stage: FinishedStage, world: SampleWorld) -> dict[str, list[float | None]]:
     """Ask the oracle which level written queries really have.
 
     Returns:
         For all usable queries and for those kept: the share that has the wanted level, for levels 0-3.
     """
     by_id = {document.id: document for document in world.documents}
-    usable = [record for record in read_records(stage) if record["predicted"] is not None]
+    usable = [record for record in read_records(stage.folder) if record["predicted"] is not None]
     kept = [record for record in usable if record["kept"]]
     return {name: list(_shares(some, by_id)) for name, some in (("written", usable), ("kept", kept))}
 

@@ -17,6 +17,7 @@ from relsdk.bundle import (
     write_layout,
     write_tokenizer,
 )
+from relsdk.errors import InputError
 from relsdk.folders import staged_folder
 from relsdk_export.convert import load_encoder
 from relsdk_export.smaller import keep_pieces
@@ -40,9 +41,11 @@ def cut_checkpoint(
         Pieces before and after, and the share of the corpus's tokens that are unknown now.
 
     Raises:
-        InputError: `target` is in the way.
+        InputError: `checkpoint` is no folder, or `target` is in the way.
         BundleError: The folder is no such checkpoint, or its tokenizer is of another type.
     """
+    if not checkpoint.is_dir():
+        raise InputError(f"{checkpoint} is not a folder; get a checkpoint with: relsdk model pull")
     settings = read_encoder_settings(checkpoint)
     prompts = {"", *settings.prompts.values()}
     with staged_folder(target, overwrite=overwrite) as staging:

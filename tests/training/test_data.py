@@ -10,13 +10,13 @@ from relsdk.tokenizer import TextTokenizer
 from relsdk_training.config import DataConfig
 from relsdk_training.data import (
     check_disjoint,
-    document_text,
     load_pairs,
     pair_arrays,
     thin_out,
     token_tensors,
 )
 from relsdk_training.tasks import load_splits
+from relsdk_training.text import document_text
 
 
 def pair(query, title, level, text=""):

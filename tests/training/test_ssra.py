@@ -14,10 +14,11 @@ import pytest
 from relsdk.errors import InputError
 from relsdk.formats import read_pairs, write_pairs
 from relsdk.sample_world import generate
-from relsdk_training.config import SsraConfig, load_config
+from relsdk_training.config import load_config
 from relsdk_training.errors import TrainingError
+from relsdk_training.ssra.config import SsraConfig
 from relsdk_training.ssra.pipeline import train_ssra
-from relsdk_training.ssra.report import read_records
+from relsdk_training.ssra.records import read_records
 
 MODELS = ("score", "query", "embed")
 
@@ -71,8 +72,8 @@ def artefacts(run):
 def test_a_run_ends_with_an_encoder_and_balanced_pairs(whole, files):
     _, result, run, _ = whole
     assert {name.partition("-")[2] for name in artefacts(run)} == {
-        *("pool", "score", "judge", "candidates", "annotate", "query-1", "write-1", "filter-1"),
-        *("balance", "embed"),
+        *("pool", "score", "judge", "candidates", "annotate", "query-1", "try-1", "write-1", "filter-1"),
+        *("balance", "embed", "compare"),
     }
     assert (Path(result.encoder) / "model.safetensors").is_file()
     assert 0 < result.dev["mean_ap"] <= 1
@@ -86,7 +87,7 @@ def test_a_run_ends_with_an_encoder_and_balanced_pairs(whole, files):
 
 def test_every_written_query_has_its_provenance(whole):
     _, _, run, _ = whole
-    records = list(read_records(run / "stages/08-filter-1"))
+    records = list(read_records(run / "stages/09-filter-1"))
     assert len(records) == 15 * 4 * 2
     assert {record["wanted"] for record in records} == {0, 1, 2, 3}
     assert len({record["model"] for record in records}) == 1
@@ -98,14 +99,20 @@ def test_every_written_query_has_its_provenance(whole):
             assert record["probabilities"][record["wanted"]] == max(record["probabilities"])
 
 
+def times(run):
+    return {path: path.stat().st_mtime_ns for path in (run / "stages").rglob("*") if path.is_file()}
+
+
 def test_what_is_done_is_not_done_again(whole):
     settings, result, run, _ = whole
-    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+    before = times(run)
+    row = (run / "row.json").read_bytes()
     notes = []
     again = train_ssra(load_config(SsraConfig, None, settings), on_note=notes.append)
     assert again == result
     assert notes == [f"{name}: done before" for name in sorted(artefacts(run))]
-    assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()} == before
+    assert times(run) == before
+    assert (run / "row.json").read_bytes() == row  # written again, and the same
 
 
 def test_a_changed_setting_repeats_its_stage_and_what_reads_it(whole, tmp_path):
@@ -116,13 +123,14 @@ def test_a_changed_setting_repeats_its_stage_and_what_reads_it(whole, tmp_path):
     notes = []
     train_ssra(load_config(SsraConfig, None, changed), on_note=notes.append)
     repeated = {note.partition(":")[0] for note in notes if note.endswith("begins")}
-    assert repeated == {"09-balance", "10-embed"}
-    assert artefacts(copy)["09-balance"] != artefacts(run)["09-balance"]
+    assert repeated == {"10-balance", "11-embed", "12-compare"}
+    assert artefacts(copy)["10-balance"] != artefacts(run)["10-balance"]
 
 
 KILLED = """
 import json, os, signal, sys
-from relsdk_training.config import SsraConfig, load_config
+from relsdk_training.config import load_config
+from relsdk_training.ssra.config import SsraConfig
 from relsdk_training.ssra.pipeline import train_ssra
 
 stages, settings = sys.argv[1].split(","), sys.argv[2:]
@@ -145,7 +153,8 @@ for stage in [*stages, "none"]:
 def test_killed_in_the_middle_of_each_stage_it_resumes_to_the_same_artefacts(whole, tmp_path):
     settings, _, run, _ = whole
     killed = tmp_path / "run"
-    stages = [name for name in sorted(artefacts(run)) if name.partition("-")[2] not in ("pool", "balance")]
+    whole_steps = ("pool", "try-1", "balance", "compare")  # too short to have a middle
+    stages = [name for name in sorted(artefacts(run)) if name.partition("-")[2] not in whole_steps]
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", KILLED, ",".join(stages), *settings, f"run.output={killed}"],
         capture_output=True,
@@ -165,6 +174,11 @@ def test_killed_in_the_middle_of_each_stage_it_resumes_to_the_same_artefacts(who
     ("changes", "message"),
     [
         (["run.output="], "run.output names no folder"),
+        (["run.shard=0"], "run.shard=0"),
+        (["filter.judge_share=0"], "judge_share"),
+        (["query.model.checkpoint=nowhere"], "query.model.checkpoint 'nowhere' is not a folder"),
+        (["query.model.top_p=0"], "top_p=0"),
+        (["synthesis.endpoint_url=ftp://x"], "http or https URL"),
         (["data.dev="], "data.dev names no file"),
         (["data.limit=3"], "at least one of each"),
         (["pool.unlabelled=[]"], "no unlabelled document"),
@@ -172,18 +186,37 @@ def test_killed_in_the_middle_of_each_stage_it_resumes_to_the_same_artefacts(who
         (["filter.thresholds=[0.5]"], "four numbers"),
         (["synthesis.levels=[7]"], "levels out of 0 to 3"),
         (["score.data.train=x.jsonl"], "set by the run"),
-        (["filter.judge=endpoint"], "judge_url"),
+        (["filter.judge=endpoint"], "http or https URL"),
         (["balance.shares=[0, 1, 1, 1]"], "above 0"),
     ],
 )
 def test_bad_input_is_told(whole, tmp_path, changes, message):
-    settings, _, run, _ = whole
-    copy = tmp_path / "run"
-    if "balance" in changes[0]:
-        shutil.copytree(run, copy)
-    changed = [*settings, f"run.output={copy}", *changes]
+    """Before anything is trained."""
+    settings = whole[0]
+    changed = [*settings, f"run.output={tmp_path / 'run'}", *changes]
     with pytest.raises(InputError, match=message):
         train_ssra(load_config(SsraConfig, None, changed))
+    assert not (tmp_path / "run" / "stages").exists()
+
+
+def test_two_processes_in_one_folder(whole, tmp_path):
+    from filelock import FileLock
+
+    (tmp_path / "run").mkdir()
+    with FileLock(tmp_path / "run/.lock"), pytest.raises(InputError, match="in use by another process"):
+        train_ssra(load_config(SsraConfig, None, [*whole[0], f"run.output={tmp_path / 'run'}"]))
+
+
+def test_other_sampling_does_not_train_again(whole, tmp_path):
+    settings, _, run, _ = whole
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    notes = []
+    changed = [*settings, f"run.output={copy}", "query.model.guidance=3"]
+    train_ssra(load_config(SsraConfig, None, changed), on_note=notes.append)
+    repeated = {note.partition(":")[0] for note in notes if note.endswith("begins")}
+    assert {"07-try-1", "08-write-1"} <= repeated  # what is tried is what will be written
+    assert "06-query-1" not in repeated
 
 
 @pytest.fixture
@@ -218,7 +251,7 @@ def test_an_encoder_may_judge(files, toy_checkpoint, tmp_path):
     train_ssra(load_config(SsraConfig, None, settings))
     stage = json.loads((run / "stages/02-score/stage.json").read_text())
     assert {"levels.json", "best/modules.json"} <= set(stage["outputs"])  # an encoder's folder
-    assert any(record["kept"] for record in read_records(run / "stages/08-filter-1"))
+    assert any(record["kept"] for record in read_records(run / "stages/09-filter-1"))
 
 
 def test_a_language_model_writes_and_judges(whole, endpoint, tmp_path):
@@ -241,7 +274,7 @@ def test_a_language_model_writes_and_judges(whole, endpoint, tmp_path):
         "pool.limit=15",
     ]
     train_ssra(load_config(SsraConfig, None, changed))
-    records = list(read_records(copy / "stages/08-filter-1"))
+    records = list(read_records(copy / "stages/09-filter-1"))
     assert any("搜索词" in record["query"] for record in records)
     assert {record["model"] for record in records} == {"toy"}
 
@@ -263,7 +296,7 @@ def test_an_endpoint_that_refuses_keeps_what_is_done(whole, endpoint, tmp_path):
     config = load_config(SsraConfig, None, changed)
     with pytest.raises(TrainingError, match="401"):
         train_ssra(config)
-    assert [path.name for path in sorted((copy / "work/07-write-1").glob("*.jsonl"))] == [
+    assert [path.name for path in sorted((copy / "work/08-write-1").glob("*.jsonl"))] == [
         "written-00000.jsonl"
     ]
     endpoint.answer = lambda number, body: (200, f"词{number}怎么做")

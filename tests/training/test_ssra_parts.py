@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 from relsdk.calibration import fit_calibration
 from relsdk.errors import InputError
 from relsdk.sample_world import generate
-from relsdk_training.config import CandidateConfig, ModelConfig
+from relsdk_training.config import ModelConfig
 from relsdk_training.data import pair_arrays
 from relsdk_training.encoder import TextEncoder
 from relsdk_training.query_models.base import QueryRequest
@@ -22,11 +22,22 @@ from relsdk_training.score_model import ScoreModel
 from relsdk_training.ssra import stages as stages_module
 from relsdk_training.ssra.balance import balanced_choice, level_counts
 from relsdk_training.ssra.candidates import Candidates
-from relsdk_training.ssra.cleaning import cleaned, fault, normal
+from relsdk_training.ssra.cleaning import cleaned, fault
+from relsdk_training.ssra.config import CandidateConfig
 from relsdk_training.ssra.judges import EndpointJudge, Group, ModelJudge, consistent, contradictions
+from relsdk_training.ssra.records import document_of
 from relsdk_training.ssra.scoring import PairScorer, adjusted, fit_levels
-from relsdk_training.ssra.stages import Stage, Stages, read_lines, shard_paths, write_lines
-from relsdk_training.ssra.synthesis import Filters, annotate, document_of, filtered, write
+from relsdk_training.ssra.stages import (
+    Stage,
+    Stages,
+    read_lines,
+    read_stages,
+    shard_paths,
+    write_lines,
+    write_shards,
+)
+from relsdk_training.ssra.synthesis import Filters, annotate, filtered, write
+from relsdk_training.text import normal_form
 
 # ------------------------------------------------------------------------------------------------- balance
 
@@ -255,8 +266,8 @@ def test_faults(query, reason):
 
 
 def test_normal_forms():
-    assert normal(" Ａbc　Straße\n１２ ") == "abc strasse 12"
-    assert normal("红烧肉") != normal("红烧鱼")
+    assert normal_form(" Ａbc　Straße\n１２ ") == "abc strasse 12"
+    assert normal_form("红烧肉") != normal_form("红烧鱼")
 
 
 # ---------------------------------------------------------------------------------------------- candidates
@@ -519,6 +530,7 @@ def test_a_stage_is_done_once(run):
     content = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
     assert set(content["outputs"]) == {"text.txt"}  # a log differs each time
     assert run.stages.report(folder) == {"settings": {"x": 1}}
+    run.stages.close()
     again = Run(run.folder)
     again.b(again.a({"x": 1}, content="another"))
     assert again.made == []
@@ -599,14 +611,75 @@ def test_a_stage_that_was_killed_goes_on(run):
     assert not (folder / "identity").exists()
 
 
+def test_one_process_at_a_time(run):
+    with pytest.raises(InputError, match="in use by another process"):
+        Stages(run.folder)
+    run.stages.close()
+    Stages(run.folder).close()
+    (run.folder / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be used as a run folder"):
+        Stages(run.folder / "file")
+
+
+def test_a_damaged_description_is_told(run):
+    folder = run.a(1)
+    for text in ("", '{"identity": "x"', "[]", "{}"):
+        (folder / "stage.json").write_text(text)
+        with pytest.raises(InputError, match=r"01-a/stage\.json"):
+            run.a(1)
+        with pytest.raises(InputError, match=r"01-a/stage\.json"):
+            read_stages(run.folder)
+
+
+def test_a_configuration_inside_a_checkpoint_is_content(run):
+    def make(work):
+        (work / "best").mkdir()
+        for name in ("best/config.json", "config.json", "result.json"):
+            (work / name).write_text("{}")
+        return {}
+
+    folder = run.stages.done(Stage("01-a", 0, [], make))
+    assert set(json.loads((folder / "stage.json").read_text())["outputs"]) == {"best/config.json"}
+
+
+def test_stages_of_another_configuration_are_kept_and_not_shown(run):
+    run.b(run.a(1))
+    run.stages.close()
+    again = Run(run.folder)
+    again.a(1)
+    assert [stage.name for stage in read_stages(run.folder)] == ["01-a"]
+    again.stages.close()
+    third = Run(run.folder)
+    third.b(third.a(1))
+    assert third.made == []
+    assert [stage.name for stage in read_stages(run.folder)] == ["01-a", "02-b"]
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(0, []), (3, [3]), (4, [4]), (9, [4, 4, 1])])
+def test_lines_in_shards(tmp_path, count, sizes):
+    lines = [{"n": number} for number in range(count)]
+    assert write_shards(tmp_path, "lines", iter(lines), 4) == count
+    written = [list(read_lines(path)) for path in sorted(tmp_path.iterdir())]
+    assert [len(shard) for shard in written] == sizes
+    assert [line for shard in written for line in shard] == lines
+
+
+def test_a_cut_off_line_is_named(tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"a": 1}\n{"a"')
+    with pytest.raises(InputError, match=r"x\.jsonl:2: damaged"):
+        list(read_lines(tmp_path / "x.jsonl"))
+
+
 def test_lines_and_shards(tmp_path):
     lines = [{"query": "红烧肉\n\u2028", "level": 3}, {}]
-    for number in (10, 2):
-        write_lines(tmp_path / f"pairs-{number:04}.jsonl", lines if number == 2 else iter(lines[:1]))
-    (tmp_path / "pairs-note.jsonl").write_text("")
+    for number in (1, 0):
+        write_lines(tmp_path / f"pairs-{number:05}.jsonl", lines if number == 0 else iter(lines[:1]))
     paths = shard_paths(tmp_path, "pairs")
-    assert [path.name for path in paths] == ["pairs-0002.jsonl", "pairs-0010.jsonl"]
+    assert [path.name for path in paths] == ["pairs-00000.jsonl", "pairs-00001.jsonl"]
     assert [list(read_lines(path)) for path in paths] == [lines, lines[:1]]
+    paths[0].unlink()
+    with pytest.raises(InputError, match=r"has pairs-00001\.jsonl where pairs-00000\.jsonl should be"):
+        shard_paths(tmp_path, "pairs")
     with pytest.raises(InputError, match="holds no queries"):
         shard_paths(tmp_path, "queries")
 
@@ -653,7 +726,7 @@ TABLE = {
 
 
 def test_each_reason_drops_its_query():
-    by = filters(TABLE, held_out={normal("iPhone 截图")})
+    by = filters(TABLE, held_out={normal_form("iPhone 截图")})
     records = filtered(WRITTEN, by, round_number=2, model_hash="abc")
     assert fates(records) == [
         ("红烧肉做法", None),

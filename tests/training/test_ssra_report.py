@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from relsdk.cli.synth import synth
 from relsdk.errors import InputError, MissingExtraError
 from relsdk_training.ssra.html import write_html
-from relsdk_training.ssra.report import read_records, read_stages, sample_records, stage_report
+from relsdk_training.ssra.records import has_records, read_records
+from relsdk_training.ssra.report import sample_records, stage_report
+from relsdk_training.ssra.stages import read_stages
 
 
 def record(query, wanted, predicted, dropped=None, *, title="标题", source="synthesised", **changed):
@@ -61,8 +63,11 @@ def write_stage(run, name, records=None, *, report=None, seconds=1.5, per_shard=
     for number, start in enumerate(shards):
         lines = [json.dumps(one, ensure_ascii=False) + "\n" for one in records[start : start + per_shard]]
         (folder / f"records-{number:05d}.jsonl").write_text("".join(lines), encoding="utf-8")
-    stage = {"stage": name, "identity": "0" * 64, "seconds": seconds, "report": report or {}}
+    stage = {"stage": name, "identity": "0" * 64, "outputs": {}, "seconds": seconds, "report": report or {}}
     (folder / "stage.json").write_text(json.dumps(stage))
+    row = run / "row.json"
+    names = json.loads(row.read_text())["stages"] if row.exists() else []
+    row.write_text(json.dumps({"stages": [*names, name]}))
     return folder
 
 
@@ -210,15 +215,15 @@ def test_a_lost_shard_is_named(run):
 
 
 def test_stages(run, tmp_path):
-    (run / "stages" / "08-unfinished").mkdir()
+    (run / "stages" / "08-of-another-configuration").mkdir()
     stages = read_stages(run)
-    assert [(stage.name, stage.has_records) for stage in stages] == [
+    assert [(stage.name, has_records(stage.folder)) for stage in stages] == [
         ("05-synthesise", True),
         ("06-balance", True),
         ("07-embed", False),
     ]
     (run / "stages" / "07-embed" / "stage.json").write_text('{"seconds": "long", "report": {}}')
-    with pytest.raises(InputError, match="'seconds' must be a number"):
+    with pytest.raises(InputError, match="identity, outputs, seconds missing or wrong"):
         read_stages(run)
     (run / "stages" / "07-embed" / "stage.json").write_text('{"seco')
     with pytest.raises(InputError, match=r"stage\.json: damaged"):
@@ -258,7 +263,7 @@ def test_every_record_is_as_likely():
 
 
 def test_the_page_holds_pictures_tables_and_examples(run, tmp_path):
-    result = {
+    report = {
         "bars": [
             {
                 "name": name,
@@ -270,7 +275,10 @@ def test_the_page_holds_pictures_tables_and_examples(run, tmp_path):
             for name in ("基线", "SSRA $x$")
         ]
     }
-    (run / "result.json").write_text(json.dumps(result))
+    report["bars"].append(
+        {**report["bars"][0], "name": "unmeasured", "mean_ap": None, "mean_ap_interval": None}
+    )
+    write_stage(run, "08-compare", report=report)
     page = write_html(run, tmp_path / "page.html").read_text(encoding="utf-8")
     assert len(re.findall(r'<img alt="[^"]+" src="data:image/png;base64,iVBOR', page)) == 3
     for shown in ("红烧肉做法", "合成的", "正文", "基线", "0.6000 [0.5500, 0.6500]", "0.6123", "contradicts"):
@@ -285,7 +293,7 @@ def test_the_page_holds_pictures_tables_and_examples(run, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["page.html", "run"]
 
 
-def test_the_page_of_a_run_without_result_and_balance(tmp_path):
+def test_the_page_of_a_run_without_comparison_and_balance(tmp_path):
     write_stage(tmp_path / "run", "01-annotate", [record("q", None, 2, source="annotated")])
     page = write_html(tmp_path / "run", tmp_path / "page.html").read_text(encoding="utf-8")
     assert "No balanced training set yet" in page
@@ -301,10 +309,10 @@ def test_text_is_not_markup(tmp_path):
     assert not re.search("<script|<b>|<i>|\x00", page)
 
 
-@pytest.mark.parametrize("text", ['{"bars": [{"name": "x"}]}', '{"bars": 3}', "{}", "[", "[]"])
-def test_a_damaged_result_is_named(run, text):
-    (run / "result.json").write_text(text)
-    with pytest.raises(InputError, match=r"result\.json"):
+@pytest.mark.parametrize("bars", [[{"name": "x"}], 3, [3], [{"name": "x", "mean_ap": 1, "ndcg_at_10": None}]])
+def test_damaged_bars_are_named(run, bars):
+    write_stage(run, "08-compare", report={"bars": bars})
+    with pytest.raises(InputError, match=r"08-compare/stage\.json"):
         write_html(run, run / "report.html")
     assert not (run / "report.html").exists()
 

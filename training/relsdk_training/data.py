@@ -5,7 +5,6 @@ Shape letters: N pairs, B pairs of one batch, T tokens.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,20 +16,20 @@ from torch import Tensor
 
 from relsdk.errors import InputError
 from relsdk.formats import read_pairs
-from relsdk.records import Document, LabelledPair
+from relsdk.records import LabelledPair
 from relsdk.tokenizer import TextTokenizer, TokenizedTexts
+from relsdk_training.config import DataConfig
+from relsdk_training.text import document_text, normal_form
 
 __all__ = [
     "PairArrays",
     "check_disjoint",
-    "document_text",
     "load_pairs",
     "pair_arrays",
+    "read_splits",
     "thin_out",
     "token_tensors",
 ]
-
-_TEMPLATE = "{title} {text}"
 
 
 def load_pairs(path: str, label_map: Sequence[int] = ()) -> list[LabelledPair]:
@@ -49,13 +48,44 @@ def load_pairs(path: str, label_map: Sequence[int] = ()) -> list[LabelledPair]:
     return pairs
 
 
+def read_splits(config: DataConfig, seed: int) -> dict[str, list[LabelledPair]]:
+    """Read the files, check that they share no query, thin out rare levels of train, cut it to its limit.
+
+    Args:
+        config: Names "train" and "dev", and perhaps "test".
+        seed: Of the thinning.
+
+    Returns:
+        The pairs of each split that is named.
+
+    Raises:
+        InputError: A file is not named, missing or bad, or a query leaks from one split into another.
+    """
+    splits = {}
+    for name in ("train", "dev", "test"):
+        path = getattr(config, name)
+        if path:
+            splits[name] = load_pairs(path, config.label_map)
+        elif name != "test":
+            raise InputError(
+                f"data.{name} names no file; set it in the configuration or with --set data.{name}=FILE"
+            )
+    check_disjoint(**splits)
+    train = splits["train"]
+    if config.rare_share:
+        train = thin_out(train, config.rare_levels, config.rare_share, seed)
+    return {**splits, "train": train[: config.limit] if config.limit else train}
+
+
 def check_disjoint(**splits: Iterable[LabelledPair]) -> None:
     """Check that no query is in two splits, up to case, width and spaces.
 
     Raises:
         InputError: A query leaks; the message counts and shows them.
     """
-    queries = {name: {_normal(pair.query): pair.query for pair in pairs} for name, pairs in splits.items()}
+    queries = {
+        name: {normal_form(pair.query): pair.query for pair in pairs} for name, pairs in splits.items()
+    }
     names = list(queries)
     for at, one in enumerate(names):
         for other in names[at + 1 :]:
@@ -140,11 +170,6 @@ def pair_arrays(pairs: Sequence[LabelledPair]) -> PairArrays:
     )
 
 
-def document_text(document: Document) -> str:
-    """Return the text that a bundle would encode for a document, before the prompt."""
-    return _TEMPLATE.format(title=document.title, text=document.text).strip()
-
-
 def token_tensors(
     tokenizer: TextTokenizer, tokens: TokenizedTexts, rows: NDArray[np.int64]
 ) -> dict[str, Tensor]:
@@ -152,7 +177,3 @@ def token_tensors(
     padded = tokenizer.pad(tokens, rows)
     names = ("input_ids", "attention_mask", "token_type_ids")
     return {name: torch.from_numpy(padded[name]) for name in names}
-
-
-def _normal(query: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", query).casefold().split())

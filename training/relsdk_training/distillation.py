@@ -19,12 +19,14 @@ from relsdk.errors import InputError
 from relsdk.formats import read_queries, read_unlabelled_pairs
 from relsdk.tokenizer import TextTokenizer
 from relsdk_training.config import DistillLossConfig, RunConfig
-from relsdk_training.data import PairArrays, document_text, token_tensors
+from relsdk_training.data import PairArrays, token_tensors
+from relsdk_training.device import default_device
 from relsdk_training.encoder import TextEncoder
 from relsdk_training.losses.distillation import cosine_distance, similarity_matrix_loss
 from relsdk_training.measures import embed_tokens, ranking_statistics, tokenised_pairs
 from relsdk_training.precision import autocast_for
 from relsdk_training.samplers import length_batches
+from relsdk_training.text import document_text
 
 __all__ = ["DistillationObjective", "distillation_texts"]
 
@@ -93,7 +95,7 @@ class DistillationObjective:
         )
         self.tokens = self.tokenizer.tokenize(list(texts))
         self.dev = tokenised_pairs(self.tokenizer, dev, settings.prompts)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = default_device()
         teacher.to(device).eval()
         with torch.inference_mode(), autocast_for(device, run.precision)():
             embed = partial(embed_tokens, teacher, self.tokenizer, device=device)

@@ -18,12 +18,14 @@ from relsdk.metrics import ranking_report
 from relsdk.tokenizer import TextTokenizer, TokenizedTexts
 from relsdk_training.data import PairArrays, token_tensors
 from relsdk_training.encoder import TextEncoder
+from relsdk_training.score_model import ScoreModel
 
 __all__ = [
     "PairTokens",
     "Statistics",
     "embed_tokens",
     "order_statistics",
+    "pair_logits",
     "ranking_statistics",
     "tokenised_pairs",
 ]
@@ -58,6 +60,17 @@ def embed_tokens(
     for rows in token_budget_batches(tokens.lengths):
         inputs = {name: x.to(device) for name, x in token_tensors(tokenizer, tokens, rows).items()}
         result[rows] = encoder(inputs).float().cpu().numpy()
+    return result
+
+
+def pair_logits(
+    model: ScoreModel, tokenizer: TextTokenizer, tokens: TokenizedTexts, *, device: torch.device
+) -> NDArray[np.float32]:
+    """Judge tokenised pairs in batches of similar length: (N, C) float32, C outputs of the head."""
+    result = np.empty((len(tokens.ids), model.settings.outputs), dtype=np.float32)
+    for rows in token_budget_batches(tokens.lengths):
+        inputs = {name: x.to(device) for name, x in token_tensors(tokenizer, tokens, rows).items()}
+        result[rows] = model(inputs).float().cpu().numpy()
     return result
 
 

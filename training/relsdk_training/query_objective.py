@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from relsdk.levels import NUM_LEVELS
 from relsdk_training.config import RunConfig
 from relsdk_training.data import PairArrays
 from relsdk_training.query_models.base import QueryExample
@@ -21,7 +22,6 @@ from relsdk_training.samplers import balanced_rows, length_batches
 
 __all__ = ["QueryObjective", "examples_of"]
 
-_LEVELS = 4
 # Dev examples that are measured; the measures are means, and a decoder is slow.
 _DEV = 512
 
@@ -74,7 +74,7 @@ class QueryObjective:
         shown = [writer.neutral if hide else start for hide, start in zip(hidden.tolist(), true, strict=True)]
         starts = [shown]
         if settings.contrast:
-            moved = (levels + torch.randint(1, _LEVELS, (len(batch),)).numpy()) % _LEVELS
+            moved = (levels + torch.randint(1, NUM_LEVELS, (len(batch),)).numpy()) % NUM_LEVELS
             starts.append([writer.starts[level] for level in moved])
         found = writer.log_likelihoods(self.train, batch, starts, device)
         tokens = sum(len(self.train.queries[row]) for row in batch)
@@ -104,7 +104,7 @@ class QueryObjective:
         for start in range(0, len(rows), self.run.batch_size):
             some = rows[start : start + self.run.batch_size]
             levels = self.dev.levels[some]
-            asked = range(_LEVELS) if controlled else (0,)
+            asked = range(NUM_LEVELS) if controlled else (0,)
             starts = [[writer.starts[level]] * len(some) for level in asked]
             by_level = torch.stack(
                 [x.sum(dim=1) for x in writer.log_likelihoods(self.dev, some, starts, device)]

@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from relsdk.batching import token_budget_batches
 from relsdk.bundle import tokenizer_path
 from relsdk.calibration import Temperature as CalibratedTemperature
 from relsdk.calibration import cross_validated_probabilities, fit_calibration
@@ -24,7 +23,7 @@ from relsdk.tokenizer import TextTokenizer, TokenizedTexts
 from relsdk_training.config import RunConfig
 from relsdk_training.data import PairArrays, token_tensors
 from relsdk_training.losses.ordinal import cumulative_bce
-from relsdk_training.measures import Statistics, order_statistics
+from relsdk_training.measures import Statistics, order_statistics, pair_logits
 from relsdk_training.samplers import balanced_rows, length_batches
 from relsdk_training.score_model import ScoreModel
 
@@ -98,10 +97,7 @@ class ScoreObjective:
 
     def logits(self, tokens: TokenizedTexts, device: torch.device) -> NDArray[np.float32]:
         """Judge tokenised pairs: (N, C) float32."""
-        result = np.empty((len(tokens.ids), self.module.settings.outputs), dtype=np.float32)
-        for rows in token_budget_batches(tokens.lengths):
-            result[rows] = self.module(self._inputs(tokens, rows, device)).float().cpu().numpy()
-        return result
+        return pair_logits(self.module, self.tokenizer, tokens, device=device)
 
     def save(self, folder: Path) -> None:
         """Write the score model."""

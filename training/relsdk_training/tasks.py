@@ -21,7 +21,7 @@ from relsdk_training.config import (
     ScoreConfig,
     config_hash,
 )
-from relsdk_training.data import PairArrays, check_disjoint, load_pairs, pair_arrays, thin_out
+from relsdk_training.data import PairArrays, load_pairs, pair_arrays, read_splits
 from relsdk_training.distillation import DistillationObjective, distillation_texts
 from relsdk_training.embedding_objective import EmbeddingObjective
 from relsdk_training.encoder import TextEncoder
@@ -48,26 +48,9 @@ class Splits:
 
 
 def load_splits(config: DataConfig, seed: int) -> Splits:
-    """Read the files, check that they share no query, thin out rare levels.
-
-    Raises:
-        InputError: A file is missing or bad, or a query leaks from one split into another.
-    """
-    for name in ("train", "dev"):
-        if not getattr(config, name):
-            raise InputError(
-                f"data.{name} names no file; set it in the configuration or with --set data.{name}=FILE"
-            )
-    train, dev = (load_pairs(path, config.label_map) for path in (config.train, config.dev))
-    splits = {"train": train, "dev": dev}
-    if config.test:
-        splits["test"] = load_pairs(config.test, config.label_map)
-    check_disjoint(**splits)
-    if config.rare_share:
-        train = thin_out(train, config.rare_levels, config.rare_share, seed)
-    if config.limit:
-        train = train[: config.limit]
-    return Splits(pair_arrays(train), pair_arrays(dev))
+    """Read the pairs to train and to decide on; see `read_splits`."""
+    splits = read_splits(config, seed)
+    return Splits(pair_arrays(splits["train"]), pair_arrays(splits["dev"]))
 
 
 def train_embed(

@@ -32,7 +32,7 @@ _COMMANDS = {
     "doctor": ("relsdk.cli.doctor", "doctor", "Show what this machine offers and what relsdk makes of it."),
 }
 # Packages that only an extra brings.
-_HEAVY = ("accelerate", "onnx", "onnx_ir", "onnxscript", "safetensors", "torch", "transformers")
+_HEAVY = ("accelerate", "bm25s", "onnx", "onnx_ir", "onnxscript", "safetensors", "torch", "transformers")
 
 
 class LazyGroup(click.Group):

@@ -28,9 +28,11 @@ def synth() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def inspect(run: Path, name: str | None, per_level: int, seed: int, as_json: bool) -> None:
     """Show a stage of the folder RUN: counts, shares for each level, random kept and dropped pairs."""
-    from relsdk_training.ssra.report import read_records, read_stages, stage_report
+    from relsdk_training.ssra.records import has_records, read_records
+    from relsdk_training.ssra.report import stage_report
+    from relsdk_training.ssra.stages import read_stages
 
-    stage = _choose(read_stages(run), name)
+    stage = _choose([stage for stage in read_stages(run) if has_records(stage.folder)], name)
     report = stage_report(read_records(stage.folder), examples=per_level, seed=seed)
     if as_json:
         echo_json({"stage": stage.name, "seconds": stage.seconds, **report})
@@ -55,15 +57,14 @@ def report(run: Path, output: Path | None) -> None:
 
 def _choose(stages: Sequence[Any], name: str | None) -> Any:
     """The `Stage` of that name, with or without its number."""
-    having = [stage for stage in stages if stage.has_records]
-    if not having:
-        raise InputError("no stage has made records yet; go on with: relsdk train ssra CONFIG.toml --resume")
+    if not stages:
+        raise InputError("no stage has made records yet; go on with: relsdk train ssra CONFIG.toml")
     if name is None:
-        return having[-1]
-    found = [stage for stage in having if name in (stage.name, stage.name.partition("-")[2])]
+        return stages[-1]
+    found = [stage for stage in stages if name in (stage.name, stage.name.partition("-")[2])]
     if len(found) != 1:
         which = "several stages" if found else "no stage with records"
-        names = ", ".join(stage.name for stage in found or having)
+        names = ", ".join(stage.name for stage in found or stages)
         raise InputError(f"{which} of this run is named {name!r}; choose one of {names}")
     return found[0]
 

@@ -78,7 +78,8 @@ def ssra(config: Path | None, overrides: tuple[str, ...], as_json: bool) -> None
     A stage whose settings and data are unchanged is not done again: the same command goes on where a run was
     stopped.
     """
-    from relsdk_training.config import SsraConfig, describe_config, load_config
+    from relsdk_training.config import describe_config, load_config
+    from relsdk_training.ssra.config import SsraConfig
     from relsdk_training.ssra.pipeline import train_ssra
 
     settings = load_config(SsraConfig, config, overrides)

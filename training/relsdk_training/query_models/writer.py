@@ -20,16 +20,17 @@ from transformers.generation.logits_process import LogitsProcessorList
 from transformers.modeling_outputs import BaseModelOutput
 
 from relsdk.errors import InputError
+from relsdk.levels import NUM_LEVELS
 from relsdk_training.config import QueryModelConfig, config_from_dict
+from relsdk_training.device import default_device
 from relsdk_training.query_models.base import QueryExample, QueryRequest
 from relsdk_training.query_models.sampling import Guidance, Nucleus
 from relsdk_training.query_models.warm_start import warm_start
 from relsdk_training.transformers_folder import add_lora, load_transformer, merged, quiet, set_dropout
 
-__all__ = ["QueryWriter", "WriterTokens"]
+__all__ = ["QueryWriter", "WriterTokens", "check_settings"]
 
 _SETTINGS = "query_model.json"
-_LEVELS = 4
 _IGNORED = -100
 # Documents that queries are written for at once.
 _AT_ONCE = 32
@@ -83,10 +84,10 @@ class QueryWriter(nn.Module):
         pad = self.tokenizer.pad_token_id
         self.pad: int = self.end if pad is None else int(pad)
         # A warm start's decoder begins with the level: with the token of its digit, or a neutral one.
-        self.starts = [self._plain(str(level))[-1] for level in range(_LEVELS)]
+        self.starts = [self._plain(str(level))[-1] for level in range(NUM_LEVELS)]
         neutral = self.tokenizer.cls_token_id
         self.neutral = int(self.pad if neutral is None else neutral)
-        if settings.kind == "warm_start" and len({*self.starts, self.neutral}) <= _LEVELS:
+        if settings.kind == "warm_start" and len({*self.starts, self.neutral}) <= NUM_LEVELS:
             raise InputError(f"{source}: the tokenizer does not tell the digits 0 to 3 apart")
 
     @classmethod
@@ -96,7 +97,7 @@ class QueryWriter(nn.Module):
         Raises:
             InputError: The folder is no checkpoint of that kind, or the prompt lacks a field.
         """
-        _check(settings)
+        check_settings(settings)
         folder = Path(settings.checkpoint)
         if settings.kind == "warm_start":
             saved = (folder / _SETTINGS).is_file()
@@ -121,7 +122,7 @@ class QueryWriter(nn.Module):
 
     @classmethod
     def open(cls, folder: Path, **changes: Any) -> QueryWriter:
-        """Load what `save` wrote.
+        """Load what `save` wrote, on the GPU where there is one.
 
         Args:
             folder: Of the writer.
@@ -137,7 +138,8 @@ class QueryWriter(nn.Module):
                 f"{folder} holds no query model ({error}); train one: relsdk train query"
             ) from error
         settings = config_from_dict(QueryModelConfig, content, str(folder / _SETTINGS))
-        return cls.load(replace(settings, checkpoint=str(folder), **changes)).eval()
+        writer = cls.load(replace(settings, checkpoint=str(folder), **changes))
+        return writer.to(default_device()).eval()
 
     def save(self, folder: Path) -> None:
         """Write weights (safetensors), tokenizer and settings into an empty folder."""
@@ -182,7 +184,7 @@ class QueryWriter(nn.Module):
         if self.settings.kind == "seq2seq":
             logits = self.transformer(input_ids=ids, attention_mask=mask, labels=labels).logits
             return [_gathered(logits, labels)]
-        inner = plain(self.transformer)
+        inner = _plain_model(self.transformer)
         hidden = inner.encoder(input_ids=ids, attention_mask=mask).last_hidden_state  # (B, T, D)
         found = []
         for start in starts:
@@ -217,7 +219,7 @@ class QueryWriter(nn.Module):
         return written
 
     def _generate(self, sources: list[list[int]], levels: Sequence[int], samples: int) -> list[str]:
-        settings, model = self.settings, plain(self.transformer)
+        settings, model = self.settings, _plain_model(self.transformer)
         device = next(model.parameters()).device
         options: dict[str, Any] = {
             "do_sample": True,
@@ -291,7 +293,7 @@ class QueryWriter(nn.Module):
         return padded.to(device), mask.to(device)
 
 
-def plain(model: Any) -> Any:
+def _plain_model(model: Any) -> Any:
     """Return the plain model inside low-rank updates, which stay in place."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
@@ -305,7 +307,12 @@ def _gathered(logits: Tensor, labels: Tensor) -> Tensor:
     return -flat * real
 
 
-def _check(settings: QueryModelConfig) -> None:
+def check_settings(settings: QueryModelConfig) -> None:
+    """Check what can be checked before a model is loaded.
+
+    Raises:
+        InputError: The prompt lacks a field, a number is out of range, or a setting is of another kind.
+    """
     if settings.kind != "warm_start":
         if "{document}" not in settings.prompt or "{level}" not in settings.prompt:
             raise InputError(f"prompt {settings.prompt!r} lacks {{document}} or {{level}}")
@@ -315,10 +322,12 @@ def _check(settings: QueryModelConfig) -> None:
             raise InputError(
                 f"prompt {settings.prompt!r} cannot be filled in ({error}); {{document}} and {{level}} can"
             ) from error
-        if len(settings.level_names) != _LEVELS:
+        if len(settings.level_names) != NUM_LEVELS:
             raise InputError(f"level_names has {len(settings.level_names)} names; 4 are needed")
         if settings.contrast or settings.guidance != 1.0:
             raise InputError(f"contrast and guidance are for warm starts; kind is {settings.kind!r}")
+    if settings.max_query_tokens < 2:
+        raise InputError(f"max_query_tokens={settings.max_query_tokens}; at least 2 are needed")
     if not 0 < settings.top_p <= 1 or settings.temperature <= 0 or not 0 <= settings.unconditioned < 1:
         raise InputError(
             f"temperature={settings.temperature}, top_p={settings.top_p}, unconditioned="

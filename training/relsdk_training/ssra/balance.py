@@ -5,14 +5,25 @@ Shape letters: L = 4 levels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from relsdk.errors import InputError
+from relsdk.formats import read_pairs, write_pairs
+from relsdk.levels import NUM_LEVELS
+from relsdk_training.ssra.config import BalanceConfig
+from relsdk_training.ssra.records import Record, kept_pairs, key_of, level_of, new_record, read_records
+from relsdk_training.ssra.stages import write_shards
 
-__all__ = ["balanced_choice", "level_counts"]
+__all__ = ["balanced_choice", "checked_shares", "level_counts", "write_balanced"]
+
+# Records of a shard of the result.
+_SHARD = 10_000
 
 
 def level_counts(
@@ -32,13 +43,22 @@ def level_counts(
     Raises:
         InputError: The shares are not four numbers above 0.
     """
-    wanted = np.asarray(shares, dtype=np.float64)
-    if wanted.shape != (4,) or not (wanted > 0).all():
-        raise InputError(f"balance.shares {list(shares)}; four numbers above 0 are needed")
-    wanted /= wanted.sum()
+    wanted = checked_shares(shares)
     have, more = np.asarray(labelled), np.asarray(made)
     total = size or int(((have + more) / wanted).min())
     return np.clip(np.rint(wanted * total).astype(np.int64), have, have + more)
+
+
+def checked_shares(shares: Sequence[float]) -> NDArray[np.float64]:
+    """Return shares that sum to 1: (L,).
+
+    Raises:
+        InputError: They are not four numbers above 0.
+    """
+    wanted = np.asarray(shares, dtype=np.float64)
+    if wanted.shape != (NUM_LEVELS,) or not (wanted > 0).all():
+        raise InputError(f"balance.shares {list(shares)}; four numbers above 0 are needed")
+    return np.asarray(wanted / wanted.sum())
 
 
 def balanced_choice(
@@ -57,12 +77,57 @@ def balanced_choice(
         Row numbers in rising order.
     """
     of, labelled = np.asarray(levels), np.asarray(is_labelled, dtype=bool)
-    have = np.bincount(of[labelled], minlength=4)
-    more = np.bincount(of[~labelled], minlength=4)
+    have = np.bincount(of[labelled], minlength=NUM_LEVELS)
+    more = np.bincount(of[~labelled], minlength=NUM_LEVELS)
     wanted = level_counts(have.tolist(), more.tolist(), shares, size)
     rng = np.random.default_rng(seed)
     chosen = [np.flatnonzero(labelled)]
-    for level in range(4):
+    for level in range(NUM_LEVELS):
         rows = np.flatnonzero(~labelled & (of == level))
         chosen.append(rng.permutation(rows)[: wanted[level] - have[level]])
     return np.sort(np.concatenate(chosen)).astype(np.int64)
+
+
+def write_balanced(
+    work: Path, labelled: Path, made: Sequence[Path], config: BalanceConfig, seed: int
+) -> None:
+    """Write the chosen pairs, as records in shards and as `pairs.jsonl` to train on.
+
+    The records are read twice, once to choose and once to write: memory grows by a hash and a level for each.
+
+    Args:
+        work: Folder of the stage.
+        labelled: File of the labelled pairs.
+        made: Stages whose kept records fill up.
+        config: Shares and size.
+        seed: Of the choice.
+
+    Raises:
+        InputError: The shares are wrong, or a stage is damaged.
+    """
+    levels, is_labelled = [], []
+    for record in _distinct_records(labelled, made):
+        levels.append(level_of(record) or 0)
+        is_labelled.append(record["source"] == "labelled")
+    rows = set(balanced_choice(levels, is_labelled, config.shares, config.size, seed).tolist())
+    chosen = (record for row, record in enumerate(_distinct_records(labelled, made)) if row in rows)
+    write_shards(work, "records", chosen, _SHARD)
+    write_pairs(work / "pairs.jsonl", kept_pairs(work))
+
+
+def _distinct_records(labelled: Path, made: Sequence[Path]) -> Iterator[Record]:
+    """Yield the first record of each pair: labelled ones, then those that stages kept."""
+    seen: set[bytes] = set()
+    for record in _records(labelled, made):
+        key = hashlib.blake2b(json.dumps(key_of(record)).encode(), digest_size=16).digest()
+        if key not in seen:
+            seen.add(key)
+            yield record
+
+
+def _records(labelled: Path, made: Sequence[Path]) -> Iterator[Record]:
+    for pair in read_pairs(labelled):
+        document = {"id": pair.document.id, "title": pair.document.title, "text": pair.document.text}
+        yield new_record(document, pair.query, wanted=int(pair.level), source="labelled")
+    for stage in made:
+        yield from (record for record in read_records(stage) if record["kept"])

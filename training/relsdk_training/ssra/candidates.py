@@ -10,14 +10,9 @@ from pathlib import Path
 
 import bm25s
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
-from relsdk.bundle import tokenizer_path
-from relsdk.tokenizer import TextTokenizer
-from relsdk_training.config import CandidateConfig
-from relsdk_training.encoder import TextEncoder
-from relsdk_training.measures import embed_tokens
+from relsdk_training.ssra.config import CandidateConfig
+from relsdk_training.text_embedder import TextEmbedder
 
 __all__ = ["Candidates"]
 
@@ -30,24 +25,20 @@ class Candidates:
         checkpoint: Folder of an encoder; its tokens are the words of BM25.
         config: How many of which kind.
         max_tokens: Limit of a text.
+
+    Raises:
+        InputError: The folder is no checkpoint.
     """
 
     def __init__(
         self, queries: Sequence[str], checkpoint: Path, config: CandidateConfig, max_tokens: int
     ) -> None:
         self.queries, self.config = list(queries), config
-        self.encoder = TextEncoder.load(checkpoint, max_tokens=max_tokens).eval()
-        settings = self.encoder.settings
-        self.tokenizer = TextTokenizer(
-            tokenizer_path(checkpoint), max_tokens=settings.max_tokens, pad_token=settings.pad_token
-        )
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.encoder.to(self.device)
+        self.embedder = TextEmbedder(checkpoint, max_tokens)
         self.words = bm25s.BM25()
         if config.lexical:
             self.words.index(self._words(queries), show_progress=False)
-        prompts = settings.prompts
-        self.vectors = self._embedded([prompts.get("query", "") + query for query in queries])  # (Q, D)
+        self.vectors = self.embedder.queries(queries)  # (Q, D)
 
     def nearest(self, documents: Sequence[str]) -> list[list[str]]:
         """Return each document's candidates, the nearest by words and by meaning in turn."""
@@ -73,18 +64,12 @@ class Candidates:
         count = min(self.config.semantic, len(self.queries))
         if not count:
             return [[] for _ in documents]
-        prompt = self.encoder.settings.prompts.get("document", "")
-        cosines = self._embedded([prompt + text for text in documents]) @ self.vectors.T  # (N, Q)
+        cosines = self.embedder.documents(documents) @ self.vectors.T  # (N, Q)
         return [[int(row) for row in np.argsort(-of_one, kind="stable")[:count]] for of_one in cosines]
 
     def _words(self, texts: Sequence[str]) -> list[list[str]]:
         """Return tokens as words, without those that nearly every text has."""
-        tokens = self.tokenizer.tokenize([*texts, ""]).ids
-        common = {*tokens.pop(), *self.tokenizer.tokenize([" "]).ids[0]}
+        tokenize = self.embedder.tokenizer.tokenize
+        tokens = tokenize([*texts, ""]).ids
+        common = {*tokens.pop(), *tokenize([" "]).ids[0]}
         return [[str(token) for token in ids if token not in common] for ids in tokens]
-
-    @torch.inference_mode()
-    def _embedded(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        tokens = self.tokenizer.tokenize(list(texts))
-        vectors = embed_tokens(self.encoder, self.tokenizer, tokens, device=self.device)
-        return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 
-__all__ = ["cleaned", "fault", "normal"]
+from relsdk_training.text import normal_form
+
+__all__ = ["cleaned", "fault"]
 
 _LONGEST = 64
 # Opening quotes and their partners.
@@ -37,9 +38,4 @@ def fault(query: str, title: str) -> str:
         return "cleaning"
     if "\ufffd" in query or _STUTTER.search(query):
         return "cleaning"
-    return "echo" if normal(query) == normal(title) else ""
-
-
-def normal(query: str) -> str:
-    """Return what equal queries have in common: NFKC, case folded, single spaces."""
-    return " ".join(unicodedata.normalize("NFKC", query).casefold().split())
+    return "echo" if normal_form(query) == normal_form(title) else ""

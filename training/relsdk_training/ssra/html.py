@@ -13,7 +13,9 @@ from typing import Any
 from relsdk.errors import InputError, MissingExtraError
 from relsdk.folders import write_file_atomically
 from relsdk.levels import NUM_LEVELS
-from relsdk_training.ssra.report import Stage, read_json, read_records, read_stages, stage_report
+from relsdk_training.ssra.records import has_records, read_records
+from relsdk_training.ssra.report import stage_report
+from relsdk_training.ssra.stages import FinishedStage, read_stages
 
 __all__ = ["write_html"]
 
@@ -47,8 +49,8 @@ img {{ max-width: 100%; }}
 def write_html(run: Path, output: Path) -> Path:
     """Write what a run made as one static page: pictures inside, no script, nothing from outside.
 
-    It shows the levels before and after, wanted against predicted levels of each stage, the measures of
-    `result.json` where there is one, a table of stages, and random examples of each level.
+    It shows the levels before and after, wanted against predicted levels of each stage, the measures
+    before and after with their intervals, a table of stages, and random examples of each level.
 
     Args:
         run: A run's folder.
@@ -64,11 +66,13 @@ def write_html(run: Path, output: Path) -> Path:
     """
     _figure(1, 1)  # a missing matplotlib is said before the work
     stages = read_stages(run)
-    reports = {stage.name: stage_report(read_records(stage.folder)) for stage in stages if stage.has_records}
+    reports = {
+        stage.name: stage_report(read_records(stage.folder)) for stage in stages if has_records(stage.folder)
+    }
     parts = [
         _histogram(reports),
         *(_confusion(name, report) for name, report in reports.items() if _is_scored(name, report)),
-        _results(run / "result.json"),
+        *(_bars(stage) for stage in stages if "bars" in stage.report),
         _stage_table(stages, reports),
         *(_examples(name, report) for name, report in reports.items()),
     ]
@@ -127,49 +131,52 @@ def _confusion(name: str, report: dict[str, Any]) -> str:
     )
 
 
-def _results(path: Path) -> str:
-    """The measures with their intervals; the names are in the table, as pictures lack Chinese fonts."""
-    if not path.exists():
-        return ""
-    value = read_json(path)
+def _bars(stage: FinishedStage) -> str:
+    """The measures of models with their intervals; the names are in the table, as pictures lack fonts."""
     try:
         bars = [
-            (str(bar["name"]), {name: (float(bar[name]), *_interval(bar, name)) for name in _MEASURES})
-            for bar in value["bars"]
+            (str(bar["name"]), {name: _interval(bar, name) for name in _MEASURES})
+            for bar in stage.report["bars"]
         ]
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{path}: every one of 'bars' needs a name, {' and '.join(_MEASURES)}, each with its _interval "
-            f"[low, high] ({error!r}); delete the file and run the last stage again"
+            f"{stage.folder / 'stage.json'}: every one of 'bars' needs a name, {' and '.join(_MEASURES)}, "
+            f"each with its _interval [low, high] or null ({error!r}); delete the folder and run again"
         ) from error
-    if not bars:
-        return ""
     numbers = list(range(1, len(bars) + 1))
 
     def draw(axes: Sequence[Any]) -> None:
         for axis, measure in zip(axes, _MEASURES, strict=True):
-            heights, lows, highs = zip(*(measures[measure] for _, measures in bars), strict=True)
-            axis.bar(numbers, heights, width=0.6)
-            axis.vlines(numbers, lows, highs, color="black")
+            for number, (_, measures) in zip(numbers, bars, strict=True):
+                if found := measures[measure]:
+                    height, low, high = found
+                    axis.bar(number, height, width=0.6, color="C0")
+                    axis.vlines(number, low, high, color="black")
             axis.set(title=measure, xticks=numbers)
 
     rows = [
-        [str(number), name, *("{:.4f} [{:.4f}, {:.4f}]".format(*measures[measure]) for measure in _MEASURES)]
+        [
+            str(number),
+            name,
+            *("{:.4f} [{:.4f}, {:.4f}]".format(*found) if found else "–" for found in measures.values()),
+        ]
         for number, (name, measures) in zip(numbers, bars, strict=True)
     ]
     return (
-        "<h2>Measures</h2>\n"
+        "<h2>Measures on dev</h2>\n"
         + _picture(draw, "AP and nDCG with their intervals", axes=2, width=9.0)
         + _table(["bar", "model", *_MEASURES], rows, numbers={0, 2, 3})
     )
 
 
-def _interval(bar: dict[str, Any], name: str) -> tuple[float, float]:
+def _interval(bar: dict[str, Any], name: str) -> tuple[float, float, float] | None:
+    if bar[name] is None:
+        return None
     low, high = bar[f"{name}_interval"]
-    return float(low), float(high)
+    return float(bar[name]), float(low), float(high)
 
 
-def _stage_table(stages: Sequence[Stage], reports: dict[str, dict[str, Any]]) -> str:
+def _stage_table(stages: Sequence[FinishedStage], reports: dict[str, dict[str, Any]]) -> str:
     header = ["stage", "records", "kept", *(f"kept of {level}" for level in _LEVELS), "duplicates", "seconds"]
     rows = []
     for stage in stages:

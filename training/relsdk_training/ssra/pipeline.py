@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -12,43 +11,44 @@ from typing import Any
 
 import numpy as np
 
-from relsdk.errors import InputError
 from relsdk.folders import file_sha256, json_sha256
 from relsdk.formats import read_pairs, write_pairs
-from relsdk_training.chat_endpoint import ChatEndpoint
 from relsdk_training.config import (
     DataConfig,
     EmbedConfig,
     QueryConfig,
     QueryModelConfig,
     ScoreConfig,
-    SsraConfig,
     config_hash,
 )
-from relsdk_training.data import document_text, load_pairs, pair_arrays
+from relsdk_training.data import load_pairs, pair_arrays
 from relsdk_training.loop import TrainResult
-from relsdk_training.query_models.base import QueryModel, QueryRequest
+from relsdk_training.query_models.base import QueryModel
 from relsdk_training.query_models.endpoint import EndpointQueryModel
 from relsdk_training.query_models.writer import QueryWriter
 from relsdk_training.query_objective import examples_of
-from relsdk_training.ssra.balance import balanced_choice
+from relsdk_training.ssra.balance import write_balanced
 from relsdk_training.ssra.candidates import Candidates
-from relsdk_training.ssra.cleaning import cleaned, fault, normal
+from relsdk_training.ssra.checks import check, judging_endpoint, writing_endpoint
+from relsdk_training.ssra.comparison import measured
+from relsdk_training.ssra.config import SsraConfig
 from relsdk_training.ssra.judges import EndpointJudge, Judge, ModelJudge
 from relsdk_training.ssra.pool import pool_identity, write_pool
-from relsdk_training.ssra.records import (
-    distinct_pairs,
-    kept_pairs,
-    key_of,
-    labelled_record,
-    level_of,
-    pair_of,
-)
-from relsdk_training.ssra.report import read_records, stage_report
+from relsdk_training.ssra.records import distinct_pairs, document_of, kept_pairs, read_records
+from relsdk_training.ssra.report import stage_report
 from relsdk_training.ssra.scoring import PairScorer, fit_levels
-from relsdk_training.ssra.stages import Stage, Stages, read_lines, shard_paths, write_lines
-from relsdk_training.ssra.synthesis import Filters, annotate, document_of, filtered, write
+from relsdk_training.ssra.stages import (
+    Stage,
+    Stages,
+    read_lines,
+    read_stages,
+    shard_paths,
+    write_lines,
+)
+from relsdk_training.ssra.synthesis import Filters, agreement, annotate, filtered, write
 from relsdk_training.tasks import train_embed, train_query, train_score
+from relsdk_training.text import document_text
+from relsdk_training.text_embedder import TextEmbedder
 
 __all__ = ["SsraResult", "train_ssra"]
 
@@ -56,6 +56,8 @@ OnNote = Callable[[str], None]
 OnProgress = Callable[[str, int, int], None]
 # Dev documents that a query model is tried on after it was trained.
 _TRIED = 100
+# Query, try, write, filter.
+_STAGES_A_ROUND = 4
 # From this share of equal queries on, a query model repeats itself.
 _REPEATS = 0.5
 
@@ -91,18 +93,22 @@ def train_ssra(
         on_progress: Called with a stage's name, how much of it is done, and of how much.
 
     Raises:
-        InputError: The configuration or the data is wrong.
+        InputError: The configuration or the data is wrong, or another process runs in the same folder.
         TrainingError: A training or an endpoint cannot go on; what is done is kept.
     """
-    return _Pipeline(config, on_note, on_progress).run()
+    check(config)
+    stages = Stages(Path(config.run.output), on_note)
+    try:
+        return _Pipeline(config, stages, on_note, on_progress).run()
+    finally:
+        stages.close()
 
 
 class _Pipeline:
-    def __init__(self, config: SsraConfig, on_note: OnNote, on_progress: OnProgress) -> None:
-        _check(config)
+    def __init__(self, config: SsraConfig, stages: Stages, on_note: OnNote, on_progress: OnProgress) -> None:
         self.config = config
+        self.stages = stages
         self.on_note, self.on_progress = on_note, on_progress
-        self.stages = Stages(Path(config.run.output), on_note)
         self._scorers: dict[Path, PairScorer] = {}
 
     @property
@@ -122,13 +128,14 @@ class _Pipeline:
             judge = self.done(3, "judge", settings, labels, partial(self._judge, pool=pool))
         made: list[Path] = []
         if config.synthesis.reannotate or config.balance.annotated:
-            settings = [asdict(config.candidates), _weights(config.embed.model.checkpoint)]
+            start = config.embed.model
+            settings = [asdict(config.candidates), _weights(start.checkpoint), start.max_tokens]
             candidates = self.done(4, "candidates", settings, [pool], partial(self._candidates, pool=pool))
             settings = [config.filter.thresholds, config.filter.adjust]
             annotate = partial(self._annotate, pool=pool, candidates=candidates, score=score)
             made.append(self.done(5, "annotate", settings, [candidates, score, *labels], annotate))
         made += self._rounds(pool, score, judge, made)
-        last = 3 * config.synthesis.rounds
+        last = _STAGES_A_ROUND * config.synthesis.rounds
         settings = [asdict(config.balance), config.run.seed]
         sources = [labels[0], *made]
         balance = self.done(
@@ -139,43 +146,47 @@ class _Pipeline:
         embed = self.done(
             7 + last, "embed", settings, sources, partial(self._embed, balance=balance, pool=pool)
         )
-        seconds = {}
-        for path in sorted(self.stages.run.glob("stages/*/stage.json")):
-            content = json.loads(path.read_text(encoding="utf-8"))
-            seconds[content["stage"]] = content["seconds"]
+        settings = [_weights(config.embed.model.checkpoint), config.embed.model.max_tokens, config.run.seed]
+        compare = partial(self._compare, embed=embed, pool=pool)
+        self.done(8 + last, "compare", settings, [embed, labels[1]], compare)
+        seconds = {stage.name: stage.seconds for stage in read_stages(self.stages.run)}
         dev = self.stages.report(embed)["dev"]
         return SsraResult(str(embed / "best"), str(balance / "pairs.jsonl"), dev, seconds)
 
     def _rounds(self, pool: Path, score: Path, judge: Path | None, annotated: list[Path]) -> list[Path]:
         """Train, write, filter, again; return the filter stages."""
         config, made = self.config, list[Path]()
-        agreement = -1.0
+        followed = -1.0
         learned = annotated if config.synthesis.reannotate else []
+        dev = pool / "dev.jsonl"
         for number in range(1, config.synthesis.rounds + 1):
-            query, at = None, 3 * number
+            query, at = None, _STAGES_A_ROUND * (number - 1)
             if not config.synthesis.endpoint_url:
                 stages = [*learned, *made[-1:]]
-                inputs = [pool / "labelled.jsonl", pool / "dev.jsonl", score, *stages]
-                train = partial(self._query, pool=pool, score=score, stages=stages)
+                inputs = [pool / "labelled.jsonl", dev, *stages]
+                train = partial(self._query, pool=pool, stages=stages)
                 settings = [_identity(_learning(config.query)), config.run.seed]
-                query = self.done(3 + at, f"query-{number}", settings, inputs, train)
-                found = self.stages.report(query)["agreement"]["mean"]
-                if number > 1 and found - agreement < config.synthesis.min_gain:
+                query = self.done(6 + at, f"query-{number}", settings, inputs, train)
+                settings = [_sampling(config.query.model), config.filter.adjust, config.run.seed]
+                attempt = partial(self._try, query=query, score=score, dev=dev)
+                tried = self.done(7 + at, f"try-{number}", settings, [query, score, dev], attempt)
+                found = self.stages.report(tried)["mean"]
+                if number > 1 and found - followed < config.synthesis.min_gain:
                     self.on_note(
-                        f"round {number}: agreement {found:.3f} after {agreement:.3f}; it is the last"
+                        f"round {number}: agreement {found:.3f} after {followed:.3f}; no more rounds"
                     )
                     break
-                agreement = found
+                followed = found
             settings = [_writing(config), config.run.seed]
             writers = [query] if query else []
-            write = partial(self._write, pool=pool, query=query)
-            written = self.done(4 + at, f"write-{number}", settings, [pool, *writers], write)
+            writing = partial(self._write, pool=pool, query=query)
+            written = self.done(8 + at, f"write-{number}", settings, [pool, *writers], writing)
             judges = [judge] if judge else []
             sift = partial(
                 self._filter, written=written, number=number, pool=pool, score=score, judge=judge, query=query
             )
             sources = [written, pool, score, *judges]
-            made.append(self.done(5 + at, f"filter-{number}", asdict(config.filter), sources, sift))
+            made.append(self.done(9 + at, f"filter-{number}", asdict(config.filter), sources, sift))
         return made
 
     def done(
@@ -241,38 +252,18 @@ class _Pipeline:
         self._mapped(work, candidates, "candidates", "records", make)
         return stage_report(read_records(work))
 
-    def _query(self, work: Path, pool: Path, score: Path, stages: list[Path]) -> Mapping[str, Any]:
-        """Train the query model on labelled pairs and what is kept of the stages before it; try it on dev."""
+    def _query(self, work: Path, pool: Path, stages: list[Path]) -> Mapping[str, Any]:
+        """Train the query model on labelled pairs and what is kept of the stages before it."""
         pairs = list(read_pairs(pool / "labelled.jsonl"))
         pairs += [pair for stage in stages for pair in kept_pairs(stage)]
         write_pairs(work / "pairs.jsonl", distinct_pairs(pairs))
         data = DataConfig(train=str(work / "pairs.jsonl"), dev=str(pool / "dev.jsonl"))
-        report = dict(self._trained(work, train_query, self.config.query, data, 0))
-        dev = pair_arrays(load_pairs(str(pool / "dev.jsonl")))
-        return report | {"agreement": self._tried(self._writer(work), dev.documents[:_TRIED], score)}
+        return self._trained(work, train_query, self.config.query, data, 0)
 
-    def _tried(self, writer: QueryModel, documents: list[str], score: Path) -> Mapping[str, Any]:
-        """Say how often the score model gives a written query the wanted level, and how many are equal."""
-        requests = [QueryRequest(document, level) for document in documents for level in range(4)]
-        written = writer.write(requests, samples=1, seed=self.config.run.seed)
-        usable = [
-            (cleaned(queries[0]), request)
-            for queries, request in zip(written, requests, strict=True)
-            if queries and not fault(cleaned(queries[0]), "")
-        ]
-        scorer = self._scorer(score)
-        found = scorer.probabilities([(query, request.document) for query, request in usable]).argmax(axis=1)
-        right = np.zeros(4)
-        for (_, request), level in zip(usable, found, strict=True):
-            right[request.level] += level == request.level
-        by_level = right / max(1, len(documents))
-        distinct = len({normal(query) for query, _ in usable})
-        return {
-            "levels": [round(float(x), 4) for x in by_level],
-            "mean": round(float(by_level.mean()), 4),
-            "duplicate_rate": round(1 - distinct / max(1, len(usable)), 4),
-            "usable": round(len(usable) / max(1, len(requests)), 4),
-        }
+    def _try(self, work: Path, query: Path, score: Path, dev: Path) -> Mapping[str, Any]:
+        """Let the query model write for dev documents; what it is told decides whether the rounds go on."""
+        documents = pair_arrays(load_pairs(str(dev))).documents[:_TRIED]
+        return agreement(self._writer(query), self._scorer(score), documents, seed=self.config.run.seed)
 
     def _write(self, work: Path, pool: Path, query: Path | None) -> Mapping[str, Any]:
         config = self.config
@@ -317,36 +308,36 @@ class _Pipeline:
         return report
 
     def _balance(self, work: Path, pool: Path, made: list[Path]) -> Mapping[str, Any]:
-        config = self.config
-        records = [labelled_record(pair) for pair in read_pairs(pool / "labelled.jsonl")]
-        seen = {key_of(record) for record in records}
-        for stage in made:
-            if stage.name.endswith("-annotate") and not config.balance.annotated:
-                continue
-            for record in read_records(stage):
-                if record["kept"] and key_of(record) not in seen:
-                    seen.add(key_of(record))
-                    records.append(record)
-        rows = balanced_choice(
-            [level_of(record) for record in records],
-            [record["source"] == "labelled" for record in records],
-            config.balance.shares,
-            config.balance.size,
-            config.run.seed,
-        )
-        chosen = [records[row] for row in rows]
-        write_lines(work / "records-00000.jsonl", chosen)
-        write_pairs(work / "pairs.jsonl", (pair_of(record) for record in chosen))
-        return stage_report(chosen)
+        asked = self.config.balance
+        used = [stage for stage in made if asked.annotated or not stage.name.endswith("-annotate")]
+        write_balanced(work, pool / "labelled.jsonl", used, asked, self.config.run.seed)
+        return stage_report(read_records(work))
 
     def _embed(self, work: Path, balance: Path, pool: Path) -> Mapping[str, Any]:
         data = DataConfig(train=str(balance / "pairs.jsonl"), dev=str(pool / "dev.jsonl"))
         return self._trained(work, train_embed, self.config.embed, data, 0)
 
+    def _compare(self, work: Path, embed: Path, pool: Path) -> Mapping[str, Any]:
+        """Measure the untrained and the trained encoder on dev, with intervals."""
+        dev = pair_arrays(load_pairs(str(pool / "dev.jsonl")))
+        model = self.config.embed.model
+        folders = {"untrained": Path(model.checkpoint), "trained": embed / "best"}
+        return {
+            "bars": [
+                {
+                    "name": name,
+                    **measured(
+                        dev, TextEmbedder(folder, model.max_tokens).cosines(dev), seed=self.config.run.seed
+                    ),
+                }
+                for name, folder in folders.items()
+            ]
+        }
+
     def _trained(
         self, work: Path, task: Callable[..., TrainResult], config: Any, data: DataConfig, other_seed: int
     ) -> Mapping[str, Any]:
-        """Train one of the models inside a stage; a second Ctrl-C-able loop is not needed."""
+        """Train one of the models inside a stage. The loop ends a step on Ctrl-C; here that ends the run."""
         run = self.config.run
         settings = replace(
             config,
@@ -389,9 +380,7 @@ class _Pipeline:
         if judge is not None:
             asked = ModelJudge(self._scorer(judge))
         elif settings.judge == "endpoint":
-            asked = EndpointJudge(
-                ChatEndpoint(settings.judge_url, settings.judge_name, api_key_env=settings.judge_key_env)
-            )
+            asked = EndpointJudge(judging_endpoint(self.config))
         return Filters(self._scorer(score), settings.thresholds, settings.by_score, asked, held_out)
 
     def _scorer(self, stage: Path) -> PairScorer:
@@ -407,12 +396,9 @@ class _Pipeline:
         )
 
     def _endpoint_writer(self, pool: Path) -> QueryModel:
-        settings = self.config.synthesis
-        endpoint = ChatEndpoint(
-            settings.endpoint_url, settings.endpoint_name, api_key_env=settings.endpoint_key_env
-        )
         examples = examples_of(pair_arrays(load_pairs(str(pool / "labelled.jsonl"))))
-        return EndpointQueryModel(endpoint, examples, temperature=self.config.query.model.temperature)
+        temperature = self.config.query.model.temperature
+        return EndpointQueryModel(writing_endpoint(self.config), examples, temperature=temperature)
 
 
 class _Lazy:
@@ -428,35 +414,20 @@ class _Lazy:
         return self._made
 
 
-def _check(config: SsraConfig) -> None:
-    if not config.run.output:
-        raise InputError(
-            "run.output names no folder; set it in the configuration or with --set run.output=FOLDER"
-        )
-    for name in ("train", "dev"):
-        if not getattr(config.data, name):
-            raise InputError(f"data.{name} names no file; labelled pairs to {name} on are needed")
-    if len(config.filter.thresholds) != 4:
-        raise InputError(f"filter.thresholds {list(config.filter.thresholds)}; four numbers are needed")
-    for name in ("score", "query", "embed"):
-        section = getattr(config, name)
-        if section.data != DataConfig() or section.run.output:
-            raise InputError(f"{name}.data and {name}.run.output are set by the run; leave them out")
-    if config.filter.judge == "endpoint" and not config.filter.judge_url:
-        raise InputError("filter.judge is endpoint, and filter.judge_url names none")
-    unknown = [level for level in config.synthesis.levels if level not in range(4)]
-    if unknown or config.synthesis.samples < 1:
-        raise InputError(
-            f"synthesis.levels {list(config.synthesis.levels)}, samples {config.synthesis.samples}; needed "
-            "are levels out of 0 to 3 and at least 1 sample"
-        )
-
-
 def _writing(config: SsraConfig) -> list[Any]:
     """Return what the queries depend on besides the model that writes them."""
-    asked, model = config.synthesis, config.query.model
-    sampling = [model.guidance, model.temperature, model.top_p]
-    return [asked.levels, asked.samples, asked.endpoint_url, asked.endpoint_name, *sampling]
+    asked = config.synthesis
+    return [
+        asked.levels,
+        asked.samples,
+        asked.endpoint_url,
+        asked.endpoint_name,
+        _sampling(config.query.model),
+    ]
+
+
+def _sampling(model: QueryModelConfig) -> list[float]:
+    return [model.guidance, model.temperature, model.top_p]
 
 
 def _identity(config: Any) -> Any:
@@ -466,9 +437,8 @@ def _identity(config: Any) -> Any:
 
 
 def _weights(checkpoint: str) -> str:
-    if not Path(checkpoint).is_dir() or not checkpoint:
-        raise InputError(f"model.checkpoint {checkpoint!r} is not a folder; get one with: relsdk model pull")
-    return _content_hash(Path(checkpoint))
+    """Return a hash of a checkpoint's weights; "" where none is named."""
+    return _content_hash(Path(checkpoint)) if checkpoint else ""
 
 
 def _learning(config: QueryConfig) -> QueryConfig:

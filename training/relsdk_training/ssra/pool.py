@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ from numpy.typing import NDArray
 from relsdk.errors import InputError
 from relsdk.folders import file_sha256
 from relsdk.formats import read_documents, read_queries, read_unlabelled_pairs, write_pairs
+from relsdk.levels import NUM_LEVELS
 from relsdk.records import Document, LabelledPair
-from relsdk_training.config import SsraConfig
-from relsdk_training.data import check_disjoint, document_text, load_pairs, thin_out
-from relsdk_training.ssra.cleaning import normal
-from relsdk_training.ssra.stages import write_lines
+from relsdk_training.data import read_splits
+from relsdk_training.ssra.config import PoolConfig, SsraConfig
+from relsdk_training.ssra.stages import write_lines, write_shards
+from relsdk_training.text import document_text, normal_form
 
-__all__ = ["counts_of", "pool_identity", "write_pool"]
+__all__ = ["pool_identity", "write_pool"]
 
 
 def write_pool(work: Path, config: SsraConfig) -> dict[str, Any]:
@@ -36,20 +38,9 @@ def write_pool(work: Path, config: SsraConfig) -> dict[str, Any]:
         InputError: A file is missing or bad, a query leaks between splits, a level has no labelled pair, or
             there is no unlabelled document.
     """
-    data = config.data
-    splits = {
-        "train": load_pairs(data.train, data.label_map),
-        "dev": load_pairs(data.dev, data.label_map),
-    }
-    if data.test:
-        splits["test"] = load_pairs(data.test, data.label_map)
-    check_disjoint(**splits)
+    splits = read_splits(config.data, config.run.seed)
     labelled = splits["train"]
-    if data.rare_share:
-        labelled = thin_out(labelled, data.rare_levels, data.rare_share, config.run.seed)
-    if data.limit:
-        labelled = labelled[: data.limit]
-    counts = counts_of(labelled)
+    counts = _counts(labelled)
     if not counts.all():
         raise InputError(
             f"labelled pairs of levels 0-3: {counts.tolist()}; at least one of each is needed to tell "
@@ -57,47 +48,62 @@ def write_pool(work: Path, config: SsraConfig) -> dict[str, Any]:
         )
     write_pairs(work / "labelled.jsonl", labelled)
     write_pairs(work / "dev.jsonl", splits["dev"])
-    held_out = {normal(pair.query) for name in ("dev", "test") for pair in splits.get(name, [])}
+    held_out = {normal_form(pair.query) for name in ("dev", "test") for pair in splits.get(name, [])}
     write_lines(work / "held_out.jsonl", [{"query": query} for query in sorted(held_out)])
-    documents, queries = _unlabelled(labelled, config)
-    queries = [query for query in queries if normal(query) not in held_out]
-    write_lines(work / "queries.jsonl", [{"query": query} for query in queries])
-    size = config.run.shard
-    for start in range(0, len(documents), size):
-        shard = documents[start : start + size]
-        write_lines(
-            work / f"documents-{start // size:05d}.jsonl",
-            [{"id": d.id, "title": d.title, "text": d.text} for d in shard],
-        )
+    chosen = _chosen_rows(config)
+    documents = (
+        {"id": document.id, "title": document.title, "text": document.text}
+        for row, document in enumerate(_distinct_documents(config.pool))
+        if chosen is None or row in chosen
+    )
+    count = write_shards(work, "documents", documents, config.run.shard)
+    if not count:
+        raise InputError("no unlabelled document; name files in pool.unlabelled or pool.documents")
+    queries = [
+        query for query in _distinct_queries(labelled, config.pool) if normal_form(query) not in held_out
+    ]
+    write_lines(work / "queries.jsonl", ({"query": query} for query in queries))
     return {
         "labelled": counts.tolist(),
-        "documents": len(documents),
+        "documents": count,
         "queries": len(queries),
         "held_out_queries": len(held_out),
     }
 
 
-def _unlabelled(labelled: list[LabelledPair], config: SsraConfig) -> tuple[list[Document], list[str]]:
-    """Read distinct documents, by text, and distinct queries."""
-    pool = config.pool
-    documents: dict[str, Document] = {}
-    queries: dict[str, None] = dict.fromkeys(pair.query for pair in labelled)
+def _chosen_rows(config: SsraConfig) -> set[int] | None:
+    """Return which of the distinct documents are used; None for all of them."""
+    limit = config.pool.limit
+    if not limit:
+        return None
+    count = sum(1 for _ in _distinct_documents(config.pool))
+    return set(np.random.default_rng(config.run.seed).permutation(count)[:limit].tolist())
+
+
+def _distinct_documents(pool: PoolConfig) -> Iterator[Document]:
+    """Yield the first document of each text; memory grows by a hash for each."""
+    seen: set[bytes] = set()
+    for document in _documents(pool):
+        text = hashlib.blake2b(document_text(document).encode(), digest_size=16).digest()
+        if text not in seen:
+            seen.add(text)
+            yield document
+
+
+def _documents(pool: PoolConfig) -> Iterator[Document]:
     for path in pool.documents:
-        for document in read_documents(Path(path)):
-            documents.setdefault(document_text(document), document)
+        yield from read_documents(Path(path))
     for path in pool.unlabelled:
-        for query, document in read_unlabelled_pairs(Path(path), skip_empty=True):
-            documents.setdefault(document_text(document), document)
-            queries[query] = None
+        yield from (document for _, document in read_unlabelled_pairs(Path(path), skip_empty=True))
+
+
+def _distinct_queries(labelled: Sequence[LabelledPair], pool: PoolConfig) -> dict[str, None]:
+    queries = dict.fromkeys(pair.query for pair in labelled)
+    for path in pool.unlabelled:
+        queries.update((query, None) for query, _ in read_unlabelled_pairs(Path(path), skip_empty=True))
     for path in pool.queries:
         queries.update((query.text, None) for query in read_queries(Path(path)))
-    found = list(documents.values())
-    if pool.limit and len(found) > pool.limit:
-        rows = np.random.default_rng(config.run.seed).permutation(len(found))[: pool.limit]
-        found = [found[row] for row in np.sort(rows)]
-    if not found:
-        raise InputError("no unlabelled document; name files in pool.unlabelled or pool.documents")
-    return found, list(queries)
+    return queries
 
 
 def pool_identity(config: SsraConfig) -> Any:
@@ -113,6 +119,5 @@ def pool_identity(config: SsraConfig) -> Any:
     return [data, pool, hashes, config.run.seed, config.run.shard]
 
 
-def counts_of(pairs: Iterable[LabelledPair]) -> NDArray[np.int64]:
-    """Return how many pairs have each level: (4,)."""
-    return np.bincount([int(pair.level) for pair in pairs], minlength=4)
+def _counts(pairs: Iterable[LabelledPair]) -> NDArray[np.int64]:
+    return np.bincount([int(pair.level) for pair in pairs], minlength=NUM_LEVELS)

@@ -1,23 +1,111 @@
-"""The records of a run: a pair, the level that was wanted and found, and why it was dropped."""
+"""The records of a run: a pair, the level that was wanted and found, and why it was dropped.
+
+A record is an object of JSON with the keys of `new_record`. Imports nothing heavy: reports read records, too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
-from relsdk.levels import RelevanceLevel
+from relsdk.errors import InputError
+from relsdk.levels import NUM_LEVELS, RelevanceLevel
 from relsdk.records import Document, LabelledPair
-from relsdk_training.data import document_text
-from relsdk_training.ssra.report import read_records
-from relsdk_training.ssra.synthesis import document_of
+from relsdk_training.ssra.stages import json_object, shard_paths
+from relsdk_training.text import document_text
 
-__all__ = ["distinct_pairs", "kept_pairs", "key_of", "labelled_record", "level_of", "pair_of"]
+__all__ = [
+    "Record",
+    "distinct_pairs",
+    "document_of",
+    "drop",
+    "has_records",
+    "kept_pairs",
+    "key_of",
+    "level_of",
+    "new_record",
+    "pair_of",
+    "read_records",
+]
+
+Record = dict[str, Any]
+
+_SHARDS = "records"
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def kept_pairs(stage: Path) -> Iterator[LabelledPair]:
+def new_record(document: Mapping[str, Any], query: str, *, wanted: int | None, source: str) -> Record:
+    """Return a record that nobody has judged yet.
+
+    Args:
+        document: With `id`, `title` and `text`.
+        query: The query.
+        wanted: The level that it was written for, or that its label is; None for an existing query.
+        source: "labelled", "annotated" or "synthesised".
+
+    Returns:
+        Besides these: `predicted` (a level, or None) and `probabilities` (of levels 0-3, or none) by the
+        score model, `judge` (its `verdict`, or None), `kept`, `dropped_because`, `round` (0 is none) and
+        `model` (hash of the query model, or None).
+    """
+    return {
+        "query": query,
+        "document": {key: document[key] for key in ("id", "title", "text")},
+        "wanted": wanted,
+        "predicted": None,
+        "probabilities": [],
+        "judge": None,
+        "kept": True,
+        "dropped_because": None,
+        "round": 0,
+        "model": None,
+        "source": source,
+    }
+
+
+def drop(record: Record, reason: str) -> None:
+    """Say that a record is not used, and why."""
+    record["kept"], record["dropped_because"] = False, reason
+
+
+def has_records(stage_folder: Path) -> bool:
+    """Whether a stage made records."""
+    return any(stage_folder.glob(f"{_SHARDS}-*.jsonl"))
+
+
+def read_records(stage_folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield a stage's records, shard by shard; only one is in memory at a time.
+
+    Args:
+        stage_folder: `RUN/stages/NAME`. A stage that makes no pairs has no shards and yields nothing.
+
+    Yields:
+        Records as the stage wrote them.
+
+    Raises:
+        InputError: The folder or a shard is missing, or a line is damaged, which is named.
+    """
+    if not stage_folder.is_dir():
+        raise InputError(f"there is no stage folder {stage_folder}; check the path")
+    if not has_records(stage_folder):
+        return
+    for path in shard_paths(stage_folder, _SHARDS):
+        with path.open("rb") as lines:
+            for at, line in enumerate(lines, start=1):
+                try:
+                    yield _record(line)
+                except (ValueError, RecursionError) as error:
+                    raise InputError(
+                        f"{path}:{at}: damaged record ({error}); delete the stage's folder and run it again"
+                    ) from error
+
+
+def kept_pairs(stage_folder: Path) -> Iterator[LabelledPair]:
     """Yield the pairs that a stage kept."""
-    return (pair_of(record) for record in read_records(stage) if record["kept"])
+    return (pair_of(record) for record in read_records(stage_folder) if record["kept"])
 
 
 def distinct_pairs(pairs: Iterable[LabelledPair]) -> list[LabelledPair]:
@@ -28,14 +116,22 @@ def distinct_pairs(pairs: Iterable[LabelledPair]) -> list[LabelledPair]:
     return list(found.values())
 
 
-def level_of(record: Mapping[str, Any]) -> int:
-    """Return the level of a record: the wanted one, or of an existing query the predicted one."""
-    return int(record["predicted"] if record["wanted"] is None else record["wanted"])
+def level_of(record: Mapping[str, Any]) -> int | None:
+    """Return the wanted level, or of an existing query the predicted one; None before it is judged."""
+    level: int | None = record["predicted"] if record["wanted"] is None else record["wanted"]
+    return level
 
 
 def pair_of(record: Mapping[str, Any]) -> LabelledPair:
-    """Return a record as a labelled pair."""
-    return LabelledPair(record["query"], Document(**record["document"]), RelevanceLevel(level_of(record)))
+    """Return a record that has a level as a labelled pair.
+
+    Raises:
+        InputError: It has none.
+    """
+    level = level_of(record)
+    if level is None:
+        raise InputError(f"the record of {record['query']!r} has no level, so it is no labelled pair")
+    return LabelledPair(record["query"], Document(**record["document"]), RelevanceLevel(level))
 
 
 def key_of(record: Mapping[str, Any]) -> tuple[str, str]:
@@ -43,19 +139,57 @@ def key_of(record: Mapping[str, Any]) -> tuple[str, str]:
     return record["query"], document_of(record["document"])
 
 
-def labelled_record(pair: LabelledPair) -> dict[str, Any]:
-    """Return a labelled pair as a record."""
-    level = int(pair.level)
-    return {
-        "query": pair.query,
-        "document": {"id": pair.document.id, "title": pair.document.title, "text": pair.document.text},
-        "wanted": level,
-        "predicted": level,
-        "probabilities": [],
-        "judge": None,
-        "kept": True,
-        "dropped_because": None,
-        "round": 0,
-        "model": None,
-        "source": "labelled",
-    }
+def document_of(document: Mapping[str, Any]) -> str:
+    """Return the text that a record's document is judged by."""
+    return document_text(Document(document["id"], document["title"], document["text"]))
+
+
+def _record(line: bytes) -> dict[str, Any]:
+    record = json_object(line)
+    for name, is_right in _FIELDS.items():
+        if name not in record:
+            raise ValueError(f"no {name!r}")
+        if not is_right(record[name]):
+            raise ValueError(f"{name!r} is {str(record[name])[:60]!r}")
+    if record["kept"] != (record["dropped_because"] is None):
+        raise ValueError("either 'kept' or 'dropped_because' is wrong")
+    return record
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and not _SURROGATE.search(value)
+
+
+def _is_document(value: object) -> bool:
+    return isinstance(value, dict) and all(_is_text(value.get(name)) for name in ("id", "title", "text"))
+
+
+def _is_level(value: object) -> bool:
+    return value is None or (type(value) is int and 0 <= value < NUM_LEVELS)
+
+
+def _are_probabilities(value: object) -> bool:
+    if not isinstance(value, list) or not all(_is_number(p) and 0 <= p <= 1 for p in value):
+        return False
+    return not value or (len(value) == NUM_LEVELS and abs(sum(value) - 1) < 0.01)  # they may be rounded
+
+
+def _is_judgement(value: object) -> bool:
+    return value is None or (isinstance(value, dict) and _is_text(value.get("verdict")))
+
+
+_FIELDS: dict[str, Callable[[object], bool]] = {
+    "query": _is_text,
+    "document": _is_document,
+    "wanted": _is_level,
+    "predicted": _is_level,
+    "probabilities": _are_probabilities,
+    "judge": _is_judgement,
+    "kept": lambda value: isinstance(value, bool),
+    "dropped_because": lambda value: value is None or _is_text(value),
+    "source": _is_text,
+}

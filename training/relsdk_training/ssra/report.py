@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 import random
 import re
-import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn, TypeGuard
+from typing import Any
 
 from relsdk.errors import InputError
 from relsdk.levels import NUM_LEVELS
+from relsdk_training.ssra.records import level_of, read_records
+from relsdk_training.text import normal_form
 
-__all__ = ["Stage", "read_json", "read_records", "read_stages", "sample_records", "stage_report"]
+__all__ = ["sample_records", "stage_report"]
 
 Record = Mapping[str, Any]
 
-_SHARDS = "records-*.jsonl"
 _SCRIPTS = {
     "han": re.compile(
         "[\u2e80-\u2fdf\u3005\u3007\u3021-\u3029\u3038-\u303b\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
@@ -32,101 +29,6 @@ _SCRIPTS = {
     ),
     "digit": re.compile(r"\d"),
 }
-_SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A finished stage of a run.
-
-    Args:
-        name: Its folder's name, such as "04-annotate".
-        folder: Where it is.
-        seconds: How long it took.
-        report: What it said about itself.
-    """
-
-    name: str
-    folder: Path
-    seconds: float
-    report: dict[str, Any]
-
-    @property
-    def has_records(self) -> bool:
-        """Whether the stage made pairs."""
-        return any(self.folder.glob(_SHARDS))
-
-
-def read_stages(run: Path) -> list[Stage]:
-    """Return the finished stages of a run, in order.
-
-    Args:
-        run: A run's folder.
-
-    Raises:
-        InputError: The folder is missing or holds no finished stage, or a `stage.json` is damaged.
-    """
-    remedy = "name the run.output of a run that was started with: relsdk train ssra CONFIG.toml"
-    if not run.is_dir():
-        raise InputError(f"there is no run folder {run}; {remedy}")
-    paths = sorted(run.glob("stages/*/stage.json"))
-    if not paths:
-        raise InputError(f"{run} has no finished stage; {remedy}")
-    stages = []
-    for path in paths:
-        value = read_json(path)
-        seconds, report = value.get("seconds"), value.get("report")
-        if not _is_number(seconds) or not isinstance(report, dict):
-            raise InputError(
-                f"{path}: 'seconds' must be a number and 'report' an object; "
-                "delete the stage's folder and run it again"
-            )
-        stages.append(Stage(path.parent.name, path.parent, float(seconds), report))
-    return stages
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the object that a JSON file of a run holds.
-
-    Raises:
-        InputError: The file cannot be read or holds no JSON object.
-    """
-    try:
-        return _json_object(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: damaged ({error}); delete it and run the stage again") from error
-
-
-def read_records(stage_folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield a stage's records, shard by shard; only one is in memory at a time.
-
-    Args:
-        stage_folder: `RUN/stages/NAME`. A stage that makes no pairs has no shards and yields nothing.
-
-    Yields:
-        Records as the stage wrote them.
-
-    Raises:
-        InputError: The folder or a shard is missing, or a line is damaged, which is named.
-    """
-    if not stage_folder.is_dir():
-        raise InputError(f"there is no stage folder {stage_folder}; check the path")
-    for number, path in enumerate(sorted(stage_folder.glob(_SHARDS))):
-        if path.name != f"records-{number:05d}.jsonl":
-            raise InputError(
-                f"{stage_folder} has {path.name} where records-{number:05d}.jsonl should be; "
-                "delete the folder and run the stage again"
-            )
-        with path.open("rb") as lines:
-            for at, line in enumerate(lines, start=1):
-                try:
-                    yield _record(line)
-                except (ValueError, RecursionError) as error:
-                    raise InputError(
-                        f"{path}:{at}: damaged record ({error}); delete the stage's folder and run it again"
-                    ) from error
 
 
 def stage_report(records: Iterable[Record], *, examples: int = 3, seed: int = 0) -> dict[str, Any]:
@@ -210,7 +112,7 @@ class _LevelTally:
         self.confusion = [[0] * NUM_LEVELS for _ in range(NUM_LEVELS)]
 
     def add(self, record: Record) -> None:
-        level, wanted, predicted = _level(record), record["wanted"], record["predicted"]
+        level, wanted, predicted = level_of(record), record["wanted"], record["predicted"]
         self.levels[level, record["kept"]] += 1
         by_level = self.sources.setdefault(record["source"], [0] * NUM_LEVELS)
         if level is not None:
@@ -254,7 +156,7 @@ class _QueryTally:
 
     def add(self, record: Record) -> None:
         query = record["query"]
-        normal = _normal(query)
+        normal = normal_form(query)
         if not normal:
             return
         key = hashlib.blake2b(normal.encode("utf-8", "surrogatepass"), digest_size=8).digest()
@@ -262,7 +164,7 @@ class _QueryTally:
             self.made += 1
             self.duplicates += key in self.seen
         self.seen.add(key)
-        self.echoes += normal == _normal(record["document"]["title"])
+        self.echoes += normal == normal_form(record["document"]["title"])
         self.lengths[len(query)] += 1
         self.scripts.update(name for name, pattern in _SCRIPTS.items() if pattern.search(query))
 
@@ -295,7 +197,7 @@ class _Sample:
         self.random: dict[tuple[int, bool], random.Random] = {}
 
     def add(self, record: Record) -> None:
-        level = _level(record)
+        level = level_of(record)
         if level is None:
             return
         cell = level, bool(record["kept"])
@@ -323,16 +225,6 @@ class _Sample:
         }
 
 
-def _level(record: Record) -> int | None:
-    """The level a record was made for; none if it was made for none and was never scored."""
-    level: int | None = record["predicted"] if record["wanted"] is None else record["wanted"]
-    return level
-
-
-def _normal(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-
-
 def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
@@ -345,65 +237,3 @@ def _percentile(lengths: Counter[int], percent: int) -> int | None:
         if rank <= 0:
             return length
     return None
-
-
-def _json_object(text: bytes) -> dict[str, Any]:
-    value = json.loads(text.decode("utf-8"), parse_constant=_no_constant)
-    if not isinstance(value, dict):
-        raise ValueError(f"{type(value).__name__} where an object should be")
-    return value
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _record(line: bytes) -> dict[str, Any]:
-    record = _json_object(line)
-    for name, is_right in _FIELDS.items():
-        if name not in record:
-            raise ValueError(f"no {name!r}")
-        if not is_right(record[name]):
-            raise ValueError(f"{name!r} is {str(record[name])[:60]!r}")
-    if record["kept"] != (record["dropped_because"] is None):
-        raise ValueError("either 'kept' or 'dropped_because' is wrong")
-    return record
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and not _SURROGATE.search(value)
-
-
-def _is_document(value: object) -> bool:
-    return isinstance(value, dict) and all(_is_text(value.get(name)) for name in ("id", "title", "text"))
-
-
-def _is_level(value: object) -> bool:
-    return value is None or (type(value) is int and 0 <= value < NUM_LEVELS)
-
-
-def _are_probabilities(value: object) -> bool:
-    if not isinstance(value, list) or not all(_is_number(p) and 0 <= p <= 1 for p in value):
-        return False
-    return not value or (len(value) == NUM_LEVELS and abs(sum(value) - 1) < 0.01)  # they may be rounded
-
-
-def _is_judgement(value: object) -> bool:
-    return value is None or (isinstance(value, dict) and _is_text(value.get("verdict")))
-
-
-_FIELDS: dict[str, Callable[[object], bool]] = {
-    "query": _is_text,
-    "document": _is_document,
-    "wanted": _is_level,
-    "predicted": _is_level,
-    "probabilities": _are_probabilities,
-    "judge": _is_judgement,
-    "kept": lambda value: isinstance(value, bool),
-    "dropped_because": lambda value: value is None or _is_text(value),
-    "source": _is_text,
-}

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from relsdk.batching import token_budget_batches
 from relsdk.bundle import tokenizer_path
 from relsdk.calibration import (
     Temperature,
@@ -29,16 +28,15 @@ from relsdk.levels import expected_level
 from relsdk.metrics import grade_report
 from relsdk.tokenizer import TextTokenizer
 from relsdk_training.config import ModelConfig
-from relsdk_training.data import PairArrays, token_tensors
-from relsdk_training.encoder import TextEncoder
-from relsdk_training.measures import embed_tokens
+from relsdk_training.data import PairArrays
+from relsdk_training.device import default_device
+from relsdk_training.measures import pair_logits
 from relsdk_training.score_model import ScoreModel
+from relsdk_training.text_embedder import TextEmbedder
 
 __all__ = ["PairScorer", "adjusted", "fit_levels"]
 
 _LEVELS = "levels.json"
-
-
 Kind = Literal["cross_encoder", "encoder"]
 
 
@@ -116,17 +114,14 @@ class _CrossEncoder:
             tokenizer_path(folder), max_tokens=settings.max_tokens, pad_token=settings.pad_token
         )
         self.raw = Temperature(1.0, ordinal=config.head == "ordinal")
-        self.device = _device()
+        self.device = default_device()
         self.model.to(self.device)
 
     @torch.inference_mode()
     def scores(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float64]:
         """Return (N,) scores."""
         tokens = self.tokenizer.tokenize(list(pairs))
-        logits = np.empty((len(pairs), self.model.settings.outputs), dtype=np.float32)
-        for rows in token_budget_batches(tokens.lengths):
-            inputs = token_tensors(self.tokenizer, tokens, rows)
-            logits[rows] = self.model({k: x.to(self.device) for k, x in inputs.items()}).cpu().numpy()
+        logits = pair_logits(self.model, self.tokenizer, tokens, device=self.device)
         share = np.clip(expected_level(self.raw.probabilities(logits)) / 3, 1e-6, 1 - 1e-6)
         return np.asarray(np.log(share / (1 - share)), dtype=np.float64)
 
@@ -135,32 +130,15 @@ class _Encoder:
     """Scores pairs by their cosine."""
 
     def __init__(self, folder: Path, config: ModelConfig) -> None:
-        self.model = TextEncoder.load(folder, max_tokens=config.max_tokens).eval()
-        settings = self.model.settings
-        self.tokenizer = TextTokenizer(
-            tokenizer_path(folder), max_tokens=settings.max_tokens, pad_token=settings.pad_token
-        )
-        self.device = _device()
-        self.model.to(self.device)
+        self.embedder = TextEmbedder(folder, config.max_tokens)
 
     def scores(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float64]:
         """Return (N,) scores; each distinct text is encoded once."""
         queries, query_of = np.unique([query for query, _ in pairs], return_inverse=True)
         documents, document_of = np.unique([document for _, document in pairs], return_inverse=True)
-        prompts = self.model.settings.prompts
-        left = self._embedded([prompts.get("query", "") + text for text in queries])
-        right = self._embedded([prompts.get("document", "") + text for text in documents])
-        return np.asarray((left[query_of] * right[document_of]).sum(axis=1), dtype=np.float64)
-
-    @torch.inference_mode()
-    def _embedded(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        tokens = self.tokenizer.tokenize(list(texts))
-        vectors = embed_tokens(self.model, self.tokenizer, tokens, device=self.device)
-        return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12))
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        left = self.embedder.queries(queries.tolist())[query_of].astype(np.float64)
+        right = self.embedder.documents(documents.tolist())[document_of]
+        return np.asarray((left * right).sum(axis=1))
 
 
 def adjusted(

@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from relsdk.levels import NUM_LEVELS
 from relsdk_training.query_models.base import QueryModel, QueryRequest
-from relsdk_training.ssra.cleaning import cleaned, fault, normal
+from relsdk_training.ssra.cleaning import cleaned, fault
 from relsdk_training.ssra.judges import Group, Judge, consistent
+from relsdk_training.ssra.records import Record, document_of, drop, new_record
 from relsdk_training.ssra.scoring import PairScorer
+from relsdk_training.text import normal_form
 
-__all__ = ["Filters", "annotate", "document_of", "filtered", "write"]
-
-Record = dict[str, Any]
+__all__ = ["Filters", "agreement", "annotate", "filtered", "write"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def annotate(
         Records; kept where the probability of the predicted level reaches its threshold.
     """
     records = [
-        _record(line["document"], query, wanted=None, source="annotated")
+        new_record(line["document"], query, wanted=None, source="annotated")
         for line in lines
         for query in line["queries"]
         if (query, document_of(line["document"])) not in known
@@ -60,7 +61,7 @@ def annotate(
     for record in records:
         level = record["predicted"]
         if record["probabilities"][level] < filters.thresholds[level]:
-            _drop(record, "score")
+            drop(record, "score")
     return records
 
 
@@ -93,6 +94,43 @@ def write(
     ]
 
 
+def agreement(
+    model: QueryModel, scorer: PairScorer, documents: Sequence[str], *, seed: int
+) -> dict[str, Any]:
+    """Say how well a query model follows the wanted level.
+
+    Args:
+        model: Writes one query for each document and level.
+        scorer: Judges them.
+        documents: Texts, at least one.
+        seed: Of the sampling.
+
+    Returns:
+        "levels": for levels 0-3 the share of documents whose query has the level; "mean": of these;
+        "duplicate_rate": share of usable queries that were written before; "usable": share of queries that
+        cleaning leaves.
+    """
+    requests = [QueryRequest(document, level) for document in documents for level in range(NUM_LEVELS)]
+    written = model.write(requests, samples=1, seed=seed)
+    usable = [
+        (cleaned(queries[0]), request)
+        for queries, request in zip(written, requests, strict=True)
+        if queries and not fault(cleaned(queries[0]), "")
+    ]
+    found = scorer.probabilities([(query, request.document) for query, request in usable]).argmax(axis=1)
+    right = np.zeros(NUM_LEVELS)
+    for (_, request), level in zip(usable, found, strict=True):
+        right[request.level] += level == request.level
+    by_level = right / len(documents)
+    distinct = len({normal_form(query) for query, _ in usable})
+    return {
+        "levels": [round(float(share), 4) for share in by_level],
+        "mean": round(float(by_level.mean()), 4),
+        "duplicate_rate": round(1 - distinct / max(1, len(usable)), 4),
+        "usable": round(len(usable) / len(requests), 4),
+    }
+
+
 def filtered(
     lines: Sequence[Mapping[str, Any]], filters: Filters, *, round_number: int, model_hash: str
 ) -> list[Record]:
@@ -109,14 +147,14 @@ def filtered(
     for line in lines:
         document, level = line["document"], line["wanted"]
         for query in (cleaned(query) for query in line["queries"]):
-            record = _record(document, query, wanted=level, source="synthesised")
+            record = new_record(document, query, wanted=level, source="synthesised")
             record |= {"round": round_number, "model": model_hash}
-            key = (document["id"], level, normal(query))
+            key = (document["id"], level, normal_form(query))
             reason = fault(query, document["title"]) or ("duplicate" if key in seen else "")
-            reason = reason or ("held out" if normal(query) in filters.held_out else "")
+            reason = reason or ("held out" if normal_form(query) in filters.held_out else "")
             seen.add(key)
             if reason:
-                _drop(record, reason)
+                drop(record, reason)
             records.append(record)
     usable = [record for record in records if record["kept"]]
     _score(usable, filters.scorer)
@@ -124,31 +162,10 @@ def filtered(
         for record in usable:
             level = record["wanted"]
             if record["predicted"] != level or record["probabilities"][level] < filters.thresholds[level]:
-                _drop(record, "score")
+                drop(record, "score")
     if filters.judge is not None:
         _check_order([record for record in usable if record["kept"]], filters.judge)
     return records
-
-
-def document_of(document: Mapping[str, Any]) -> str:
-    """Return the text that a document is judged by."""
-    return f"{document['title']} {document['text']}".strip()
-
-
-def _record(document: Mapping[str, Any], query: str, *, wanted: int | None, source: str) -> Record:
-    return {
-        "query": query,
-        "document": {key: document[key] for key in ("id", "title", "text")},
-        "wanted": wanted,
-        "predicted": None,
-        "probabilities": [],
-        "judge": None,
-        "kept": True,
-        "dropped_because": None,
-        "round": 0,
-        "model": None,
-        "source": source,
-    }
 
 
 def _score(records: Sequence[Record], scorer: PairScorer) -> None:
@@ -174,8 +191,4 @@ def _check_order(records: Sequence[Record], judge: Judge) -> None:
             verdict = "agrees" if not clashes else "contradicts"
             record["judge"] = {"verdict": verdict if compared else "not asked"}
             if not stays:
-                _drop(record, "judge")
-
-
-def _drop(record: Record, reason: str) -> None:
-    record["kept"], record["dropped_because"] = False, reason
+                drop(record, "judge")

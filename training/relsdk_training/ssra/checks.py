@@ -1,0 +1,76 @@
+"""What is wrong with a configuration, said before the first hour of training and not after it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from relsdk.errors import InputError
+from relsdk.levels import NUM_LEVELS
+from relsdk_training.chat_endpoint import ChatEndpoint
+from relsdk_training.config import DataConfig
+from relsdk_training.query_models.writer import check_settings
+from relsdk_training.ssra.balance import checked_shares
+from relsdk_training.ssra.config import SsraConfig
+
+__all__ = ["check", "judging_endpoint", "writing_endpoint"]
+
+
+def check(config: SsraConfig) -> None:
+    """Check all that needs no data.
+
+    Raises:
+        InputError: A setting is wrong.
+    """
+    if not config.run.output:
+        raise InputError(
+            "run.output names no folder; set it in the configuration or with --set run.output=FOLDER"
+        )
+    if config.run.shard < 1:
+        raise InputError(f"run.shard={config.run.shard}; at least 1 document is needed")
+    asked = config.filter
+    if len(asked.thresholds) != NUM_LEVELS:
+        raise InputError(f"filter.thresholds {list(asked.thresholds)}; four numbers are needed")
+    if not 0 < asked.judge_share <= 1:
+        raise InputError(f"filter.judge_share={asked.judge_share}; above 0 and at most 1 is needed")
+    unknown = [level for level in config.synthesis.levels if level not in range(NUM_LEVELS)]
+    if unknown or config.synthesis.samples < 1:
+        raise InputError(
+            f"synthesis.levels {list(config.synthesis.levels)}, samples {config.synthesis.samples}; needed "
+            "are levels out of 0 to 3 and at least 1 sample"
+        )
+    checked_shares(config.balance.shares)
+    _check_models(config)
+    if asked.judge == "endpoint":
+        judging_endpoint(config)
+    if config.synthesis.endpoint_url:
+        writing_endpoint(config)
+
+
+def judging_endpoint(config: SsraConfig) -> ChatEndpoint:
+    """Return the endpoint that judges the order of queries; see `ChatEndpoint`."""
+    asked = config.filter
+    return ChatEndpoint(asked.judge_url, asked.judge_name, api_key_env=asked.judge_key_env)
+
+
+def writing_endpoint(config: SsraConfig) -> ChatEndpoint:
+    """Return the endpoint that writes queries; see `ChatEndpoint`."""
+    asked = config.synthesis
+    return ChatEndpoint(asked.endpoint_url, asked.endpoint_name, api_key_env=asked.endpoint_key_env)
+
+
+def _check_models(config: SsraConfig) -> None:
+    used = {"embed"}
+    if config.filter.scorer == "cross_encoder":
+        used.add("score")
+    if config.synthesis.rounds and not config.synthesis.endpoint_url:
+        used.add("query")
+        check_settings(config.query.model)
+    for name in ("score", "query", "embed"):
+        section = getattr(config, name)
+        if section.data != DataConfig() or section.run.output:
+            raise InputError(f"{name}.data and {name}.run.output are set by the run; leave them out")
+        checkpoint = section.model.checkpoint
+        if name in used and not (checkpoint and Path(checkpoint).is_dir()):
+            raise InputError(
+                f"{name}.model.checkpoint {checkpoint!r} is not a folder; get one with: relsdk model pull"
+            )
