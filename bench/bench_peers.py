@@ -5,7 +5,7 @@ from itertools import cycle
 import numpy as np
 import pytest
 
-from bench.suites.peers import PEERS, AbsentError, open_encoder
+from bench.suites.peers import PEERS, AbsentError, Models, open_encoder
 from bench.suites.quality import mean_cosine
 from bench.suites.settings import make_settings
 from bench.suites.vector_sets import VectorSet, graphs
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.peers
 @pytest.mark.parametrize("name", PEERS)
 def test_peer_encodes(benchmark, embedders, bundle, queries, name):
     try:
-        encoder = open_encoder(name, bundle, None, 1, embedders["int8"].variant.name)
+        encoder = open_encoder(name, Models(bundle, None, embedders["int8"].variant.name), 1)
     except AbsentError as error:
         pytest.skip(f"{name}: {error}")
     sample = queries[:40]

@@ -212,15 +212,17 @@ def _nbits(source: Path, path: Path, bits: int) -> None:
 def _embedder(bundle: Path, path: Path, session: type[ModelSession] = ModelSession) -> Embedder:
     """An embedder of the bundle that runs another ONNX file."""
     embedder = Embedder(bundle, variant="fp32", threads=1)
-    embedder._runner.session = session(path, threads=choose_threads(1))
+    runner = embedder._runner
+    runner.session = runner.query_session = session(path, threads=choose_threads(1))
     return embedder
 
 
 def _encoded(
     embedder: Embedder, pairs: list[LabelledPair]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    queries, query_of = np.unique([pair.query for pair in pairs], return_inverse=True)
     return (
-        embedder.encode_query([pair.query for pair in pairs]),
+        embedder.encode_query(queries.tolist())[query_of],
         embedder.encode_document([pair.document for pair in pairs]),
     )
 

@@ -7,6 +7,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -40,14 +41,16 @@ def main(
     scorer: Path | None,
     work: Path | None,
 ) -> None:
-    """Time relsdk and its peers by turns and write OUTPUT.
+    """Time relsdk and its peers by turns and write OUTPUT, after each suite anew.
 
     Without --bundle, the encoder is that of the shared folder, else the one that `relsdk model pull` makes.
+    With --only, what OUTPUT holds of other suites stays, so that a run that was stopped can be completed.
     """
     for name in _POOLS:  # before numpy and torch read them
         os.environ[name] = str(threads)
     os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
     from bench.suites.settings import header, make_settings
+    from relsdk.folders import write_file_atomically
 
     with tempfile.TemporaryDirectory(prefix="bench-") as temporary:
         settings = make_settings(
@@ -61,22 +64,56 @@ def main(
             scorer=scorer,
             cache=work,
         )
-        rows = []
+        flags = {"--small": small, "--million": million, "--no-peers": no_peers}
+        command = ["bench.suites", *_shown(output, only, flags, threads)]
+        made = _begun(output, header(settings, command), only)
         for name in only or SUITES:
             click.echo(f"suite {name}", err=True)
-            rows += importlib.import_module(SUITES[name]).run(settings)
-        flags = {"--small": small, "--million": million, "--no-peers": no_peers}
-        result = header(settings, ["bench.suites", *_shown(output, only, flags, threads)])
-    from bench.interleave import warnings_of
-    from relsdk.folders import write_file_atomically
-
-    warnings = warnings_of(rows)
-    result.update(warnings=warnings, rows=rows)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    write_file_atomically(output, json.dumps(result, ensure_ascii=False, indent=1) + "\n")
-    for warning in warnings:
+            rows = importlib.import_module(SUITES[name]).run(settings)
+            made = _with_suite(made, header(settings, command), name, rows)
+            output.parent.mkdir(parents=True, exist_ok=True)
+            write_file_atomically(output, json.dumps(made, ensure_ascii=False, indent=1) + "\n")
+    for warning in made["warnings"]:
         click.echo(f"warning: {warning}", err=True)
     click.echo(f"wrote {output}")
+
+
+def _begun(output: Path, empty: dict[str, Any], only: tuple[str, ...]) -> dict[str, Any]:
+    """Return what an earlier run left that this one completes, else a file without rows."""
+    from relsdk.bench_results.compare import differences_of_header
+    from relsdk.bench_results.records import Results, read_results
+
+    if not only or not output.is_file():
+        return {**empty, "rows": []}
+    earlier = read_results(output)
+    different = differences_of_header(earlier, Results(output, empty["header"], ()))
+    if different or earlier.header["small"] != empty["header"]["small"]:
+        raise click.UsageError(
+            f"{output} is of another kind of run ({'; '.join(different) or '--small'}); name another file"
+        )
+    found: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
+    return found
+
+
+def _with_suite(
+    made: dict[str, Any], fresh: dict[str, Any], name: str, rows: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Return a result file with a suite measured, in the order of `SUITES`; its header dates each suite."""
+    from bench.interleave import warnings_of
+
+    places = list(SUITES)
+    rows = sorted(
+        [*(row for row in made["rows"] if row["suite"] != name), *rows],
+        key=lambda row: places.index(row["suite"]),
+    )
+    header = fresh["header"]
+    now = {"commit": header["machine"]["commit"], "date": header["machine"]["date"]}
+    header["peers"] = dict(sorted({**made["header"]["peers"], **header["peers"]}.items()))
+    header["suites"] = {
+        **made["header"].get("suites", {}),
+        name: {**now, "load_average": header["load_average"]},
+    }
+    return {**fresh, "warnings": warnings_of(rows), "rows": rows}
 
 
 def _shown(output: Path, only: tuple[str, ...], flags: dict[str, bool], threads: int) -> list[str]:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench.suites.peers import AbsentError, Encoder, open_encoder
+from bench.suites.peers import AbsentError, Encoder, Models, open_encoder
 
 READY = "ready"
 _BLOCK = 20  # points of the curve of memory are a multiple of it
@@ -23,14 +23,10 @@ _BLOCK = 20  # points of the curve of memory are a multiple of it
 def main() -> None:
     """Do what the arguments say."""
     role, request = sys.argv[1], json.loads(Path(sys.argv[2]).read_text(encoding="utf-8"))
-    checkpoint = request["checkpoint"]
+    paths = {name: request[name] and Path(request[name]) for name in ("bundle", "checkpoint", "unfused")}
     try:
         encoder = open_encoder(
-            request["name"],
-            Path(request["bundle"]),
-            Path(checkpoint) if checkpoint else None,
-            request["threads"],
-            request["variant"],
+            request["name"], Models(**paths, variant=request["variant"]), request["threads"]
         )
     except AbsentError as error:
         print(json.dumps({"absent": str(error)}), flush=True)

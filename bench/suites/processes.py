@@ -15,12 +15,13 @@ from bench.suites.settings import Settings
 
 def start_child(settings: Settings, role: str, name: str, **request: Any) -> subprocess.Popen[str]:
     """Start a child for an encoder; its answer is on its standard output."""
+    models = settings.models
+    paths = {"bundle": models.bundle, "checkpoint": models.checkpoint, "unfused": models.unfused}
     content = {
         "name": name,
-        "bundle": str(settings.bundle.resolve()),
-        "checkpoint": str(settings.checkpoint.resolve()) if settings.checkpoint else None,
+        **{form: path and str(path.resolve()) for form, path in paths.items()},
         "threads": settings.threads,
-        "variant": settings.int8.variant.name,
+        "variant": models.variant,
         **request,
     }
     with tempfile.NamedTemporaryFile(

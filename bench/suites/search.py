@@ -107,13 +107,7 @@ def _plain(
         return []
     graph = next((graph for graph in graphs(settings) if graph.name == "hnswlib"), None)
     try:
-        encoder = open_encoder(
-            "fastembed int8",
-            settings.bundle,
-            settings.checkpoint,
-            settings.threads,
-            settings.int8.variant.name,
-        )
+        encoder = open_encoder("fastembed int8", settings.models, settings.threads)
     except AbsentError as error:
         settings.absent["fastembed int8"] = str(error)
         return []

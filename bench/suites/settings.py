@@ -12,6 +12,7 @@ import numpy as np
 
 from bench.interleave import Contender, Plan, yardstick
 from bench.machine import ROOT, machine_record
+from bench.suites.peers import Models
 from relsdk import Embedder
 from relsdk.bench_results.records import FORMAT, VERSION
 from relsdk.bundle import read_bundle
@@ -77,6 +78,13 @@ class Settings:
     def fp32(self) -> Embedder:
         """The fp32 file."""
         return Embedder(self.bundle, variant="fp32", threads=self.threads)
+
+    @cached_property
+    def models(self) -> Models:
+        """The weights in every form that a peer takes."""
+        from bench.suites.unfused import unfused_folder
+
+        return Models(self.bundle, self.checkpoint, self.int8.variant.name, unfused_folder(self))
 
     @cached_property
     def tokenizer(self) -> TextTokenizer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -11,21 +12,29 @@ import onnxruntime
 
 from bench.suites.settings import Settings
 
+FILE = "unfused_int8.onnx"
 
-def unfused_session(settings: Settings) -> Any | None:
-    """Return a session with onnxruntime's default options but for the threads; None without one."""
-    if not settings.peers:
+
+def unfused_folder(settings: Settings) -> Path | None:
+    """Write a folder as fastembed takes it, with the bundle's tokenizer; None without a checkpoint."""
+    if not settings.peers or settings.checkpoint is None:
         return None
-    if settings.checkpoint is None:
-        settings.absent["onnxruntime dynamic int8"] = "no checkpoint of the bundle's weights"
+    folder = settings.temporary / "unfused"
+    shutil.copytree(settings.bundle, folder, ignore=shutil.ignore_patterns("onnx"))
+    _write(settings.checkpoint, folder / FILE)
+    return folder
+
+
+def unfused_session(settings: Settings, folder: Path | None) -> Any | None:
+    """Return a session with onnxruntime's default options but for the threads; None without a folder."""
+    if folder is None:
+        if settings.peers:
+            settings.absent["onnxruntime dynamic int8"] = "no checkpoint of the bundle's weights"
         return None
-    path = settings.temporary / "unfused_int8.onnx"
-    if not path.is_file():
-        _write(settings.checkpoint, path)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = settings.threads
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(str(folder / FILE), options, providers=["CPUExecutionProvider"])
 
 
 def _write(checkpoint: Path, target: Path) -> None:

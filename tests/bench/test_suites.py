@@ -122,7 +122,7 @@ def test_absent_peers_are_reported(toy_bundle, tmp_path, monkeypatch):
     monkeypatch.undo()
     again = make_settings(tmp_path, small=True, bundle=toy_bundle)
     with pytest.raises(peers.AbsentError, match=r"--checkpoint|not importable"):
-        peers.open_encoder("sentence-transformers", again.bundle, None, 1, "fp32")
+        peers.open_encoder("sentence-transformers", peers.Models(again.bundle, None, "fp32"), 1)
 
 
 def test_memory_by_hand():
@@ -153,8 +153,11 @@ def test_processes_of_their_own(settings):
     assert all(row["memory"]["resident_mb"] > 10 for row in ours)
     rows = memory.run(settings)
     check_rows(rows, "memory")
+    assert [(row["contender"], row["memory"]["series"]["calls"][-1]) for row in rows] == [
+        *((name, 500) for name in peers.OURS),
+        ("relsdk int8", 1000),
+    ]
     for row in rows:
-        assert row["memory"]["series"]["calls"][-1] == 1000
         assert row["memory"]["peak_mb"] >= row["memory"]["resident_mb"]
 
 
@@ -183,7 +186,8 @@ def test_the_command_beside_the_peers(toy_bundle, toy_checkpoint, tmp_path):
         assert {row["role"] for row in found} == {"ours", "peer", "yardstick"}
     results = read_results(output)
     single = {row.contender: row for row in results.rows if row.case == "16 tokens"}
-    assert set(single) >= {*peers.OURS, "fastembed int8", "sentence-transformers", encode_query.UNFUSED}
+    everyone = {*peers.OURS, "fastembed int8", peers.DYNAMIC, "sentence-transformers", encode_query.UNFUSED}
+    assert set(single) >= everyone
     for name in ("relsdk fp32", "fastembed fp32", "sentence-transformers"):
         assert single[name].quality["cosine_to_fp32"] == pytest.approx(1.0, abs=1e-3)
     assert single["fastembed int8"].quality == single["relsdk int8"].quality
@@ -192,6 +196,40 @@ def test_the_command_beside_the_peers(toy_bundle, toy_checkpoint, tmp_path):
     assert str(tmp_path) not in output.read_text()
     pairs = {row.contender: row for row in results.rows if row.case == "10 candidates"}
     assert pairs["sentence-transformers"].quality["rank_correlation_to_fp32"] > 0.99
+
+
+def test_a_run_that_was_stopped_is_completed(toy_bundle, tmp_path, monkeypatch):
+    from click.testing import CliRunner
+
+    from bench.suites.__main__ import _POOLS, main
+
+    for name in (*_POOLS, "HF_HUB_OFFLINE", "TOKENIZERS_PARALLELISM"):  # main sets them for its process
+        monkeypatch.setenv(name, "1")
+
+    def run(*names, threads=1):
+        arguments = [part for name in names for part in ("--only", name)]
+        options = ["--small", "--no-peers", "--bundle", toy_bundle, "--threads", threads]
+        return CliRunner().invoke(main, [str(a) for a in ["--output", output, *options, *arguments]])
+
+    output = tmp_path / "suites.json"
+    assert run("filtered_search", "index_build").exit_code == 0
+    first = json.loads(output.read_text())
+    assert run("index_build", "encode_bulk").exit_code == 0
+    second = json.loads(output.read_text())
+    order = [name for name in SUITES if name in ("encode_bulk", "index_build", "filtered_search")]
+    assert read_results(output).suites() == order
+    assert list(second["header"]["suites"]) == ["filtered_search", "index_build", "encode_bulk"]
+
+    def rows(content, name):
+        return [row for row in content["rows"] if row["suite"] == name]
+
+    assert rows(second, "filtered_search") == rows(first, "filtered_search")
+    assert rows(second, "index_build") != rows(first, "index_build")
+    refused = run("encode_bulk", threads=2)
+    assert refused.exit_code == 2
+    assert "not the same number of threads: 1 before, 2 after" in refused.output
+    assert "name another file" in refused.output
+    assert json.loads(output.read_text()) == second
 
 
 def test_a_scorer_of_ones_own_is_taken(settings, tmp_path):
