@@ -25,12 +25,12 @@ RESULTS = ROOT / "bench/results"
 @click.option("--check", is_flag=True, help="Fail when a part is not what the results say.")
 def main(write: bool, check: bool) -> None:
     """Generate README's numbers."""
-    latency, real, train = committed()
+    results = committed()
     stale = []
     for name in PAGES:
         path = ROOT / name
         before = path.read_text(encoding="utf-8")
-        after = fill(before, blocks(latency, real, train))
+        after = fill(before, blocks(*results))
         if before != after:
             stale.append(name)
             if write:
@@ -44,8 +44,8 @@ def main(write: bool, check: bool) -> None:
 
 
 def committed() -> list[dict[str, Any]]:
-    """Read the results that the pages show: latency, real data, training."""
-    names = ("latency.json", "real.json", "train.json")
+    """Read the results that the pages show: latency, real data, training, suites beside the peers."""
+    names = ("latency.json", "real.json", "train.json", "suites.json")
     return [json.loads((RESULTS / name).read_text()) for name in names]
 
 
@@ -57,7 +57,9 @@ def fill(page: str, parts: dict[str, str]) -> str:
     return page
 
 
-def blocks(latency: dict[str, Any], real: dict[str, Any], train: dict[str, Any]) -> dict[str, str]:
+def blocks(
+    latency: dict[str, Any], real: dict[str, Any], train: dict[str, Any], suites: dict[str, Any]
+) -> dict[str, str]:
     """Return every generated part."""
     timed = {entry["name"]: entry for entry in latency["benchmarks"]}
     return {
@@ -65,6 +67,7 @@ def blocks(latency: dict[str, Any], real: dict[str, Any], train: dict[str, Any])
         "latency": _latency_table(timed, latency["machine"]),
         "quality": _quality_table(real),
         "training": _training_table(train),
+        "peers": _peers_tables(suites),
         "demo": _verbatim("demo.txt"),
         "example": _verbatim("example.txt"),
     }
@@ -144,6 +147,78 @@ def _training_table(train: dict[str, Any]) -> str:
         points = (f"{100 * sum(values) / len(values):.2f}" if values else "" for values in found.values())
         lines.append(f"| {label} | {len(runs)} | {' | '.join(points)} |")
     return "\n".join(lines) + "\n"
+
+
+# label -> suite, case, field of a row, how it is shown
+ENCODERS = {
+    "one query of 16 tokens, p50 ms": ("encode_query", "16 tokens", "p50_ms", "{:.2f}"),
+    "10,000 texts of mixed length, texts/s": ("encode_bulk", "10,000 texts", "throughput", "{:,.0f}"),
+    "alone or in a batch: a coordinate moves by": (
+        "encode_bulk",
+        "10,000 texts",
+        "quality.alone_vs_batch",
+        "{:.0e}",
+    ),
+    "cosine to fp32": ("encode_query", "16 tokens", "quality.cosine_to_fp32", "{:.4f}"),
+    "process start to first vector, s": (
+        "cold_start",
+        "process start to first vector",
+        "p50_s",
+        "{:.2f}",
+    ),
+    "resident after 10,000 calls, MB": ("memory", "10,000 calls", "memory.resident_mb", "{:,.0f}"),
+}
+INDEXES = {
+    "search 100,000 x 128, p50 ms": ("index_search", "100,000 x 128, ef 256", "p50_ms", "{:.3f}"),
+    "recall@10": ("index_search", "100,000 x 128, ef 256", "quality.recall_at_10", "{:.3f}"),
+    "filtered to 1 %, p50 ms": ("filtered_search", "1.0% of 100,000 x 128", "p50_ms", "{:.3f}"),
+    "filtered to 1 %, recall@10": (
+        "filtered_search",
+        "1.0% of 100,000 x 128",
+        "quality.recall_at_10",
+        "{:.3f}",
+    ),
+    "build 100,000 x 128, s": ("index_build", "100,000 x 128", "p50_s", "{:.1f}"),
+}
+
+
+def _peers_tables(suites: dict[str, Any]) -> str:
+    """Beside the peers: encoders, then indexes; a cell is empty where a library does not do it."""
+    header = suites["header"]
+    versions = ", ".join(
+        f"{name} {version}" for name, version in header["peers"].items() if not version.startswith("absent")
+    )
+    return (
+        f"{_peers_table(suites['rows'], ENCODERS)}\n{_peers_table(suites['rows'], INDEXES)}\n"
+        f"{header['machine']['cpu']}, {header['machine']['date']}, one thread, by turns; {versions}.\n"
+        "fastembed's int8 file is relsdk's, its dynamic int8 what onnxruntime makes of the same checkpoint.\n"
+    )
+
+
+def _peers_table(rows: list[dict[str, Any]], lines: dict[str, tuple[str, str, str, str]]) -> str:
+    cases = {(suite, case) for suite, case, *_ in lines.values()}
+    found = {
+        (row["suite"], row["case"], row["contender"]): row
+        for row in rows
+        if (row["suite"], row["case"]) in cases and row["role"] != "yardstick"
+    }
+    names = list(dict.fromkeys(name for _, _, name in found if not name.startswith(("bare", "onnxruntime"))))
+    table = [f"| | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
+    for label, (suite, case, field, form) in lines.items():
+        values = [_value(found.get((suite, case, name), {}), field) for name in names]
+        shown = ["" if value is None else form.format(value) for value in values]
+        table.append(f"| {label} | {' | '.join(shown)} |")
+    return "\n".join(table) + "\n"
+
+
+def _value(row: dict[str, Any], field: str) -> float | None:
+    """Return a field of a row by its path, None where there is none; `_s` of what is kept in ms."""
+    if field == "p50_s":
+        return row["p50_ms"] / 1e3 if row else None
+    found: Any = row
+    for key in field.split("."):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
 
 
 def _verbatim(name: str) -> str:
