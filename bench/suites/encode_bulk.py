@@ -26,7 +26,7 @@ def run(settings: Settings) -> list[dict[str, Any]]:
         "encode_bulk",
         f"{len(texts):,} texts",
         [*contenders, settings.yardstick],
-        settings.plan(rounds, 1, warmup=1),
+        settings.plan(rounds, 1, warmup=0),  # a call is long enough to warm itself up
         parameters={
             "texts": len(texts),
             "texts_in_a_call": len(parts[0]),

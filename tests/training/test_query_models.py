@@ -34,7 +34,7 @@ from relsdk.sample_world import generate
 from relsdk_training.config import OptimiserConfig, QueryConfig, QueryModelConfig, RunConfig, load_config
 from relsdk_training.data import pair_arrays
 from relsdk_training.loop import train
-from relsdk_training.query_models.base import QueryExample, QueryRequest
+from relsdk_training.query_models.base import REPEAT, QueryExample, QueryRequest
 from relsdk_training.query_models.sampling import Guidance, Nucleus
 from relsdk_training.query_models.warm_start import warm_start
 from relsdk_training.query_models.writer import QueryWriter
@@ -692,6 +692,50 @@ def test_batches_repeat_rare_levels(writer, titles):
     assert not np.array_equal(rows, np.concatenate(objective.batches(1)))
 
 
+def test_unlabelled_texts_are_repeated(toy_checkpoint, titles):
+    settings = QueryModelConfig(checkpoint=str(toy_checkpoint), decoder_layers=(1,), contrast=0.5)
+    pairs = pairs_whose_level_decides(titles[:3])  # 12 of them
+    texts = titles[10:30]
+    objective = QueryObjective(
+        QueryWriter.load(settings), pairs, pairs, RunConfig(batch_size=5), [*texts, titles[0] * 20]
+    )
+    writer = objective.writer.eval()
+    batches = objective.batches(0)
+    assert sorted(row for batch in batches for row in batch) == list(range(12 + 21))
+    assert not np.array_equal(np.concatenate(batches), np.concatenate(objective.batches(1)))
+    repeated = [batch for batch in batches if (objective.train.levels[batch] == REPEAT).all()]
+    assert sum(map(len, repeated)) == 21  # no batch is of both kinds
+    assert sum((objective.train.levels[batch] >= 0).all() for batch in batches) == len(batches) - len(
+        repeated
+    )
+    assert max(map(len, objective.train.queries)) == settings.max_query_tokens  # a long text ends early
+    rows = np.arange(12, 32)
+    loss, statistics = objective.loss(rows, CPU)
+    (found,) = writer.log_likelihoods(objective.train, rows, [[writer.end] * 20], CPU)
+    tokens = sum(len(objective.train.queries[row]) for row in rows)
+    assert loss.item() == pytest.approx(-found.sum().item() / tokens, rel=1e-5)
+    assert statistics == {"repeat_loss": pytest.approx(loss.item())}
+    examples = writer.tokenise([QueryExample(texts[0], REPEAT, texts[0])])
+    assert examples.queries[0] == objective.train.queries[12]
+    assert set(examples.queries[0][:-1]) <= set(examples.sources[0])
+
+
+def test_fewer_layers_read(toy_checkpoint, tmp_path):
+    settings = QueryModelConfig(checkpoint=str(toy_checkpoint), decoder_layers=(0, 1), encoder_layers=1)
+    writer = QueryWriter.load(settings).eval()
+    whole = QueryWriter.load(replace(settings, encoder_layers=0)).eval()
+    assert [len(w.transformer.encoder.encoder.layer) for w in (writer, whole)] == [1, 2]
+    assert len(writer.transformer.decoder.base_model.encoder.layer) == 2
+    ids = torch.tensor([[0, 7, 8, 9, 2]])
+    half = whole.transformer.encoder(ids, output_hidden_states=True).hidden_states[1]
+    torch.testing.assert_close(writer.transformer.encoder(ids).last_hidden_state, half)
+    writer.save(tmp_path / "saved")
+    again = QueryWriter.open(tmp_path / "saved")
+    assert again.write(REQUESTS, samples=2, seed=3) == writer.write(REQUESTS, samples=2, seed=3)
+    with pytest.raises(InputError, match=r"encoder_layers=3; 0 \(all\) to 2 are allowed"):
+        QueryWriter.load(replace(settings, encoder_layers=3))
+
+
 @pytest.fixture
 def run_settings(tmp_path, toy_checkpoint):
     """Overrides of a run of a few seconds on the sample world."""
@@ -752,6 +796,18 @@ def test_resume_is_exact(run_settings, tmp_path):
     first, second = ([{k: v for k, v in x.items() if k != "rows_per_second"} for x in log] for log in logs)
     assert first == second
     assert sum(line["kind"] == "step" for line in first) == 10
+
+
+def test_texts_come_from_files(run_settings, tmp_path):
+    (tmp_path / "texts.txt").write_text("红烧肉\n攻略\n红烧肉\n", encoding="utf-8")
+    asked = [*run_settings, f"data.texts=['{tmp_path / 'texts.txt'}']", "run.max_steps=0", "run.epochs=1"]
+    train_query(load_config(QueryConfig, None, [*asked, "run.batch_size=200"]))
+    steps = [line for line in read_log(tmp_path / "run" / "log.jsonl") if line["kind"] == "step"]
+    assert sum("repeat_loss" in step for step in steps) == 1
+    assert sum("token_loss" in step for step in steps) == len(steps) - 1
+    causal = [*asked, "model.kind=causal", "run.output=" + str(tmp_path / "other")]
+    with pytest.raises(InputError, match=r"data.texts is for warm starts; model.kind is 'causal'"):
+        train_query(load_config(QueryConfig, None, causal))
 
 
 @pytest.mark.parametrize("kind", ["seq2seq", "causal"])

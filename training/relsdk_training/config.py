@@ -32,6 +32,7 @@ __all__ = [
     "ModelConfig",
     "OptimiserConfig",
     "QueryConfig",
+    "QueryDataConfig",
     "QueryModelConfig",
     "RunConfig",
     "ScoreConfig",
@@ -255,6 +256,8 @@ class QueryModelConfig:
         kind: "warm_start" makes a writer out of an encoder, "seq2seq" and "causal" take one that exists.
         checkpoint: Folder of the encoder, or of the language model.
         decoder_layers: Of a warm start: which of the encoder's layers the decoder starts from.
+        encoder_layers: Of a warm start: how many of the encoder's first layers read the document; 0 takes
+            all. In the last layers of a sentence encoder all tokens of a text are nearly alike.
         freeze_encoder: Train the decoder alone; half the work.
         prompt: Of "seq2seq" and "causal": what they read; {level} and {document} are filled in.
         level_names: What {level} becomes for levels 0-3.
@@ -274,6 +277,7 @@ class QueryModelConfig:
     kind: Literal["warm_start", "seq2seq", "causal"] = "warm_start"
     checkpoint: str = ""
     decoder_layers: tuple[int, ...] = (2, 5, 8, 11)
+    encoder_layers: int = 0
     freeze_encoder: bool = False
     prompt: str = "{document}\n写一个搜索词，与上文的相关程度为「{level}」：\n"
     level_names: tuple[str, ...] = ("不相关", "弱相关", "基本相关", "完全匹配")
@@ -289,11 +293,23 @@ class QueryModelConfig:
 
 
 @dataclass(frozen=True)
+class QueryDataConfig(DataConfig):
+    """What a query model learns from.
+
+    Attributes:
+        texts: Files of unlabelled queries and titles, which a warm start also learns to repeat: it learns to
+            read, and how queries sound, without labels.
+    """
+
+    texts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class QueryConfig:
     """`relsdk train query`."""
 
     model: QueryModelConfig = field(default_factory=QueryModelConfig)
-    data: DataConfig = field(default_factory=DataConfig)
+    data: QueryDataConfig = field(default_factory=QueryDataConfig)
     optimiser: OptimiserConfig = field(default_factory=lambda: OptimiserConfig(learning_rate=3e-4))
     run: RunConfig = field(default_factory=lambda: RunConfig(batch_size=32))
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from relsdk.levels import NUM_LEVELS
 from relsdk_training.config import RunConfig
 from relsdk_training.data import PairArrays
-from relsdk_training.query_models.base import QueryExample
+from relsdk_training.query_models.base import REPEAT, QueryExample
 from relsdk_training.query_models.writer import QueryWriter
 from relsdk_training.samplers import balanced_rows, length_batches
 
@@ -47,28 +47,49 @@ class QueryObjective:
         train: Pairs to learn from.
         dev: Pairs to measure on.
         run: Batch size, seed, `repeat` for rare levels.
+        texts: What a warm start also learns to repeat, each once an epoch, in batches of their own.
     """
 
-    def __init__(self, writer: QueryWriter, train: PairArrays, dev: PairArrays, run: RunConfig) -> None:
+    def __init__(
+        self,
+        writer: QueryWriter,
+        train: PairArrays,
+        dev: PairArrays,
+        run: RunConfig,
+        texts: Sequence[str] = (),
+    ) -> None:
         self.module: nn.Module = writer
         self.writer = writer
         self.run = run
-        self.train = writer.tokenise(examples_of(train))
+        repeated = [QueryExample(text, REPEAT, text) for text in texts]
+        self.train = writer.tokenise([*examples_of(train), *repeated])
+        self._labelled = len(self.train.levels) - len(repeated)
         few = np.random.default_rng(run.seed).permutation(len(dev))[:_DEV]
         dev_examples = examples_of(dev)
         self.dev = writer.tokenise([dev_examples[row] for row in np.sort(few)])
 
     def batches(self, epoch: int) -> Sequence[NDArray[np.int64]]:
-        """Return rows of the training pairs, (B,) each, of similar length."""
-        run = self.run
-        rows = balanced_rows(self.train.levels, run.repeat, seed=run.seed, epoch=epoch)
-        lengths = np.array(self.train.lengths)[rows]
-        return [rows[batch] for batch in length_batches(lengths, run.batch_size, seed=run.seed, epoch=epoch)]
+        """Return rows of the training examples, (B,) each, of similar length, labelled or repeated."""
+        run, lengths = self.run, np.array(self.train.lengths)
+        labelled = balanced_rows(self.train.levels[: self._labelled], run.repeat, seed=run.seed, epoch=epoch)
+        found = []
+        for rows in (labelled, np.arange(self._labelled, len(lengths))):
+            if len(rows):
+                made = length_batches(lengths[rows], run.batch_size, seed=run.seed, epoch=epoch)
+                found += [rows[batch] for batch in made]
+        if len(lengths) > self._labelled:
+            order = np.random.default_rng((run.seed, epoch, 4)).permutation(len(found))
+            found = [found[place] for place in order]
+        return found
 
     def loss(self, batch: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Statistics]:
         """Return the mean loss of a token, and of the contrast."""
         writer, settings = self.writer, self.writer.settings
         levels = self.train.levels[batch]
+        if levels[0] == REPEAT:
+            (found,) = writer.log_likelihoods(self.train, batch, [[writer.end] * len(batch)], device)
+            likelihood = -found.sum() / sum(len(self.train.queries[row]) for row in batch)
+            return likelihood, {"repeat_loss": likelihood.item()}
         true = [writer.starts[level] for level in levels]
         hidden = torch.rand(len(batch)) < settings.unconditioned  # (B,)
         shown = [writer.neutral if hide else start for hide, start in zip(hidden.tolist(), true, strict=True)]

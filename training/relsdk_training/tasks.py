@@ -13,6 +13,7 @@ import torch
 
 from relsdk.errors import InputError
 from relsdk.folders import json_sha256, write_file_atomically
+from relsdk.formats import read_queries
 from relsdk_training.config import (
     DataConfig,
     DistillConfig,
@@ -117,8 +118,10 @@ def train_query(
 ) -> TrainResult:
     """Train a model that writes a query for a document and a wanted level; see `train_embed`."""
     splits = _prepared(config, resume, on_note)
-    objective = QueryObjective(QueryWriter.load(config.model), splits.train, splits.dev, config.run)
-    return _trained(objective, config, _content(splits), resume, on_step, metric="log_likelihood")
+    texts = _texts(config)
+    writer = QueryWriter.load(config.model)
+    objective = QueryObjective(writer, splits.train, splits.dev, config.run, texts)
+    return _trained(objective, config, [_content(splits), texts], resume, on_step, metric="log_likelihood")
 
 
 def train_distill(
@@ -149,6 +152,13 @@ def train_distill(
     on_note(f"{len(texts):,} texts; dev: {dev.describe()}")
     objective = DistillationObjective(student, teacher, texts, dev, config.distill, config.run)
     return _trained(objective, config, [texts, dev.queries, dev.labels.tolist()], resume, on_step)
+
+
+def _texts(config: QueryConfig) -> list[str]:
+    """Return the distinct texts that a warm start repeats."""
+    if config.data.texts and config.model.kind != "warm_start":
+        raise InputError(f"data.texts is for warm starts; model.kind is {config.model.kind!r}")
+    return list(dict.fromkeys(query.text for path in config.data.texts for query in read_queries(path)))
 
 
 def _check_run(config: AnyConfig, resume: bool) -> None:

@@ -9,7 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["QueryExample", "QueryModel", "QueryRequest"]
+__all__ = ["REPEAT", "QueryExample", "QueryModel", "QueryRequest"]
+
+# In place of a level: the query repeats the document.
+REPEAT = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,7 @@ class QueryExample:
 
     Attributes:
         document: Text of the document.
-        level: 0-3.
+        level: 0-3, or `REPEAT`.
         query: The query.
     """
 

@@ -24,12 +24,15 @@ __all__ = ["warm_start"]
 _ARCHITECTURES = ("bert", "roberta", "xlm-roberta")
 
 
-def warm_start(checkpoint: Path, decoder_layers: Sequence[int]) -> EncoderDecoderModel:
+def warm_start(
+    checkpoint: Path, decoder_layers: Sequence[int], encoder_layers: int = 0
+) -> EncoderDecoderModel:
     """Make an encoder-decoder model out of an encoder.
 
     Args:
         checkpoint: Folder of the encoder.
         decoder_layers: Which of its layers the decoder starts from, in rising order.
+        encoder_layers: How many of its first layers stay the encoder; 0 keeps all.
 
     Raises:
         InputError: The folder is no checkpoint, a layer is out of range, or the architecture has no decoder.
@@ -45,6 +48,8 @@ def warm_start(checkpoint: Path, decoder_layers: Sequence[int]) -> EncoderDecode
     layers = list(decoder_layers)
     if not layers or layers != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < count:
         raise InputError(f"decoder_layers {layers}; rising numbers out of 0 to {count - 1} are needed")
+    if not 0 <= encoder_layers <= count:
+        raise InputError(f"encoder_layers={encoder_layers}; 0 (all) to {count} are allowed")
     ours = deepcopy(config)
     ours.update(
         {"is_decoder": True, "add_cross_attention": True, "num_hidden_layers": len(layers), "use_cache": True}
@@ -54,6 +59,9 @@ def warm_start(checkpoint: Path, decoder_layers: Sequence[int]) -> EncoderDecode
     _copy_layers(encoder, decoder, layers)
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None
+    if encoder_layers:
+        encoder.encoder.layer = encoder.encoder.layer[:encoder_layers]
+        encoder.config.num_hidden_layers = encoder_layers
     model = EncoderDecoderModel(encoder=encoder, decoder=decoder)
     model.config.pad_token_id = config.pad_token_id
     return model

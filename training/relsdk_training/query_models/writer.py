@@ -43,7 +43,7 @@ class WriterTokens:
     Attributes:
         sources: What is read: the document, or a prompt that holds it.
         queries: What is written, with the end token.
-        levels: (N,) levels.
+        levels: (N,) levels, or `REPEAT`.
     """
 
     sources: list[list[int]]
@@ -83,7 +83,8 @@ class QueryWriter(nn.Module):
         self.end: int = int(end)
         pad = self.tokenizer.pad_token_id
         self.pad: int = self.end if pad is None else int(pad)
-        # A warm start's decoder begins with the level: with the token of its digit, or a neutral one.
+        # A warm start's decoder begins with the token of the level's digit, or a neutral one, or with the
+        # end token, where it repeats the document.
         self.starts = [self._plain(str(level))[-1] for level in range(NUM_LEVELS)]
         neutral = self.tokenizer.cls_token_id
         self.neutral = int(self.pad if neutral is None else neutral)
@@ -104,7 +105,7 @@ class QueryWriter(nn.Module):
             model = (
                 load_transformer(EncoderDecoderModel, folder)
                 if saved
-                else warm_start(folder, settings.decoder_layers)
+                else warm_start(folder, settings.decoder_layers, settings.encoder_layers)
             )
             if getattr(model.encoder, "pooler", None) is not None:
                 model.encoder.pooler = None  # a warm start has none, so none was saved: it is random

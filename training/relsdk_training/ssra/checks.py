@@ -7,7 +7,6 @@ from pathlib import Path
 from relsdk.errors import InputError
 from relsdk.levels import NUM_LEVELS
 from relsdk_training.chat_endpoint import ChatEndpoint
-from relsdk_training.config import DataConfig
 from relsdk_training.query_models.writer import check_settings
 from relsdk_training.ssra.balance import checked_shares
 from relsdk_training.ssra.config import SsraConfig
@@ -67,7 +66,7 @@ def _check_models(config: SsraConfig) -> None:
         check_settings(config.query.model)
     for name in ("score", "query", "embed"):
         section = getattr(config, name)
-        if section.data != DataConfig() or section.run.output:
+        if section.data != type(section.data)() or section.run.output:
             raise InputError(f"{name}.data and {name}.run.output are set by the run; leave them out")
         checkpoint = section.model.checkpoint
         if name in used and not (checkpoint and Path(checkpoint).is_dir()):

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from relsdk_training.config import (
     DataConfig,
     EmbedConfig,
     QueryConfig,
+    QueryDataConfig,
     QueryModelConfig,
     ScoreConfig,
     config_hash,
@@ -58,6 +60,8 @@ OnProgress = Callable[[str, int, int], None]
 _TRIED = 100
 # Query, try, write, filter.
 _STAGES_A_ROUND = 4
+# Queries, and documents, at most that a warm start learns to repeat: more would drown the graded pairs.
+_REPEATED = 10_000
 # From this share of equal queries on, a query model repeats itself.
 _REPEATS = 0.5
 
@@ -257,8 +261,24 @@ class _Pipeline:
         pairs = list(read_pairs(pool / "labelled.jsonl"))
         pairs += [pair for stage in stages for pair in kept_pairs(stage)]
         write_pairs(work / "pairs.jsonl", distinct_pairs(pairs))
-        data = DataConfig(train=str(work / "pairs.jsonl"), dev=str(pool / "dev.jsonl"))
+        data = QueryDataConfig(
+            train=str(work / "pairs.jsonl"), dev=str(pool / "dev.jsonl"), texts=self._repeated(work, pool)
+        )
         return self._trained(work, train_query, self.config.query, data, 0)
+
+    def _repeated(self, work: Path, pool: Path) -> tuple[str, ...]:
+        """Write the unlabelled text that a warm start learns to read by: queries and documents."""
+        if self.config.query.model.kind != "warm_start":
+            return ()
+        queries = (line["query"] for line in read_lines(pool / "queries.jsonl"))
+        documents = (
+            document_of(line) for path in shard_paths(pool, "documents") for line in read_lines(path)
+        )
+        texts = [*islice(queries, _REPEATED), *islice(documents, _REPEATED)]
+        write_lines(
+            work / "texts.jsonl", ({"_id": str(number), "text": text} for number, text in enumerate(texts))
+        )
+        return (str(work / "texts.jsonl"),)
 
     def _try(self, work: Path, query: Path, score: Path, dev: Path) -> Mapping[str, Any]:
         """Let the query model write for dev documents; what it is told decides whether the rounds go on."""
