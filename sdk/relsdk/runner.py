@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
-import click
 import numpy as np
 from numpy.typing import NDArray
 
@@ -107,6 +106,8 @@ class BatchRunner:
             for rows in batches:
                 result[rows] = compute(self.tokenizer.pad(tokens, rows))
             return result
+        import click  # not needed to serve
+
         with click.progressbar(length=len(result), label=progress, file=sys.stderr) as bar:
             for rows in batches:
                 result[rows] = compute(self.tokenizer.pad(tokens, rows))

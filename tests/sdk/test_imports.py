@@ -51,12 +51,33 @@ def run(program):
 
 
 def test_import_relsdk_loads_nothing_heavy():
-    done = run("import sys, relsdk; print(*sorted({name.partition('.')[0] for name in sys.modules}))")
+    done = run("import sys; from relsdk import *; print(*{name.partition('.')[0] for name in sys.modules})")
     assert done.returncode == 0, done.stderr
     loaded = set(done.stdout.split())
     heavy = {"torch", "transformers", "onnx", "onnxscript", "pyarrow", "sklearn", "scipy", "huggingface_hub"}
     assert not loaded & heavy
     assert not loaded & {"relsdk_export", "relsdk_training"}
+
+
+def test_an_encoder_loads_neither_index_nor_database():
+    done = run("import sys; from relsdk import Embedder; print(*{m.partition('.')[0] for m in sys.modules})")
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stdout.split())
+    assert {"onnxruntime", "tokenizers"} <= loaded
+    assert not loaded & {"hnswlib", "sqlite3", "filelock", "click"}
+
+
+def test_public_names_are_what_they_say():
+    import relsdk
+    from relsdk.index import Index
+    from relsdk.records import Document
+
+    assert set(relsdk.__all__) <= set(dir(relsdk))
+    assert (relsdk.Index, relsdk.Document) == (Index, Document)
+    for name in relsdk.__all__:
+        assert getattr(relsdk, name).__name__ == name
+    with pytest.raises(AttributeError, match="module 'relsdk' has no attribute 'Indexx'"):
+        _ = relsdk.Indexx
 
 
 def test_the_command_line_imports_groups_when_called():

@@ -87,9 +87,9 @@ class QueryObjective:
         writer, settings = self.writer, self.writer.settings
         levels = self.train.levels[batch]
         if levels[0] == REPEAT:
-            (found,) = writer.log_likelihoods(self.train, batch, [[writer.end] * len(batch)], device)
-            likelihood = -found.sum() / sum(len(self.train.queries[row]) for row in batch)
-            return likelihood, {"repeat_loss": likelihood.item()}
+            (own,) = writer.log_likelihoods(self.train, batch, [[writer.end] * len(batch)], device)
+            loss = -own.sum() / sum(len(self.train.queries[row]) for row in batch)
+            return loss, {"repeat_loss": loss.item()}
         true = [writer.starts[level] for level in levels]
         hidden = torch.rand(len(batch)) < settings.unconditioned  # (B,)
         shown = [writer.neutral if hide else start for hide, start in zip(hidden.tolist(), true, strict=True)]
