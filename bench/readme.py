@@ -166,7 +166,7 @@ ENCODERS = {
         "p50_s",
         "{:.2f}",
     ),
-    "resident after 10,000 calls, MB": ("memory", "10,000 calls", "memory.resident_mb", "{:,.0f}"),
+    "resident after 2,000 calls, MB": ("memory", "2,000 calls", "memory.resident_mb", "{:,.0f}"),
 }
 INDEXES = {
     "search 100,000 x 128, p50 ms": ("index_search", "100,000 x 128, ef 256", "p50_ms", "{:.3f}"),

@@ -66,10 +66,12 @@ def main(
         )
         flags = {"--small": small, "--million": million, "--no-peers": no_peers}
         command = ["bench.suites", *_shown(output, only, flags, threads)]
-        made = _begun(output, header(settings, command), only)
+        made = _begun(output, {**header(settings, command), "rows": []}, only)
         for name in only or SUITES:
             click.echo(f"suite {name}", err=True)
             rows = importlib.import_module(SUITES[name]).run(settings)
+            if only:  # another run may have completed it meanwhile, beside this one
+                made = _begun(output, made, only)
             made = _with_suite(made, header(settings, command), name, rows)
             output.parent.mkdir(parents=True, exist_ok=True)
             write_file_atomically(output, json.dumps(made, ensure_ascii=False, indent=1) + "\n")
@@ -79,12 +81,12 @@ def main(
 
 
 def _begun(output: Path, empty: dict[str, Any], only: tuple[str, ...]) -> dict[str, Any]:
-    """Return what an earlier run left that this one completes, else a file without rows."""
+    """Return what other runs left that this one completes, else `empty`."""
     from relsdk.bench_results.compare import differences_of_header
     from relsdk.bench_results.records import Results, read_results
 
     if not only or not output.is_file():
-        return {**empty, "rows": []}
+        return empty
     earlier = read_results(output)
     different = differences_of_header(earlier, Results(output, empty["header"], ()))
     if different or earlier.header["small"] != empty["header"]["small"]:

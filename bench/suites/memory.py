@@ -19,7 +19,7 @@ from bench.suites.processes import answer, start_child
 from bench.suites.settings import Settings
 
 SOAK = 100_000  # calls of the default file
-CALLS = 10_000  # calls of every encoder, peers too: hours for the slowest otherwise
+CALLS = 2_000  # calls of every encoder, peers too: hours for the slowest otherwise
 SETTLED = 1000  # growth is counted from here
 
 
