@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SMALL = [f"{m}.run.{x}" for m in ("score", "query", "embed") for x in ("max_steps=3", "batch_size=16")]
 SMALL += [
     "query.model.decoder_layers=[0, 1]",
+    "query.model.encoder_layers=1",
     "query.model.max_query_tokens=6",
     "filter.thresholds=[0, 0, 0, 0]",
 ]
