@@ -206,6 +206,8 @@ def _peers_table(rows: list[dict[str, Any]], lines: dict[str, tuple[str, str, st
     table = [f"| | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
     for label, (suite, case, field, form) in lines.items():
         values = [_value(found.get((suite, case, name), {}), field) for name in names]
+        if all(value is None for value in values):
+            continue  # that suite was not run
         shown = ["" if value is None else form.format(value) for value in values]
         table.append(f"| {label} | {' | '.join(shown)} |")
     return "\n".join(table) + "\n"

@@ -120,6 +120,7 @@ def test_a_table_of_peers_by_hand():
         row("other", "peer", p50_ms=9.0) | {"case": "another"},
     ]
     lines = {"start, s": ("s", "c", "p50_s", "{:.2f}"), "recall": ("s", "c", "quality.recall", "{:.3f}")}
+    lines["not run"] = ("t", "c", "p50_ms", "{:.2f}")
     assert readme._peers_table(rows, lines).splitlines() == [
         "| | relsdk int8 | peer |",
         "|---|---|---|",
