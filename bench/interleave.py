@@ -171,7 +171,7 @@ def yardstick() -> Contender:
     It takes some milliseconds, as a query does: what takes less than a time slice of the scheduler does not
     notice that the CPU is shared.
     """
-    # A rotation: other products vanish or overflow, and arithmetic on denormals is 40 times slower.
+    # A rotation: other products vanish or overflow, and arithmetic on denormals is much slower.
     matrix = np.linalg.qr(np.random.default_rng(0).normal(size=(160, 160)))[0].astype(np.float32)
 
     def work(_: int) -> float:

@@ -49,6 +49,8 @@ def main(
     for name in _POOLS:  # before numpy and torch read them
         os.environ[name] = str(threads)
     os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+    from filelock import FileLock
+
     from bench.suites.settings import header, make_settings
     from relsdk.folders import write_file_atomically
 
@@ -67,14 +69,15 @@ def main(
         flags = {"--small": small, "--million": million, "--no-peers": no_peers}
         command = ["bench.suites", *_shown(output, only, flags, threads)]
         made = _begun(output, {**header(settings, command), "rows": []}, only)
+        output.parent.mkdir(parents=True, exist_ok=True)
         for name in only or SUITES:
             click.echo(f"suite {name}", err=True)
             rows = importlib.import_module(SUITES[name]).run(settings)
-            if only:  # another run may have completed it meanwhile, beside this one
-                made = _begun(output, made, only)
-            made = _with_suite(made, header(settings, command), name, rows)
-            output.parent.mkdir(parents=True, exist_ok=True)
-            write_file_atomically(output, json.dumps(made, ensure_ascii=False, indent=1) + "\n")
+            with FileLock(f"{output}.lock"):
+                if only:  # another run may have completed it meanwhile, beside this one
+                    made = _begun(output, made, only)
+                made = _with_suite(made, header(settings, command), name, rows)
+                write_file_atomically(output, json.dumps(made, ensure_ascii=False, indent=1) + "\n")
     for warning in made["warnings"]:
         click.echo(f"warning: {warning}", err=True)
     click.echo(f"wrote {output}")
@@ -84,10 +87,14 @@ def _begun(output: Path, empty: dict[str, Any], only: tuple[str, ...]) -> dict[s
     """Return what other runs left that this one completes, else `empty`."""
     from relsdk.bench_results.compare import differences_of_header
     from relsdk.bench_results.records import Results, read_results
+    from relsdk.errors import InputError
 
     if not only or not output.is_file():
         return empty
-    earlier = read_results(output)
+    try:
+        earlier = read_results(output)
+    except InputError as error:
+        raise click.UsageError(f"{error}; or name another file") from error
     different = differences_of_header(earlier, Results(output, empty["header"], ()))
     if different or earlier.header["small"] != empty["header"]["small"]:
         raise click.UsageError(
@@ -109,7 +116,7 @@ def _with_suite(
         key=lambda row: places.index(row["suite"]),
     )
     header = fresh["header"]
-    now = {"commit": header["machine"]["commit"], "date": header["machine"]["date"]}
+    now = {key: header["machine"][key] for key in ("commit", "date", "command")}
     header["peers"] = dict(sorted({**made["header"]["peers"], **header["peers"]}.items()))
     header["suites"] = {
         **made["header"].get("suites", {}),

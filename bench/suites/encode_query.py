@@ -30,7 +30,7 @@ def run(settings: Settings) -> list[dict[str, Any]]:
     """Time every encoder at every length, with warm caches, and at one length with cold ones."""
     opened = encoders(settings)
     bare = ModelSession(settings.int8._runner.session.path, threads=choose_threads(settings.threads))._load()
-    plain = unfused_session(settings, settings.models.unfused)
+    plain = unfused_session(settings)
     rows = []
     for tokens in LENGTHS:
         texts = settings.texts_of_length(tokens, 8 if settings.small else 64)

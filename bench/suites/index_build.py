@@ -25,7 +25,7 @@ def run(settings: Settings) -> list[dict[str, Any]]:
             "index_build",
             f"{count:,} x {dimension}",
             [*contenders, settings.yardstick],
-            settings.plan(3 if count > 50_000 else 5, 1, warmup=0),
+            settings.plan(3 if count > 50_000 else 5, 1, warmup=0),  # the large ones take minutes a round
             parameters={"documents": count, "dimension": dimension},
             unit="documents",
         )

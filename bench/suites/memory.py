@@ -24,7 +24,7 @@ SETTLED = 1000  # growth is counted from here
 
 
 def run(settings: Settings) -> list[dict[str, Any]]:
-    """Soak each encoder, and relsdk's default file ten times as long."""
+    """Soak each encoder, and relsdk's default file for much longer."""
     texts = texts_of_mixed_length(settings, 1000)
     short, long = (500, 1000) if settings.small else (CALLS, SOAK)
     return [*_soaked(settings, wanted(settings), short, texts), *_soaked(settings, OURS[:1], long, texts)]

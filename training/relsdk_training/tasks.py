@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from relsdk_training.query_models.writer import QueryWriter
 from relsdk_training.query_objective import QueryObjective
 from relsdk_training.score_model import ScoreModel
 from relsdk_training.score_objective import ScoreObjective
+from relsdk_training.text import normal_form
 
 __all__ = ["Splits", "load_splits", "train_distill", "train_embed", "train_query", "train_score"]
 
@@ -118,7 +119,7 @@ def train_query(
 ) -> TrainResult:
     """Train a model that writes a query for a document and a wanted level; see `train_embed`."""
     splits = _prepared(config, resume, on_note)
-    texts = _texts(config)
+    texts = _texts(config, splits.dev.queries, on_note)
     writer = QueryWriter.load(config.model)
     objective = QueryObjective(writer, splits.train, splits.dev, config.run, texts)
     return _trained(objective, config, [_content(splits), texts], resume, on_step, metric="log_likelihood")
@@ -154,11 +155,16 @@ def train_distill(
     return _trained(objective, config, [texts, dev.queries, dev.labels.tolist()], resume, on_step)
 
 
-def _texts(config: QueryConfig) -> list[str]:
-    """Return the distinct texts that a warm start repeats."""
+def _texts(config: QueryConfig, held_out: Sequence[str], on_note: OnNote) -> list[str]:
+    """Return the distinct texts that a warm start repeats, without the queries of dev."""
     if config.data.texts and config.model.kind != "warm_start":
         raise InputError(f"data.texts is for warm starts; model.kind is {config.model.kind!r}")
-    return list(dict.fromkeys(query.text for path in config.data.texts for query in read_queries(path)))
+    texts = dict.fromkeys(query.text for path in config.data.texts for query in read_queries(path))
+    unseen = {normal_form(query) for query in held_out}
+    found = [text for text in texts if normal_form(text) not in unseen]
+    if texts:
+        on_note(f"texts: {len(found):,} to repeat; left out, as dev asks them: {len(texts) - len(found):,}")
+    return found
 
 
 def _check_run(config: AnyConfig, resume: bool) -> None:

@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel, AutoModelForCausalLM, EncoderDecoderModel
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, EncoderDecoderModel
 
 from relsdk.errors import InputError
 from relsdk_training.transformers_folder import load_transformer, quiet
 
-__all__ = ["warm_start"]
+__all__ = ["check_warm_start", "warm_start"]
 
 # Whose layers can attend to a document in transformers.
 _ARCHITECTURES = ("bert", "roberta", "xlm-roberta")
@@ -39,17 +39,8 @@ def warm_start(
     """
     encoder = load_transformer(AutoModel, checkpoint)
     config = encoder.config
-    if config.model_type not in _ARCHITECTURES:
-        raise InputError(
-            f"{checkpoint} is a {config.model_type}, which makes no decoder; a warm start takes one of "
-            f"{', '.join(_ARCHITECTURES)}, others write with query_model.kind seq2seq or causal"
-        )
-    count = int(config.num_hidden_layers)
+    _check(config, checkpoint, decoder_layers, encoder_layers)
     layers = list(decoder_layers)
-    if not layers or layers != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < count:
-        raise InputError(f"decoder_layers {layers}; rising numbers out of 0 to {count - 1} are needed")
-    if not 0 <= encoder_layers <= count:
-        raise InputError(f"encoder_layers={encoder_layers}; 0 (all) to {count} are allowed")
     ours = deepcopy(config)
     ours.update(
         {"is_decoder": True, "add_cross_attention": True, "num_hidden_layers": len(layers), "use_cache": True}
@@ -65,6 +56,30 @@ def warm_start(
     model = EncoderDecoderModel(encoder=encoder, decoder=decoder)
     model.config.pad_token_id = config.pad_token_id
     return model
+
+
+def check_warm_start(checkpoint: Path, decoder_layers: Sequence[int], encoder_layers: int = 0) -> None:
+    """Check what `warm_start` would refuse, without loading weights; arguments and errors as there."""
+    try:
+        with quiet():
+            config = AutoConfig.from_pretrained(checkpoint, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{checkpoint} cannot be loaded: {str(error).splitlines()[0]}") from error
+    _check(config, checkpoint, decoder_layers, encoder_layers)
+
+
+def _check(config: Any, checkpoint: Path, decoder_layers: Sequence[int], encoder_layers: int) -> None:
+    if config.model_type not in _ARCHITECTURES:
+        raise InputError(
+            f"{checkpoint} is a {config.model_type}, which makes no decoder; a warm start takes one of "
+            f"{', '.join(_ARCHITECTURES)}, others write with query_model.kind seq2seq or causal"
+        )
+    count = int(config.num_hidden_layers)
+    layers = list(decoder_layers)
+    if not layers or layers != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < count:
+        raise InputError(f"decoder_layers {layers}; rising numbers out of 0 to {count - 1} are needed")
+    if not 0 <= encoder_layers <= count:
+        raise InputError(f"encoder_layers={encoder_layers}; 0 (all) to {count} are allowed")
 
 
 def _copy_layers(encoder: Any, decoder: Any, layers: Sequence[int]) -> None:

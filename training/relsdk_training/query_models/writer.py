@@ -25,10 +25,10 @@ from relsdk_training.config import QueryModelConfig, config_from_dict
 from relsdk_training.device import default_device
 from relsdk_training.query_models.base import QueryExample, QueryRequest
 from relsdk_training.query_models.sampling import Guidance, Nucleus
-from relsdk_training.query_models.warm_start import warm_start
+from relsdk_training.query_models.warm_start import check_warm_start, warm_start
 from relsdk_training.transformers_folder import add_lora, load_transformer, merged, quiet, set_dropout
 
-__all__ = ["QueryWriter", "WriterTokens", "check_settings"]
+__all__ = ["QueryWriter", "WriterTokens", "check_checkpoint", "check_settings"]
 
 _SETTINGS = "query_model.json"
 _IGNORED = -100
@@ -306,6 +306,17 @@ def _gathered(logits: Tensor, labels: Tensor) -> Tensor:
         logits.float().transpose(1, 2), labels, ignore_index=_IGNORED, reduction="none"
     )
     return -flat * real
+
+
+def check_checkpoint(settings: QueryModelConfig) -> None:
+    """Check that a warm start can be made of its checkpoint, before anything is loaded.
+
+    Raises:
+        InputError: A layer is out of range, or the architecture has no decoder.
+    """
+    folder = Path(settings.checkpoint)
+    if settings.kind == "warm_start" and not (folder / _SETTINGS).is_file():
+        check_warm_start(folder, settings.decoder_layers, settings.encoder_layers)
 
 
 def check_settings(settings: QueryModelConfig) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from relsdk.errors import InputError
 from relsdk.levels import NUM_LEVELS
 from relsdk_training.chat_endpoint import ChatEndpoint
-from relsdk_training.query_models.writer import check_settings
+from relsdk_training.query_models.writer import check_checkpoint, check_settings
 from relsdk_training.ssra.balance import checked_shares
 from relsdk_training.ssra.config import SsraConfig
 
@@ -73,3 +73,5 @@ def _check_models(config: SsraConfig) -> None:
             raise InputError(
                 f"{name}.model.checkpoint {checkpoint!r} is not a folder; get one with: relsdk model pull"
             )
+    if "query" in used:
+        check_checkpoint(config.query.model)
