@@ -1,4 +1,8 @@
-"""Search an index, documents fetched, beside bare graphs that give row numbers; recall beside every time."""
+"""Search an index, documents fetched, beside bare graphs that give row numbers; recall beside every time.
+
+The queries come again and again, so that most documents have been read lately and are in memory; as a second
+contender the index remembers none and reads them all from the file.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from bench.suites.quality import recall
 from bench.suites.settings import Settings
 from bench.suites.vector_sets import Graph, K, VectorSet, graphs
 from relsdk import Index
+from relsdk.index.documents import Recent
 
 DIMENSIONS = (64, 128, 384)
 EFFORTS = (16, 32, 64, 128, 256)
@@ -34,9 +39,14 @@ def _size(settings: Settings, count: int, dimension: int) -> list[dict[str, Any]
     built = [(graph, graph.build(vectors.documents)) for graph in graphs(settings)]
     rows = []
     path = settings.temporary / f"index-{count}-{dimension}"
-    with Index.build(path, vectors.records(), vectors, num_threads=settings.threads) as index:
+    Index.build(path, vectors.records(), vectors, num_threads=settings.threads).close()
+    with Index.open(path) as index, Index.open(path) as forgetful:
+        forgetful._open().documents._recent = Recent(0)
         for effort in (16, 64) if settings.small else EFFORTS:
-            contenders = [_ours(index, vectors, effort, exact)]
+            contenders = [
+                _ours("relsdk Index", index, vectors, effort, exact),
+                _ours("relsdk Index, documents from the file", forgetful, vectors, effort, exact),
+            ]
             contenders += [_peer(graph, made, vectors, effort, exact) for graph, made in built]
             rows += measure(
                 "index_search",
@@ -55,10 +65,10 @@ def index_rows(index: Index, vectors: VectorSet, effort: int | None, **options: 
     return [[int(hit.document.id) for hit in hits] for hits in found]
 
 
-def _ours(index: Index, vectors: VectorSet, effort: int, exact: list[list[int]]) -> Contender:
+def _ours(name: str, index: Index, vectors: VectorSet, effort: int, exact: list[list[int]]) -> Contender:
     queries = vectors.queries
     return Contender(
-        "relsdk Index",
+        name,
         lambda number: index.search(queries[number % len(queries)], K, ef_search=effort),
         role="ours",
         quality={"recall_at_10": recall(index_rows(index, vectors, effort), exact)},

@@ -43,6 +43,10 @@ _PATIENCE_SECONDS, _LOOK_SECONDS = 60.0, 0.001
 # As the vectors, the documents are mapped into memory: a page need not be read again for each connection.
 _MAPPED_BYTES = 2**31 - 65536  # the most that SQLite allows; what lies beyond is read
 
+# Documents read lately are kept as long as their fields have so many characters together, twice over.
+_KEPT_CHARACTERS = 8_000_000
+_ROW_CHARACTERS = 400  # what a row's objects take beside their characters
+
 # A deque's append and pop need no lock, which a fork could copy while it is held.
 Connections = deque[sqlite3.Connection]
 _Fields = tuple[int, str, str, str, str]  # of _COLUMNS
@@ -136,6 +140,8 @@ class DocumentReader:
     Every call borrows a connection of its own process. When the file has been deleted meanwhile (the index
     was built again), the connections of the process that opened it still work and are shared.
 
+    The fields of rows read lately are kept in bounded memory (`Recent`): popular documents cost no statement.
+
     Raises:
         IndexFolderError: From every method, when the database is missing or damaged.
     """
@@ -144,6 +150,7 @@ class DocumentReader:
         self._path = path
         self._owner = os.getpid()
         self._closed = False
+        self._recent = Recent(_KEPT_CHARACTERS)
         self._idle: dict[int, Connections] = {self._owner: deque([self._connect()])}
 
     def __len__(self) -> int:
@@ -153,9 +160,18 @@ class DocumentReader:
         return 0 if highest is None else int(highest) + 1
 
     def fetch(self, rows: Sequence[int]) -> dict[int, Document]:
-        """Return the documents of rows, by row, with one statement."""
-        found = self._select("row", rows)
+        """Return the documents of rows, by row, with at most one statement."""
+        found = [fields for fields in map(self._recent.get, rows) if fields is not None]
+        if len(found) < len(rows):
+            known = {fields[0] for fields in found}
+            read = self._select("row", [row for row in rows if row not in known])
+            self._recent.keep(read)
+            found += read
         return {fields[0]: document for fields, document in zip(found, _documents(found), strict=True)}
+
+    def forget(self) -> None:
+        """Read every document anew, as after opening."""
+        self._recent = Recent(_KEPT_CHARACTERS)
 
     def by_id(self, ids: Sequence[str]) -> dict[str, Document]:
         """Return those documents that are there, by id, with one statement."""
@@ -245,6 +261,41 @@ class DocumentReader:
                     raise
             time.sleep(_LOOK_SECONDS)
             waited += _LOOK_SECONDS
+
+
+class Recent:
+    """Fields of rows, of which the latest are kept: two dictionaries that take turns.
+
+    Rows go into the young one; when that is full it becomes the old one, and what was the old one is
+    forgotten. A row found in the old one goes into the young one again. No step needs a lock, which a fork
+    could copy while it is held: threads that meet lose an entry at worst.
+
+    Args:
+        characters: The young one is full at so many.
+    """
+
+    def __init__(self, characters: int) -> None:
+        self._full = characters
+        self._characters = 0
+        self._young: dict[int, _Fields] = {}
+        self._old: dict[int, _Fields] = {}
+
+    def get(self, row: int) -> _Fields | None:
+        """Return the fields of a row, or None when it was not read lately."""
+        fields = self._young.get(row)
+        if fields is None:
+            fields = self._old.get(row)
+            if fields is not None:
+                self.keep([fields])
+        return fields
+
+    def keep(self, rows: Sequence[_Fields]) -> None:
+        """Keep the fields of rows."""
+        for fields in rows:
+            self._young[fields[0]] = fields
+            self._characters += _ROW_CHARACTERS + sum(map(len, fields[1:]))
+        if self._characters > self._full:
+            self._old, self._young, self._characters = self._young, {}, 0
 
 
 def _documents(rows: Sequence[_Fields]) -> list[Document]:

@@ -1,0 +1,86 @@
+"""What is remembered of the documents read lately, and that nobody can tell."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from relsdk.index import documents as module
+from relsdk.index.documents import DOCUMENTS_FILE, DocumentReader, DocumentWriter
+from relsdk.records import Document
+
+COUNT = 40
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("documents") / DOCUMENTS_FILE
+    rows = range(COUNT)
+    with DocumentWriter(path) as writer:
+        made = [Document(f"d{row}", f"标题 {row}", "正文" * row, {"row": row}) for row in rows]
+        writer.put(rows, made, [f'{{"row": {row}}}' for row in rows])
+    return path
+
+
+@given(
+    calls=st.lists(st.lists(st.integers(0, COUNT - 1), unique=True, max_size=12), max_size=12),
+    characters=st.sampled_from([0, 500, 2000, 10**6]),
+)
+@settings(max_examples=60, deadline=None)
+def test_remembered_documents_are_those_of_the_file(
+    database: Path, calls: list[list[int]], characters: int
+) -> None:
+    reader = DocumentReader(database)
+    reader._recent = module.Recent(characters)
+    for rows in calls:
+        found = reader.fetch(rows)
+        assert sorted(found) == sorted(rows)
+        for row, document in found.items():
+            assert document == Document(f"d{row}", f"标题 {row}", "正文" * row, {"row": row})
+    reader.close()
+
+
+def test_a_row_read_again_needs_no_statement(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = DocumentReader(database)
+    asked: list[list[int]] = []
+    select = reader._select
+    monkeypatch.setattr(reader, "_select", lambda key, rows: asked.append(list(rows)) or select(key, rows))
+    reader.fetch([1, 2, 3])
+    reader.fetch([3, 1])
+    reader.fetch([2, 4, 1])
+    assert asked == [[1, 2, 3], [4]]
+    reader.close()
+
+
+def test_metadata_belong_to_the_caller(database: Path) -> None:
+    reader = DocumentReader(database)
+    reader.fetch([5])[5].metadata["row"] = "changed"  # type: ignore[index]
+    assert reader.fetch([5])[5].metadata == {"row": 5}
+    reader.close()
+
+
+def test_what_is_kept_is_bounded_and_the_latest() -> None:
+    size = 1000 + module._ROW_CHARACTERS
+    recent = module.Recent(10 * size)
+    for row in range(1000):
+        recent.keep([(row, "", "", "x" * 1000, "")])
+        assert recent.get(0) is not None  # asked for all the time: stays
+        kept = len(recent._young.keys() | recent._old.keys())
+        assert kept <= 22
+    assert recent.get(999) is not None
+    assert recent.get(500) is None
+
+
+def test_a_row_that_is_missing_is_not_remembered(tmp_path: Path, database: Path) -> None:
+    path = tmp_path / DOCUMENTS_FILE
+    path.write_bytes(database.read_bytes())
+    with sqlite3.connect(path) as connection:
+        connection.execute("DELETE FROM documents WHERE row = 7")
+    reader = DocumentReader(path)
+    assert reader.fetch([7]) == {}
+    assert reader._recent.get(7) is None
+    reader.close()
