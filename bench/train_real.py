@@ -145,6 +145,10 @@ def experiment(recipe: str, settings: list[str], test: Path) -> dict[str, Any]:
     config = load_config(kind, RECIPES / f"{recipe}.toml", settings)
     output = Path(config.run.output)
     result: TrainResult = task(config, resume=output.exists(), on_step=_print)
+    if result.stopped == "interrupted":
+        raise click.ClickException(
+            f"interrupted at step {result.steps}, no row is written; the same command goes on"
+        )
     for state in output.glob("state-*"):
         shutil.rmtree(state)
     pairs = pair_arrays(load_pairs(str(test), config.data.label_map))

@@ -6,13 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
-from bench import readme
+from bench import readme, train_real
 from bench.machine import machine_record
 from bench.train_data import split_qbqtc
 from relsdk.formats import write_pairs
 from relsdk.sample_world import generate
+from relsdk_training.loop import TrainResult
 
 # Without what tells pytest-benchmark that it runs beside others.
 OUTSIDE = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
@@ -219,6 +221,17 @@ def test_training_at_toy_size(checkpoint_factory, tmp_path):
     again = run("bench.train_real", *arguments)
     assert again.returncode == 0, again.stderr
     assert output.read_text() == before  # nothing is run twice
+
+
+def test_an_interrupted_run_is_no_row_and_keeps_its_state(tmp_path, monkeypatch):
+    state = tmp_path / "run/state-00000005"
+    state.mkdir(parents=True)
+    stopped = TrainResult(5, 5, best={}, seconds=1.0, rows_per_second=1.0, stopped="interrupted")
+    kind = train_real.KINDS["embed"][0]
+    monkeypatch.setitem(train_real.KINDS, "embed", (kind, lambda *_, **__: stopped))
+    with pytest.raises(click.ClickException, match="interrupted at step 5"):
+        train_real.experiment("embed", [f"run.output={state.parent}"], tmp_path / "never read.jsonl")
+    assert state.is_dir()
 
 
 def test_queries_of_the_second_domain_are_in_one_split_only(tmp_path):
