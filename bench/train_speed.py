@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +52,14 @@ def main(shared: Path, output: Path, rounds: int, steps: int, batch_size: int, t
     torch.set_num_threads(threads)
     checkpoint = shared / "models/me5-small-zh"
     pairs = [pair for pair in read_pairs(shared / "data/kuake_qtr/train.jsonl") if int(pair.level) >= 1]
-    runners: dict[str, Callable[[int], Times]] = {
+    runners: dict[str, _Peer | _Ours] = {
         "sentence-transformers": _Peer(checkpoint, pairs, steps, batch_size),
         "relsdk, no query twice in a batch": _Ours(checkpoint, pairs, steps, batch_size, group=False),
         "relsdk, queries kept together": _Ours(checkpoint, pairs, steps, batch_size, group=True),
     }
+    precisions = {str(p.dtype) for runner in runners.values() for p in runner.module.parameters()}
+    if len(precisions) > 1:
+        raise click.ClickException(f"the models are in {sorted(precisions)}; their speed cannot be compared")
     times: dict[str, Times] = {name: [] for name in runners}
     for number in range(rounds):
         for name, run in list(runners.items())[:: 1 if number % 2 == 0 else -1]:
@@ -66,7 +69,7 @@ def main(shared: Path, output: Path, rounds: int, steps: int, batch_size: int, t
     result = {
         "machine": machine_record(),
         "threads": threads,
-        "precision": "fp32",
+        "precision": precisions.pop(),
         "batch_size": batch_size,
         "max_tokens": MAX_TOKENS,
         "runs": {
@@ -87,11 +90,13 @@ class _Peer:
 
     def __init__(self, checkpoint: Path, pairs: Sequence[LabelledPair], steps: int, batch_size: int) -> None:
         self.model = SentenceTransformer(str(checkpoint), device="cpu", local_files_only=True)
+        self.model.float()  # it takes over a checkpoint's half precision, which is slower on a CPU
         self.model.max_seq_length = MAX_TOKENS
         self.data = Dataset.from_dict(
             {"anchor": [p.query for p in pairs], "positive": [p.document.title for p in pairs]}
         )
         self.steps, self.batch_size = steps, batch_size
+        self.module: torch.nn.Module = self.model
 
     def __call__(self, seed: int) -> Times:
         clock = _Clock()
@@ -146,6 +151,7 @@ class _Ours:
         )
         encoder = TextEncoder.load(checkpoint, max_tokens=MAX_TOKENS)
         self.objective = EmbeddingObjective(encoder, pair_arrays(pairs), few, PLAIN, self.run)
+        self.module = self.objective.module
 
     def __call__(self, seed: int) -> Times:
         times: Times = []

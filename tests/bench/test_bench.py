@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import click
 import pytest
+from safetensors.torch import load_file, save_file
 
 from bench import readme, train_real
 from bench.machine import machine_record
@@ -248,14 +250,27 @@ def test_queries_of_the_second_domain_are_in_one_split_only(tmp_path):
     assert min(len(queries["dev"]), len(queries["test"])) > 5
 
 
+def halved(checkpoint, folder):
+    """A checkpoint's copy in half precision."""
+    shutil.copytree(checkpoint, folder)
+    weights = {name: tensor.half() for name, tensor in load_file(folder / "model.safetensors").items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "dtype": "float16"}))
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.peers
 def test_training_speed_at_toy_size(toy_checkpoint, tmp_path):
+    """From a checkpoint in half precision, which the peer would train in half precision, too: slowly."""
     pytest.importorskip("datasets")
-    shared = toy_shared(tmp_path / "shared", toy_checkpoint)
+    shared = toy_shared(tmp_path / "shared", halved(toy_checkpoint, tmp_path / "halved"))
     arguments = ["--shared", shared, "--output", tmp_path / "s.json", "--rounds", 1, "--steps", 3]
     done = run("bench.train_speed", *arguments, "--batch-size", 8, "--threads", 1)
     assert done.returncode == 0, done.stderr
-    runs = json.loads((tmp_path / "s.json").read_text())["runs"]
+    result = json.loads((tmp_path / "s.json").read_text())
+    assert result["precision"] == "torch.float32"
+    runs = result["runs"]
     assert runs["sentence-transformers"]["speed_to_sentence_transformers"] == 1.0
     assert all(found["pairs_per_second_p50"] > 0 for found in runs.values())
