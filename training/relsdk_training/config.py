@@ -141,9 +141,6 @@ class DistillLossConfig:
         limit: Use at most so many texts; 0 uses all.
         cosine: Weight of the distance between student and teacher.
         similarity: Weight of the distance between their similarity matrices.
-        labels: Weight of CoSENT on the labelled pairs of `data.train`, for a query tower: its queries beside
-            the teacher's documents. Queries that are among the texts count, others are not read.
-        labels_temperature: Of CoSENT.
     """
 
     student: Literal["encoder", "query"] = "encoder"
@@ -152,8 +149,6 @@ class DistillLossConfig:
     limit: int = 0
     cosine: float = 1.0
     similarity: float = 1.0
-    labels: float = 0.0
-    labels_temperature: float = 0.05
 
 
 @dataclass(frozen=True)
@@ -240,8 +235,7 @@ class DistillConfig:
 
     Attributes:
         model: Teacher and student.
-        data: `dev` is the file of labelled pairs that decides; `train` is read for `distill.labels` only,
-            `test` is only checked for leaks.
+        data: `dev` is the file of labelled pairs that decides; `train` and `test` are not used.
         distill: Texts and losses.
         optimiser: AdamW's settings.
         run: How the run goes.

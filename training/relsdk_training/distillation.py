@@ -22,9 +22,7 @@ from relsdk_training.config import DistillLossConfig, RunConfig
 from relsdk_training.data import PairArrays, token_tensors
 from relsdk_training.device import default_device
 from relsdk_training.encoder import TextEncoder
-from relsdk_training.losses.cosent import cosent
 from relsdk_training.losses.distillation import cosine_distance, similarity_matrix_loss
-from relsdk_training.losses.similarity import paired_cosine
 from relsdk_training.measures import embed_tokens, ranking_statistics, tokenised_pairs
 from relsdk_training.precision import autocast_for
 from relsdk_training.samplers import length_batches
@@ -33,7 +31,6 @@ from relsdk_training.text import document_text
 __all__ = ["DistillationObjective", "distillation_texts"]
 
 Statistics = dict[str, float]
-LabelledRows = tuple[NDArray[np.int64], NDArray[np.int64]]  # of one text: documents (P,), their levels (P,)
 
 
 def distillation_texts(config: DistillLossConfig, prompts: Mapping[str, str]) -> list[str]:
@@ -66,7 +63,6 @@ class DistillationObjective:
         student: What is trained; as wide as the teacher.
         teacher: Stays as it is.
         texts: N texts, prompts included.
-        train: Labelled pairs whose order the student learns, too; None where it does not.
         dev: Labelled pairs to measure on.
         loss: Weights of the terms, and what the student is for.
         run: Batch size, seed.
@@ -80,7 +76,6 @@ class DistillationObjective:
         student: TextEncoder,
         teacher: TextEncoder,
         texts: Sequence[str],
-        train: PairArrays | None,
         dev: PairArrays,
         loss: DistillLossConfig,
         run: RunConfig,
@@ -100,17 +95,12 @@ class DistillationObjective:
         )
         self.tokens = self.tokenizer.tokenize(list(texts))
         self.dev = tokenised_pairs(self.tokenizer, dev, settings.prompts)
-        self.labelled: list[LabelledRows] | None = None
         device = default_device()
         teacher.to(device).eval()
         with torch.inference_mode(), autocast_for(device, run.precision)():
             embed = partial(embed_tokens, teacher, self.tokenizer, device=device)
             self.wanted = embed(self.tokens)  # (N, D)
             self.dev_documents = embed(self.dev.documents)
-            if train is not None:
-                found = tokenised_pairs(self.tokenizer, train, settings.prompts)
-                self.labelled = _labelled_rows(texts, train, settings.prompts)
-                self.labelled_documents = embed(found.documents)
 
     def batches(self, epoch: int) -> Sequence[NDArray[np.int64]]:
         """Return rows of the texts, (B,) each, of similar length; a last text alone is left out."""
@@ -126,11 +116,7 @@ class DistillationObjective:
         distance = cosine_distance(vectors, wanted)
         similarity = similarity_matrix_loss(vectors, wanted)
         total = self.config.cosine * distance + self.config.similarity * similarity
-        statistics = {"cosine_distance": distance.item(), "similarity_loss": similarity.item()}
-        if self.labelled is not None:
-            term = self._order_loss(vectors, [self.labelled[row] for row in batch])
-            total, statistics["cosent"] = total + self.config.labels * term, term.item()
-        return total, statistics
+        return total, {"cosine_distance": distance.item(), "similarity_loss": similarity.item()}
 
     def after_step(self) -> None:
         """Nothing follows the student."""
@@ -143,15 +129,6 @@ class DistillationObjective:
         documents = self.dev_documents if self.config.student == "query" else embed(self.dev.documents)
         return ranking_statistics(pairs, queries, documents[pairs.document_of], ())
 
-    def _order_loss(self, vectors: Tensor, labelled: Sequence[LabelledRows]) -> Tensor:
-        """Return CoSENT of a batch (B, D) beside the teacher's vectors of the documents judged for it."""
-        queries = np.repeat(np.arange(len(labelled)), [len(labels) for _, labels in labelled])  # (P,)
-        documents, labels = (np.concatenate(part) for part in zip(*labelled, strict=True))  # (P,) each
-        wanted = torch.from_numpy(self.labelled_documents[documents]).to(vectors.device)  # (P, D)
-        scores = paired_cosine(vectors[torch.from_numpy(queries).to(vectors.device)], wanted)  # (P,)
-        levels = torch.from_numpy(labels).to(vectors.device)
-        return cosent(scores, levels, temperature=self.config.labels_temperature)
-
     def save(self, folder: Path) -> None:
         """Write the student."""
         self.student.save(folder, matryoshka_dims=self.student.settings.matryoshka_dims)
@@ -162,22 +139,3 @@ class DistillationObjective:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over nothing."""
-
-
-def _labelled_rows(texts: Sequence[str], pairs: PairArrays, prompts: Mapping[str, str]) -> list[LabelledRows]:
-    """Return for each text the documents that were judged for it; none for most.
-
-    Raises:
-        InputError: No query of the pairs is among the texts.
-    """
-    rows: dict[str, list[int]] = {}
-    for row, query in enumerate(pairs.query_of.tolist()):
-        rows.setdefault(prompts.get("query", "") + pairs.queries[query], []).append(row)
-    if not rows.keys() & set(texts):
-        raise InputError(
-            "distill.labels is set, but no query of data.train is among the texts; name its queries in "
-            "distill.queries or the file itself in distill.pairs"
-        )
-    return [
-        (pairs.document_of[found], pairs.labels[found]) for found in (rows.get(text, []) for text in texts)
-    ]

@@ -136,7 +136,8 @@ def train_distill(
     _check_run(config, resume)
     if not config.model.layers:
         raise InputError("model.layers names no layers; say what the student keeps, such as [0, 6]")
-    train, dev = _pairs_of_a_student(config)
+    if not config.data.dev:
+        raise InputError("data.dev names no file; labelled pairs decide which checkpoint is best")
     load = partial(
         TextEncoder.load,
         Path(config.model.checkpoint),
@@ -147,30 +148,11 @@ def train_distill(
         load(),
         load(layers=config.model.layers, lora_rank=config.model.lora_rank, dropout=config.model.dropout),
     )
+    dev = pair_arrays(load_pairs(config.data.dev, config.data.label_map))
     texts = distillation_texts(config.distill, teacher.settings.prompts)
     on_note(f"{len(texts):,} texts; dev: {dev.describe()}")
-    objective = DistillationObjective(student, teacher, texts, train, dev, config.distill, config.run)
-    content = [
-        texts,
-        *(part for pairs in (train, dev) if pairs for part in (pairs.queries, pairs.labels.tolist())),
-    ]
-    return _trained(objective, config, content, resume, on_step)
-
-
-def _pairs_of_a_student(config: DistillConfig) -> tuple[PairArrays | None, PairArrays]:
-    """Read the labelled pairs to learn from, where that is asked for, and those to decide on."""
-    data = config.data
-    if not data.dev:
-        raise InputError("data.dev names no file; labelled pairs decide which checkpoint is best")
-    if not config.distill.labels:
-        return None, pair_arrays(load_pairs(data.dev, data.label_map))
-    if config.distill.student != "query":
-        raise InputError(
-            f"distill.labels={config.distill.labels} is for a query tower; an encoder learns from labels by "
-            "relsdk train embed"
-        )
-    splits = load_splits(data, config.run.seed)
-    return splits.train, splits.dev
+    objective = DistillationObjective(student, teacher, texts, dev, config.distill, config.run)
+    return _trained(objective, config, [texts, dev.queries, dev.labels.tolist()], resume, on_step)
 
 
 def _texts(config: QueryConfig, held_out: Sequence[str], on_note: OnNote) -> list[str]:
