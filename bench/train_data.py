@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from relsdk.folders import write_file_atomically
-from relsdk.formats import read_pairs, read_queries, read_unlabelled_pairs
+from relsdk.formats import read_pairs, read_unlabelled_pairs
 
 SPLITS = ("train", "dev", "test")
 
@@ -28,7 +28,7 @@ def split_qbqtc(path: Path, folder: Path) -> dict[str, Path]:
 def query_texts(shared: Path, path: Path) -> Path:
     """Write what a query tower learns on: all texts but the queries of dev and test; no label is read.
 
-    Queries and titles of KUAKE-QTR's train split and unlabelled pairs and of QBQTC; a video search's queries.
+    Queries and titles of KUAKE-QTR's train split and unlabelled pairs, and of QBQTC: web search, both.
     """
     if not path.is_file():
         kuake, qbqtc = shared / "data/kuake_qtr", shared / "data/qbqtc/train.jsonl"
@@ -38,7 +38,6 @@ def query_texts(shared: Path, path: Path) -> Path:
         for file in (kuake / "unlabelled.jsonl", qbqtc):
             for query, document in read_unlabelled_pairs(file, skip_empty=True):
                 texts |= {query: None, document.title: None}
-        texts |= {query.text: None for query in read_queries(shared / "data/queries/video_search.txt")}
         lines = dict.fromkeys(" ".join(text.split()) for text in texts)
         for split in ("dev", "test"):
             for pair in read_pairs(kuake / f"{split}.jsonl"):
