@@ -26,23 +26,16 @@ def split_qbqtc(path: Path, folder: Path) -> dict[str, Path]:
 
 
 def query_texts(shared: Path, path: Path) -> Path:
-    """Write what a query tower learns on: all texts but the queries of dev and test; no label is read.
-
-    Queries and titles of KUAKE-QTR's train split and unlabelled pairs, and of QBQTC: web search, both.
-    """
+    """Write what a query tower learns on: queries and titles of train and of the unlabelled pairs."""
     if not path.is_file():
-        kuake, qbqtc = shared / "data/kuake_qtr", shared / "data/qbqtc/train.jsonl"
+        kuake = shared / "data/kuake_qtr"
         texts: dict[str, None] = {}
         for pair in read_pairs(kuake / "train.jsonl"):
             texts |= {pair.query: None, pair.document.title: None}
-        for file in (kuake / "unlabelled.jsonl", qbqtc):
-            for query, document in read_unlabelled_pairs(file, skip_empty=True):
-                texts |= {query: None, document.title: None}
-        lines = dict.fromkeys(" ".join(text.split()) for text in texts)
-        for split in ("dev", "test"):
-            for pair in read_pairs(kuake / f"{split}.jsonl"):
-                lines.pop(" ".join(pair.query.split()), None)
+        for query, document in read_unlabelled_pairs(kuake / "unlabelled.jsonl", skip_empty=True):
+            texts |= {query: None, document.title: None}
         path.parent.mkdir(parents=True, exist_ok=True)
+        lines = (" ".join(text.split()) for text in texts)
         write_file_atomically(path, "".join(f"{line}\n" for line in lines if line))
     return path
 
