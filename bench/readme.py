@@ -218,6 +218,7 @@ def _peers_table(rows: list[dict[str, Any]], lines: dict[str, tuple[Case, str, s
         if (row["suite"], row["case"]) in cases and row["role"] != "yardstick"
     }
     names = list(dict.fromkeys(name for _, _, name in found if not name.startswith(("bare", "onnxruntime"))))
+    names.sort(key=lambda name: not name.startswith("relsdk"))
     table = [f"| | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
     for label, (case, field, form) in lines.items():
         values = [_value(found.get((*case, name), {}), field) for name in names]
