@@ -54,7 +54,9 @@ def test_relsdk_alone(settings, tmp_path):
     assert set(results.header["machine"]) >= {"cpu", "versions", "commit", "command"}
     assert results.header["model"]["fingerprint"] == settings.int8.fingerprint
     ours = [row for row in rows if row["suite"] == "index_search" and row["role"] == "ours"]
-    assert [row["parameters"]["ef"] for row in ours] == [16, 64]
+    kept, read = "relsdk Index", "relsdk Index, documents from the file"
+    asked = [(row["contender"], row["parameters"]["ef"]) for row in ours]
+    assert asked == [(kept, 16), (read, 16), (kept, 64), (read, 64)]
     assert all(row["quality"]["recall_at_10"] > 0.9 for row in ours)
     assert "relsdk Searcher" in markdown_report([results])
 
