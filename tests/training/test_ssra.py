@@ -124,8 +124,8 @@ def test_a_changed_setting_repeats_its_stage_and_what_reads_it(whole, tmp_path):
     train_ssra(load_config(SsraConfig, None, changed), on_note=notes.append)
     repeated = {note.partition(":")[0] for note in notes if note.endswith("begins")}
     assert artefacts(copy)["10-balance"] != artefacts(run)["10-balance"]
-    # Four steps of a toy may improve nothing on dev: then the best encoder is where both started, and what only
-    # reads it is not repeated.
+    # Four steps of a toy may improve nothing on dev: then the best encoder is where both started, and what
+    # only reads it is not repeated.
     encoders = [(folder / "stages/11-embed/best/model.safetensors").read_bytes() for folder in (run, copy)]
     compared = set() if encoders[0] == encoders[1] else {"12-compare"}
     assert repeated == {"10-balance", "11-embed", *compared}
