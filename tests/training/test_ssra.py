@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from relsdk.errors import InputError
+from relsdk.errors import InputError, LockedError
 from relsdk.formats import read_pairs, write_pairs
 from relsdk.sample_world import generate
 from relsdk_training.config import load_config
@@ -209,7 +209,7 @@ def test_two_processes_in_one_folder(whole, tmp_path):
     from filelock import FileLock
 
     (tmp_path / "run").mkdir()
-    with FileLock(tmp_path / "run/.lock"), pytest.raises(InputError, match="in use by another process"):
+    with FileLock(tmp_path / "run/.lock"), pytest.raises(LockedError, match="in use by another process"):
         train_ssra(load_config(SsraConfig, None, [*whole[0], f"run.output={tmp_path / 'run'}"]))
 
 

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from relsdk.calibration import fit_calibration
-from relsdk.errors import InputError
+from relsdk.errors import InputError, LockedError
 from relsdk.sample_world import generate
 from relsdk_training.config import ModelConfig
 from relsdk_training.data import pair_arrays
@@ -612,7 +612,7 @@ def test_a_stage_that_was_killed_goes_on(run):
 
 
 def test_one_process_at_a_time(run):
-    with pytest.raises(InputError, match="in use by another process"):
+    with pytest.raises(LockedError, match="in use by another process"):
         Stages(run.folder)
     run.stages.close()
     Stages(run.folder).close()

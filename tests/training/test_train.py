@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from relsdk.errors import InputError
+from relsdk.errors import InputError, LockedError
 from relsdk.evaluation import evaluate
 from relsdk.formats import write_pairs
 from relsdk.pair_models import open_pair_model
@@ -220,6 +220,23 @@ def test_a_full_disk_spares_the_checkpoint(settings, tmp_path, monkeypatch):
     assert [name for name in names if name.startswith("state")] == ["state-00000003"]
     monkeypatch.setattr(checkpoint_module, "save_file", original)
     assert train_embed(config, resume=True).steps == 10
+
+
+def test_a_second_process_is_refused_and_changes_nothing(settings, tmp_path):
+    train_embed(load_config(EmbedConfig, None, settings))
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    code = "import sys; from relsdk_training.run_lock import lock_run; from pathlib import Path; "
+    code += "lock = lock_run(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(LockedError, match="in use by another process"):
+            train_embed(load_config(EmbedConfig, None, settings), resume=True)
+        other.kill()
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+    assert (
+        train_embed(load_config(EmbedConfig, None, settings), resume=True).steps == 10
+    )  # it died: free again
 
 
 PROGRAM = """

@@ -30,6 +30,7 @@ from relsdk_training.loop import TrainResult, train
 from relsdk_training.processes import is_first, join, wait
 from relsdk_training.query_models.writer import QueryWriter
 from relsdk_training.query_objective import QueryObjective
+from relsdk_training.run_lock import lock_run
 from relsdk_training.score_model import ScoreModel
 from relsdk_training.score_objective import ScoreObjective
 from relsdk_training.text import normal_form
@@ -72,6 +73,7 @@ def train_embed(
 
     Raises:
         InputError: The configuration, the data or the checkpoint is wrong.
+        LockedError: Another process trains in the same folder.
         TrainingError: Training cannot go on.
     """
     splits = _prepared(config, resume, on_note)
@@ -211,22 +213,25 @@ def _trained(
     metric: str = "mean_ap",
 ) -> TrainResult:
     output = Path(config.run.output)
-    if is_first():
-        output.mkdir(parents=True, exist_ok=True)
-        content = json.dumps(asdict(config), ensure_ascii=False, indent=1)
-        write_file_atomically(output / "config.json", content + "\n")
-    identity = json_sha256([config_hash(config), data])
-    result = train(
-        objective,
-        config.optimiser,
-        config.run,
-        metric=metric,
-        identity=identity,
-        resume=resume,
-        on_step=on_step,
-    )
-    if is_first():
-        write_file_atomically(output / "result.json", json.dumps(asdict(result), indent=1) + "\n")
+    lock = lock_run(output) if is_first() else None
+    try:
+        if is_first():
+            content = json.dumps(asdict(config), ensure_ascii=False, indent=1)
+            write_file_atomically(output / "config.json", content + "\n")
+        result = train(
+            objective,
+            config.optimiser,
+            config.run,
+            metric=metric,
+            identity=json_sha256([config_hash(config), data]),
+            resume=resume,
+            on_step=on_step,
+        )
+        if is_first():
+            write_file_atomically(output / "result.json", json.dumps(asdict(result), indent=1) + "\n")
+    finally:
+        if lock is not None:
+            lock.release()
     return result
 
 

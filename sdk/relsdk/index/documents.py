@@ -43,7 +43,7 @@ _PATIENCE_SECONDS, _LOOK_SECONDS = 60.0, 0.001
 # As the vectors, the documents are mapped into memory: a page need not be read again for each connection.
 _MAPPED_BYTES = 2**31 - 65536  # the most that SQLite allows; what lies beyond is read
 
-# Documents read lately are kept as long as their fields have so many characters together, twice over.
+# Of documents read lately, twice so many characters are kept at most: 32 MB of Chinese, 16 MB of Latin.
 _KEPT_CHARACTERS = 8_000_000
 _ROW_CHARACTERS = 400  # what a row's objects take beside their characters
 
@@ -169,10 +169,6 @@ class DocumentReader:
             found += read
         return {fields[0]: document for fields, document in zip(found, _documents(found), strict=True)}
 
-    def forget(self) -> None:
-        """Read every document anew, as after opening."""
-        self._recent = Recent(_KEPT_CHARACTERS)
-
     def by_id(self, ids: Sequence[str]) -> dict[str, Document]:
         """Return those documents that are there, by id, with one statement."""
         return {document.id: document for document in _documents(self._select("id", ids))}
@@ -268,10 +264,10 @@ class Recent:
 
     Rows go into the young one; when that is full it becomes the old one, and what was the old one is
     forgotten. A row found in the old one goes into the young one again. No step needs a lock, which a fork
-    could copy while it is held: threads that meet lose an entry at worst.
+    could copy while it is held: threads that meet lose an entry or miscount one at worst.
 
     Args:
-        characters: The young one is full at so many.
+        characters: The young one is full when it holds more than so many.
     """
 
     def __init__(self, characters: int) -> None:
@@ -294,8 +290,8 @@ class Recent:
         for fields in rows:
             self._young[fields[0]] = fields
             self._characters += _ROW_CHARACTERS + sum(map(len, fields[1:]))
-        if self._characters > self._full:
-            self._old, self._young, self._characters = self._young, {}, 0
+            if self._characters > self._full:
+                self._old, self._young, self._characters = self._young, {}, 0
 
 
 def _documents(rows: Sequence[_Fields]) -> list[Document]:

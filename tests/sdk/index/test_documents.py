@@ -75,6 +75,14 @@ def test_what_is_kept_is_bounded_and_the_latest() -> None:
     assert recent.get(500) is None
 
 
+def test_one_large_fetch_is_bounded_as_many_small_ones_are() -> None:
+    size = 1000 + module._ROW_CHARACTERS
+    recent = module.Recent(10 * size)
+    recent.keep([(row, "", "", "x" * 1000, "") for row in range(1000)])
+    assert len(recent._young.keys() | recent._old.keys()) <= 22
+    assert recent.get(999) is not None
+
+
 def test_a_row_that_is_missing_is_not_remembered(tmp_path: Path, database: Path) -> None:
     path = tmp_path / DOCUMENTS_FILE
     path.write_bytes(database.read_bytes())

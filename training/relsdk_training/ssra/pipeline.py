@@ -97,7 +97,8 @@ def train_ssra(
         on_progress: Called with a stage's name, how much of it is done, and of how much.
 
     Raises:
-        InputError: The configuration or the data is wrong, or another process runs in the same folder.
+        InputError: The configuration or the data is wrong.
+        LockedError: Another process runs in the same folder.
         TrainingError: A training or an endpoint cannot go on; what is done is kept.
     """
     check(config)

@@ -16,10 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from filelock import FileLock, Timeout
-
 from relsdk.errors import InputError
 from relsdk.folders import file_sha256, json_sha256, write_file_atomically
+from relsdk_training.run_lock import LOCK_FILE, lock_run
 
 __all__ = [
     "FinishedStage",
@@ -37,7 +36,7 @@ _DESCRIPTION = "stage.json"
 _IDENTITY = "identity"
 _ROW = "row.json"
 # What differs between two equal runs: times and places. At the top of a stage; below it they are content.
-_PASSING = ("log.jsonl", "result.json", "config.json", _IDENTITY, _DESCRIPTION)
+_PASSING = ("log.jsonl", "result.json", "config.json", LOCK_FILE, _IDENTITY, _DESCRIPTION)
 
 
 @dataclass(frozen=True)
@@ -86,23 +85,15 @@ class Stages:
         on_note: Called with a line for people when a stage begins, ends or is skipped.
 
     Raises:
-        InputError: Another process runs there, or the folder cannot be made.
+        LockedError: Another process runs there.
+        InputError: The folder cannot be made.
     """
 
     def __init__(self, run: Path, on_note: Callable[[str], None] = lambda note: None) -> None:
         self.run = run
         self.on_note = on_note
         self._row: list[str] = []
-        try:
-            run.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(run / ".lock", timeout=0)
-            self._lock.acquire()
-        except Timeout:
-            raise InputError(
-                f"{run} is in use by another process; wait for it, or name another folder"
-            ) from None
-        except OSError as error:
-            raise InputError(f"{run} cannot be used as a run folder: {error.strerror or error}") from error
+        self._lock = lock_run(run)
 
     def close(self) -> None:
         """Let other processes run here."""
