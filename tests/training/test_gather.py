@@ -9,6 +9,7 @@ from relsdk.errors import InputError
 from relsdk_training.chunking import encode_in_chunks
 from relsdk_training.gather import all_gather, all_gather_with_gradient
 from relsdk_training.losses.contrastive import label_weighted_info_nce
+from relsdk_training.processes import average_gradients, leave, wait
 
 WORLD = 2
 
@@ -62,12 +63,13 @@ def rank_main(rank, folder):
         timeout=datetime.timedelta(seconds=120),
     )
     mine = [part.chunk(WORLD)[rank] for part in batch()]
-    step = Step(chunk_rows=2)
-    model = nn.parallel.DistributedDataParallel(copy.deepcopy(step))
+    model = Step(chunk_rows=2)
+    encoder = copy.deepcopy(model.encoder)
     loss = model(*mine)
     loss.backward()
-    encoder = nn.parallel.DistributedDataParallel(copy.deepcopy(step.encoder))
     own_rows_against_all(encoder(mine[0])).backward()
+    for module in (model, encoder):
+        average_gradients(module.parameters())
     try:
         all_gather(torch.zeros(1 + rank))
         message = ""
@@ -81,7 +83,8 @@ def rank_main(rank, folder):
         "message": message,
     }
     torch.save(results, f"{folder}/{rank}.pt")
-    distributed.destroy_process_group()
+    wait()
+    leave()
 
 
 @pytest.fixture(scope="module")

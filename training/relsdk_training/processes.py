@@ -5,6 +5,7 @@ Nothing here needs to be called differently in a single process. Shape letters: 
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterable
 from typing import Any
@@ -12,15 +13,26 @@ from typing import Any
 import torch
 from torch import distributed, nn
 
-__all__ = ["any_process", "average_gradients", "is_first", "join", "share", "wait", "world_size"]
+__all__ = ["any_process", "average_gradients", "is_first", "join", "leave", "share", "wait", "world_size"]
 
 
 def join() -> None:
-    """Join the other processes, if `torchrun` started this one with others."""
+    """Join the other processes, if `torchrun` started this one with others, until this one exits."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        atexit.register(leave)
+
+
+def leave() -> None:
+    """Leave the other processes.
+
+    A group that is still there when Python ends aborts the process now and then: its threads drop tensors
+    that Python can no longer free (github.com/pytorch/pytorch/pull/179291).
+    """
+    if _joined():
+        distributed.destroy_process_group()
 
 
 def world_size() -> int:
