@@ -4,8 +4,8 @@ Shape letters: B rows of this process, W processes, D dimension.
 
 Scaling: no factor is needed as long as the wanted loss is the mean over ranks of what the ranks compute: each
 the loss of the whole gathered batch (all the same), or each the mean over its own rows against all.
-`all_gather_with_gradient` sums the gradient over ranks and `average_gradients`, as DDP would, then averages the parameters' gradients, which
-together is exactly the gradient of one process with the whole batch.
+`all_gather_with_gradient` sums the gradient over ranks and `average_gradients`, as DDP would, then averages
+the parameters' gradients, which together is exactly the gradient of one process with the whole batch.
 """
 
 from __future__ import annotations
