@@ -9,13 +9,12 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from relsdk.bundle import read_bundle
-from relsdk.calibration import Calibration, calibration_from_dict
 from relsdk.errors import BundleError, CalibrationError, InputError
 from relsdk.hub import local_model
 from relsdk.query_cache import CacheInfo, QueryCache, open_query_cache
@@ -23,6 +22,9 @@ from relsdk.records import Document
 from relsdk.runner import BatchRunner, Feed, Truncation, TruncationWarning
 from relsdk.session import ModelSession
 from relsdk.verification import Verification, verify_variant
+
+if TYPE_CHECKING:
+    from relsdk.calibration import Calibration
 
 __all__ = ["Embedder", "TruncationWarning"]
 
@@ -43,7 +45,7 @@ class Embedder:
         query_cache: How many vectors of the latest queries `encode_query` keeps; 0 keeps none.
 
     Raises:
-        BundleError: The folder is missing, damaged or foreign.
+        BundleError: The folder is missing, damaged or foreign, or onnxruntime cannot load its file.
         InputError: An argument is out of range.
     """
 
@@ -118,6 +120,8 @@ class Embedder:
                 f"{self.name} ({self.variant.name}, {self.dimension} dimensions) has no calibration, so no "
                 f"levels; fit one on labelled pairs with: relsdk calibrate {self.bundle.path} PAIRS"
             )
+        from relsdk.calibration import calibration_from_dict  # not needed to encode
+
         self._calibration = calibration_from_dict(content)
         return self._calibration
 
@@ -232,7 +236,7 @@ class Embedder:
         return self._settings.document_template.format(title=document.title, text=document.text).strip()
 
     def warmup(self) -> None:
-        """Load the model and run it once, so that the first request does not pay for it."""
+        """Run the model once, so that the first request does not pay for it."""
         self.encode_query("预热", truncation="silent")
 
     def verify(self) -> Verification:

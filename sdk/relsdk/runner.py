@@ -17,7 +17,7 @@ from relsdk.batching import token_budget_batches
 from relsdk.bundle import Bundle, Variant
 from relsdk.errors import InputError, TruncationError
 from relsdk.hardware import choose_threads
-from relsdk.session import ModelSession, choose_variant
+from relsdk.session import ModelSession, choose_variant, loading
 from relsdk.tokenizer import TextTokenizer, TokenizedTexts
 
 __all__ = ["BatchRunner", "Feed", "Truncation", "TruncationWarning"]
@@ -40,7 +40,7 @@ class BatchRunner:
         providers: See `Embedder`.
 
     Raises:
-        BundleError: A file is damaged.
+        BundleError: A file is damaged, or onnxruntime cannot load it.
         InputError: An argument is out of range.
     """
 
@@ -54,18 +54,19 @@ class BatchRunner:
         self.bundle = bundle
         self.variant: Variant = choose_variant(bundle, variant)
         self.truncated_count = 0
-        bundle.check_hashes(*bundle.variant_files(self.variant), bundle.tokenizer_path.name)
-        self.tokenizer = TextTokenizer(
-            bundle.tokenizer_path,
-            max_tokens=bundle.settings.max_tokens,
-            pad_token=bundle.settings.pad_token,
-        )
         chosen = choose_threads(threads)
         self.session = ModelSession(bundle.onnx_path(self.variant), threads=chosen, providers=providers)
         self.query_session = self.session
         if self.variant.query_file:
             path = bundle.query_onnx_path(self.variant)
             self.query_session = ModelSession(path, threads=chosen, providers=providers)
+        with loading(self.query_session):  # what a server waits for; another tower loads on first use
+            bundle.check_hashes(*bundle.variant_files(self.variant), bundle.tokenizer_path.name)
+            self.tokenizer = TextTokenizer(
+                bundle.tokenizer_path,
+                max_tokens=bundle.settings.max_tokens,
+                pad_token=bundle.settings.pad_token,
+            )
 
     def run(
         self,

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from relsdk.bundle import Bundle, Variant
 from relsdk.errors import BundleError, InputError
 from relsdk.hardware import ThreadChoice, cpu_features
 
-__all__ = ["ModelSession", "best_int8", "choose_variant", "runs_exactly", "variant_verdicts"]
+__all__ = ["ModelSession", "best_int8", "choose_variant", "loading", "runs_exactly", "variant_verdicts"]
 
 
 # Best first: one of these CPU features is needed. Full-range signed weights saturate where none of them is;
@@ -100,7 +101,7 @@ _DISABLED_OPTIMIZERS = ["SkipLayerNormFusion"]
 
 
 class ModelSession:
-    """One ONNX file, loaded on first use and again in every forked process.
+    """One ONNX file, loaded by `load` or on first use, and again in every forked process.
 
     A session's thread pool does not survive a fork, so a child that used its parent's would hang.
 
@@ -159,6 +160,14 @@ class ModelSession:
         result = np.asarray(session.run([output], feed)[0])
         return result.astype(np.float32, copy=False)
 
+    def load(self) -> None:
+        """Load the file now, unless it is loaded.
+
+        Raises:
+            BundleError: onnxruntime cannot load it.
+        """
+        self._get()
+
     def _get(self) -> Any:
         if self._process != os.getpid():
             self._lock = threading.Lock()  # the parent's may have been held when it forked
@@ -188,3 +197,24 @@ class ModelSession:
         except Exception as error:  # onnxruntime's errors share no base class
             reason = str(error).splitlines()[0]
             raise BundleError(f"{self.path} is not a loadable ONNX model: {reason}") from error
+
+
+@contextmanager
+def loading(session: ModelSession) -> Iterator[None]:
+    """Load a session while the body does something else; onnxruntime leaves Python alone meanwhile.
+
+    Raises:
+        BundleError: onnxruntime cannot load the file, and the body raised nothing itself.
+    """
+
+    def attempt() -> None:
+        with suppress(BundleError):  # raised below, where somebody listens
+            session.load()
+
+    thread = threading.Thread(target=attempt, name="relsdk-load")
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+    session.load()

@@ -168,7 +168,7 @@ def test_a_folder_without_relsdk_json_opens_and_has_no_levels(toy_bundle_copy, e
     assert not foreign.is_calibrated
     (toy_bundle_copy / "onnx" / "model.onnx").write_bytes(b"not a model")
     with pytest.raises(BundleError, match="not a loadable ONNX model"):
-        Embedder(toy_bundle_copy, variant="fp32").encode("a")
+        Embedder(toy_bundle_copy, variant="fp32")  # here already, not at the first request
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "lasttoken"])

@@ -59,12 +59,12 @@ def test_import_relsdk_loads_nothing_heavy():
     assert not loaded & {"relsdk_export", "relsdk_training"}
 
 
-def test_an_encoder_loads_neither_index_nor_database():
-    done = run("import sys; from relsdk import Embedder; print(*{m.partition('.')[0] for m in sys.modules})")
+def test_an_encoder_loads_neither_index_nor_database_nor_calibration():
+    done = run("import sys; from relsdk import Embedder; print(*sys.modules)")
     assert done.returncode == 0, done.stderr
     loaded = set(done.stdout.split())
     assert {"onnxruntime", "tokenizers"} <= loaded
-    assert not loaded & {"hnswlib", "sqlite3", "filelock", "click"}
+    assert not loaded & {"hnswlib", "sqlite3", "filelock", "click", "relsdk.calibration"}
 
 
 def test_public_names_are_what_they_say():
