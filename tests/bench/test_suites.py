@@ -101,13 +101,31 @@ def test_a_slowed_down_build_is_a_regression_and_the_same_build_is_not(settings,
     assert len(verdicts) == 6 * 3
 
 
-def test_overhead_is_what_ours_takes_beyond_the_bare_session():
-    rows = [
-        {"contender": "relsdk int8", "round_medians_ms": [1.5, 1.75, 1.5]},
-        {"contender": encode_query.BARE, "round_medians_ms": [1.25, 1.5, 1.25]},
-    ]
-    encode_query._note_overhead(rows)
-    assert rows[0]["overhead_ms"] == {"median": 0.25, "low": 0.25, "high": 0.25}
+def test_overhead_is_what_a_call_takes_beyond_its_session(settings, monkeypatch):
+    """On a clock of its own: the session's run takes 10 s, and what is around it 0.25 s."""
+    clock = FakeClock()
+    monkeypatch.setattr(encode_query.time, "perf_counter", lambda: clock.now)
+    embedder = settings.int8
+    embedder.warmup()
+    session = embedder._runner.query_session
+    whole = session._get()
+
+    class Slow:
+        def run(self, *arguments):
+            clock.now += 10.0
+            return whole.run(*arguments)
+
+    tokenize = embedder._runner.tokenizer.tokenize
+
+    def slow_tokenize(texts):
+        clock.now += 0.25
+        return tokenize(texts)
+
+    monkeypatch.setattr(session, "_session", Slow())
+    monkeypatch.setattr(embedder._runner.tokenizer, "tokenize", slow_tokenize)
+    found = encode_query._overhead(embedder, ["蓝牙耳机", "降噪"], 5)
+    assert found == {"median": 250.0, "low": 250.0, "high": 250.0}
+    assert isinstance(session._session, Slow)
 
 
 def test_absent_peers_are_reported(toy_bundle, tmp_path, monkeypatch):
