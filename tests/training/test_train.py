@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 
 from relsdk.errors import InputError, LockedError
 from relsdk.evaluation import evaluate
-from relsdk.formats import write_pairs
+from relsdk.formats import read_pairs, write_pairs
+from relsdk.levels import RelevanceLevel
 from relsdk.pair_models import open_pair_model
 from relsdk.records import Document, LabelledPair
 from relsdk.sample_world import generate
@@ -64,7 +65,6 @@ def same(one, other):
 
 
 def test_an_encoder_learns_and_exports_to_what_dev_measured(settings, files, tmp_path):
-    from relsdk.formats import read_pairs
     from relsdk_export.encoder import export_encoder
 
     extra = ["run.max_steps=60", "loss.cosent=1", "loss.matryoshka_dims=[8, 32]", "run.evaluate_every=20"]
@@ -90,7 +90,6 @@ def test_an_encoder_learns_and_exports_to_what_dev_measured(settings, files, tmp
 
 @pytest.mark.parametrize("head", ["categorical", "ordinal"])
 def test_a_score_model_learns_and_exports_to_what_dev_measured(settings, files, tmp_path, head):
-    from relsdk.formats import read_pairs
     from relsdk_export.scorer import export_scorer
 
     extra = [f"model.head={head}", "run.max_steps=40", "run.evaluate_every=20", "model.max_tokens=64"]
@@ -172,6 +171,21 @@ def test_documents_judged_relevant_elsewhere_are_no_negatives(settings, files, t
     objective = EmbeddingObjective(encoder, splits.train, splits.dev, config.loss, config.run)
     queries, documents = torch.tensor([0, 1]), torch.tensor([0, 1])  # a, b and x, y
     assert objective._positives(queries, documents).tolist() == [[True, True], [False, True]]
+
+
+@pytest.mark.parametrize(("kind", "task"), [(EmbedConfig, train_embed), (ScoreConfig, train_score)])
+def test_a_dev_split_without_a_level_is_refused_and_nothing_is_trained(settings, tmp_path, files, kind, task):
+    """Labels 0-2 that nobody mapped to levels: no checkpoint would ever be the best."""
+    for split in ("train", "dev"):
+        pairs = read_pairs(files / f"{split}.jsonl")
+        thinned = [replace(pair, level=min(pair.level, RelevanceLevel.MOSTLY)) for pair in pairs]
+        write_pairs(tmp_path / f"{split}.jsonl", thinned)
+        settings = [*settings, f"data.{split}={tmp_path / split}.jsonl", "run.max_steps=1"]
+    with pytest.raises(InputError, match=r"no pair of level 3.*data\.label_map"):
+        task(load_config(kind, None, settings))
+    assert not (tmp_path / "run").exists()
+    task(load_config(kind, None, [*settings, "data.label_map=[0, 1, 3]"]))
+    assert (tmp_path / "run/best").is_dir()
 
 
 def test_another_run_or_architecture_is_refused(settings, tmp_path, checkpoint_factory):

@@ -14,6 +14,7 @@ import torch
 from relsdk.errors import InputError
 from relsdk.folders import json_sha256, write_file_atomically
 from relsdk.formats import read_queries
+from relsdk.levels import RelevanceLevel
 from relsdk_training.config import (
     DataConfig,
     DistillConfig,
@@ -77,6 +78,7 @@ def train_embed(
         TrainingError: Training cannot go on.
     """
     splits = _prepared(config, resume, on_note)
+    _check_dev(splits.dev)
     prompts = _prompts(config)
     encoder = TextEncoder.load(
         Path(config.model.checkpoint),
@@ -99,6 +101,7 @@ def train_score(
 ) -> TrainResult:
     """Train a score model on graded pairs, as `train_embed` an encoder; for `relsdk export scorer`."""
     splits = _prepared(config, resume, on_note)
+    _check_dev(splits.dev)
     model = ScoreModel.load(
         Path(config.model.checkpoint),
         config.model.head,
@@ -151,6 +154,7 @@ def train_distill(
         load(layers=config.model.layers, lora_rank=config.model.lora_rank, dropout=config.model.dropout),
     )
     dev = pair_arrays(load_pairs(config.data.dev, config.data.label_map))
+    _check_dev(dev)
     texts = distillation_texts(config.distill, teacher.settings.prompts)
     on_note(f"{len(texts):,} texts; dev: {dev.describe()}")
     objective = DistillationObjective(student, teacher, texts, dev, config.distill, config.run)
@@ -193,6 +197,16 @@ def _prepared(config: EmbedConfig | ScoreConfig | QueryConfig, resume: bool, on_
     on_note(f"train: {splits.train.describe()}")
     on_note(f"dev:   {splits.dev.describe()}")
     return splits
+
+
+def _check_dev(dev: PairArrays) -> None:
+    """Raise `InputError` unless mean AP is defined: no checkpoint would ever be the best."""
+    if not (dev.labels == RelevanceLevel.FULL).any():
+        raise InputError(
+            f"dev has no pair of level {RelevanceLevel.FULL:d}, so mean AP, which decides what checkpoint is "
+            f"best, is not defined: {dev.describe()}; labels of fewer levels become levels with "
+            "data.label_map, such as [0, 1, 3] for labels 0, 1, 2"
+        )
 
 
 def _prompts(config: EmbedConfig | DistillConfig) -> dict[str, str] | None:
