@@ -63,6 +63,28 @@ def test_texts_carry_the_prompt_they_are_served_with(files):
         distillation_texts(DistillLossConfig(), prompts)
 
 
+def test_pieces_are_of_the_texts_alone_or_joined_in_twos(tmp_path):
+    texts = ["abcdefghijklmnopqrstuvwxyz", "0123456789", "一二三"]
+    (tmp_path / "queries.txt").write_text("".join(f"{text}\n" for text in texts))
+    config = DistillLossConfig(student="query", queries=(str(tmp_path / "queries.txt"),), pieces=40)
+    found = distillation_texts(config, {"query": "q: "}, seed=1)
+    assert found[:3] == ["q: " + text for text in texts]
+    assert len(found) == len(set(found)) > 40
+    joined = 0
+    for made in (text.removeprefix("q: ") for text in found[3:]):
+        assert 1 < len(made) <= 16
+        whole = any(made in text for text in texts)
+        halves = any(
+            any(made[:cut] in text for text in texts) and any(made[cut:] in text for text in texts)
+            for cut in range(1, len(made))
+        )
+        assert whole or halves
+        joined += not whole
+    assert joined > 20
+    assert found == distillation_texts(config, {"query": "q: "}, seed=1)
+    assert found != distillation_texts(config, {"query": "q: "}, seed=2)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

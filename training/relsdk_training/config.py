@@ -36,6 +36,7 @@ __all__ = [
     "QueryModelConfig",
     "RunConfig",
     "ScoreConfig",
+    "ScoreLossConfig",
     "config_from_dict",
     "config_hash",
     "describe_config",
@@ -130,6 +131,19 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
+class ScoreLossConfig:
+    """What a score model learns beside its head's own loss.
+
+    Attributes:
+        cosent: Weight of CoSENT on the expected level, by which candidates are ranked.
+        cosent_temperature: Of CoSENT, in levels.
+    """
+
+    cosent: float = 0.0
+    cosent_temperature: float = 0.5
+
+
+@dataclass(frozen=True)
 class DistillLossConfig:
     """What a student learns from its teacher, on texts without labels.
 
@@ -138,7 +152,9 @@ class DistillLossConfig:
             the teacher's document vectors.
         queries: Files of queries.
         pairs: Files of pairs: their queries and, for an encoder, their documents; labels are not read.
-        limit: Use at most so many texts; 0 uses all.
+        limit: Use at most so many texts, pieces not counted; 0 uses all.
+        pieces: So many random pieces of each text as further texts, every second one joined to a piece of
+            another text: a tower of few layers needs more texts than there are queries.
         cosine: Weight of the distance between student and teacher.
         similarity: Weight of the distance between their similarity matrices.
     """
@@ -147,6 +163,7 @@ class DistillLossConfig:
     queries: tuple[str, ...] = ()
     pairs: tuple[str, ...] = ()
     limit: int = 0
+    pieces: int = 0
     cosine: float = 1.0
     similarity: float = 1.0
 
@@ -225,6 +242,7 @@ class ScoreConfig:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    loss: ScoreLossConfig = field(default_factory=ScoreLossConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     run: RunConfig = field(default_factory=lambda: RunConfig(batch_size=32))
 

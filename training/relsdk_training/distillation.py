@@ -5,7 +5,7 @@ Shape letters: N texts, B texts of one batch, D dimension.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -31,27 +31,58 @@ from relsdk_training.text import document_text
 __all__ = ["DistillationObjective", "distillation_texts"]
 
 Statistics = dict[str, float]
+# Characters, least and most: of a piece, and of each half of one that is joined.
+_PIECE = (4, 16)
+_HALF = (2, 8)
 
 
-def distillation_texts(config: DistillLossConfig, prompts: Mapping[str, str]) -> list[str]:
+def distillation_texts(config: DistillLossConfig, prompts: Mapping[str, str], seed: int = 0) -> list[str]:
     """Read the texts to learn on, each once, with the prompt that it is served with.
+
+    Args:
+        config: Files, and how many pieces of their texts to add.
+        prompts: Of the model, by name.
+        seed: Of the pieces.
 
     Raises:
         InputError: No file is named, or one is missing or bad.
     """
     if not config.queries and not config.pairs:
         raise InputError("distill.queries and distill.pairs name no file; at least one is needed")
-    query_prompt, document_prompt = prompts.get("query", ""), prompts.get("document", "")
-    texts: dict[str, None] = {}
+    queries: dict[str, None] = {}
+    documents: dict[str, None] = {}
     for path in config.queries:
-        texts.update((query_prompt + query.text, None) for query in read_queries(Path(path)))
+        queries.update((query.text, None) for query in read_queries(Path(path)))
     for path in config.pairs:
         for query, document in read_unlabelled_pairs(Path(path), skip_empty=True):
-            texts[query_prompt + query] = None
+            queries[query] = None
             if config.student == "encoder":
-                texts[document_prompt + document_text(document)] = None
-    found = list(texts)
-    return found[: config.limit] if config.limit else found
+                documents[document_text(document)] = None
+    found: list[str] = []
+    for name, texts in (("query", list(queries)), ("document", list(documents))):
+        texts = texts[: max(0, config.limit - len(found))] if config.limit else texts
+        prompt = prompts.get(name, "")
+        found += [prompt + text for text in dict.fromkeys([*texts, *_pieces(texts, config.pieces, seed)])]
+    return list(dict.fromkeys(found))
+
+
+def _pieces(texts: Sequence[str], count: int, seed: int) -> Iterator[str]:
+    """Yield `count` random pieces of each text, every second one joined to a piece of another text."""
+    rng = np.random.default_rng(seed)
+
+    def piece(text: str, shortest: int, longest: int) -> str:
+        size = min(len(text), int(rng.integers(shortest, longest + 1)))
+        start = int(rng.integers(len(text) - size + 1))
+        return text[start : start + size]
+
+    for number in range(count):
+        for text in texts:
+            if number % 2 == 0:
+                made = piece(text, *_PIECE)
+            else:
+                made = piece(text, *_HALF) + piece(texts[int(rng.integers(len(texts)))], *_HALF)
+            if made.strip():
+                yield made.strip()
 
 
 class DistillationObjective:

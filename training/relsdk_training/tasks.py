@@ -110,9 +110,8 @@ def train_score(
         lora_rank=config.model.lora_rank,
         dropout=config.model.dropout,
     )
-    return _trained(
-        ScoreObjective(model, splits.train, splits.dev, config.run), config, _content(splits), resume, on_step
-    )
+    objective = ScoreObjective(model, splits.train, splits.dev, config.loss, config.run)
+    return _trained(objective, config, _content(splits), resume, on_step)
 
 
 def train_query(
@@ -155,7 +154,7 @@ def train_distill(
     )
     dev = pair_arrays(load_pairs(config.data.dev, config.data.label_map))
     _check_dev(dev)
-    texts = distillation_texts(config.distill, teacher.settings.prompts)
+    texts = distillation_texts(config.distill, teacher.settings.prompts, config.run.seed)
     on_note(f"{len(texts):,} texts; dev: {dev.describe()}")
     objective = DistillationObjective(student, teacher, texts, dev, config.distill, config.run)
     return _trained(objective, config, [texts, dev.queries, dev.labels.tolist()], resume, on_step)
