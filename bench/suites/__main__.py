@@ -28,6 +28,9 @@ _POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_N
 @click.option("--bundle", type=click.Path(path_type=Path, exists=True), envvar="RELSDK_BENCH_BUNDLE")
 @click.option("--checkpoint", type=click.Path(path_type=Path, exists=True), envvar="RELSDK_BENCH_CHECKPOINT")
 @click.option("--scorer", type=click.Path(path_type=Path, exists=True), help="A cross-encoder's bundle.")
+@click.option(
+    "--tower", type=click.Path(path_type=Path, exists=True), help="An encoder's bundle with a query tower."
+)
 @click.option("--work", type=click.Path(path_type=Path, file_okay=False), help="For what is made [.bench].")
 def main(
     output: Path,
@@ -39,6 +42,7 @@ def main(
     bundle: Path | None,
     checkpoint: Path | None,
     scorer: Path | None,
+    tower: Path | None,
     work: Path | None,
 ) -> None:
     """Time relsdk and its peers by turns and write OUTPUT, after each suite anew.
@@ -52,7 +56,13 @@ def main(
     from filelock import FileLock
 
     from bench.suites.settings import header, make_settings
+    from relsdk.bundle import read_bundle
     from relsdk.folders import write_file_atomically
+
+    if tower is not None and not all(variant.query_file for variant in read_bundle(tower).variants):
+        raise click.UsageError(
+            f"{tower} has no query tower; make one with: relsdk export encoder --query-tower"
+        )
 
     with tempfile.TemporaryDirectory(prefix="bench-") as temporary:
         settings = make_settings(
@@ -64,6 +74,7 @@ def main(
             bundle=bundle,
             checkpoint=checkpoint,
             scorer=scorer,
+            tower=tower,
             cache=work,
         )
         flags = {"--small": small, "--million": million, "--no-peers": no_peers}

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.interleave import Contender, measure
-from bench.suites.peers import Encoder, encoders
+from bench.suites.peers import Encoder, encoders, open_tower
 from bench.suites.quality import mean_cosine
 from bench.suites.settings import Settings
 from bench.suites.unfused import unfused_session
@@ -31,6 +31,8 @@ Feed = dict[str, NDArray[np.int64]]
 def run(settings: Settings) -> list[dict[str, Any]]:
     """Time every encoder at every length, with warm caches, and at one length with cold ones."""
     opened = encoders(settings)
+    if settings.tower is not None:
+        opened.append(open_tower(settings.tower, settings.models.variant, settings.threads))
     bare = ModelSession(settings.int8._runner.session.path, threads=choose_threads(settings.threads))._load()
     plain = unfused_session(settings)
     rows = []

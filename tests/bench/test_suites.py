@@ -8,11 +8,14 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from bench.interleave import measure, run_blocks
 from bench.suites import SUITES, children, cold_start, encode_query, memory, peers, score, vector_sets
+from bench.suites.__main__ import main as suites_main
 from bench.suites.settings import header, make_settings
 from relsdk.bench_results import compare_results, markdown_report, read_results
+from relsdk_export.encoder import export_encoder
 from tests.bench.test_interleave import FakeClock
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -99,6 +102,18 @@ def test_a_slowed_down_build_is_a_regression_and_the_same_build_is_not(settings,
     for (_, contender), verdict in verdicts.items():
         assert verdict == ("regression" if contender.startswith("relsdk") else "noise")
     assert len(verdicts) == 6 * 3
+
+
+def test_a_query_tower_is_timed_beside_the_encoder_that_it_serves(toy_bundle, toy_checkpoint, tmp_path):
+    tower = export_encoder(toy_checkpoint, tmp_path / "towers", query_tower=toy_checkpoint).path
+    settings = make_settings(tmp_path, small=True, peers=False, bundle=toy_bundle, tower=tower)
+    rows = [row for row in encode_query.run(settings) if row["contender"] == peers.TOWER]
+    assert [row["role"] for row in rows] == ["ours"] * 6
+    assert not any(row["quality"] for row in rows)
+    command = ["--output", str(tmp_path / "x.json"), "--small", "--bundle", str(toy_bundle)]
+    done = CliRunner().invoke(suites_main, [*command, "--tower", str(toy_bundle)])
+    assert done.exit_code == 2
+    assert "has no query tower" in done.output
 
 
 def test_overhead_is_what_a_call_takes_beyond_its_session(settings, monkeypatch):
