@@ -169,7 +169,7 @@ def trained_objective(config: Config, checkpoint: Path, test: PairArrays) -> Obj
     limit = config.model.max_tokens
     if isinstance(config, ScoreConfig):
         model = ScoreModel.load(checkpoint, config.model.head, max_tokens=limit)
-        return ScoreObjective(model, test, test, config.loss, RunConfig())
+        return ScoreObjective(model, test, test, RunConfig())
     encoder = TextEncoder.load(checkpoint, max_tokens=limit)
     if isinstance(config, DistillConfig) and config.distill.student == "query":
         return _TowerObjective(

@@ -56,7 +56,7 @@ def test_a_file_that_is_wrong_is_named(tmp_path):
     for text, message in (
         ("[run\n", "not a readable TOML"),
         ("run = 3\n", r"\[run\] is needed"),
-        ("[distill]\ncosine = 1\n", "unknown key 'distill'"),
+        ("[loss]\ninfo_nce = 1\n", "unknown key 'loss'"),
     ):
         path.write_text(text)
         with pytest.raises(InputError, match=rf"c\.toml.*{message}"):

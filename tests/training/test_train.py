@@ -1,6 +1,5 @@
 """Toy models trained end to end: they learn, resume exactly, survive kills, and export what dev measured."""
 
-import math
 import os
 import signal
 import subprocess
@@ -22,21 +21,11 @@ from relsdk.pair_models import open_pair_model
 from relsdk.records import Document, LabelledPair
 from relsdk.sample_world import generate
 from relsdk_training import checkpoint as checkpoint_module
-from relsdk_training.config import (
-    EmbedConfig,
-    LossConfig,
-    RunConfig,
-    ScoreConfig,
-    ScoreLossConfig,
-    load_config,
-)
-from relsdk_training.data import pair_arrays
+from relsdk_training.config import EmbedConfig, LossConfig, RunConfig, ScoreConfig, load_config
 from relsdk_training.embedding_objective import EmbeddingObjective
 from relsdk_training.encoder import TextEncoder
 from relsdk_training.errors import TrainingError
 from relsdk_training.run_log import read_log
-from relsdk_training.score_model import ScoreModel
-from relsdk_training.score_objective import ScoreObjective
 from relsdk_training.tasks import load_splits, train_embed, train_score
 
 
@@ -182,40 +171,6 @@ def test_documents_judged_relevant_elsewhere_are_no_negatives(settings, files, t
     objective = EmbeddingObjective(encoder, splits.train, splits.dev, config.loss, config.run)
     queries, documents = torch.tensor([0, 1]), torch.tensor([0, 1])  # a, b and x, y
     assert objective._positives(queries, documents).tolist() == [[True, True], [False, True]]
-
-
-@pytest.mark.parametrize("head", ["categorical", "ordinal"])
-def test_a_score_model_also_learns_the_order_by_hand(toy_checkpoint, head):
-    """CoSENT of the expected levels, which is what candidates are ranked by."""
-    queries = [f"query {level}" for level in (0, 3, 1, 2)]
-    pairs = pair_arrays([LabelledPair(q, Document(q, q), RelevanceLevel(int(q[-1]))) for q in queries])
-    model = ScoreModel.load(toy_checkpoint, head, dropout=0.0)
-    plain, ordered = (
-        ScoreObjective(
-            model, pairs, pairs, ScoreLossConfig(cosent=weight, cosent_temperature=0.5), RunConfig()
-        )
-        for weight in (0.0, 0.3)
-    )
-    model.eval()
-    batch, device = np.arange(4), torch.device("cpu")
-    own, told = plain.loss(batch, device)
-    both, statistics = ordered.loss(batch, device)
-    with torch.inference_mode():
-        logits = torch.from_numpy(plain.logits(plain.train_tokens, device)).double()
-    if head == "categorical":
-        expected = (logits.softmax(1) * torch.arange(4)).sum(1)
-    else:
-        expected = logits.sigmoid().sum(1)
-    terms = [
-        math.exp((expected[j] - expected[i]) / 0.5)
-        for i in range(4)
-        for j in range(4)
-        if pairs.labels[i] > pairs.labels[j]
-    ]
-    assert len(terms) == 6
-    assert statistics["cosent"] == pytest.approx(math.log(1 + sum(terms)), abs=1e-5)
-    assert both.item() == pytest.approx(own.item() + 0.3 * statistics["cosent"], abs=1e-5)
-    assert "cosent" not in told
 
 
 @pytest.mark.parametrize(("kind", "task"), [(EmbedConfig, train_embed), (ScoreConfig, train_score)])

@@ -36,7 +36,6 @@ __all__ = [
     "QueryModelConfig",
     "RunConfig",
     "ScoreConfig",
-    "ScoreLossConfig",
     "config_from_dict",
     "config_hash",
     "describe_config",
@@ -128,19 +127,6 @@ class LossConfig:
     cosent: float = 0.0
     cosent_temperature: float = 0.05
     ordinal: float = 0.0
-
-
-@dataclass(frozen=True)
-class ScoreLossConfig:
-    """What a score model learns beside its head's own loss.
-
-    Attributes:
-        cosent: Weight of CoSENT on the expected level, by which candidates are ranked.
-        cosent_temperature: Of CoSENT, in levels.
-    """
-
-    cosent: float = 0.0
-    cosent_temperature: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -242,7 +228,6 @@ class ScoreConfig:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    loss: ScoreLossConfig = field(default_factory=ScoreLossConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     run: RunConfig = field(default_factory=lambda: RunConfig(batch_size=32))
 

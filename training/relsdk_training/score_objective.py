@@ -20,9 +20,8 @@ from relsdk.errors import CalibrationError
 from relsdk.levels import expected_level
 from relsdk.metrics import grade_report, ranking_report
 from relsdk.tokenizer import TextTokenizer, TokenizedTexts
-from relsdk_training.config import RunConfig, ScoreLossConfig
+from relsdk_training.config import RunConfig
 from relsdk_training.data import PairArrays, token_tensors
-from relsdk_training.losses.cosent import cosent
 from relsdk_training.losses.ordinal import cumulative_bce
 from relsdk_training.measures import Statistics, order_statistics, pair_logits
 from relsdk_training.samplers import balanced_rows, length_batches
@@ -32,26 +31,17 @@ __all__ = ["ScoreObjective"]
 
 
 class ScoreObjective:
-    """Cross-entropy of a 4-way head, or the three binary ones of an ordinal head; and the order of a batch.
+    """Cross-entropy of a 4-way head, or the three binary ones of an ordinal head.
 
     Args:
         model: What is trained.
         train: Pairs to train on.
         dev: Pairs to measure on.
-        loss: Weight of the order.
         run: Batch size, seed.
     """
 
-    def __init__(
-        self,
-        model: ScoreModel,
-        train: PairArrays,
-        dev: PairArrays,
-        loss: ScoreLossConfig,
-        run: RunConfig,
-    ) -> None:
+    def __init__(self, model: ScoreModel, train: PairArrays, dev: PairArrays, run: RunConfig) -> None:
         self.module = model
-        self.config = loss
         self.run = run
         settings = model.settings
         self.tokenizer = TextTokenizer(
@@ -69,25 +59,16 @@ class ScoreObjective:
         return [rows[batch] for batch in batches]
 
     def loss(self, batch: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Statistics]:
-        """Return the head's loss, and with a weight CoSENT of the expected levels."""
+        """Return the head's loss."""
         labels = torch.from_numpy(self.train.labels[batch]).to(device)  # (B,)
         logits = self.module(self._inputs(self.train_tokens, batch, device))  # (B, C)
         if self.module.settings.head == "ordinal":
             loss = cumulative_bce(logits, labels)
             predicted = (logits > 0).cumprod(dim=1).sum(dim=1)  # (B,)
-            expected = logits.sigmoid().sum(dim=1)  # (B,)
         else:
             loss = nn.functional.cross_entropy(logits, labels)
             predicted = logits.argmax(dim=1)  # (B,)
-            expected = logits.softmax(dim=1) @ torch.arange(
-                logits.shape[1], dtype=logits.dtype, device=device
-            )
-        statistics = {"accuracy": float((predicted == labels).float().mean())}
-        if self.config.cosent:
-            order = cosent(expected, labels, temperature=self.config.cosent_temperature)
-            loss = loss + self.config.cosent * order
-            statistics["cosent"] = order.item()
-        return loss, statistics
+        return loss, {"accuracy": float((predicted == labels).float().mean())}
 
     def after_step(self) -> None:
         """Nothing follows the module."""

@@ -110,7 +110,7 @@ def train_score(
         lora_rank=config.model.lora_rank,
         dropout=config.model.dropout,
     )
-    objective = ScoreObjective(model, splits.train, splits.dev, config.loss, config.run)
+    objective = ScoreObjective(model, splits.train, splits.dev, config.run)
     return _trained(objective, config, _content(splits), resume, on_step)
 
 
