@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 
 from bench.machine import machine_record
 from bench.ssra_report import write_report
-from bench.train_real import RECIPES, add_to, read_rows
+from bench.train_real import add_to, read_rows
 from relsdk.bundle import tokenizer_path
 from relsdk.metrics import ranking_report
 from relsdk.tokenizer import TextTokenizer
-from relsdk_training.config import DataConfig, EmbedConfig, load_config
+from relsdk_training.config import RECIPES, DataConfig, EmbedConfig, load_config
 from relsdk_training.data import PairArrays, load_pairs, pair_arrays
 from relsdk_training.measures import order_statistics, pair_logits
 from relsdk_training.score_model import ScoreModel

@@ -23,7 +23,7 @@ from bench.machine import machine_record
 from bench.train_data import query_texts, split_qbqtc
 from bench.train_report import write_report
 from relsdk.folders import write_file_atomically
-from relsdk_training.config import DistillConfig, EmbedConfig, RunConfig, ScoreConfig, load_config
+from relsdk_training.config import RECIPES, DistillConfig, EmbedConfig, RunConfig, ScoreConfig, load_config
 from relsdk_training.data import PairArrays, load_pairs, pair_arrays
 from relsdk_training.embedding_objective import EmbeddingObjective
 from relsdk_training.encoder import TextEncoder
@@ -33,7 +33,6 @@ from relsdk_training.score_model import ScoreModel
 from relsdk_training.score_objective import ScoreObjective
 from relsdk_training.tasks import train_distill, train_embed, train_score
 
-RECIPES = Path(__file__).resolve().parent.parent / "training/relsdk_training/recipes"
 DIMS = (32, 64, 128, 256)
 TEACHER = "embed"
 # name -> recipe and what differs from it. The ablation: each row adds to the one before; "embed" is the last

@@ -1,9 +1,11 @@
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
 from relsdk.errors import InputError
 from relsdk_training.config import (
+    RECIPES,
     EmbedConfig,
     ScoreConfig,
     config_from_dict,
@@ -49,6 +51,18 @@ def test_a_file_then_overrides_then_the_rest_is_default(tmp_path, monkeypatch):
 def test_mistakes_name_the_key_and_what_is_allowed(override, message):
     with pytest.raises(InputError, match=message):
         load_config(EmbedConfig, None, [override])
+
+
+def test_a_bare_name_is_a_recipe_unless_the_folder_has_a_file_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own = load_config(EmbedConfig, Path("embed.toml"))
+    assert own == load_config(EmbedConfig, RECIPES / "embed.toml") != EmbedConfig()
+    (tmp_path / "embed.toml").write_text("[run]\nepochs = 7\n")
+    assert load_config(EmbedConfig, Path("embed.toml")).run.epochs == 7
+    with pytest.raises(InputError, match=r"embd\.toml.*relsdk's own: .*embed\.toml"):
+        load_config(EmbedConfig, Path("embd.toml"))
+    with pytest.raises(InputError, match="not a readable"):
+        load_config(EmbedConfig, tmp_path / "sub/score.toml")
 
 
 def test_a_file_that_is_wrong_is_named(tmp_path):

@@ -155,6 +155,16 @@ def test_chunks_give_the_same_gradient(settings):
         torch.testing.assert_close(gradients[1][name], gradient, atol=1e-4, rtol=1e-4, msg=name)
 
 
+def test_the_full_width_is_always_trained(settings):
+    """A recipe's dimensions are those of narrower encoders."""
+    for dims, expected in (("[]", (32,)), ("[8, 16]", (8, 16, 32)), ("[8, 32]", (8, 32))):
+        config = load_config(EmbedConfig, None, [*settings, f"loss.matryoshka_dims={dims}"])
+        splits = load_splits(config.data, 0)
+        encoder = TextEncoder.load(Path(config.model.checkpoint))
+        objective = EmbeddingObjective(encoder, splits.train, splits.dev, config.loss, config.run)
+        assert objective.dims == expected
+
+
 def test_documents_judged_relevant_elsewhere_are_no_negatives(settings, files, tmp_path):
     """(a, x) and (b, y) share a batch, and y was judged relevant to a, too: in another batch."""
     write_pairs(

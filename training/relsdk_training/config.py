@@ -24,6 +24,7 @@ else:
     import tomli as tomllib
 
 __all__ = [
+    "RECIPES",
     "DataConfig",
     "DistillConfig",
     "DistillLossConfig",
@@ -43,6 +44,8 @@ __all__ = [
 ]
 
 Config = TypeVar("Config")
+# Settings that were chosen on real data, by name: `relsdk train embed embed.toml`.
+RECIPES = Path(__file__).resolve().parent / "recipes"
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ class LossConfig:
         temperature: Where the learned temperature starts.
         mask_margin: Drop candidates more similar than the positive by more than this; negative keeps all.
         self_contrast: Add other queries and other documents as candidates.
-        matryoshka_dims: Average the loss over these leading dimensions; empty takes the full width.
+        matryoshka_dims: Average the loss over these leading dimensions and the full width.
         hard_negatives: Mined documents for each query; 0 mines none.
         queue: Documents that the miner remembers.
         max_ratio: A mined negative is at most this times as similar as the positive.
@@ -324,7 +327,8 @@ def load_config(kind: type[Config], path: Path | None, overrides: Sequence[str] 
 
     Args:
         kind: The root dataclass.
-        path: TOML file; None starts from the defaults.
+        path: TOML file, or the bare name of one in `RECIPES` where the current folder has none; None starts
+            from the defaults.
         overrides: "section.key=value"; the value as TOML, or a bare string.
 
     Raises:
@@ -332,10 +336,15 @@ def load_config(kind: type[Config], path: Path | None, overrides: Sequence[str] 
     """
     content: dict[str, Any] = {}
     if path is not None:
+        own = RECIPES / path.name
         try:
-            content = tomllib.loads(path.read_text(encoding="utf-8"))
+            source = own if str(path) == path.name and not path.exists() and own.is_file() else path
+            content = tomllib.loads(source.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise InputError(f"{path} is not a readable TOML file: {error}") from error
+            recipes = ", ".join(sorted(recipe.name for recipe in RECIPES.glob("*.toml")))
+            raise InputError(
+                f"{path} is not a readable TOML file: {error}; relsdk's own: {recipes}"
+            ) from error
     config = _filled(kind, content, str(path))
     for override in overrides:
         key, separator, text = override.partition("=")

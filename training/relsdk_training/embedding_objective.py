@@ -71,7 +71,7 @@ class EmbeddingObjective:
         self.train, self.dev = (
             tokenised_pairs(self.tokenizer, pairs, settings.prompts) for pairs in (train, dev)
         )
-        self.dims = loss.matryoshka_dims or (settings.dimension,)
+        self.dims = tuple(dict.fromkeys((*loss.matryoshka_dims, settings.dimension)))
         self.module = _EmbeddingModule(encoder, loss, thresholds=(0.25, 0.5, 0.75))
         self.queue: DocumentQueue | None = None
         self.copy: MomentumCopy | None = None

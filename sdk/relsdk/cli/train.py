@@ -20,7 +20,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @click.group()
 def train() -> None:
-    """Train models on graded pairs (needs relsdk[train])."""
+    """Train models on graded pairs (needs relsdk[train]).
+
+    CONFIG is a TOML file, or one of relsdk's own, whose settings were chosen on real data: embed.toml,
+    score.toml, distill.toml, query.toml, ssra.toml.
+    """
 
 
 def _options(command: F) -> F:
@@ -39,7 +43,7 @@ def _options(command: F) -> F:
 @train.command()
 @_options
 def embed(config: Path | None, overrides: tuple[str, ...], resume: bool, as_json: bool) -> None:
-    """Train an encoder as CONFIG (a TOML file) says; run.output/best is what relsdk export encoder takes."""
+    """Train an encoder as CONFIG says; run.output/best is what relsdk export encoder takes."""
     from relsdk_training.config import EmbedConfig
     from relsdk_training.tasks import train_embed
 
