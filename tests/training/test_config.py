@@ -59,7 +59,7 @@ def test_a_bare_name_is_a_recipe_unless_the_folder_has_a_file_of_that_name(tmp_p
     assert own == load_config(EmbedConfig, RECIPES / "embed.toml") != EmbedConfig()
     (tmp_path / "embed.toml").write_text("[run]\nepochs = 7\n")
     assert load_config(EmbedConfig, Path("embed.toml")).run.epochs == 7
-    with pytest.raises(InputError, match=r"embd\.toml.*relsdk's own: .*embed\.toml"):
+    with pytest.raises(InputError, match=r"embd\.toml.*relsdk's own are .*embed\.toml"):
         load_config(EmbedConfig, Path("embd.toml"))
     with pytest.raises(InputError, match="not a readable"):
         load_config(EmbedConfig, tmp_path / "sub/score.toml")

@@ -337,13 +337,13 @@ def load_config(kind: type[Config], path: Path | None, overrides: Sequence[str] 
     content: dict[str, Any] = {}
     if path is not None:
         own = RECIPES / path.name
+        source = own if str(path) == path.name and not path.exists() and own.is_file() else path
         try:
-            source = own if str(path) == path.name and not path.exists() and own.is_file() else path
             content = tomllib.loads(source.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            recipes = ", ".join(sorted(recipe.name for recipe in RECIPES.glob("*.toml")))
+            names = sorted(recipe.name for recipe in RECIPES.glob("*.toml"))
             raise InputError(
-                f"{path} is not a readable TOML file: {error}; relsdk's own: {recipes}"
+                f"{path} is not a readable TOML file: {error}; relsdk's own are {', '.join(names)}"
             ) from error
     config = _filled(kind, content, str(path))
     for override in overrides:
