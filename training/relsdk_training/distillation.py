@@ -5,7 +5,7 @@ Shape letters: N texts, B texts of one batch, D dimension.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from relsdk.bundle import tokenizer_path
 from relsdk.errors import InputError
+from relsdk.folders import file_sha256, json_sha256
 from relsdk.formats import read_queries, read_unlabelled_pairs
 from relsdk.tokenizer import TextTokenizer
 from relsdk_training.config import DistillLossConfig, RunConfig
@@ -26,10 +27,12 @@ from relsdk_training.losses.distillation import cosine_distance, similarity_matr
 from relsdk_training.measures import embed_tokens, ranking_statistics, tokenised_pairs
 from relsdk_training.precision import autocast_for
 from relsdk_training.samplers import length_batches
+from relsdk_training.teacher_vectors import teacher_vectors
 from relsdk_training.text import document_text
 
-__all__ = ["DistillationObjective", "distillation_texts"]
+__all__ = ["TEACHER_FOLDER", "DistillationObjective", "distillation_texts"]
 
+TEACHER_FOLDER = "teacher"
 Statistics = dict[str, float]
 # Characters, least and most: of a piece, and of each half of one that is joined.
 _PIECE = (4, 16)
@@ -88,7 +91,7 @@ def _pieces(texts: Sequence[str], count: int, seed: int) -> Iterator[str]:
 class DistillationObjective:
     """Distance to the teacher's vectors, and between the similarities within a batch.
 
-    The teacher's vectors are computed once.
+    The teacher's vectors are computed once, and kept in `TEACHER_FOLDER` of the run's folder for a resume.
 
     Args:
         student: What is trained; as wide as the teacher.
@@ -96,7 +99,8 @@ class DistillationObjective:
         texts: N texts, prompts included.
         dev: Labelled pairs to measure on.
         loss: Weights of the terms, and what the student is for.
-        run: Batch size, seed.
+        run: Batch size, seed, folder.
+        on_note: Called with lines for people while the teacher's vectors are computed.
 
     Raises:
         InputError: Student and teacher differ in width.
@@ -110,6 +114,7 @@ class DistillationObjective:
         dev: PairArrays,
         loss: DistillLossConfig,
         run: RunConfig,
+        on_note: Callable[[str], None] = lambda note: None,
     ) -> None:
         settings = student.settings
         if settings.dimension != teacher.settings.dimension:
@@ -128,10 +133,17 @@ class DistillationObjective:
         self.dev = tokenised_pairs(self.tokenizer, dev, settings.prompts)
         device = default_device()
         teacher.to(device).eval()
+        kept = partial(
+            teacher_vectors,
+            teacher,
+            self.tokenizer,
+            folder=Path(run.output) / TEACHER_FOLDER,
+            identity=f"{_weights_sha256(teacher.source)} {run.precision} {device.type}",
+            device=device,
+        )
         with torch.inference_mode(), autocast_for(device, run.precision)():
-            embed = partial(embed_tokens, teacher, self.tokenizer, device=device)
-            self.wanted = embed(self.tokens)  # (N, D)
-            self.dev_documents = embed(self.dev.documents)
+            self.wanted = kept(self.tokens, on_note=on_note)  # (N, D)
+            self.dev_documents = kept(self.dev.documents)
 
     def batches(self, epoch: int) -> Sequence[NDArray[np.int64]]:
         """Return rows of the texts, (B,) each, of similar length; a last text alone is left out."""
@@ -170,3 +182,7 @@ class DistillationObjective:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over nothing."""
+
+
+def _weights_sha256(checkpoint: Path) -> str:
+    return json_sha256([file_sha256(path) for path in sorted(checkpoint.glob("*.safetensors"))])

@@ -125,11 +125,10 @@ def train(
     objective.module.to(device)
     adam = torch.optim.AdamW(_groups(objective.module, optimiser), fused=True)
     schedule = LambdaLR(adam, lambda step: _factor(step, total, optimiser.warmup))
+    torch.manual_seed(run.seed)
     progress = Progress()
     if resume:
         progress = load_training_state(folder, identity, objective, adam, schedule)
-    else:
-        torch.manual_seed(run.seed)
     log = RunLog(folder / "log.jsonl", after=progress.step) if is_first() else None
     keeper = _Keeper(objective, device, autocast, metric, identity, folder, log, progress, adam, schedule)
     if progress.step == 0:

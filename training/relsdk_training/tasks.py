@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -24,7 +25,7 @@ from relsdk_training.config import (
     config_hash,
 )
 from relsdk_training.data import PairArrays, load_pairs, pair_arrays, read_splits
-from relsdk_training.distillation import DistillationObjective, distillation_texts
+from relsdk_training.distillation import TEACHER_FOLDER, DistillationObjective, distillation_texts
 from relsdk_training.embedding_objective import EmbeddingObjective
 from relsdk_training.encoder import TextEncoder
 from relsdk_training.loop import TrainResult, train
@@ -156,8 +157,11 @@ def train_distill(
     _check_dev(dev)
     texts = distillation_texts(config.distill, teacher.settings.prompts, config.run.seed)
     on_note(f"{len(texts):,} texts; dev: {dev.describe()}")
-    objective = DistillationObjective(student, teacher, texts, dev, config.distill, config.run)
-    return _trained(objective, config, [texts, dev.queries, dev.labels.tolist()], resume, on_step)
+    objective = DistillationObjective(student, teacher, texts, dev, config.distill, config.run, on_note)
+    result = _trained(objective, config, [texts, dev.queries, dev.labels.tolist()], resume, on_step)
+    if result.stopped != "interrupted" and is_first():
+        shutil.rmtree(Path(config.run.output) / TEACHER_FOLDER)
+    return result
 
 
 def _texts(config: QueryConfig, held_out: Sequence[str], on_note: OnNote) -> list[str]:
