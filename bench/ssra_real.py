@@ -13,7 +13,6 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from bench.machine import machine_record
-from bench.ssra_report import write_report
+from bench.ssra_report import against, write_report
 from bench.train_real import add_to, read_rows
 from relsdk.bundle import tokenizer_path
 from relsdk.metrics import ranking_report
@@ -53,7 +52,8 @@ VARIANTS = {
     "pseudo-labels, no generation": ["synthesis.rounds=0"],
     "SSRA, binary label weights": ["embed.loss.weighting=binary"],
 }
-ROWS = (BASE, VANILLA, UPPER, *VARIANTS)
+ROWS = (VANILLA, BASE, UPPER, *VARIANTS)  # in this order: the others are compared with the first
+_COSINES = "vanilla.npy"  # of the test pairs, for the paired intervals of the other rows
 # Records of each wanted level whose level an outsider checks.
 _CHECKED = 200
 
@@ -94,7 +94,7 @@ def main(
     backbone = shared / "models/me5-small-zh"
     for budget in budgets:
         for seed in range(seeds):
-            for name in only or ROWS:
+            for name in (row for row in ROWS if row in (only or ROWS)):
                 key = f"{name} / {budget} / seed {seed}"
                 if key in read_rows(output):
                     continue
@@ -113,13 +113,16 @@ def main(
                 row = made_row(name, settings, folder, backbone, outsider)
                 folder.mkdir(parents=True, exist_ok=True)
                 cosines = TextEmbedder(Path(row["encoder"]), max_tokens=128).cosines(test)
-                np.save(folder / f"{name}.npy", cosines)
+                if name == VANILLA:
+                    np.save(folder / _COSINES, cosines)
+                elif (folder / _COSINES).is_file():
+                    row["against_vanilla"] = against(test, np.load(folder / _COSINES), cosines)
                 row |= {
                     "machine": machine_record(seed),
                     "encoder": Path(row["encoder"]).name,
                     "test": measures(test, cosines),
                 }
-                add_to(output, key, row, partial(write_report, test=test, work=work))
+                add_to(output, key, row, write_report)
                 click.echo(json.dumps(row["test"]), err=True)
 
 

@@ -15,10 +15,11 @@ from relsdk_training.ssra.comparison import drawn_rows, mean_ap, ndcg_values
 
 ORDER = ("mean_ap", "ap_1", "ap_2", "ap_3", "ndcg_at_10")
 VANILLA, UPPER, FULL = "vanilla SFT", "all labels", "SSRA"
+COMPARED = ("mean_ap", "ndcg_at_10")
 _DRAWS = 500
 
 
-def write_report(rows: dict[str, Any], path: Path, *, test: PairArrays, work: Path) -> None:
+def write_report(rows: dict[str, Any], path: Path) -> None:
     """Write the tables of all rows."""
     parts = [
         "# SSRA on KUAKE-QTR in the paper's imbalance",
@@ -28,7 +29,7 @@ def write_report(rows: dict[str, Any], path: Path, *, test: PairArrays, work: Pa
         "are in the JSON.",
     ]
     for budget in sorted({key.split(" / ")[1] for key in rows}, key=int):
-        parts += [f"## {int(budget):,} labelled pairs", _table(rows, budget, test, work)]
+        parts += [f"## {int(budget):,} labelled pairs", _table(rows, budget)]
         gap = _gap(rows, budget)
         if gap:
             parts.append(gap)
@@ -63,7 +64,17 @@ def paired_interval(
     return difference(np.arange(len(test))), float(low), float(high)
 
 
-def _table(rows: dict[str, Any], budget: str, test: PairArrays, work: Path) -> str:
+def against(
+    test: PairArrays, vanilla: NDArray[np.floating], cosines: NDArray[np.floating]
+) -> dict[str, list[float]]:
+    """Return the difference to vanilla SFT and its interval for each measure, as a row keeps them."""
+    return {
+        measure: [round(value, 5) for value in paired_interval(test, vanilla, cosines, measure)]
+        for measure in COMPARED
+    }
+
+
+def _table(rows: dict[str, Any], budget: str) -> str:
     found: dict[str, list[str]] = {}
     for key in rows:
         name, of, _ = key.split(" / ")
@@ -87,21 +98,17 @@ def _table(rows: dict[str, Any], budget: str, test: PairArrays, work: Path) -> s
             values = np.array([rows[key]["test"][measure] for key in keys]) * 100
             spread = f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else ""
             cells.append(f"{values.mean():.2f}{spread}")
-        for measure in ("mean_ap", "ndcg_at_10"):
-            cells.append(
-                "; ".join(_against(key, measure, test, work) for key in keys) if name != VANILLA else ""
-            )
+        for measure in COMPARED:
+            cells.append("; ".join(_told(rows[key], measure) for key in keys) if name != VANILLA else "")
         lines.append(cells)
     return markdown(header, lines)
 
 
-def _against(key: str, measure: str, test: PairArrays, work: Path) -> str:
-    name, budget, seed = key.split(" / ")
-    folder = work / f"ssra_{budget}_{seed.removeprefix('seed ')}"
-    files = [folder / f"{who}.npy" for who in (VANILLA, name)]
-    if not all(file.is_file() for file in files):
+def _told(row: dict[str, Any], measure: str) -> str:
+    found = row.get("against_vanilla")
+    if found is None:
         return "-"
-    mean, low, high = (100 * x for x in paired_interval(test, *(np.load(file) for file in files), measure))
+    mean, low, high = (100 * x for x in found[measure])
     return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 

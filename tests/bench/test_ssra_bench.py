@@ -47,8 +47,8 @@ def test_the_study_at_toy_size(toy_checkpoint, tmp_path):
     assert done.returncode == 0, done.stderr
     rows = json.loads(output.read_text())
     assert [key.split(" / ")[0] for key in rows] == [
-        "untrained",
         "vanilla SFT",
+        "untrained",
         "all labels",
         "SSRA",
         "SSRA without the judge",
@@ -59,6 +59,13 @@ def test_the_study_at_toy_size(toy_checkpoint, tmp_path):
     ]
     assert all(0 < row["test"]["mean_ap"] <= 1 for row in rows.values())
     assert str(tmp_path) not in output.read_text()
+    for key, row in rows.items():
+        intervals = row.get("against_vanilla")
+        assert (intervals is None) == key.startswith("vanilla")
+        for measure, (mean, low, high) in (intervals or {}).items():
+            assert low <= high
+            difference = row["test"][measure] - rows["vanilla SFT / 200 / seed 0"]["test"][measure]
+            assert mean == pytest.approx(difference, abs=2e-4)
     report = output.with_suffix(".md").read_text()
     assert "Share of the gap" in report
     assert "| SSRA | 1 |" in report
