@@ -75,7 +75,7 @@ def _table(rows: Sequence[Row]) -> str:
     columns: dict[str, list[str]] = {"case": [], "contender": []}
     shown = [row for row in rows if row.role != "yardstick"]
     quality = list(dict.fromkeys(name for row in shown for name in row.quality))
-    optional = ["ratio to first", *quality, "resident MB"]
+    optional = ["ratio to first", *quality, "resident MB", "around the session's run, ms"]
     for name in ("p50 ms", "p90 ms", "p95 ms", "p99 ms", "throughput", *optional):
         columns[name] = []
     for row in shown:
@@ -89,6 +89,8 @@ def _table(rows: Sequence[Row]) -> str:
         for name in quality:
             columns[name].append(_number(row.quality[name]) if name in row.quality else "")
         columns["resident MB"].append(_number(row.memory.get("resident_mb")))
+        overhead = row.extra.get("overhead_ms") or {}
+        columns["around the session's run, ms"].append(_number(overhead.get("median")))
     kept = {name: cells for name, cells in columns.items() if any(cells)}
     lines = ["| " + " | ".join(kept) + " |", "|" + "---|" * len(kept)]
     lines += ["| " + " | ".join(cells) + " |" for cells in zip(*kept.values(), strict=True)]
