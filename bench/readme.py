@@ -45,7 +45,7 @@ def main(write: bool, check: bool) -> None:
 
 def committed() -> list[dict[str, Any]]:
     """Read the results that the pages show: latency, real data, training, suites beside the peers, SSRA."""
-    names = ("latency.json", "real.json", "train.json", "suites.json", "ssra.json")
+    names = ("latency.json", "real.json", "train.json", "student_latency.json", "suites.json", "ssra.json")
     return [json.loads((RESULTS / name).read_text()) for name in names]
 
 
@@ -61,6 +61,7 @@ def blocks(
     latency: dict[str, Any],
     real: dict[str, Any],
     train: dict[str, Any],
+    students: dict[str, Any],
     suites: dict[str, Any],
     ssra: dict[str, Any],
 ) -> dict[str, str]:
@@ -70,7 +71,7 @@ def blocks(
         "numbers": _numbers(timed, real),
         "latency": _latency_table(timed, latency["machine"]),
         "quality": _quality_table(real),
-        "training": _training_table(train),
+        "training": _training_table(train, students),
         "peers": _peers_tables(suites),
         "ssra": _ssra_table(ssra),
         "demo": _verbatim("demo.txt"),
@@ -133,15 +134,17 @@ def _quality_table(real: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _training_table(train: dict[str, Any]) -> str:
+def _training_table(train: dict[str, Any], students: dict[str, Any]) -> str:
     """Test measures of the runs that a user would repeat, each the mean over the seeds there are."""
+    times = {name: found["query_p50_ms"] for name, found in students["models"].items()}
     labels = {
         "untrained": "pretrained encoder",
         "embed": "encoder, `train embed`",
         "query tower, 2 layers": "queries by a 2-layer tower, `train distill`",
         "score categorical": "score model, `train score`",
     }
-    lines = ["| 17,885 graded pairs | seeds | mean AP | nDCG@10 | accuracy |", "|---|---|---|---|---|"]
+    header = ("17,885 graded pairs", "seeds", "mean AP", "nDCG@10", "accuracy", "one query, int8, p50 ms")
+    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     for name, label in labels.items():
         runs = [row["test"] for key, row in train.items() if key == name or key.startswith(f"{name} / seed")]
         if not runs:
@@ -150,7 +153,8 @@ def _training_table(train: dict[str, Any]) -> str:
             key: [run[key] for run in runs if key in run] for key in ("mean_ap", "ndcg_at_10", "accuracy")
         }
         points = (f"{100 * sum(values) / len(values):.2f}" if values else "" for values in found.values())
-        lines.append(f"| {label} | {len(runs)} | {' | '.join(points)} |")
+        time = f"{times[name]:.2f}" if name in times else ""
+        lines.append(f"| {label} | {len(runs)} | {' | '.join(points)} | {time} |")
     return "\n".join(lines) + "\n"
 
 
