@@ -113,18 +113,18 @@ def _told(row: dict[str, Any], measure: str) -> str:
 
 
 def _gap(rows: dict[str, Any], budget: str) -> str:
-    """Say how much of the way from vanilla SFT to full supervision SSRA goes."""
-    shares: dict[str, list[float]] = {"mean_ap": [], "ndcg_at_10": []}
-    for key in rows:
-        name, of, seed = key.split(" / ")
-        ends = [rows.get(f"{who} / {budget} / {seed}") for who in (VANILLA, UPPER)]
-        if name == FULL and of == budget and all(ends):
-            for measure, values in shares.items():
-                low, high = (end["test"][measure] for end in ends if end)
-                values.append((rows[key]["test"][measure] - low) / (high - low) if high != low else np.nan)
-    if not shares["mean_ap"]:
-        return ""
-    told = (f"{100 * float(np.mean(values)):.0f} % in {name}" for name, values in shares.items())
+    """Say how wide the gap between vanilla SFT and full supervision is, and how much of it SSRA closes."""
+    seeds = [key.split(" / ")[2] for key in rows if key.startswith(f"{FULL} / {budget} / ")]
+    runs = [[rows.get(f"{name} / {budget} / {seed}") for name in (VANILLA, UPPER, FULL)] for seed in seeds]
+    told = []
+    for measure in COMPARED:
+        values = [[100 * row["test"][measure] for row in run if row] for run in runs if all(run)]
+        if not values:
+            return ""
+        vanilla, upper, full = np.mean(values, axis=0)
+        gap, gain = upper - vanilla, full - vanilla
+        share = f" ({gain / gap:.0%})" if gap > 0 else ""
+        told.append(f"{gain:+.2f} of {gap:+.2f}{share} {measure}")
     return f"Share of the gap between vanilla SFT and full supervision that SSRA closes: {', '.join(told)}."
 
 
