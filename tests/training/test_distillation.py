@@ -2,13 +2,15 @@
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from relsdk.errors import InputError
 from relsdk.formats import write_pairs
 from relsdk.sample_world import generate
-from relsdk_training.config import DistillConfig, DistillLossConfig, load_config
+from relsdk_training.config import RECIPES, DistillConfig, DistillLossConfig, load_config
 from relsdk_training.distillation import distillation_texts
+from relsdk_training.encoder import TextEncoder
 from relsdk_training.run_log import read_log
 from relsdk_training.tasks import train_distill
 
@@ -48,6 +50,18 @@ def test_a_student_comes_closer_to_its_teacher(settings, tmp_path, student):
     assert result.steps == 60
     kept = load_file(tmp_path / "run" / "best" / "model.safetensors")
     assert not any("layer.1." in name for name in kept)
+
+
+def test_layers_are_also_counted_from_the_end(toy_checkpoint):
+    """A recipe's last layer is that of any encoder."""
+    assert load_config(DistillConfig, RECIPES / "distill.toml").model.layers == (0, -1)
+    whole = TextEncoder.load(toy_checkpoint).state_dict()
+    for layers in ([0, -1], [0, 1], [-2, -1]):
+        found = TextEncoder.load(toy_checkpoint, layers=layers).state_dict()
+        assert all(torch.equal(found[name], whole[name]) for name in whole)
+    last, named = (TextEncoder.load(toy_checkpoint, layers=layers).state_dict() for layers in ([-1], [1]))
+    assert len(last) < len(whole)
+    assert all(torch.equal(last[name], named[name]) for name in named)
 
 
 def test_texts_carry_the_prompt_they_are_served_with(files):
@@ -91,6 +105,8 @@ def test_pieces_are_of_the_texts_alone_or_joined_in_twos(tmp_path):
         ("model.layers=[]", "names no layers"),
         ("data.dev=''", "names no file"),
         ("model.layers=[7]", "out of 0 to 1"),
+        ("model.layers=[-3]", "out of 0 to 1"),
+        ("model.layers=[1, -1]", "out of 0 to 1"),
     ],
 )
 def test_mistakes(settings, change, message):

@@ -57,7 +57,7 @@ class ModelConfig:
         max_tokens: Limit per text, or per pair of a score model.
         query_prompt: Put before queries; None takes the checkpoint's. A score model uses none.
         document_prompt: The same for documents.
-        layers: Keep these layers only, counted from 0; empty keeps all.
+        layers: Keep these layers only, counted from 0, or from the end: -1 is the last; empty keeps all.
         lora_rank: Train low-rank updates instead of all weights; 0 trains all.
         dropout: In training; None takes the checkpoint's. On a CPU, 0 is a fifth faster.
         head: Of a score model: "categorical" or "ordinal".
@@ -443,6 +443,7 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
             and not isinstance(value, bool)
             and value < 0
             and "margin" not in where
+            and not where.endswith(": layers")
         ):
             raise InputError(f"{where} is {value!r}; 0 or more is needed")
         return os.path.expanduser(os.path.expandvars(value)) if hint is str else value

@@ -65,13 +65,14 @@ def keep_layers(model: PreTrainedModel, layers: Sequence[int]) -> None:
 
     Args:
         model: A transformer.
-        layers: Which to keep, counted from 0, in rising order.
+        layers: Which to keep, counted from 0, in rising order; below 0, from the end: -1 is the last.
 
     Raises:
         InputError: A number is out of range or out of order, or the layers cannot be found.
     """
     count = int(model.config.num_hidden_layers)
-    if not layers or list(layers) != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < count:
+    numbers = [layer + count if layer < 0 else layer for layer in layers]
+    if not numbers or numbers != sorted(set(numbers)) or not 0 <= numbers[0] <= numbers[-1] < count:
         raise InputError(f"layers {list(layers)}; rising numbers out of 0 to {count - 1} are needed")
     stacks = [
         (parent, name)
@@ -84,11 +85,11 @@ def keep_layers(model: PreTrainedModel, layers: Sequence[int]) -> None:
             f"the layers of a {model.config.model_type} cannot be found ({len(stacks)} candidates)"
         )
     parent, name = stacks[0]
-    kept = [getattr(parent, name)[number] for number in layers]
+    kept = [getattr(parent, name)[number] for number in numbers]
     setattr(parent, name, nn.ModuleList(kept))
-    model.config.num_hidden_layers = len(layers)
+    model.config.num_hidden_layers = len(numbers)
     if getattr(model.config, "layer_types", None):
-        model.config.layer_types = [model.config.layer_types[number] for number in layers]
+        model.config.layer_types = [model.config.layer_types[number] for number in numbers]
 
 
 def set_dropout(model: nn.Module, probability: float) -> None:
