@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -266,9 +267,16 @@ class TestStreaming:
         assert source.served < 50
 
     def test_an_iterator_that_is_dropped_leaves_no_file_open(self, write):
-        documents = formats.read_documents(write("d.jsonl", '{"id": 1, "title": "t"}\n' * 3))
+        path = write("d.jsonl", '{"id": 1, "title": "t"}\n' * 3)
+        documents = formats.read_documents(path)
+
+        def is_open():
+            return str(path) in {file.path for file in psutil.Process().open_files()}
+
         next(documents)
-        documents.close()  # a ResourceWarning would fail the test
+        assert is_open()
+        documents.close()
+        assert not is_open()
 
     def test_the_file_is_checked_before_the_first_row(self, tmp_path):
         with pytest.raises(InputError, match="no such file"):

@@ -72,7 +72,9 @@ def test_texts_carry_the_prompt_they_are_served_with(files):
     assert {text[:3] for text in both} == {"q: ", "d: "}
     tower = distillation_texts(DistillLossConfig(student="query", pairs=pairs, queries=queries), prompts)
     assert {text[:3] for text in tower} == {"q: "}
-    assert len(distillation_texts(DistillLossConfig(pairs=pairs, limit=5), prompts)) == 5
+    limited = distillation_texts(DistillLossConfig(pairs=pairs, limit=5), prompts)
+    assert len(limited) == 5
+    assert {text[:3] for text in limited} == {"q: ", "d: "}
     with pytest.raises(InputError, match="at least one is needed"):
         distillation_texts(DistillLossConfig(), prompts)
 

@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from relsdk.bundle import tokenizer_path
+from relsdk.errors import LockedError
 from relsdk.formats import write_pairs
 from relsdk.sample_world import generate
 from relsdk.tokenizer import TextTokenizer
@@ -15,6 +16,7 @@ from relsdk_training.distillation import TEACHER_FOLDER
 from relsdk_training.encoder import TextEncoder
 from relsdk_training.errors import TrainingError
 from relsdk_training.measures import embed_tokens
+from relsdk_training.run_lock import lock_run
 from relsdk_training.tasks import train_distill
 from relsdk_training.teacher_vectors import teacher_vectors
 
@@ -125,6 +127,8 @@ def test_a_run_that_was_stopped_while_the_teacher_embedded_goes_on(
     counted = module.embed_tokens
 
     def stopped(*arguments, **options):
+        with pytest.raises(LockedError, match="another process"):  # the folder is nobody else's by now
+            lock_run(tmp_path / "stopped")
         if len(embedded) == shards + 2:
             raise KeyboardInterrupt
         return counted(*arguments, **options)

@@ -41,6 +41,7 @@ __all__ = [
     "config_hash",
     "describe_config",
     "load_config",
+    "settings_file",
 ]
 
 Config = TypeVar("Config")
@@ -336,10 +337,8 @@ def load_config(kind: type[Config], path: Path | None, overrides: Sequence[str] 
     """
     content: dict[str, Any] = {}
     if path is not None:
-        own = RECIPES / path.name
-        source = own if str(path) == path.name and not path.exists() and own.is_file() else path
         try:
-            content = tomllib.loads(source.read_text(encoding="utf-8"))
+            content = tomllib.loads(settings_file(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             names = sorted(recipe.name for recipe in RECIPES.glob("*.toml"))
             raise InputError(
@@ -356,6 +355,12 @@ def load_config(kind: type[Config], path: Path | None, overrides: Sequence[str] 
             change = {name: change}
         config = _merged(config, change, f"--set {override}")
     return config
+
+
+def settings_file(path: Path) -> Path:
+    """Return a file of settings, or the one of that bare name in `RECIPES` where the folder has none."""
+    own = RECIPES / path.name
+    return own if str(path) == path.name and not path.exists() and own.is_file() else path
 
 
 def config_from_dict(kind: type[Config], content: Mapping[str, Any], where: str) -> Config:

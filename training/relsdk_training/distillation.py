@@ -52,20 +52,19 @@ def distillation_texts(config: DistillLossConfig, prompts: Mapping[str, str], se
     """
     if not config.queries and not config.pairs:
         raise InputError("distill.queries and distill.pairs name no file; at least one is needed")
-    queries: dict[str, None] = {}
-    documents: dict[str, None] = {}
+    texts: dict[tuple[str, str], None] = {}  # (name of the prompt, text), in the order of the files
     for path in config.queries:
-        queries.update((query.text, None) for query in read_queries(Path(path)))
+        texts.update((("query", query.text), None) for query in read_queries(Path(path)))
     for path in config.pairs:
         for query, document in read_unlabelled_pairs(Path(path), skip_empty=True):
-            queries[query] = None
+            texts["query", query] = None
             if config.student == "encoder":
-                documents[document_text(document)] = None
-    found: list[str] = []
-    for name, texts in (("query", list(queries)), ("document", list(documents))):
-        texts = texts[: max(0, config.limit - len(found))] if config.limit else texts
-        prompt = prompts.get(name, "")
-        found += [prompt + text for text in dict.fromkeys([*texts, *_pieces(texts, config.pieces, seed)])]
+                texts["document", document_text(document)] = None
+    chosen = list(texts)[: config.limit or None]
+    found = [prompts.get(name, "") + text for name, text in chosen]
+    for name in ("query", "document"):
+        own = [text for of, text in chosen if of == name]
+        found += [prompts.get(name, "") + piece for piece in _pieces(own, config.pieces, seed)]
     return list(dict.fromkeys(found))
 
 

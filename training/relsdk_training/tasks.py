@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -157,10 +158,12 @@ def train_distill(
     _check_dev(dev)
     texts = distillation_texts(config.distill, teacher.settings.prompts, config.run.seed)
     on_note(f"{len(texts):,} texts; dev: {dev.describe()}")
-    objective = DistillationObjective(student, teacher, texts, dev, config.distill, config.run, on_note)
-    result = _trained(objective, config, [texts, dev.queries, dev.labels.tolist()], resume, on_step)
-    if result.stopped != "interrupted" and is_first():
-        shutil.rmtree(Path(config.run.output) / TEACHER_FOLDER)
+    with _alone(config):  # from the teacher's first text on: it writes into the run's folder
+        objective = DistillationObjective(student, teacher, texts, dev, config.distill, config.run, on_note)
+        data = [texts, dev.queries, dev.labels.tolist()]
+        result = _trained_alone(objective, config, data, resume, on_step)
+        if result.stopped != "interrupted" and is_first():
+            shutil.rmtree(Path(config.run.output) / TEACHER_FOLDER)
     return result
 
 
@@ -220,6 +223,17 @@ def _prompts(config: EmbedConfig | DistillConfig) -> dict[str, str] | None:
     return given or None
 
 
+@contextmanager
+def _alone(config: AnyConfig) -> Iterator[None]:
+    """Hold the lock of the run's folder; of several processes of one training, the first does."""
+    lock = lock_run(Path(config.run.output)) if is_first() else None
+    try:
+        yield
+    finally:
+        if lock is not None:
+            lock.release()
+
+
 def _trained(
     objective: Any,
     config: AnyConfig,
@@ -229,26 +243,35 @@ def _trained(
     *,
     metric: str = "mean_ap",
 ) -> TrainResult:
+    with _alone(config):
+        return _trained_alone(objective, config, data, resume, on_step, metric=metric)
+
+
+def _trained_alone(
+    objective: Any,
+    config: AnyConfig,
+    data: Any,
+    resume: bool,
+    on_step: OnStep,
+    *,
+    metric: str = "mean_ap",
+) -> TrainResult:
+    """Train in a folder whose lock is held."""
     output = Path(config.run.output)
-    lock = lock_run(output) if is_first() else None
-    try:
-        if is_first():
-            content = json.dumps(asdict(config), ensure_ascii=False, indent=1)
-            write_file_atomically(output / "config.json", content + "\n")
-        result = train(
-            objective,
-            config.optimiser,
-            config.run,
-            metric=metric,
-            identity=json_sha256([config_hash(config), data]),
-            resume=resume,
-            on_step=on_step,
-        )
-        if is_first():
-            write_file_atomically(output / "result.json", json.dumps(asdict(result), indent=1) + "\n")
-    finally:
-        if lock is not None:
-            lock.release()
+    if is_first():
+        content = json.dumps(asdict(config), ensure_ascii=False, indent=1)
+        write_file_atomically(output / "config.json", content + "\n")
+    result = train(
+        objective,
+        config.optimiser,
+        config.run,
+        metric=metric,
+        identity=json_sha256([config_hash(config), data]),
+        resume=resume,
+        on_step=on_step,
+    )
+    if is_first():
+        write_file_atomically(output / "result.json", json.dumps(asdict(result), indent=1) + "\n")
     return result
 
 

@@ -82,12 +82,12 @@ def ssra(config: Path | None, overrides: tuple[str, ...], as_json: bool) -> None
     A stage whose settings and data are unchanged is not done again: the same command goes on where a run was
     stopped.
     """
-    from relsdk_training.config import describe_config, load_config
+    from relsdk_training.config import load_config
     from relsdk_training.ssra.config import SsraConfig
     from relsdk_training.ssra.pipeline import train_ssra
 
     settings = load_config(SsraConfig, config, overrides)
-    click.echo(describe_config(settings), err=True)
+    _show(config, settings)
     with _StageBars() as bars:
         result = train_ssra(settings, on_note=bars.note, on_progress=bars.update)
     if as_json:
@@ -150,6 +150,16 @@ def plot(run: Path, output: Path | None) -> None:
     click.echo(plot_run(run, output or run / "curves.png"))
 
 
+def _show(path: Path | None, settings: Any) -> None:
+    """Print where settings come from, and what they are."""
+    from relsdk_training.config import describe_config, settings_file
+
+    if path is not None:
+        own = settings_file(path) != path
+        click.echo(f"# {path}{', of relsdk itself: this folder has none' if own else ''}", err=True)
+    click.echo(describe_config(settings), err=True)
+
+
 def _run(
     kind: Any,
     task: Callable[..., Any],
@@ -159,13 +169,13 @@ def _run(
     as_json: bool,
     following: str,
 ) -> None:
-    from relsdk_training.config import describe_config, load_config
+    from relsdk_training.config import load_config
 
     config = load_config(kind, path, overrides)
     if os.environ.get("RANK", "0") != "0":  # one of several processes speaks
         task(config, resume=resume)
         return
-    click.echo(describe_config(config), err=True)
+    _show(path, config)
     with click.progressbar(length=1, label="train", file=sys.stderr, item_show_func=_figures) as bar:
 
         def on_step(step: int, steps: int, statistics: dict[str, float]) -> None:
