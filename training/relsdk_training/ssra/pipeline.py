@@ -1,69 +1,33 @@
-"""The stages of an SSRA run, from labelled pairs and unlabelled text to a better encoder."""
+"""The stages of an SSRA run, from labelled pairs and unlabelled text to a better encoder: what follows what.
+
+What each of them does is in `relsdk_training.ssra.work`.
+"""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from relsdk.folders import file_sha256, json_sha256
-from relsdk.formats import read_pairs, write_pairs
-from relsdk_training.config import (
-    DataConfig,
-    EmbedConfig,
-    QueryConfig,
-    QueryDataConfig,
-    QueryModelConfig,
-    ScoreConfig,
-    config_hash,
-)
-from relsdk_training.data import load_pairs, pair_arrays
-from relsdk_training.loop import TrainResult
-from relsdk_training.query_models.base import QueryModel
-from relsdk_training.query_models.endpoint import EndpointQueryModel
-from relsdk_training.query_models.writer import QueryWriter
-from relsdk_training.query_objective import examples_of
-from relsdk_training.ssra.balance import write_balanced
-from relsdk_training.ssra.candidates import Candidates
-from relsdk_training.ssra.checks import check, judging_endpoint, writing_endpoint
-from relsdk_training.ssra.comparison import measured
+from relsdk_training.ssra.checks import check
 from relsdk_training.ssra.config import SsraConfig
-from relsdk_training.ssra.judges import EndpointJudge, Judge, ModelJudge
-from relsdk_training.ssra.pool import pool_identity, write_pool
-from relsdk_training.ssra.records import distinct_pairs, document_of, kept_pairs, read_records
-from relsdk_training.ssra.report import stage_report
-from relsdk_training.ssra.scoring import PairScorer, fit_levels
-from relsdk_training.ssra.stages import (
-    Stage,
-    Stages,
-    read_lines,
-    read_stages,
-    shard_paths,
-    write_lines,
+from relsdk_training.ssra.identity import (
+    sampling_identity,
+    training_identity,
+    weights_hash,
+    without_sampling,
+    writing_identity,
 )
-from relsdk_training.ssra.synthesis import Filters, agreement, annotate, filtered, write
-from relsdk_training.tasks import train_embed, train_query, train_score
-from relsdk_training.text import document_text
-from relsdk_training.text_embedder import TextEmbedder
+from relsdk_training.ssra.pool import pool_identity, write_pool
+from relsdk_training.ssra.stages import Stage, Stages, read_stages
+from relsdk_training.ssra.work import OnNote, OnProgress, StageWork
 
 __all__ = ["SsraResult", "train_ssra"]
 
-OnNote = Callable[[str], None]
-OnProgress = Callable[[str, int, int], None]
-# Dev documents that a query model is tried on after it was trained.
-_TRIED = 100
 # Query, try, write, filter.
 _STAGES_A_ROUND = 4
-# Queries, and documents, at most that a warm start learns to repeat: more would drown the graded pairs.
-_REPEATED = 10_000
-# From this share of equal queries on, a query model repeats itself.
-_REPEATS = 0.5
 
 
 @dataclass(frozen=True)
@@ -104,55 +68,56 @@ def train_ssra(
     check(config)
     stages = Stages(Path(config.run.output), on_note)
     try:
-        return _Pipeline(config, stages, on_note, on_progress).run()
+        return _Pipeline(config, stages, StageWork(config, on_note, on_progress), on_note).run()
     finally:
         stages.close()
 
 
 class _Pipeline:
-    def __init__(self, config: SsraConfig, stages: Stages, on_note: OnNote, on_progress: OnProgress) -> None:
+    def __init__(self, config: SsraConfig, stages: Stages, work: StageWork, on_note: OnNote) -> None:
         self.config = config
         self.stages = stages
-        self.on_note, self.on_progress = on_note, on_progress
-        self._scorers: dict[Path, PairScorer] = {}
-
-    @property
-    def judging(self) -> ScoreConfig | EmbedConfig:
-        """How the models are trained that judge pairs."""
-        return self.config.score if self.config.filter.scorer == "cross_encoder" else self.config.embed
+        self.work = work
+        self.on_note = on_note
 
     def run(self) -> SsraResult:
         config = self.config
         pool = self.done(1, "pool", pool_identity(config), [], lambda work: write_pool(work, config))
         labels = [pool / name for name in ("labelled.jsonl", "dev.jsonl")]
-        learning = [config.filter.scorer, _identity(self.judging), config.run.seed]
-        score = self.done(2, "score", learning, labels, partial(self._score, pool=pool))
+        learning = [config.filter.scorer, training_identity(self.work.judging), config.run.seed]
+        score = self.done(2, "score", learning, labels, partial(self.work.score, pool=pool))
         judge = None
         if config.filter.judge == "model" and config.synthesis.rounds:
             settings = [*learning, config.filter.judge_share]
-            judge = self.done(3, "judge", settings, labels, partial(self._judge, pool=pool))
+            judge = self.done(3, "judge", settings, labels, partial(self.work.judge, pool=pool))
         made: list[Path] = []
         if config.synthesis.reannotate or config.balance.annotated:
             start = config.embed.model
-            settings = [asdict(config.candidates), _weights(start.checkpoint), start.max_tokens]
-            candidates = self.done(4, "candidates", settings, [pool], partial(self._candidates, pool=pool))
+            settings = [asdict(config.candidates), weights_hash(start.checkpoint), start.max_tokens]
+            candidates = self.done(
+                4, "candidates", settings, [pool], partial(self.work.candidates, pool=pool)
+            )
             settings = [config.filter.thresholds, config.filter.adjust]
-            annotate = partial(self._annotate, pool=pool, candidates=candidates, score=score)
+            annotate = partial(self.work.annotate, pool=pool, candidates=candidates, score=score)
             made.append(self.done(5, "annotate", settings, [candidates, score, *labels], annotate))
         made += self._rounds(pool, score, judge, made)
         last = _STAGES_A_ROUND * config.synthesis.rounds
         settings = [asdict(config.balance), config.run.seed]
         sources = [labels[0], *made]
         balance = self.done(
-            6 + last, "balance", settings, sources, partial(self._balance, pool=pool, made=made)
+            6 + last, "balance", settings, sources, partial(self.work.balance, pool=pool, made=made)
         )
-        settings = [_identity(config.embed), config.run.seed]
+        settings = [training_identity(config.embed), config.run.seed]
         sources = [balance / "pairs.jsonl", labels[1]]
         embed = self.done(
-            7 + last, "embed", settings, sources, partial(self._embed, balance=balance, pool=pool)
+            7 + last, "embed", settings, sources, partial(self.work.embed, balance=balance, pool=pool)
         )
-        settings = [_weights(config.embed.model.checkpoint), config.embed.model.max_tokens, config.run.seed]
-        compare = partial(self._compare, embed=embed, pool=pool)
+        settings = [
+            weights_hash(config.embed.model.checkpoint),
+            config.embed.model.max_tokens,
+            config.run.seed,
+        ]
+        compare = partial(self.work.compare, embed=embed, pool=pool)
         self.done(8 + last, "compare", settings, [embed, labels[1]], compare)
         seconds = {stage.name: stage.seconds for stage in read_stages(self.stages.run)}
         dev = self.stages.report(embed)["dev"]
@@ -169,11 +134,11 @@ class _Pipeline:
             if not config.synthesis.endpoint_url:
                 stages = [*learned, *made[-1:]]
                 inputs = [pool / "labelled.jsonl", dev, *stages]
-                train = partial(self._query, pool=pool, stages=stages)
-                settings = [_identity(_learning(config.query)), config.run.seed]
+                train = partial(self.work.query, pool=pool, stages=stages)
+                settings = [training_identity(without_sampling(config.query)), config.run.seed]
                 query = self.done(6 + at, f"query-{number}", settings, inputs, train)
-                settings = [_sampling(config.query.model), config.filter.adjust, config.run.seed]
-                attempt = partial(self._try, query=query, score=score, dev=dev)
+                settings = [sampling_identity(config.query.model), config.filter.adjust, config.run.seed]
+                attempt = partial(self.work.attempt, query=query, score=score, dev=dev)
                 tried = self.done(7 + at, f"try-{number}", settings, [query, score, dev], attempt)
                 found = self.stages.report(tried)["mean"]
                 if number > 1 and found - followed < config.synthesis.min_gain:
@@ -182,13 +147,19 @@ class _Pipeline:
                     )
                     break
                 followed = found
-            settings = [_writing(config), config.run.seed]
+            settings = [writing_identity(config), config.run.seed]
             writers = [query] if query else []
-            writing = partial(self._write, pool=pool, query=query)
+            writing = partial(self.work.write, pool=pool, query=query)
             written = self.done(8 + at, f"write-{number}", settings, [pool, *writers], writing)
             judges = [judge] if judge else []
             sift = partial(
-                self._filter, written=written, number=number, pool=pool, score=score, judge=judge, query=query
+                self.work.filter,
+                written=written,
+                number=number,
+                pool=pool,
+                score=score,
+                judge=judge,
+                query=query,
             )
             sources = [written, pool, score, *judges]
             made.append(self.done(9 + at, f"filter-{number}", asdict(config.filter), sources, sift))
@@ -204,270 +175,3 @@ class _Pipeline:
     ) -> Path:
         """Run a stage, unless it is done. Numbers stay the same when a stage is left out."""
         return self.stages.done(Stage(f"{number:02d}-{name}", settings, inputs, make))
-
-    def _score(self, work: Path, pool: Path) -> Mapping[str, Any]:
-        data = DataConfig(train=str(pool / "labelled.jsonl"), dev=str(pool / "dev.jsonl"))
-        return self._scoring(work, data, 0)
-
-    def _judge(self, work: Path, pool: Path) -> Mapping[str, Any]:
-        """Train a second score model on a part of the labelled queries and another seed."""
-        pairs = load_pairs(str(pool / "labelled.jsonl"))
-        queries = list(dict.fromkeys(pair.query for pair in pairs))
-        count = max(1, round(self.config.filter.judge_share * len(queries)))
-        rng = np.random.default_rng(self.config.run.seed + 1)
-        chosen = {queries[row] for row in rng.permutation(len(queries))[:count]}
-        write_pairs(work / "labelled.jsonl", [pair for pair in pairs if pair.query in chosen])
-        data = DataConfig(train=str(work / "labelled.jsonl"), dev=str(pool / "dev.jsonl"))
-        return self._scoring(work, data, 1)
-
-    def _scoring(self, work: Path, data: DataConfig, other_seed: int) -> Mapping[str, Any]:
-        """Train what judges pairs, and fit its levels on dev."""
-        kind = self.config.filter.scorer
-        task = train_score if kind == "cross_encoder" else train_embed
-        report = self._trained(work, task, self.judging, data, other_seed)
-        dev = pair_arrays(load_pairs(data.dev))
-        levels = fit_levels(work, kind, self.judging.model, dev)
-        return {**report, "levels": levels}
-
-    def _candidates(self, work: Path, pool: Path) -> Mapping[str, Any]:
-        config = self.config
-        queries = [line["query"] for line in read_lines(pool / "queries.jsonl")]
-        checkpoint = Path(config.embed.model.checkpoint)
-        finder = _Lazy(
-            lambda: Candidates(queries, checkpoint, config.candidates, config.embed.model.max_tokens)
-        )
-
-        def make(lines: list[dict[str, Any]], number: int) -> list[dict[str, Any]]:
-            found = finder.get().nearest([document_of(line) for line in lines])
-            return [{"document": d, "queries": q} for d, q in zip(lines, found, strict=True)]
-
-        self._mapped(work, pool, "documents", "candidates", make)
-        total = sum(
-            len(line["queries"]) for path in shard_paths(work, "candidates") for line in read_lines(path)
-        )
-        return {"pairs": total}
-
-    def _annotate(self, work: Path, pool: Path, candidates: Path, score: Path) -> Mapping[str, Any]:
-        filters = _Lazy(lambda: self._filters(pool, score, None))
-        known = {(pair.query, document_text(pair.document)) for pair in read_pairs(pool / "labelled.jsonl")}
-
-        def make(lines: list[dict[str, Any]], number: int) -> list[dict[str, Any]]:
-            return annotate(lines, filters.get(), known)
-
-        self._mapped(work, candidates, "candidates", "records", make)
-        return stage_report(read_records(work))
-
-    def _query(self, work: Path, pool: Path, stages: list[Path]) -> Mapping[str, Any]:
-        """Train the query model on labelled pairs and what is kept of the stages before it."""
-        pairs = list(read_pairs(pool / "labelled.jsonl"))
-        pairs += [pair for stage in stages for pair in kept_pairs(stage)]
-        write_pairs(work / "pairs.jsonl", distinct_pairs(pairs))
-        data = QueryDataConfig(
-            train=str(work / "pairs.jsonl"), dev=str(pool / "dev.jsonl"), texts=self._repeated(work, pool)
-        )
-        return self._trained(work, train_query, self.config.query, data, 0)
-
-    def _repeated(self, work: Path, pool: Path) -> tuple[str, ...]:
-        """Write the unlabelled text that a warm start learns to read by: queries and documents."""
-        if self.config.query.model.kind != "warm_start":
-            return ()
-        queries = (line["query"] for line in read_lines(pool / "queries.jsonl"))
-        documents = (
-            document_of(line) for path in shard_paths(pool, "documents") for line in read_lines(path)
-        )
-        texts = [*islice(queries, _REPEATED), *islice(documents, _REPEATED)]
-        write_lines(
-            work / "texts.jsonl", ({"_id": str(number), "text": text} for number, text in enumerate(texts))
-        )
-        return (str(work / "texts.jsonl"),)
-
-    def _try(self, work: Path, query: Path, score: Path, dev: Path) -> Mapping[str, Any]:
-        """Let the query model write for dev documents; what it is told decides whether the rounds go on."""
-        documents = pair_arrays(load_pairs(str(dev))).documents[:_TRIED]
-        return agreement(self._writer(query), self._scorer(score), documents, seed=self.config.run.seed)
-
-    def _write(self, work: Path, pool: Path, query: Path | None) -> Mapping[str, Any]:
-        config = self.config
-        model = _Lazy(lambda: self._writer(query) if query else self._endpoint_writer(pool))
-
-        def make(lines: list[dict[str, Any]], shard: int) -> list[dict[str, Any]]:
-            return write(
-                lines,
-                model.get(),
-                levels=config.synthesis.levels,
-                samples=config.synthesis.samples,
-                seed=config.run.seed * 10_007 + shard,
-            )
-
-        self._mapped(work, pool, "documents", "written", make)
-        lines = (line for path in shard_paths(work, "written") for line in read_lines(path))
-        return {"queries": sum(len(line["queries"]) for line in lines)}
-
-    def _filter(
-        self,
-        work: Path,
-        written: Path,
-        number: int,
-        pool: Path,
-        score: Path,
-        judge: Path | None,
-        query: Path | None,
-    ) -> Mapping[str, Any]:
-        filters = _Lazy(lambda: self._filters(pool, score, judge))
-        model_hash = _content_hash(query / "best") if query else self.config.synthesis.endpoint_name
-
-        def make(lines: list[dict[str, Any]], shard: int) -> list[dict[str, Any]]:
-            return filtered(lines, filters.get(), round_number=number, model_hash=model_hash)
-
-        self._mapped(work, written, "written", "records", make)
-        report = stage_report(read_records(work))
-        if (report["duplicate_rate"] or 0.0) > _REPEATS:
-            self.on_note(
-                f"the query model repeats itself: {report['duplicate_rate']:.0%} of its queries were written "
-                "before; train it longer, on more pairs, or raise query.model.temperature"
-            )
-        return report
-
-    def _balance(self, work: Path, pool: Path, made: list[Path]) -> Mapping[str, Any]:
-        asked = self.config.balance
-        used = [stage for stage in made if asked.annotated or not stage.name.endswith("-annotate")]
-        write_balanced(work, pool / "labelled.jsonl", used, asked, self.config.run.seed)
-        return stage_report(read_records(work))
-
-    def _embed(self, work: Path, balance: Path, pool: Path) -> Mapping[str, Any]:
-        data = DataConfig(train=str(balance / "pairs.jsonl"), dev=str(pool / "dev.jsonl"))
-        return self._trained(work, train_embed, self.config.embed, data, 0)
-
-    def _compare(self, work: Path, embed: Path, pool: Path) -> Mapping[str, Any]:
-        """Measure the untrained and the trained encoder on dev, with intervals."""
-        dev = pair_arrays(load_pairs(str(pool / "dev.jsonl")))
-        model = self.config.embed.model
-        folders = {"untrained": Path(model.checkpoint), "trained": embed / "best"}
-        return {
-            "bars": [
-                {
-                    "name": name,
-                    **measured(
-                        dev, TextEmbedder(folder, model.max_tokens).cosines(dev), seed=self.config.run.seed
-                    ),
-                }
-                for name, folder in folders.items()
-            ]
-        }
-
-    def _trained(
-        self, work: Path, task: Callable[..., TrainResult], config: Any, data: DataConfig, other_seed: int
-    ) -> Mapping[str, Any]:
-        """Train one of the models inside a stage. The loop ends a step on Ctrl-C; here that ends the run."""
-        run = self.config.run
-        settings = replace(
-            config,
-            data=data,
-            run=replace(config.run, output=str(work), seed=run.seed + 1000 * other_seed, threads=run.threads),
-        )
-        name = work.name
-
-        def on_step(step: int, steps: int, statistics: dict[str, float]) -> None:
-            self.on_progress(name, step, steps)
-
-        result = task(settings, resume=True, on_step=on_step, on_note=self.on_note)
-        if result.stopped == "interrupted":
-            raise KeyboardInterrupt
-        shutil.rmtree(work / "last", ignore_errors=True)
-        for state in work.glob("state-*"):
-            shutil.rmtree(state)
-        return {"dev": result.best, "steps": result.steps, "best_step": result.best_step}
-
-    def _mapped(
-        self,
-        work: Path,
-        source: Path,
-        name: str,
-        target: str,
-        make: Callable[[list[dict[str, Any]], int], Iterable[Mapping[str, Any]]],
-    ) -> None:
-        """Turn each shard of a stage into one of this stage; those that are there are not made again."""
-        shards = shard_paths(source, name)
-        for number, path in enumerate(shards):
-            written = work / f"{target}-{number:05d}.jsonl"
-            if not written.is_file():
-                write_lines(written, list(make(list(read_lines(path)), number)))
-            self.on_progress(work.name, number + 1, len(shards))
-
-    def _filters(self, pool: Path, score: Path, judge: Path | None) -> Filters:
-        settings = self.config.filter
-        held_out = {line["query"] for line in read_lines(pool / "held_out.jsonl")}
-        asked: Judge | None = None
-        if judge is not None:
-            asked = ModelJudge(self._scorer(judge))
-        elif settings.judge == "endpoint":
-            asked = EndpointJudge(judging_endpoint(self.config))
-        return Filters(self._scorer(score), settings.thresholds, settings.by_score, asked, held_out)
-
-    def _scorer(self, stage: Path) -> PairScorer:
-        if stage not in self._scorers:
-            asked = self.config.filter
-            self._scorers[stage] = PairScorer(stage, asked.scorer, self.judging.model, adjust=asked.adjust)
-        return self._scorers[stage]
-
-    def _writer(self, stage: Path) -> QueryModel:
-        model = self.config.query.model
-        return QueryWriter.open(
-            stage / "best", guidance=model.guidance, temperature=model.temperature, top_p=model.top_p
-        )
-
-    def _endpoint_writer(self, pool: Path) -> QueryModel:
-        examples = examples_of(pair_arrays(load_pairs(str(pool / "labelled.jsonl"))))
-        temperature = self.config.query.model.temperature
-        return EndpointQueryModel(writing_endpoint(self.config), examples, temperature=temperature)
-
-
-class _Lazy:
-    """Makes a thing when it is first asked for: a stage whose shards are all there loads no model."""
-
-    def __init__(self, make: Callable[[], Any]) -> None:
-        self._make = make
-        self._made: Any = None
-
-    def get(self) -> Any:
-        if self._made is None:
-            self._made = self._make()
-        return self._made
-
-
-def _writing(config: SsraConfig) -> list[Any]:
-    """Return what the queries depend on besides the model that writes them."""
-    asked = config.synthesis
-    return [
-        asked.levels,
-        asked.samples,
-        asked.endpoint_url,
-        asked.endpoint_name,
-        _sampling(config.query.model),
-    ]
-
-
-def _sampling(model: QueryModelConfig) -> list[float]:
-    return [model.guidance, model.temperature, model.top_p]
-
-
-def _identity(config: Any) -> Any:
-    """Return what the result of a training depends on; a checkpoint counts by its weights, not its place."""
-    unplaced = replace(config, model=replace(config.model, checkpoint=""))
-    return [config_hash(unplaced), _weights(config.model.checkpoint)]
-
-
-def _weights(checkpoint: str) -> str:
-    """Return a hash of a checkpoint's weights; "" where none is named."""
-    return _content_hash(Path(checkpoint)) if checkpoint else ""
-
-
-def _learning(config: QueryConfig) -> QueryConfig:
-    """Return the settings that training depends on, and sampling does not."""
-    usual = QueryModelConfig()
-    sampling = {name: getattr(usual, name) for name in ("guidance", "temperature", "top_p")}
-    return replace(config, model=replace(config.model, **sampling))
-
-
-def _content_hash(folder: Path) -> str:
-    return json_sha256([[path.name, file_sha256(path)] for path in sorted(folder.glob("*.safetensors"))])[:16]

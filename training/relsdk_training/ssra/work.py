@@ -1,0 +1,305 @@
+"""What each stage of an SSRA run does, given the stages before it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from relsdk.formats import read_pairs, write_pairs
+from relsdk_training.config import DataConfig, EmbedConfig, QueryDataConfig, ScoreConfig
+from relsdk_training.data import load_pairs, pair_arrays
+from relsdk_training.loop import TrainResult
+from relsdk_training.query_models.base import QueryModel
+from relsdk_training.query_models.endpoint import EndpointQueryModel
+from relsdk_training.query_models.writer import QueryWriter
+from relsdk_training.query_objective import examples_of
+from relsdk_training.ssra.balance import write_balanced
+from relsdk_training.ssra.candidates import Candidates
+from relsdk_training.ssra.checks import judging_endpoint, writing_endpoint
+from relsdk_training.ssra.comparison import measured
+from relsdk_training.ssra.config import SsraConfig
+from relsdk_training.ssra.identity import folder_hash
+from relsdk_training.ssra.judges import EndpointJudge, Judge, ModelJudge
+from relsdk_training.ssra.records import distinct_pairs, document_of, kept_pairs, read_records
+from relsdk_training.ssra.report import stage_report
+from relsdk_training.ssra.scoring import PairScorer, fit_levels
+from relsdk_training.ssra.stages import read_lines, shard_paths, write_lines
+from relsdk_training.ssra.synthesis import Filters, agreement, annotate, filtered, write
+from relsdk_training.tasks import train_embed, train_query, train_score
+from relsdk_training.text import document_text
+from relsdk_training.text_embedder import TextEmbedder
+
+__all__ = ["OnNote", "OnProgress", "StageWork"]
+
+OnNote = Callable[[str], None]
+OnProgress = Callable[[str, int, int], None]
+# Dev documents that a query model is tried on after it was trained.
+_TRIED = 100
+# Queries, and documents, at most that a warm start learns to repeat: more would drown the graded pairs.
+_REPEATED = 10_000
+# From this share of equal queries on, a query model repeats itself.
+_REPEATS = 0.5
+
+
+class StageWork:
+    """Fills a stage's folder, `work`, from those of other stages, and returns the stage's report.
+
+    Every method may be called again on a folder that it did not finish.
+
+    Args:
+        config: Of the run.
+        on_note: Called with lines for people.
+        on_progress: Called with a stage's name, how much of it is done, and of how much.
+    """
+
+    def __init__(self, config: SsraConfig, on_note: OnNote, on_progress: OnProgress) -> None:
+        self.config = config
+        self.on_note, self.on_progress = on_note, on_progress
+        self._scorers: dict[Path, PairScorer] = {}
+
+    @property
+    def judging(self) -> ScoreConfig | EmbedConfig:
+        """How the models are trained that judge pairs."""
+        return self.config.score if self.config.filter.scorer == "cross_encoder" else self.config.embed
+
+    def score(self, work: Path, pool: Path) -> Mapping[str, Any]:
+        """Train the score model on the labelled pairs."""
+        data = DataConfig(train=str(pool / "labelled.jsonl"), dev=str(pool / "dev.jsonl"))
+        return self._scoring(work, data, 0)
+
+    def judge(self, work: Path, pool: Path) -> Mapping[str, Any]:
+        """Train a second score model on a part of the labelled queries and another seed."""
+        pairs = load_pairs(str(pool / "labelled.jsonl"))
+        queries = list(dict.fromkeys(pair.query for pair in pairs))
+        count = max(1, round(self.config.filter.judge_share * len(queries)))
+        rng = np.random.default_rng(self.config.run.seed + 1)
+        chosen = {queries[row] for row in rng.permutation(len(queries))[:count]}
+        write_pairs(work / "labelled.jsonl", [pair for pair in pairs if pair.query in chosen])
+        data = DataConfig(train=str(work / "labelled.jsonl"), dev=str(pool / "dev.jsonl"))
+        return self._scoring(work, data, 1)
+
+    def _scoring(self, work: Path, data: DataConfig, other_seed: int) -> Mapping[str, Any]:
+        """Train what judges pairs, and fit its levels on dev."""
+        kind = self.config.filter.scorer
+        task = train_score if kind == "cross_encoder" else train_embed
+        report = self._trained(work, task, self.judging, data, other_seed)
+        dev = pair_arrays(load_pairs(data.dev))
+        levels = fit_levels(work, kind, self.judging.model, dev)
+        return {**report, "levels": levels}
+
+    def candidates(self, work: Path, pool: Path) -> Mapping[str, Any]:
+        """Find the queries that are nearest to each unlabelled document."""
+        config = self.config
+        queries = [line["query"] for line in read_lines(pool / "queries.jsonl")]
+        checkpoint = Path(config.embed.model.checkpoint)
+        finder = _Lazy(
+            lambda: Candidates(queries, checkpoint, config.candidates, config.embed.model.max_tokens)
+        )
+
+        def make(lines: list[dict[str, Any]], number: int) -> list[dict[str, Any]]:
+            found = finder.get().nearest([document_of(line) for line in lines])
+            return [{"document": d, "queries": q} for d, q in zip(lines, found, strict=True)]
+
+        self._mapped(work, pool, "documents", "candidates", make)
+        total = sum(
+            len(line["queries"]) for path in shard_paths(work, "candidates") for line in read_lines(path)
+        )
+        return {"pairs": total}
+
+    def annotate(self, work: Path, pool: Path, candidates: Path, score: Path) -> Mapping[str, Any]:
+        """Let the score model judge the candidates."""
+        filters = _Lazy(lambda: self._filters(pool, score, None))
+        known = {(pair.query, document_text(pair.document)) for pair in read_pairs(pool / "labelled.jsonl")}
+
+        def make(lines: list[dict[str, Any]], number: int) -> list[dict[str, Any]]:
+            return annotate(lines, filters.get(), known)
+
+        self._mapped(work, candidates, "candidates", "records", make)
+        return stage_report(read_records(work))
+
+    def query(self, work: Path, pool: Path, stages: list[Path]) -> Mapping[str, Any]:
+        """Train the query model on labelled pairs and what is kept of the stages before it."""
+        pairs = list(read_pairs(pool / "labelled.jsonl"))
+        pairs += [pair for stage in stages for pair in kept_pairs(stage)]
+        write_pairs(work / "pairs.jsonl", distinct_pairs(pairs))
+        data = QueryDataConfig(
+            train=str(work / "pairs.jsonl"), dev=str(pool / "dev.jsonl"), texts=self._repeated(work, pool)
+        )
+        return self._trained(work, train_query, self.config.query, data, 0)
+
+    def _repeated(self, work: Path, pool: Path) -> tuple[str, ...]:
+        """Write the unlabelled text that a warm start learns to read by: queries and documents."""
+        if self.config.query.model.kind != "warm_start":
+            return ()
+        queries = (line["query"] for line in read_lines(pool / "queries.jsonl"))
+        documents = (
+            document_of(line) for path in shard_paths(pool, "documents") for line in read_lines(path)
+        )
+        texts = [*islice(queries, _REPEATED), *islice(documents, _REPEATED)]
+        write_lines(
+            work / "texts.jsonl", ({"_id": str(number), "text": text} for number, text in enumerate(texts))
+        )
+        return (str(work / "texts.jsonl"),)
+
+    def attempt(self, work: Path, query: Path, score: Path, dev: Path) -> Mapping[str, Any]:
+        """Let the query model write for dev documents; what it is told decides whether the rounds go on."""
+        documents = pair_arrays(load_pairs(str(dev))).documents[:_TRIED]
+        return agreement(self._writer(query), self._scorer(score), documents, seed=self.config.run.seed)
+
+    def write(self, work: Path, pool: Path, query: Path | None) -> Mapping[str, Any]:
+        """Write queries of the wanted levels for each document; an endpoint does where `query` is None."""
+        config = self.config
+        model = _Lazy(lambda: self._writer(query) if query else self._endpoint_writer(pool))
+
+        def make(lines: list[dict[str, Any]], shard: int) -> list[dict[str, Any]]:
+            return write(
+                lines,
+                model.get(),
+                levels=config.synthesis.levels,
+                samples=config.synthesis.samples,
+                seed=config.run.seed * 10_007 + shard,
+            )
+
+        self._mapped(work, pool, "documents", "written", make)
+        lines = (line for path in shard_paths(work, "written") for line in read_lines(path))
+        return {"queries": sum(len(line["queries"]) for line in lines)}
+
+    def filter(
+        self,
+        work: Path,
+        written: Path,
+        number: int,
+        pool: Path,
+        score: Path,
+        judge: Path | None,
+        query: Path | None,
+    ) -> Mapping[str, Any]:
+        """Keep of what was written that on which score model and judge agree."""
+        filters = _Lazy(lambda: self._filters(pool, score, judge))
+        model_hash = folder_hash(query / "best") if query else self.config.synthesis.endpoint_name
+
+        def make(lines: list[dict[str, Any]], shard: int) -> list[dict[str, Any]]:
+            return filtered(lines, filters.get(), round_number=number, model_hash=model_hash)
+
+        self._mapped(work, written, "written", "records", make)
+        report = stage_report(read_records(work))
+        if (report["duplicate_rate"] or 0.0) > _REPEATS:
+            self.on_note(
+                f"the query model repeats itself: {report['duplicate_rate']:.0%} of its queries were written "
+                "before; train it longer, on more pairs, or raise query.model.temperature"
+            )
+        return report
+
+    def balance(self, work: Path, pool: Path, made: list[Path]) -> Mapping[str, Any]:
+        """Put labelled and made pairs together in the wanted shares."""
+        asked = self.config.balance
+        used = [stage for stage in made if asked.annotated or not stage.name.endswith("-annotate")]
+        write_balanced(work, pool / "labelled.jsonl", used, asked, self.config.run.seed)
+        return stage_report(read_records(work))
+
+    def embed(self, work: Path, balance: Path, pool: Path) -> Mapping[str, Any]:
+        """Train the encoder on the balanced pairs."""
+        data = DataConfig(train=str(balance / "pairs.jsonl"), dev=str(pool / "dev.jsonl"))
+        return self._trained(work, train_embed, self.config.embed, data, 0)
+
+    def compare(self, work: Path, embed: Path, pool: Path) -> Mapping[str, Any]:
+        """Measure the untrained and the trained encoder on dev, with intervals."""
+        dev = pair_arrays(load_pairs(str(pool / "dev.jsonl")))
+        model = self.config.embed.model
+        folders = {"untrained": Path(model.checkpoint), "trained": embed / "best"}
+        return {
+            "bars": [
+                {
+                    "name": name,
+                    **measured(
+                        dev, TextEmbedder(folder, model.max_tokens).cosines(dev), seed=self.config.run.seed
+                    ),
+                }
+                for name, folder in folders.items()
+            ]
+        }
+
+    def _trained(
+        self, work: Path, task: Callable[..., TrainResult], config: Any, data: DataConfig, other_seed: int
+    ) -> Mapping[str, Any]:
+        """Train one of the models inside a stage. The loop ends a step on Ctrl-C; here that ends the run."""
+        run = self.config.run
+        settings = replace(
+            config,
+            data=data,
+            run=replace(config.run, output=str(work), seed=run.seed + 1000 * other_seed, threads=run.threads),
+        )
+        name = work.name
+
+        def on_step(step: int, steps: int, statistics: dict[str, float]) -> None:
+            self.on_progress(name, step, steps)
+
+        result = task(settings, resume=True, on_step=on_step, on_note=self.on_note)
+        if result.stopped == "interrupted":
+            raise KeyboardInterrupt
+        shutil.rmtree(work / "last", ignore_errors=True)
+        for state in work.glob("state-*"):
+            shutil.rmtree(state)
+        return {"dev": result.best, "steps": result.steps, "best_step": result.best_step}
+
+    def _mapped(
+        self,
+        work: Path,
+        source: Path,
+        name: str,
+        target: str,
+        make: Callable[[list[dict[str, Any]], int], Iterable[Mapping[str, Any]]],
+    ) -> None:
+        """Turn each shard of a stage into one of this stage; those that are there are not made again."""
+        shards = shard_paths(source, name)
+        for number, path in enumerate(shards):
+            written = work / f"{target}-{number:05d}.jsonl"
+            if not written.is_file():
+                write_lines(written, list(make(list(read_lines(path)), number)))
+            self.on_progress(work.name, number + 1, len(shards))
+
+    def _filters(self, pool: Path, score: Path, judge: Path | None) -> Filters:
+        settings = self.config.filter
+        held_out = {line["query"] for line in read_lines(pool / "held_out.jsonl")}
+        asked: Judge | None = None
+        if judge is not None:
+            asked = ModelJudge(self._scorer(judge))
+        elif settings.judge == "endpoint":
+            asked = EndpointJudge(judging_endpoint(self.config))
+        return Filters(self._scorer(score), settings.thresholds, settings.by_score, asked, held_out)
+
+    def _scorer(self, stage: Path) -> PairScorer:
+        if stage not in self._scorers:
+            asked = self.config.filter
+            self._scorers[stage] = PairScorer(stage, asked.scorer, self.judging.model, adjust=asked.adjust)
+        return self._scorers[stage]
+
+    def _writer(self, stage: Path) -> QueryModel:
+        model = self.config.query.model
+        return QueryWriter.open(
+            stage / "best", guidance=model.guidance, temperature=model.temperature, top_p=model.top_p
+        )
+
+    def _endpoint_writer(self, pool: Path) -> QueryModel:
+        examples = examples_of(pair_arrays(load_pairs(str(pool / "labelled.jsonl"))))
+        temperature = self.config.query.model.temperature
+        return EndpointQueryModel(writing_endpoint(self.config), examples, temperature=temperature)
+
+
+class _Lazy:
+    """Makes a thing when it is first asked for: a stage whose shards are all there loads no model."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+        self._made: Any = None
+
+    def get(self) -> Any:
+        if self._made is None:
+            self._made = self._make()
+        return self._made
