@@ -27,7 +27,8 @@ from bench.train_real import add_to, read_rows
 from relsdk.bundle import tokenizer_path
 from relsdk.metrics import ranking_report
 from relsdk.tokenizer import TextTokenizer
-from relsdk_training.config import RECIPES, DataConfig, EmbedConfig, load_config
+from relsdk_training.config import DataConfig, EmbedConfig
+from relsdk_training.config_files import RECIPES, load_config
 from relsdk_training.data import PairArrays, load_pairs, pair_arrays
 from relsdk_training.measures import order_statistics, pair_logits
 from relsdk_training.score_model import ScoreModel

@@ -27,7 +27,7 @@ from relsdk.sample_world import SampleWorld, generate, level_of
 from relsdk_export.backbones import pull
 from relsdk_export.cut_checkpoint import cut_checkpoint
 from relsdk_export.encoder import export_encoder
-from relsdk_training.config import load_config
+from relsdk_training.config_files import load_config
 from relsdk_training.ssra.config import SsraConfig
 from relsdk_training.ssra.pipeline import train_ssra
 from relsdk_training.ssra.records import read_records

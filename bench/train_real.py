@@ -23,7 +23,8 @@ from bench.machine import machine_record
 from bench.train_data import query_texts, split_qbqtc
 from bench.train_report import write_report
 from relsdk.folders import write_file_atomically
-from relsdk_training.config import RECIPES, DistillConfig, EmbedConfig, RunConfig, ScoreConfig, load_config
+from relsdk_training.config import DistillConfig, EmbedConfig, RunConfig, ScoreConfig
+from relsdk_training.config_files import RECIPES, load_config
 from relsdk_training.data import PairArrays, load_pairs, pair_arrays
 from relsdk_training.embedding_objective import EmbeddingObjective
 from relsdk_training.encoder import TextEncoder

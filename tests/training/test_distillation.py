@@ -8,7 +8,8 @@ from safetensors.torch import load_file
 from relsdk.errors import InputError
 from relsdk.formats import write_pairs
 from relsdk.sample_world import generate
-from relsdk_training.config import RECIPES, DistillConfig, DistillLossConfig, load_config
+from relsdk_training.config import DistillConfig, DistillLossConfig
+from relsdk_training.config_files import RECIPES, load_config
 from relsdk_training.distillation import distillation_texts
 from relsdk_training.encoder import TextEncoder
 from relsdk_training.run_log import read_log

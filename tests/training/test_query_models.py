@@ -31,7 +31,8 @@ from relsdk.errors import InputError
 from relsdk.formats import read_pairs, write_pairs
 from relsdk.records import Document, LabelledPair
 from relsdk.sample_world import generate
-from relsdk_training.config import OptimiserConfig, QueryConfig, QueryModelConfig, RunConfig, load_config
+from relsdk_training.config import OptimiserConfig, QueryConfig, QueryModelConfig, RunConfig
+from relsdk_training.config_files import load_config
 from relsdk_training.data import pair_arrays
 from relsdk_training.loop import train
 from relsdk_training.query_models.base import REPEAT, QueryExample, QueryRequest

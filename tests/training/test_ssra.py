@@ -14,7 +14,7 @@ import pytest
 from relsdk.errors import InputError, LockedError
 from relsdk.formats import read_pairs, write_pairs
 from relsdk.sample_world import generate
-from relsdk_training.config import load_config
+from relsdk_training.config_files import load_config
 from relsdk_training.errors import TrainingError
 from relsdk_training.ssra.config import SsraConfig
 from relsdk_training.ssra.pipeline import train_ssra
@@ -133,7 +133,7 @@ def test_a_changed_setting_repeats_its_stage_and_what_reads_it(whole, tmp_path):
 
 KILLED = """
 import json, os, signal, sys
-from relsdk_training.config import load_config
+from relsdk_training.config_files import load_config
 from relsdk_training.ssra.config import SsraConfig
 from relsdk_training.ssra.pipeline import train_ssra
 

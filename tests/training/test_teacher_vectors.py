@@ -11,7 +11,8 @@ from relsdk.formats import write_pairs
 from relsdk.sample_world import generate
 from relsdk.tokenizer import TextTokenizer
 from relsdk_training import teacher_vectors as module
-from relsdk_training.config import DistillConfig, load_config
+from relsdk_training.config import DistillConfig
+from relsdk_training.config_files import load_config
 from relsdk_training.distillation import TEACHER_FOLDER
 from relsdk_training.encoder import TextEncoder
 from relsdk_training.errors import TrainingError

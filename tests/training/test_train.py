@@ -21,7 +21,8 @@ from relsdk.pair_models import open_pair_model
 from relsdk.records import Document, LabelledPair
 from relsdk.sample_world import generate
 from relsdk_training import checkpoint as checkpoint_module
-from relsdk_training.config import EmbedConfig, LossConfig, RunConfig, ScoreConfig, load_config
+from relsdk_training.config import EmbedConfig, LossConfig, RunConfig, ScoreConfig
+from relsdk_training.config_files import load_config
 from relsdk_training.embedding_objective import EmbeddingObjective
 from relsdk_training.encoder import TextEncoder
 from relsdk_training.errors import TrainingError
@@ -265,7 +266,8 @@ def test_a_second_process_is_refused_and_changes_nothing(settings, tmp_path):
 
 PROGRAM = """
 import sys
-from relsdk_training.config import EmbedConfig, load_config
+from relsdk_training.config import EmbedConfig
+from relsdk_training.config_files import load_config
 from relsdk_training.tasks import train_embed
 print("ready", flush=True)
 result = train_embed(load_config(EmbedConfig, None, sys.argv[2:]), resume=sys.argv[1] == "resume")

@@ -17,14 +17,8 @@ from relsdk.errors import InputError
 from relsdk.folders import json_sha256, write_file_atomically
 from relsdk.formats import read_queries
 from relsdk.levels import RelevanceLevel
-from relsdk_training.config import (
-    DataConfig,
-    DistillConfig,
-    EmbedConfig,
-    QueryConfig,
-    ScoreConfig,
-    config_hash,
-)
+from relsdk_training.config import DataConfig, DistillConfig, EmbedConfig, QueryConfig, ScoreConfig
+from relsdk_training.config_files import config_hash
 from relsdk_training.data import PairArrays, load_pairs, pair_arrays, read_splits
 from relsdk_training.distillation import TEACHER_FOLDER, DistillationObjective, distillation_texts
 from relsdk_training.embedding_objective import EmbeddingObjective

@@ -82,7 +82,7 @@ def ssra(config: Path | None, overrides: tuple[str, ...], as_json: bool) -> None
     A stage whose settings and data are unchanged is not done again: the same command goes on where a run was
     stopped.
     """
-    from relsdk_training.config import load_config
+    from relsdk_training.config_files import load_config
     from relsdk_training.ssra.config import SsraConfig
     from relsdk_training.ssra.pipeline import train_ssra
 
@@ -152,7 +152,7 @@ def plot(run: Path, output: Path | None) -> None:
 
 def _show(path: Path | None, settings: Any) -> None:
     """Print where settings come from, and what they are."""
-    from relsdk_training.config import describe_config, settings_file
+    from relsdk_training.config_files import describe_config, settings_file
 
     if path is not None:
         own = settings_file(path) != path
@@ -169,7 +169,7 @@ def _run(
     as_json: bool,
     following: str,
 ) -> None:
-    from relsdk_training.config import load_config
+    from relsdk_training.config_files import load_config
 
     config = load_config(kind, path, overrides)
     if os.environ.get("RANK", "0") != "0":  # one of several processes speaks

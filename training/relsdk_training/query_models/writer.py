@@ -21,7 +21,8 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from relsdk.errors import InputError
 from relsdk.levels import NUM_LEVELS
-from relsdk_training.config import QueryModelConfig, config_from_dict
+from relsdk_training.config import QueryModelConfig
+from relsdk_training.config_files import config_from_dict
 from relsdk_training.device import default_device
 from relsdk_training.query_models.base import QueryExample, QueryRequest
 from relsdk_training.query_models.sampling import Guidance, Nucleus

@@ -1,4 +1,4 @@
-"""Settings of `relsdk train ssra`; read by `relsdk_training.config.load_config`."""
+"""Settings of `relsdk train ssra`; read by `relsdk_training.config_files.load_config`."""
 
 from __future__ import annotations
 

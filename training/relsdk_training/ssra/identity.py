@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from relsdk.folders import file_sha256, json_sha256
-from relsdk_training.config import QueryConfig, QueryModelConfig, config_hash
+from relsdk_training.config import QueryConfig, QueryModelConfig
+from relsdk_training.config_files import config_hash
 from relsdk_training.ssra.config import SsraConfig
 
 __all__ = [
