@@ -1,9 +1,9 @@
 """SSRA on real data against what it should beat: every row is one entry of `bench/results/ssra.json`.
 
 The paper's imbalance (levels 1 and 2 cut to 4.5 % of the labelled pairs) at several label budgets; the rest
-is unlabelled. All rows take the same number of optimiser steps with the same settings. Resumable: a row that
-is there is not made again, and a run that was stopped goes on where it stood. Settings were chosen on dev;
-test is read once a row.
+is unlabelled. All rows take the same number of optimiser steps (`--steps`) with the same settings. Resumable:
+a row that is there is not made again, and a run that was stopped goes on where it stood. Settings were chosen
+on dev; test is read once a row.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from bench.machine import machine_record
 from bench.ssra_report import against, write_report
+from bench.ssra_rows import row_key
 from bench.train_real import add_to, read_rows
 from relsdk.bundle import tokenizer_path
 from relsdk.metrics import ranking_report
@@ -55,6 +56,7 @@ VARIANTS = {
 }
 ROWS = (VANILLA, BASE, UPPER, *VARIANTS)  # in this order: the others are compared with the first
 _COSINES = "vanilla.npy"  # of the test pairs, for the paired intervals of the other rows
+_EVALUATIONS = 6
 # Records of each wanted level whose level an outsider checks.
 _CHECKED = 200
 
@@ -64,6 +66,7 @@ _CHECKED = 200
 @click.option("--output", type=click.Path(path_type=Path), required=True)
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="Runs and checkpoints.")
 @click.option("--budget", "budgets", multiple=True, type=int, default=(2000, 500, 10_000), show_default=True)
+@click.option("--steps", default=300, show_default=True, help="Of every encoder's training.")
 @click.option("--seeds", default=3, show_default=True)
 @click.option("--only", multiple=True, help=f"Rows out of {ROWS} [default: all].")
 @click.option("--documents", default=0, help="Unlabelled documents; 0 takes all.")
@@ -78,6 +81,7 @@ def main(
     output: Path,
     work: Path,
     budgets: tuple[int, ...],
+    steps: int,
     seeds: int,
     only: tuple[str, ...],
     documents: int,
@@ -96,7 +100,7 @@ def main(
     for budget in budgets:
         for seed in range(seeds):
             for name in (row for row in ROWS if row in (only or ROWS)):
-                key = f"{name} / {budget} / seed {seed}"
+                key = row_key(name, budget, steps, seed)
                 if key in read_rows(output):
                     continue
                 click.echo(key, err=True)
@@ -107,10 +111,12 @@ def main(
                     f"pool.unlabelled=['{data['train']}', '{data['unlabelled']}']",
                     f"pool.limit={documents}",
                     *(f"{model}.model.checkpoint={backbone}" for model in ("score", "query", "embed")),
+                    f"embed.run.max_steps={steps}",
+                    f"embed.run.evaluate_every={max(1, steps // _EVALUATIONS)}",
                     f"run.seed={seed}",
                     *overrides,
                 ]
-                folder = work / f"ssra_{budget}_{seed}"
+                folder = work / f"ssra_{budget}_{steps}_{seed}"
                 row = made_row(name, settings, folder, backbone, outsider)
                 folder.mkdir(parents=True, exist_ok=True)
                 cosines = TextEmbedder(Path(row["encoder"]), max_tokens=128).cosines(test)

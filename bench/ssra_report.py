@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.ssra_rows import row_name, study_of
 from relsdk.folders import write_file_atomically
 from relsdk.metrics import paired_bootstrap
 from relsdk_training.data import PairArrays
@@ -28,9 +29,10 @@ def write_report(rows: dict[str, Any], path: Path) -> None:
         "paired bootstrap over queries. Written by `make ssra-real`; settings, versions and stage reports "
         "are in the JSON.",
     ]
-    for budget in sorted({key.split(" / ")[1] for key in rows}, key=int):
-        parts += [f"## {int(budget):,} labelled pairs", _table(rows, budget)]
-        gap = _gap(rows, budget)
+    for budget, steps in sorted({study_of(key) for key in rows}):
+        found = {key: row for key, row in rows.items() if study_of(key) == (budget, steps)}
+        parts += [f"## {budget:,} labelled pairs, {steps:,} steps", _table(found)]
+        gap = _gap(found)
         if gap:
             parts.append(gap)
     agreement = _agreement(rows)
@@ -74,12 +76,10 @@ def against(
     }
 
 
-def _table(rows: dict[str, Any], budget: str) -> str:
+def _table(rows: dict[str, Any]) -> str:
     found: dict[str, list[str]] = {}
     for key in rows:
-        name, of, _ = key.split(" / ")
-        if of == budget:
-            found.setdefault(name, []).append(key)
+        found.setdefault(row_name(key), []).append(key)
     header = (
         "row",
         "seeds",
@@ -112,10 +112,10 @@ def _told(row: dict[str, Any], measure: str) -> str:
     return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
-def _gap(rows: dict[str, Any], budget: str) -> str:
+def _gap(rows: dict[str, Any]) -> str:
     """Say how wide the gap between vanilla SFT and full supervision is, and how much of it SSRA closes."""
-    seeds = [key.split(" / ")[2] for key in rows if key.startswith(f"{FULL} / {budget} / ")]
-    runs = [[rows.get(f"{name} / {budget} / {seed}") for name in (VANILLA, UPPER, FULL)] for seed in seeds]
+    studies = [key.removeprefix(FULL) for key in rows if row_name(key) == FULL]
+    runs = [[rows.get(f"{name}{rest}") for name in (VANILLA, UPPER, FULL)] for rest in studies]
     told = []
     for measure in COMPARED:
         values = [[100 * row["test"][measure] for row in run if row] for run in runs if all(run)]

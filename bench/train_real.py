@@ -36,6 +36,7 @@ from relsdk_training.tasks import train_distill, train_embed, train_score
 
 DIMS = (32, 64, 128, 256)
 TEACHER = "embed"
+RARE_TEACHER = "embed, levels 1 and 2 rare"
 # name -> recipe and what differs from it. The ablation: each row adds to the one before; "embed" is the last
 # but one.
 PLAIN = ["loss.weighting=binary", "loss.self_contrast=false", "loss.mask_margin=-1", "loss.cosent=0"]
@@ -46,7 +47,7 @@ EXPERIMENTS: dict[str, tuple[str, list[str]]] = {
     TEACHER: ("embed", []),
     "score categorical": ("score", []),
     "query tower, 2 layers": ("distill", []),
-    "embed, levels 1 and 2 rare": ("embed", RARE),
+    RARE_TEACHER: ("embed", RARE),
     "score categorical, levels 1 and 2 rare": ("score", RARE),
     "query tower, 1 layer": ("distill", ["model.layers=[11]"]),
     "query tower, 3 layers": ("distill", ["model.layers=[0, 6, 11]"]),
@@ -62,6 +63,12 @@ EXPERIMENTS: dict[str, tuple[str, list[str]]] = {
     "student, 3 layers": ("distill", [*ENCODER, "model.layers=[0, 6, 11]"]),
     "student, 2 layers": ("distill", [*ENCODER, "model.layers=[0, 11]"]),
     "QBQTC: embed": ("embed", ["data.label_map=[0, 1, 3]"]),
+}
+# name -> the run whose encoder it starts from, which must have seen no other labels.
+STARTS = {
+    name: RARE_TEACHER if "rare" in name else TEACHER
+    for name, (recipe, _) in EXPERIMENTS.items()
+    if recipe != "embed"
 }
 Objective = EmbeddingObjective | ScoreObjective
 Config = EmbedConfig | ScoreConfig | DistillConfig
@@ -104,7 +111,7 @@ def main(
             click.echo(key, err=True)
             recipe, changes = EXPERIMENTS[name]
             files = qbqtc if name.startswith("QBQTC") else kuake
-            start = backbone if recipe != "distill" else run_folder(work, f"{TEACHER} / seed {seed}") / "best"
+            start = starting_encoder(work, name, seed, backbone)
             settings = [
                 f"model.checkpoint={start}",
                 f"run.output={run_folder(work, key)}",
@@ -118,6 +125,23 @@ def main(
             row = experiment(recipe, [*settings, *changes, *overrides], files["test"])
             add_to(output, key, row, write_report)
             click.echo(json.dumps(row["test"]), err=True)
+
+
+def starting_encoder(work: Path, name: str, seed: int, backbone: Path) -> Path:
+    """Return the checkpoint that an experiment starts from.
+
+    Raises:
+        click.ClickException: It is another experiment's, which has not been run.
+    """
+    if name not in STARTS:
+        return backbone
+    checkpoint = run_folder(work, f"{STARTS[name]} / seed {seed}") / "best"
+    if not checkpoint.is_dir():
+        raise click.ClickException(
+            f"{name!r} starts from the encoder of {STARTS[name]!r}, seed {seed}, which is not under {work}; "
+            f'run it first: --only "{STARTS[name]}"'
+        )
+    return checkpoint
 
 
 def run_folder(work: Path, key: str) -> Path:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from bench import readme, train_real
 from bench.machine import machine_record
+from bench.ssra_rows import row_key
 from bench.train_data import split_qbqtc
 from relsdk.formats import write_pairs
 from relsdk.sample_world import generate
@@ -141,10 +142,11 @@ def test_a_table_of_ssra_by_hand():
         return {"test": {"mean_ap": ap, "ndcg_at_10": 0.5}}
 
     rows = {
-        "vanilla SFT / 2000 / seed 0": row(0.25),
-        "SSRA / 2000 / seed 0": row(0.5),
-        "SSRA / 2000 / seed 1": row(0.75),
-        "SSRA / 500 / seed 0": row(0.125),
+        row_key("vanilla SFT", 2000, 300, 0): row(0.25),
+        row_key("SSRA", 2000, 300, 0): row(0.5),
+        row_key("SSRA", 2000, 300, 1): row(0.75),
+        row_key("SSRA", 2000, 100, 0): row(1.0),
+        row_key("SSRA", 500, 300, 0): row(0.125),
     }
     assert readme._ssra_table(rows).splitlines()[2:] == [
         "| SSRA | 2 | 62.50 | 50.00 |",
@@ -223,6 +225,17 @@ def test_training_at_toy_size(checkpoint_factory, tmp_path):
     again = run("bench.train_real", *arguments)
     assert again.returncode == 0, again.stderr
     assert output.read_text() == before  # nothing is run twice
+
+
+def test_a_run_that_starts_from_another_names_it(tmp_path):
+    backbone = tmp_path / "backbone"
+    assert train_real.starting_encoder(tmp_path, "embed", 1, backbone) == backbone
+    with pytest.raises(click.ClickException, match='--only "embed, levels 1 and 2 rare"'):
+        train_real.starting_encoder(tmp_path, "score categorical, levels 1 and 2 rare", 1, backbone)
+    trained = train_real.run_folder(tmp_path, "embed / seed 1") / "best"
+    trained.mkdir(parents=True)
+    for name in ("score categorical", "score ordinal", "query tower, 2 layers"):
+        assert train_real.starting_encoder(tmp_path, name, 1, backbone) == trained
 
 
 def test_an_interrupted_run_is_no_row_and_keeps_its_state(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bench.ssra_report import paired_interval
+from bench.ssra_rows import row_key, row_name
 from relsdk.metrics import mean_ap_over_levels
 from relsdk.sample_world import generate
 from relsdk_training.data import pair_arrays
@@ -42,11 +43,11 @@ def test_the_study_at_toy_size(toy_checkpoint, tmp_path):
     output = tmp_path / "out/ssra.json"
     output.parent.mkdir()
     arguments = ["--shared", shared, "--output", output, "--work", tmp_path / "work"]
-    arguments += ["--budget", 200, "--seeds", 1, "--documents", 12]
+    arguments += ["--budget", 200, "--steps", 3, "--seeds", 1, "--documents", 12]
     done = run("bench.ssra_real", *arguments)
     assert done.returncode == 0, done.stderr
     rows = json.loads(output.read_text())
-    assert [key.split(" / ")[0] for key in rows] == [
+    assert [row_name(key) for key in rows] == [
         "vanilla SFT",
         "untrained",
         "all labels",
@@ -64,7 +65,7 @@ def test_the_study_at_toy_size(toy_checkpoint, tmp_path):
         assert (intervals is None) == key.startswith("vanilla")
         for measure, (mean, low, high) in (intervals or {}).items():
             assert low <= high
-            difference = row["test"][measure] - rows["vanilla SFT / 200 / seed 0"]["test"][measure]
+            difference = row["test"][measure] - rows[row_key("vanilla SFT", 200, 3, 0)]["test"][measure]
             assert mean == pytest.approx(difference, abs=2e-4)
     report = output.with_suffix(".md").read_text()
     assert "Share of the gap" in report
