@@ -118,7 +118,7 @@ def _first_that_works(
     notes = []
     for source, fill in sources.items():
         try:
-            with staged_folder(target, overwrite=overwrite) as folder:
+            with staged_folder(target, marker="config.json", overwrite=overwrite) as folder:
                 fill(folder)
         except (BundleError, MissingExtraError) as error:
             notes.append(f"{source}: {error}")

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relsdk.bundle import (
+    RELSDK_JSON,
     Bundle,
     EncoderSettings,
     ScorerSettings,
@@ -143,7 +144,7 @@ def export_bundle(
     if not (job.checkpoint / "tokenizer.json").is_file():
         raise BundleError(f"{job.checkpoint} has no tokenizer.json; name a checkpoint folder")
     gate = gate or Gate()
-    with staged_folder(target, overwrite=overwrite) as staging:
+    with staged_folder(target, marker=RELSDK_JSON, overwrite=overwrite, source=job.checkpoint) as staging:
         on_step("load the checkpoint")
         job.prepare(staging, on_step)
         made = _write_variants(job, staging, variants, on_step)

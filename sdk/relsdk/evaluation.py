@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from relsdk.bundle import Bundle, Variant, read_bundle, save_variants
+from relsdk.bundle import read_bundle, save_calibration, save_variants
 from relsdk.calibration import (
     cross_validated_probabilities,
     fit_calibration,
@@ -167,7 +167,7 @@ def calibrate_bundle(
         on_step(f"calibrate {name}")
         model = open_pair_model(bundle.path, variant=name, threads=threads, truncate_dim=truncate_dim)
         report, content = _fit(model, *_judged(model, pairs, show_progress_bar))
-        bundle = _store(bundle, bundle.variant(name), model.calibration_key, content, report)
+        save_calibration(bundle, bundle.variant(name), model.calibration_key, content, report.to_dict())
         reports.append(report)
     return reports
 
@@ -219,12 +219,3 @@ def _fit(
         grading=grade_report(labels, held_out),
     )
     return report, calibration.to_dict()
-
-
-def _store(
-    bundle: Bundle, variant: Variant, key: str, content: dict[str, Any], report: CalibrationReport
-) -> Bundle:
-    measured = {**variant.quality.get("calibration", {}), key: report.to_dict()}
-    quality = {**variant.quality, "calibration": measured}
-    fitted = replace(variant, calibrations={**variant.calibrations, key: content}, quality=quality)
-    return save_variants(bundle, tuple(fitted if v.name == variant.name else v for v in bundle.variants))

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from relsdk.bundle import Bundle, Variant
 from relsdk.errors import BundleError, InputError
+from relsdk.folders import FileStamp
 from relsdk.hardware import ThreadChoice, cpu_features
 
 __all__ = ["ModelSession", "best_int8", "choose_variant", "loading", "runs_exactly", "variant_verdicts"]
@@ -103,7 +104,9 @@ _DISABLED_OPTIMIZERS = ["SkipLayerNormFusion"]
 class ModelSession:
     """One ONNX file, loaded by `load` or on first use, and again in every forked process.
 
-    A session's thread pool does not survive a fork, so a child that used its parent's would hang.
+    A session's thread pool does not survive a fork, so a child that used its parent's would hang. What is
+    loaded later is the file that was there when the session was made, or an error: weights of another model
+    under this one's name would be wrong vectors that nobody sees.
 
     Args:
         path: The ONNX file.
@@ -115,7 +118,8 @@ class ModelSession:
     """
 
     def __init__(self, path: Path, *, threads: ThreadChoice, providers: Sequence[str] | None = None) -> None:
-        self.path = path
+        self._stamp = FileStamp.of(path)
+        self.path = self._stamp.path
         self.threads = threads
         self.providers = list(providers) if providers is not None else ["CPUExecutionProvider"]
         available = onnxruntime.get_available_providers()
@@ -185,6 +189,11 @@ class ModelSession:
         return self._session
 
     def _load(self) -> Any:
+        if not self._stamp.holds:
+            raise BundleError(
+                f"{self.path} is gone or no longer the file that this model was opened with; open the model "
+                f"again"
+            )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads.threads
         options.inter_op_num_threads = 1

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from relsdk.bundle import read_bundle, save_variants
+from relsdk.bundle import read_bundle, save_calibration, save_variants
 from relsdk.bundle.layout import read_encoder_settings
 from relsdk.embedder import Embedder
 from relsdk.errors import BundleError, InputError
@@ -117,6 +117,27 @@ def test_variants_are_saved_atomically(toy_bundle_copy, monkeypatch):
     monkeypatch.undo()
     save_variants(bundle, bundle.variants[:1])
     assert len(read_bundle(toy_bundle_copy).variants) == 1
+
+
+def test_calibrations_of_two_processes_are_both_kept(toy_bundle_copy):
+    bundle = read_bundle(toy_bundle_copy)  # both have read it before either writes
+    fp32, int8 = bundle.variant("fp32"), bundle.variant("int8_avx2")
+    save_calibration(bundle, fp32, "32", {"method": "a"}, {"n": 1})
+    save_calibration(bundle, int8, "32", {"method": "b"}, {"n": 2})
+    save_calibration(bundle, fp32, "16", {"method": "c"}, {"n": 3})
+    now = read_bundle(toy_bundle_copy)
+    assert now.variant("fp32").calibrations == {"32": {"method": "a"}, "16": {"method": "c"}}
+    assert now.variant("fp32").quality["calibration"] == {"32": {"n": 1}, "16": {"n": 3}}
+    assert now.variant("int8_avx2").calibrations == {"32": {"method": "b"}}
+
+
+def test_a_calibration_of_another_model_is_not_stored(toy_bundle_copy):
+    bundle = read_bundle(toy_bundle_copy)
+    content = json.loads((toy_bundle_copy / "relsdk.json").read_text())
+    content["files"][bundle.variant("fp32").file] = "0" * 64
+    (toy_bundle_copy / "relsdk.json").write_text(json.dumps(content))
+    with pytest.raises(BundleError, match="written again while it was calibrated"):
+        save_calibration(bundle, bundle.variant("fp32"), "32", {"method": "a"}, {})
 
 
 def test_a_foreign_folder_has_no_place_for_a_calibration(toy_bundle_copy):

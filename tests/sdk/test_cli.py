@@ -1,6 +1,7 @@
 """The command line as a user meets it: what it prints, and one line with exit code 2 for each mistake."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from relsdk.cli import main
-from relsdk.cli.output import bar, clip
+from relsdk.cli.output import bar, clip, echo_json
 from relsdk.sample_world import generate, write
 
 
@@ -264,6 +265,65 @@ def test_bad_queries(fails, index, tmp_path):
     assert "--where" in fails("query", index, "红烧肉", "--where", "author")
     assert "either" in fails("query", index)
     assert str(tmp_path / "none") in fails("query", tmp_path / "none", "红烧肉")
+
+
+@pytest.mark.parametrize(
+    "conditions",
+    [
+        ["tag=a", "tag=b"],
+        ["duration<50", "duration<60"],
+        ["duration=5", "duration<60"],
+        ["duration<60", "duration=5"],
+    ],
+)
+def test_no_condition_is_lost(fails, index, conditions):
+    line = fails("query", index, "红烧肉", *(part for text in conditions for part in ("--where", text)))
+    assert "would be lost" in line
+    assert repr(conditions[1]) in line
+
+
+def test_both_bounds_of_a_range(relsdk, index):
+    common = ("query", index, "红烧肉", "-k", "200", "--json", "--where")
+    everything = json.loads(relsdk(*common, "duration>=0")[1])["hits"]
+    some = json.loads(relsdk(*common, "duration>=20", "--where", "duration<40")[1])["hits"]
+    wanted = {hit["id"] for hit in everything if 20 <= hit["metadata"]["duration"] < 40}
+    assert {hit["id"] for hit in some} == wanted
+    assert wanted
+
+
+def test_where_results_cannot_go_is_said_before_the_work(
+    fails, toy_bundle_copy, world, tmp_path, monkeypatch
+):
+    def worked(*_, **__):
+        raise AssertionError("the work was done first")
+
+    monkeypatch.setattr("relsdk.cli.encode.Embedder", worked)
+    monkeypatch.setattr("relsdk.cli.evaluate.evaluate_pairs", worked)
+    absent = tmp_path / "absent" / "x.npy"
+    assert "is no folder" in fails("encode", toy_bundle_copy, world / "queries.jsonl", absent)
+    assert "is no folder" in fails("eval", toy_bundle_copy, world / "pairs_test.jsonl", "-o", absent)
+    assert "is a folder" in fails("eval", toy_bundle_copy, world / "pairs_test.jsonl", "-o", tmp_path)
+
+
+def test_a_terminal_that_lacks_characters(index):
+    """A GBK terminal has no emoji: text shows a question mark, JSON an escape."""
+    program = "from relsdk.cli import main; import sys; main(sys.argv[1:])"
+    common = [sys.executable, "-c", program, "query", str(index), "红烧肉😀", "-k", "1"]
+    environment = {**os.environ, "PYTHONIOENCODING": "gbk", "PYTHONUTF8": "0"}
+    shown = subprocess.run([*common, "--json"], env=environment, capture_output=True, timeout=120)
+    assert shown.returncode == 0, shown.stderr
+    assert json.loads(shown.stdout.decode("gbk"))["query"] == "红烧肉😀"
+    shown = subprocess.run(common, env=environment, capture_output=True, timeout=120)
+    assert shown.returncode == 0, shown.stderr
+
+
+def test_json_has_no_nan(capsys):
+    echo_json({"a": [float("nan"), 1.5], "b": {"c": float("inf")}, "d": (True, None, "NaN")})
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {
+        "a": [None, 1.5],
+        "b": {"c": None},
+        "d": [True, None, "NaN"],
+    }
 
 
 def test_bad_labels(fails, relsdk, toy_bundle_copy, world, tmp_path):

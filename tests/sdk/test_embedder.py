@@ -195,6 +195,24 @@ def test_pooling_outside_the_graph_equals_pooling_inside(toy_checkpoint, tmp_pat
     assert_same(Embedder(foreign, threads=1).encode(corpus), expected)
 
 
+def test_another_file_in_the_same_place_is_never_loaded(toy_bundle_copy, tmp_path):
+    """A session loaded later (after a fork, a second tower) has the weights that were checked, or none."""
+    (tmp_path / "live").symlink_to(toy_bundle_copy)
+    embedder = Embedder(tmp_path / "live", variant="fp32")
+    before = embedder.encode("红烧肉")
+    (tmp_path / "live").unlink()
+    (tmp_path / "live").symlink_to(tmp_path)
+    session = embedder._runner.session
+    session._session = None  # as in a forked child
+    np.testing.assert_array_equal(embedder.encode("红烧肉"), before)
+    file = session.path
+    shutil.copy(file, tmp_path / "copy.onnx")
+    os.replace(tmp_path / "copy.onnx", file)
+    session._session = None
+    with pytest.raises(BundleError, match="no longer the file that this model was opened with"):
+        embedder.encode("红烧肉")
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_encodes_like_its_parent(toy_bundle):
     """In a process of its own: forking a test runner that has threads is what this test must not do."""

@@ -87,7 +87,7 @@ def save_training_state(
     }
     target = folder / f"{_STATE}{progress.step:08d}"
     try:
-        with staged_folder(target, overwrite=True) as staging:
+        with staged_folder(target, marker="state.json", overwrite=True) as staging:
             save_file(
                 {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()},
                 staging / "tensors.safetensors",
@@ -147,7 +147,7 @@ def load_training_state(
 
 def _save(target: Path, objective: Objective) -> None:
     try:
-        with staged_folder(target, overwrite=True) as staging:
+        with staged_folder(target, marker="config.json", overwrite=True) as staging:
             objective.save(staging)
     except (OSError, RelsdkError) as error:
         raise TrainingError(

@@ -1,6 +1,16 @@
 """The model-folder contract. Nobody outside this package knows the names of the files in it."""
 
-from relsdk.bundle.folder import Bundle, Tower, Variant, finish_bundle, onnx_file, read_bundle, save_variants
+from relsdk.bundle.folder import (
+    RELSDK_JSON,
+    Bundle,
+    Tower,
+    Variant,
+    finish_bundle,
+    onnx_file,
+    read_bundle,
+    save_calibration,
+    save_variants,
+)
 from relsdk.bundle.golden import GOLDEN_TEXTS, GoldenVectors, golden_inputs, read_golden, write_golden
 from relsdk.bundle.layout import (
     EncoderSettings,
@@ -19,6 +29,7 @@ from relsdk.bundle.layout import (
 
 __all__ = [
     "GOLDEN_TEXTS",
+    "RELSDK_JSON",
     "Bundle",
     "EncoderSettings",
     "GoldenVectors",
@@ -34,6 +45,7 @@ __all__ = [
     "read_encoder_settings",
     "read_golden",
     "read_scorer_settings",
+    "save_calibration",
     "save_variants",
     "tokenizer_path",
     "update_model_config",

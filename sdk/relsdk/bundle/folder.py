@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from filelock import FileLock
+
 from relsdk.bundle.layout import (
     HEADS,
     POOLINGS,
@@ -30,12 +32,23 @@ from relsdk.bundle.onnx_names import find_onnx_files
 from relsdk.errors import BundleError, InputError
 from relsdk.folders import file_sha256, json_sha256, write_file_atomically
 
-__all__ = ["Bundle", "Tower", "Variant", "finish_bundle", "onnx_file", "read_bundle", "save_variants"]
+__all__ = [
+    "RELSDK_JSON",
+    "Bundle",
+    "Tower",
+    "Variant",
+    "finish_bundle",
+    "onnx_file",
+    "read_bundle",
+    "save_calibration",
+    "save_variants",
+]
 
 # What encodes everything, or everything but queries; and what encodes queries where they have their own.
 Tower = Literal["model", "query_model"]
 FORMAT_VERSION = 1
 RELSDK_JSON = "relsdk.json"
+_LOCK = ".relsdk.lock"  # held for the moment of a change to it
 # Weights beside the graph, as exporters name them.
 _DATA_ENDINGS = ("_data", ".data")
 
@@ -186,6 +199,44 @@ def save_variants(bundle: Bundle, variants: tuple[Variant, ...]) -> Bundle:
     updated = replace(bundle, variants=variants)
     write_file_atomically(bundle.path / RELSDK_JSON, _to_json(updated))
     return updated
+
+
+def save_calibration(
+    bundle: Bundle, variant: Variant, key: str, content: Mapping[str, Any], report: Mapping[str, Any]
+) -> Bundle:
+    """Add one calibration, and what was measured of it, to a bundle's `relsdk.json`.
+
+    What other processes have stored since the bundle was read stays.
+
+    Args:
+        bundle: As it was read.
+        variant: Whose calibration.
+        key: Dimension as text, or "pair": see `Variant.calibrations`.
+        content: The calibration.
+        report: What was measured.
+
+    Returns:
+        The bundle as it is now.
+
+    Raises:
+        BundleError: relsdk did not write this folder, or it holds another model now.
+    """
+    with FileLock(bundle.path / _LOCK):
+        now = read_bundle(bundle.path)
+        if {now.files.get(graph) for graph in variant.graphs} != {
+            bundle.files.get(graph) for graph in variant.graphs
+        }:
+            raise BundleError(
+                f"{bundle.path} was written again while it was calibrated; calibrate the new bundle"
+            )
+        old = now.variant(variant.name)
+        measured = {**old.quality.get("calibration", {}), key: report}
+        fitted = replace(
+            old,
+            calibrations={**old.calibrations, key: content},
+            quality={**old.quality, "calibration": measured},
+        )
+        return save_variants(now, tuple(fitted if v.name == old.name else v for v in now.variants))
 
 
 def finish_bundle(

@@ -10,7 +10,8 @@ import numpy as np
 
 from relsdk.cli.output import echo_json
 from relsdk.embedder import Embedder
-from relsdk.errors import InputError, RelsdkError
+from relsdk.errors import RelsdkError
+from relsdk.folders import check_file_target
 from relsdk.formats import read_documents, read_queries
 
 __all__ = ["encode"]
@@ -42,8 +43,7 @@ def encode(
     as_json: bool,
 ) -> None:
     """Encode the queries or documents of INPUT; row n of OUTPUT.npy is line n."""
-    if output.exists() and not overwrite:
-        raise InputError(f"{output} exists; pass --overwrite to replace it")
+    check_file_target(output, overwrite=overwrite)
     embedder = Embedder(model, variant=variant, threads=threads, truncate_dim=truncate_dim)
     if kind == "query":
         texts = [item.text for item in read_queries(source)]

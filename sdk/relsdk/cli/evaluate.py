@@ -11,7 +11,7 @@ from relsdk.bundle import read_bundle
 from relsdk.cli.output import echo_json, echo_table
 from relsdk.evaluation import Evaluation
 from relsdk.evaluation import evaluate as evaluate_pairs
-from relsdk.folders import write_file_atomically
+from relsdk.folders import check_file_target, write_file_atomically
 from relsdk.formats import read_pairs
 from relsdk.hub import local_model
 from relsdk.pair_models import open_pair_model
@@ -41,6 +41,8 @@ def evaluate(
 
     nDCG is a mean over queries with at least 3 documents and more than one level.
     """
+    if output is not None:
+        check_file_target(output, overwrite=True)
     folder = local_model(model)
     labelled = list(read_pairs(pairs))
     names = variants or [variant.name for variant in read_bundle(folder).variants if runs_exactly(variant)]

@@ -10,7 +10,7 @@ import click
 
 from relsdk.cli.output import echo_json
 from relsdk.cli.query import open_searcher
-from relsdk.errors import InputError
+from relsdk.folders import check_file_target
 from relsdk.formats import read_pairs, write_pairs
 from relsdk.mining import Miner
 from relsdk.records import LabelledPair
@@ -50,8 +50,7 @@ def mine(
     as_json: bool,
 ) -> None:
     """Find documents of INDEX near the queries of PAIRS that do not answer them; write pairs of level 0."""
-    if output.exists() and not overwrite:
-        raise InputError(f"{output} exists; replace it with --overwrite or name another file")
+    check_file_target(output, overwrite=overwrite)
     searcher = open_searcher(path, model, threads=threads, scorer=scorer)
     judged = list(read_pairs(pairs))
     miner = Miner(searcher.embedder, searcher.index, searcher.scorer)

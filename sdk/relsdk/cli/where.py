@@ -12,7 +12,7 @@ from relsdk.errors import InputError
 __all__ = ["parse_where"]
 
 _CONDITION = re.compile(r"^(?P<field>[^<>=]+?)\s*(?P<operator><=|>=|<|>|=)\s*(?P<value>.+)$")
-_RANGES = {"<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}
+_OPERATORS = {"=": "eq", "<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}
 
 
 def parse_where(conditions: Sequence[str]) -> dict[str, Any] | None:
@@ -21,23 +21,23 @@ def parse_where(conditions: Sequence[str]) -> dict[str, Any] | None:
     A value that reads as a JSON number, true, false or null is one; anything else is text.
 
     Raises:
-        InputError: A condition has another form.
+        InputError: A condition has another form, or a field has two values, or a value and a bound.
     """
-    where: dict[str, Any] = {}
+    where: dict[str, dict[str, Any]] = {}
     for condition in conditions:
         match = _CONDITION.match(condition)
         if match is None:
             raise InputError(
                 f"--where {condition!r}; write FIELD=VALUE, FIELD<VALUE, FIELD<=VALUE, ... instead"
             )
-        name, value = match["field"], _value(match["value"])
-        if match["operator"] == "=":
-            where[name] = value
-            continue
-        bounds = where.setdefault(name, {})
-        if not isinstance(bounds, dict):
-            raise InputError(f"--where has both {name}={bounds!r} and a range for {name}; one is enough")
-        bounds[_RANGES[match["operator"]]] = value
+        name, operator = match["field"], _OPERATORS[match["operator"]]
+        wanted = where.setdefault(name, {})
+        if operator in wanted or (wanted and "eq" in (operator, *wanted)):
+            raise InputError(
+                f"--where {condition!r} is a second condition on {name!r}, and one would be lost; "
+                f"a field takes one value, or one bound of each kind"
+            )
+        wanted[operator] = _value(match["value"])
     return where or None
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relsdk.errors import IndexFolderError, InputError, RelsdkError
+from relsdk.folders import FileStamp
 from relsdk.index.filters import Condition
 from relsdk.index.storage import writing
 from relsdk.records import Document
@@ -147,7 +148,8 @@ class DocumentReader:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._stamp = FileStamp.of(path)
+        self._path = self._stamp.path
         self._owner = os.getpid()
         self._closed = False
         self._recent = Recent(_KEPT_CHARACTERS)
@@ -217,15 +219,20 @@ class DocumentReader:
 
     def _connect(self) -> sqlite3.Connection:
         # immutable: no locks and no side files, so a read-only disk will do.
-        uri = f"file:{quote(os.fsencode(self._path.absolute()))}?mode=ro&immutable=1"
+        uri = f"file:{quote(os.fsencode(self._path))}?mode=ro&immutable=1"
         try:
             connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
             connection.execute(f"PRAGMA mmap_size = {_MAPPED_BYTES}")
-            return connection
         except sqlite3.Error as error:
             raise IndexFolderError(
                 f"cannot open {self._path} ({error}); if the index was built again, open it again"
             ) from error
+        if not self._stamp.holds:  # looked at after opening: what was opened is what was there
+            connection.close()
+            raise IndexFolderError(
+                f"{self._path} is another file than the one that was opened; open the index again"
+            )
+        return connection
 
     @contextmanager
     def _borrow(self) -> Iterator[sqlite3.Connection]:
@@ -234,6 +241,8 @@ class DocumentReader:
         try:
             yield connection
         except (sqlite3.Error, UnicodeDecodeError) as error:
+            if self._closed:
+                raise InputError(f"the index of {self._path} was closed meanwhile; open it again") from error
             raise IndexFolderError(
                 f"{self._path} is damaged ({error}); check it with: relsdk index verify, or build it again"
             ) from error

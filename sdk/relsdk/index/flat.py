@@ -17,6 +17,8 @@ __all__ = ["FlatIndex", "exact_search"]
 # A block of scores takes at most 256 * 8192 * 4 bytes = 8 MB, a block of vectors 12 MB at 384 dimensions.
 _QUERY_BLOCK = 256
 _ROW_BLOCK = 8192
+# A product of matrices and one of vectors sum in another order; dot products of unit vectors differ by less.
+_ROUNDING = 1e-5
 
 
 class FlatIndex(VectorIndex):
@@ -60,7 +62,7 @@ def exact_search(
     """Find the nearest rows of each query in bounded memory.
 
     The scores of the winners are computed again, one by one, so a score does not depend on the other queries
-    of the call. Equal scores are ordered by row.
+    of the call. Equal scores are ordered by row, at the last place too: fewer results are the first of more.
 
     Args:
         vectors: (N, D), may be memory-mapped.
@@ -71,49 +73,41 @@ def exact_search(
     Returns:
         (Q, min(k, rows)) rows and dot products.
     """
-    k = min(k, len(vectors) if rows is None else len(rows))
+    count = len(vectors) if rows is None else len(rows)
+    k = min(k, count)
     found = np.empty((len(queries), k), dtype=np.int64)  # (Q, K)
     scores = np.empty((len(queries), k), dtype=np.float32)
     for start in range(0, len(queries) if k else 0, _QUERY_BLOCK):
         block = queries[start : start + _QUERY_BLOCK]
-        best = _best_rows(vectors, block, k, rows)
-        for offset, query in enumerate(block):
-            values = _dot(vectors, best[offset], query)  # (K,)
-            order = np.lexsort((best[offset], -values))
-            found[start + offset] = best[offset][order]
-            scores[start + offset] = values[order]
+        best = [Neighbours(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))] * len(block)
+        for first in range(0, count, _ROW_BLOCK):
+            last = min(first + _ROW_BLOCK, count)
+            numbers = np.arange(first, last, dtype=np.int64) if rows is None else rows[first:last]
+            nearby = vectors[first:last] if rows is None else vectors[numbers]  # (n, D)
+            for offset, similarity in enumerate(block @ nearby.T):  # (n,)
+                best[offset] = _merged(best[offset], numbers, nearby, block[offset], similarity, k)
+        for offset, one in enumerate(best):
+            found[start + offset], scores[start + offset] = one.rows, one.scores
     return Neighbours(found, scores)
 
 
-def _best_rows(
-    vectors: NDArray[np.float32], queries: NDArray[np.float32], k: int, rows: NDArray[np.int64] | None
-) -> NDArray[np.int64]:
-    """Return the k best rows of each query in any order, (Q, K) int64."""
-    best_rows = np.empty((len(queries), 0), dtype=np.int64)
-    best_scores = np.empty((len(queries), 0), dtype=np.float32)
-    for start in range(0, len(vectors) if rows is None else len(rows), _ROW_BLOCK):
-        if rows is None:
-            block = vectors[start : start + _ROW_BLOCK]  # (n, D)
-            numbers = np.arange(start, start + len(block), dtype=np.int64)
-        else:
-            numbers = rows[start : start + _ROW_BLOCK]
-            block = vectors[numbers]
-        similarity = queries @ block.T  # (Q, n)
-        best_scores = np.hstack([best_scores, similarity])
-        best_rows = np.hstack([best_rows, np.broadcast_to(numbers, similarity.shape)])
-        if best_scores.shape[1] > k:
-            keep = np.argpartition(-best_scores, k - 1, axis=1)[:, :k]
-            best_scores = np.take_along_axis(best_scores, keep, axis=1)
-            best_rows = np.take_along_axis(best_rows, keep, axis=1)
-    return best_rows
-
-
-def _dot(
-    vectors: NDArray[np.float32], rows: NDArray[np.int64], query: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Return the dot product of the query with each row, (K,) float32, summed the same way for any K."""
-    values = np.empty(len(rows), dtype=np.float32)
-    for start in range(0, len(rows), _ROW_BLOCK):
-        block = vectors[rows[start : start + _ROW_BLOCK]]
-        values[start : start + _ROW_BLOCK] = np.einsum("nd,d->n", block, query)
-    return values
+def _merged(
+    best: Neighbours,
+    numbers: NDArray[np.int64],
+    nearby: NDArray[np.float32],
+    query: NDArray[np.float32],
+    similarity: NDArray[np.float32],
+    k: int,
+) -> Neighbours:
+    """Return the k best, in order, of those so far and of n further rows whose rough scores are known."""
+    if len(best.scores) == k:
+        floor = best.scores[-1]
+    else:
+        floor = np.partition(similarity, -k)[-k] if len(similarity) > k else -np.inf
+    chosen = np.flatnonzero(similarity >= floor - _ROUNDING)
+    if not len(chosen):
+        return best
+    rows = np.concatenate([best.rows, numbers[chosen]])
+    scores = np.concatenate([best.scores, np.einsum("nd,d->n", nearby[chosen], query)])
+    order = np.lexsort((rows, -scores))[:k]
+    return Neighbours(rows[order], scores[order])

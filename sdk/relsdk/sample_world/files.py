@@ -34,7 +34,7 @@ def write(world: SampleWorld, folder: str | PathLike[str], *, overwrite: bool = 
         RelsdkError: The file system refused.
     """
     target = Path(folder)
-    with staged_folder(target, overwrite=overwrite) as staging:
+    with staged_folder(target, marker="documents.jsonl", overwrite=overwrite) as staging:
         documents = ({"_id": d.id, "title": d.title, "text": d.text, **d.metadata} for d in world.documents)
         _write_lines(staging / "documents.jsonl", documents)
         _write_lines(staging / "queries.jsonl", ({"_id": q.id, "text": q.text} for q in world.queries))

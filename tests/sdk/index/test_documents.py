@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from relsdk.errors import IndexFolderError, InputError
 from relsdk.index import documents as module
 from relsdk.index.documents import DOCUMENTS_FILE, DocumentReader, DocumentWriter
 from relsdk.records import Document
@@ -92,3 +95,30 @@ def test_a_row_that_is_missing_is_not_remembered(tmp_path: Path, database: Path)
     assert reader.fetch([7]) == {}
     assert reader._recent.get(7) is None
     reader.close()
+
+
+def test_another_file_in_the_same_place_is_never_read(database: Path, tmp_path: Path) -> None:
+    """What is open stays open; what would be opened later is compared with what was there."""
+    (tmp_path / "first").mkdir()
+    (tmp_path / "second").mkdir()
+    shutil.copy(database, tmp_path / "first" / DOCUMENTS_FILE)
+    with DocumentWriter(tmp_path / "second" / DOCUMENTS_FILE) as writer:
+        writer.put([0], [Document("other", "", "other")], ["{}"])
+    (tmp_path / "live").symlink_to("first")
+    reader = DocumentReader(tmp_path / "live" / DOCUMENTS_FILE)
+    (tmp_path / "live").unlink()
+    (tmp_path / "live").symlink_to("second")
+    with reader._borrow():  # the only connection is in use: a second one is opened
+        assert list(reader.by_id(["d1", "other"])) == ["d1"]
+    os.replace(tmp_path / "second" / DOCUMENTS_FILE, tmp_path / "first" / DOCUMENTS_FILE)
+    assert list(reader.by_id(["d2", "other"])) == ["d2"]
+    with pytest.raises(IndexFolderError, match="another file than the one that was opened"):
+        reader._connect()
+    reader.close()
+
+
+def test_closed_while_it_reads_is_not_damaged(database: Path) -> None:
+    reader = DocumentReader(database)
+    reader.close()
+    with pytest.raises(InputError, match="was closed meanwhile"):
+        reader.by_id(["d1"])

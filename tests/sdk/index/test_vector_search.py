@@ -51,6 +51,28 @@ def test_flat_orders_equal_scores_by_row(unit_vectors):
     assert exact_search(vectors, vectors[:1], 50).rows.tolist() == [list(range(50))]
 
 
+@given(
+    directions=st.integers(1, 6),
+    count=st.integers(1, 60),
+    block=st.sampled_from([4, 16, 8192]),
+    seed=st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=60, deadline=None)
+def test_fewer_results_are_the_first_of_more(directions, count, block, seed):
+    """Where many vectors are equal, too: the last place must not be a matter of chance."""
+    generator = np.random.default_rng(seed)
+    distinct = generator.standard_normal((directions, 8)).astype(np.float32)
+    distinct /= np.linalg.norm(distinct, axis=1, keepdims=True)
+    vectors = distinct[generator.integers(directions, size=count)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("relsdk.index.flat._ROW_BLOCK", block)
+        everything = exact_search(vectors, distinct, count)
+        for k in range(1, count + 1):
+            some = exact_search(vectors, distinct, k)
+            np.testing.assert_array_equal(some.rows, everything.rows[:, :k])
+            np.testing.assert_array_equal(some.scores, everything.scores[:, :k])
+
+
 def test_exact_search_of_no_rows_and_no_queries(unit_vectors):
     vectors = unit_vectors(5)
     assert exact_search(vectors, vectors[:2], 3, rows=np.array([], dtype=np.int64)).rows.shape == (2, 0)
