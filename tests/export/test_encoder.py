@@ -148,9 +148,15 @@ def test_an_int8_only_bundle_has_no_fp32_file(toy_checkpoint, tmp_path):
 def test_bad_targets_and_checkpoints(toy_checkpoint, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "precious.txt").write_text("keep me")
-    with pytest.raises(InputError, match="--overwrite"):
-        export_encoder(toy_checkpoint, tmp_path / "full")
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match="a folder with other things in it"):
+            export_encoder(toy_checkpoint, tmp_path / "full", overwrite=overwrite)
     assert (tmp_path / "full" / "precious.txt").read_text() == "keep me"
+    copy = Path(shutil.copytree(toy_checkpoint, tmp_path / "copy"))
+    (copy / "relsdk.json").write_text("{}")
+    with pytest.raises(InputError, match="which is read"):
+        export_encoder(copy, copy, overwrite=True)
+    assert (copy / "model.safetensors").is_file()
     with pytest.raises(InputError, match="unknown variants"):
         export_encoder(toy_checkpoint, tmp_path / "out", variants=["int3"])
     with pytest.raises(BundleError, match=r"no tokenizer\.json"):

@@ -189,11 +189,14 @@ def test_written_files_round_trip(world, tmp_path):
 def test_write_refuses_a_full_folder_unless_told(tmp_path):
     world = generate(0, 100, 10)
     (tmp_path / "kept").write_text("mine")
-    with pytest.raises(InputError, match="not empty"):
-        write(world, tmp_path)
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match="other things in it"):
+            write(world, tmp_path, overwrite=overwrite)
     assert (tmp_path / "kept").read_text() == "mine"
     folder = tmp_path / "world"
     write(world, folder)
+    with pytest.raises(InputError, match="--overwrite"):
+        write(world, folder)
     (folder / "stale").write_text("old")
     write(world, folder, overwrite=True)
     assert not (folder / "stale").exists()
