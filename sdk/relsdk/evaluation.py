@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from relsdk.bundle import read_bundle, save_calibration, save_variants
+from relsdk.bundle import open_for_calibration, save_calibration
 from relsdk.calibration import (
     cross_validated_probabilities,
     fit_calibration,
@@ -159,8 +159,7 @@ def calibrate_bundle(
         CalibrationError: The pairs cannot support a calibration.
         BundleError: relsdk did not write this folder.
     """
-    bundle = read_bundle(os.fspath(path))
-    save_variants(bundle, bundle.variants)  # a folder that cannot be written is found before the work
+    bundle = open_for_calibration(os.fspath(path))
     names = list(variants) or [variant.name for variant in bundle.variants if runs_exactly(variant)]
     reports = []
     for name in names:

@@ -2,10 +2,10 @@ import json
 
 import pytest
 
-from relsdk.bundle import read_bundle, save_calibration, save_variants
+from relsdk.bundle import open_for_calibration, read_bundle, save_calibration
 from relsdk.bundle.layout import read_encoder_settings
 from relsdk.embedder import Embedder
-from relsdk.errors import BundleError, InputError
+from relsdk.errors import BundleError, InputError, RelsdkError
 from relsdk.session import best_int8, choose_variant, runs_exactly
 
 
@@ -102,7 +102,7 @@ def test_truncated_description_and_missing_file(toy_bundle_copy):
         read_bundle(toy_bundle_copy)
 
 
-def test_variants_are_saved_atomically(toy_bundle_copy, monkeypatch):
+def test_a_calibration_is_saved_atomically(toy_bundle_copy, monkeypatch):
     bundle = read_bundle(toy_bundle_copy)
     before = (toy_bundle_copy / "relsdk.json").read_text()
 
@@ -110,13 +110,18 @@ def test_variants_are_saved_atomically(toy_bundle_copy, monkeypatch):
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr("relsdk.folders.os.replace", refuse)
-    with pytest.raises(Exception, match=r"cannot write .*Read-only file system"):
-        save_variants(bundle, bundle.variants[:1])
+    with pytest.raises(RelsdkError, match=r"cannot write .*Read-only file system"):
+        open_for_calibration(toy_bundle_copy)
+    with pytest.raises(RelsdkError, match=r"cannot write .*Read-only file system"):
+        save_calibration(bundle, bundle.variants[0], "32", {"method": "a"}, {})
     assert (toy_bundle_copy / "relsdk.json").read_text() == before
-    assert not list(toy_bundle_copy.glob(".relsdk*"))
+    assert not list(toy_bundle_copy.glob(".relsdk.json*"))
     monkeypatch.undo()
-    save_variants(bundle, bundle.variants[:1])
-    assert len(read_bundle(toy_bundle_copy).variants) == 1
+    monkeypatch.setattr("relsdk.bundle.folder.FileLock.acquire", refuse)
+    with pytest.raises(RelsdkError, match=r"cannot write .*Read-only file system"):
+        open_for_calibration(toy_bundle_copy)
+    monkeypatch.undo()
+    assert open_for_calibration(toy_bundle_copy) == bundle
 
 
 def test_calibrations_of_two_processes_are_both_kept(toy_bundle_copy):
@@ -145,7 +150,8 @@ def test_a_foreign_folder_has_no_place_for_a_calibration(toy_bundle_copy):
     bundle = read_bundle(toy_bundle_copy)
     assert {variant.name for variant in bundle.variants} == {"fp32", "int8_avx2", "int8_avx512_vnni", "int8"}
     with pytest.raises(BundleError, match="was not made by relsdk"):
-        save_variants(bundle, bundle.variants)
+        open_for_calibration(toy_bundle_copy)
+    assert not list(toy_bundle_copy.glob(".relsdk*"))
 
 
 def test_the_file_for_this_cpu(toy_bundle):

@@ -7,9 +7,9 @@ from relsdk.bundle.folder import (
     Variant,
     finish_bundle,
     onnx_file,
+    open_for_calibration,
     read_bundle,
     save_calibration,
-    save_variants,
 )
 from relsdk.bundle.golden import GOLDEN_TEXTS, GoldenVectors, golden_inputs, read_golden, write_golden
 from relsdk.bundle.layout import (
@@ -41,12 +41,12 @@ __all__ = [
     "finish_bundle",
     "golden_inputs",
     "onnx_file",
+    "open_for_calibration",
     "read_bundle",
     "read_encoder_settings",
     "read_golden",
     "read_scorer_settings",
     "save_calibration",
-    "save_variants",
     "tokenizer_path",
     "update_model_config",
     "write_golden",

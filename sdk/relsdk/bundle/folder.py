@@ -8,7 +8,8 @@ too, as long as it has an ONNX file; it just has no levels.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -29,7 +30,7 @@ from relsdk.bundle.layout import (
     write_scorer_layout,
 )
 from relsdk.bundle.onnx_names import find_onnx_files
-from relsdk.errors import BundleError, InputError
+from relsdk.errors import BundleError, InputError, RelsdkError
 from relsdk.folders import file_sha256, json_sha256, write_file_atomically
 
 __all__ = [
@@ -39,9 +40,9 @@ __all__ = [
     "Variant",
     "finish_bundle",
     "onnx_file",
+    "open_for_calibration",
     "read_bundle",
     "save_calibration",
-    "save_variants",
 ]
 
 # What encodes everything, or everything but queries; and what encodes queries where they have their own.
@@ -185,26 +186,28 @@ def read_bundle(path: str | Path) -> Bundle:
     return _read_foreign(folder)
 
 
-def save_variants(bundle: Bundle, variants: tuple[Variant, ...]) -> Bundle:
-    """Replace a bundle's variants (calibration, quality) in its `relsdk.json`, atomically.
+def open_for_calibration(path: str | Path) -> Bundle:
+    """Read a bundle, and find out before the work whether a calibration could be stored.
 
     Raises:
         BundleError: relsdk did not write this folder.
+        RelsdkError: The file system refuses.
     """
+    bundle = read_bundle(path)
     if not bundle.files:
         raise BundleError(
             f"{bundle.path} was not made by relsdk, so it has no place for a calibration; "
             "make a bundle of it with: relsdk export encoder"
         )
-    updated = replace(bundle, variants=variants)
-    write_file_atomically(bundle.path / RELSDK_JSON, _to_json(updated))
-    return updated
+    with _changing(bundle.path) as now:
+        _write(now)
+    return now
 
 
 def save_calibration(
     bundle: Bundle, variant: Variant, key: str, content: Mapping[str, Any], report: Mapping[str, Any]
 ) -> Bundle:
-    """Add one calibration, and what was measured of it, to a bundle's `relsdk.json`.
+    """Add one calibration, and what was measured of it, to a bundle's `relsdk.json`, atomically.
 
     What other processes have stored since the bundle was read stays.
 
@@ -219,13 +222,11 @@ def save_calibration(
         The bundle as it is now.
 
     Raises:
-        BundleError: relsdk did not write this folder, or it holds another model now.
+        BundleError: The folder holds another model now.
+        RelsdkError: The file system refuses.
     """
-    with FileLock(bundle.path / _LOCK):
-        now = read_bundle(bundle.path)
-        if {now.files.get(graph) for graph in variant.graphs} != {
-            bundle.files.get(graph) for graph in variant.graphs
-        }:
+    with _changing(bundle.path) as now:
+        if any(now.files.get(graph) != bundle.files.get(graph) for graph in variant.graphs):
             raise BundleError(
                 f"{bundle.path} was written again while it was calibrated; calibrate the new bundle"
             )
@@ -236,7 +237,26 @@ def save_calibration(
             calibrations={**old.calibrations, key: content},
             quality={**old.quality, "calibration": measured},
         )
-        return save_variants(now, tuple(fitted if v.name == old.name else v for v in now.variants))
+        return _write(replace(now, variants=tuple(fitted if v.name == old.name else v for v in now.variants)))
+
+
+@contextmanager
+def _changing(folder: Path) -> Iterator[Bundle]:
+    """Read a bundle while no other process changes its `relsdk.json`."""
+    lock = FileLock(folder / _LOCK)
+    try:
+        lock.acquire()
+    except OSError as error:
+        raise RelsdkError(f"cannot write {folder}: {error.strerror or error}") from error
+    try:
+        yield read_bundle(folder)
+    finally:
+        lock.release()
+
+
+def _write(bundle: Bundle) -> Bundle:
+    write_file_atomically(bundle.path / RELSDK_JSON, _to_json(bundle))
+    return bundle
 
 
 def finish_bundle(
