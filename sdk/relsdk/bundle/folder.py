@@ -14,8 +14,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from filelock import FileLock
-
 from relsdk.bundle.layout import (
     HEADS,
     POOLINGS,
@@ -243,6 +241,8 @@ def save_calibration(
 @contextmanager
 def _changing(folder: Path) -> Iterator[Bundle]:
     """Read a bundle while no other process changes its `relsdk.json`."""
+    from filelock import FileLock  # not needed to serve
+
     lock = FileLock(folder / _LOCK)
     try:
         lock.acquire()
