@@ -31,5 +31,5 @@ def test_a_full_folder_is_refused_in_one_line(main, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         main([str(tmp_path), "--documents", "200", "--queries", "10"])
     assert stop.value.code == 2
-    assert "is not empty" in capsys.readouterr().err
+    assert "is a folder with other things in it (no documents.jsonl)" in capsys.readouterr().err
     assert (tmp_path / "kept").read_text() == "mine"
