@@ -1,16 +1,5 @@
 """The model-folder contract. Nobody outside this package knows the names of the files in it."""
 
-from relsdk.bundle.folder import (
-    RELSDK_JSON,
-    Bundle,
-    Tower,
-    Variant,
-    finish_bundle,
-    onnx_file,
-    open_for_calibration,
-    read_bundle,
-    save_calibration,
-)
 from relsdk.bundle.golden import GOLDEN_TEXTS, GoldenVectors, golden_inputs, read_golden, write_golden
 from relsdk.bundle.layout import (
     EncoderSettings,
@@ -26,6 +15,9 @@ from relsdk.bundle.layout import (
     write_scorer_layout,
     write_tokenizer,
 )
+from relsdk.bundle.model import RELSDK_JSON, Bundle, Tower, Variant, onnx_file
+from relsdk.bundle.reading import read_bundle
+from relsdk.bundle.writing import finish_bundle, open_for_calibration, save_calibration
 
 __all__ = [
     "GOLDEN_TEXTS",

@@ -1,0 +1,137 @@
+"""What a bundle is: a folder, its settings and its ONNX files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from relsdk.bundle.layout import TOKENIZER_JSON, EncoderSettings, ScorerSettings
+from relsdk.errors import BundleError, InputError
+from relsdk.folders import file_sha256
+
+__all__ = ["FORMAT_VERSION", "RELSDK_JSON", "Bundle", "Tower", "Variant", "onnx_file"]
+
+# What encodes everything, or everything but queries; and what encodes queries where they have their own.
+Tower = Literal["model", "query_model"]
+FORMAT_VERSION = 1
+RELSDK_JSON = "relsdk.json"
+# Weights beside the graph, as exporters name them.
+_DATA_ENDINGS = ("_data", ".data")
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One ONNX file of a bundle.
+
+    Attributes:
+        name: "fp32", "int8_avx2", "int8_avx512_vnni", ...
+        file: Path inside the bundle, with forward slashes.
+        quantisation: "fp32" or "int8".
+        isa: Instruction set the file is made for; "any" runs everywhere.
+        calibrations: Calibration by dimension (as text), of a scorer by "pair": see `relsdk.calibration`.
+        quality: What was measured when the file was made and calibrated.
+        query_file: ONNX file of a smaller encoder for queries, in the same space; empty when `file` encodes
+            queries, too.
+    """
+
+    name: str
+    file: str
+    quantisation: str
+    isa: str
+    calibrations: Mapping[str, Any] = field(default_factory=dict)
+    quality: Mapping[str, Any] = field(default_factory=dict)
+    query_file: str = ""
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """Paths inside the bundle of its ONNX files."""
+        return (self.file, self.query_file) if self.query_file else (self.file,)
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A model folder that has been read and checked.
+
+    Attributes:
+        path: The folder.
+        name: Its name, for people.
+        kind: "encoder" (bi-encoder) or "scorer" (cross-encoder).
+        fingerprint: Identifies the vectors it makes: weights, tokenizer and settings, not the quantisation.
+        settings: See `EncoderSettings` and `ScorerSettings`.
+        variants: The ONNX files, at least one.
+        provenance: Where it comes from.
+        files: SHA-256 of every file by path; empty for a folder that relsdk did not write.
+    """
+
+    path: Path
+    name: str
+    kind: str
+    fingerprint: str
+    settings: EncoderSettings | ScorerSettings
+    variants: tuple[Variant, ...]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def encoder_settings(self) -> EncoderSettings:
+        """The settings of an encoder; raises `InputError` for a scorer."""
+        if not isinstance(self.settings, EncoderSettings):
+            raise InputError(f"{self.path} is a scorer bundle; an encoder is needed (use RelevanceScorer)")
+        return self.settings
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """The `tokenizer.json`."""
+        return self.path / TOKENIZER_JSON
+
+    def variant(self, name: str) -> Variant:
+        """Return a variant by name; raises `InputError` naming those there are."""
+        for variant in self.variants:
+            if variant.name == name:
+                return variant
+        names = [variant.name for variant in self.variants]
+        raise InputError(f"{self.path} has no variant {name!r}; it has {names} (or 'auto')")
+
+    def onnx_path(self, variant: Variant) -> Path:
+        """Where a variant's ONNX file is."""
+        return self.path / variant.file
+
+    def query_onnx_path(self, variant: Variant) -> Path:
+        """Where the ONNX file is that encodes queries."""
+        return self.path / (variant.query_file or variant.file)
+
+    def variant_files(self, variant: Variant) -> tuple[str, ...]:
+        """Return paths inside the bundle: a variant's graphs, and their weights where they are beside it."""
+        beside = (self.path / f"{graph}{ending}" for graph in variant.graphs for ending in _DATA_ENDINGS)
+        return (*variant.graphs, *(p.relative_to(self.path).as_posix() for p in beside if p.is_file()))
+
+    def check_hashes(self, *names: str) -> None:
+        """Compare files with their recorded SHA-256.
+
+        Args:
+            names: Paths inside the bundle; none means every file.
+
+        Raises:
+            BundleError: A file is missing, differs or is not listed.
+        """
+        for name in names or tuple(self.files):
+            expected = self.files.get(name)
+            if expected is None and not self.files:
+                continue
+            if expected is None:
+                raise BundleError(f"{self.path / name} does not belong to the bundle; copy the bundle again")
+            path = self.path / name
+            if not path.is_file():
+                raise BundleError(f"{path} is missing; copy the bundle again or export it again")
+            if file_sha256(path) != expected:
+                raise BundleError(
+                    f"{path} is not the file that was exported (its SHA-256 differs); copy the bundle again"
+                )
+
+
+def onnx_file(quantisation: str, isa: str, *, tower: Tower = "model") -> str:
+    """Return the path inside a bundle of a variant's ONNX file, or of its query tower's."""
+    ending = "" if quantisation == "fp32" else f"_q{quantisation}_{isa}"
+    return f"onnx/{tower}{ending}.onnx"

@@ -1,0 +1,156 @@
+"""The `relsdk.json` of a bundle is written, and changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from relsdk.bundle.layout import (
+    TOKENIZER_JSON,
+    EncoderSettings,
+    ScorerSettings,
+    write_layout,
+    write_scorer_layout,
+)
+from relsdk.bundle.model import FORMAT_VERSION, RELSDK_JSON, Bundle, Variant
+from relsdk.bundle.reading import read_bundle
+from relsdk.errors import BundleError, RelsdkError
+from relsdk.folders import file_sha256, json_sha256, write_file_atomically
+
+__all__ = ["finish_bundle", "open_for_calibration", "save_calibration"]
+
+_LOCK = ".relsdk.lock"  # held for the moment of a change to it
+
+
+def finish_bundle(
+    folder: Path,
+    *,
+    name: str,
+    settings: EncoderSettings | ScorerSettings,
+    variants: tuple[Variant, ...],
+    weights_sha256: str,
+    provenance: Mapping[str, Any],
+) -> Bundle:
+    """Write the configuration files of a bundle whose ONNX and tokenizer files are in place.
+
+    Args:
+        folder: The (staging) folder; must hold `tokenizer.json`, `config.json` and every variant's file.
+        name: The bundle's name.
+        settings: What the model's outputs depend on besides the weights; says whether it is a scorer.
+        variants: The ONNX files.
+        weights_sha256: Hash of the checkpoint's weights.
+        provenance: Checkpoint, options, versions.
+
+    Returns:
+        The bundle, as `read_bundle` would.
+    """
+    if isinstance(settings, EncoderSettings):
+        kind = "encoder"
+        write_layout(folder, settings)
+    else:
+        kind = "scorer"
+        write_scorer_layout(folder, settings)
+    identity = {
+        "weights": weights_sha256,
+        "tokenizer": file_sha256(folder / TOKENIZER_JSON),
+        "kind": kind,
+        "settings": asdict(settings),
+    }
+    present = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != RELSDK_JSON)
+    bundle = Bundle(
+        path=folder,
+        name=name,
+        kind=kind,
+        fingerprint=json_sha256(identity)[:16],
+        settings=settings,
+        variants=variants,
+        provenance=provenance,
+        files={p.relative_to(folder).as_posix(): file_sha256(p) for p in present},
+    )
+    (folder / RELSDK_JSON).write_text(_to_json(bundle), encoding="utf-8")
+    return read_bundle(folder)
+
+
+def open_for_calibration(path: str | Path) -> Bundle:
+    """Read a bundle, and find out before the work whether a calibration could be stored.
+
+    Raises:
+        BundleError: relsdk did not write this folder.
+        RelsdkError: The file system refuses.
+    """
+    bundle = read_bundle(path)
+    if not bundle.files:
+        raise BundleError(
+            f"{bundle.path} was not made by relsdk, so it has no place for a calibration; "
+            "make a bundle of it with: relsdk export encoder"
+        )
+    with _changing(bundle.path) as now:
+        _write(now)
+    return now
+
+
+def save_calibration(
+    bundle: Bundle, variant: Variant, key: str, content: Mapping[str, Any], report: Mapping[str, Any]
+) -> Bundle:
+    """Add one calibration, and what was measured of it, to a bundle's `relsdk.json`, atomically.
+
+    What other processes have stored since the bundle was read stays.
+
+    Args:
+        bundle: As it was read.
+        variant: Whose calibration.
+        key: Dimension as text, or "pair": see `Variant.calibrations`.
+        content: The calibration.
+        report: What was measured.
+
+    Returns:
+        The bundle as it is now.
+
+    Raises:
+        BundleError: The folder holds another model now.
+        RelsdkError: The file system refuses.
+    """
+    with _changing(bundle.path) as now:
+        if any(now.files.get(graph) != bundle.files.get(graph) for graph in variant.graphs):
+            raise BundleError(
+                f"{bundle.path} was written again while it was calibrated; calibrate the new bundle"
+            )
+        old = now.variant(variant.name)
+        measured = {**old.quality.get("calibration", {}), key: report}
+        fitted = replace(
+            old,
+            calibrations={**old.calibrations, key: content},
+            quality={**old.quality, "calibration": measured},
+        )
+        return _write(replace(now, variants=tuple(fitted if v.name == old.name else v for v in now.variants)))
+
+
+@contextmanager
+def _changing(folder: Path) -> Iterator[Bundle]:
+    """Read a bundle while no other process changes its `relsdk.json`."""
+    from filelock import FileLock  # not needed to serve
+
+    lock = FileLock(folder / _LOCK)
+    try:
+        lock.acquire()
+    except OSError as error:
+        raise RelsdkError(f"cannot write {folder}: {error.strerror or error}") from error
+    try:
+        yield read_bundle(folder)
+    finally:
+        lock.release()
+
+
+def _write(bundle: Bundle) -> Bundle:
+    write_file_atomically(bundle.path / RELSDK_JSON, _to_json(bundle))
+    return bundle
+
+
+def _to_json(bundle: Bundle) -> str:
+    content = {"format_version": FORMAT_VERSION, **asdict(bundle)}
+    del content["path"]
+    return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
