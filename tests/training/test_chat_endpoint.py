@@ -106,9 +106,45 @@ def test_a_server_that_ignores_n_is_asked_with_the_next_seeds(server, endpoint, 
     assert waits == []
 
 
-def test_a_choice_without_text_is_asked_for_again(server, endpoint):
-    server.replies = [(200, choices("one", None)), (200, choices("two"))]
-    assert ask(endpoint, samples=2) == ["one", "two"]
+def test_a_choice_without_text_is_an_empty_answer(server, endpoint):
+    """A content filter took it back, or the model refused: the same seed would give the same."""
+    server.replies = [(200, {"choices": [*choices("one", None)["choices"], {"message": {"refusal": "no"}}]})]
+    assert ask(endpoint, samples=3) == ["one", "", ""]
+    assert len(server.bodies) == 1
+
+
+@pytest.mark.parametrize("name", ["content_filter", "data_inspection_failed"])
+def test_a_filtered_conversation_has_empty_answers(server, endpoint, waits, name):
+    server.replies = [(400, {"error": {"code": name}})]
+    assert ask(endpoint, samples=2) == ["", ""]
+    model = EndpointQueryModel(endpoint, EXAMPLES)
+    assert model.write([QueryRequest("甲", 3)], samples=2, seed=0) == [[]]
+    assert waits == []
+
+
+def test_an_endpoint_that_gives_one_answer_at_a_time(server, endpoint):
+    server.replies = [
+        lambda body: (200, choices(f"answer {body['seed']}")) if body["n"] == 1 else (400, b"n must be 1")
+    ]
+    assert ask(endpoint, samples=2) == ["answer 8", "answer 9"]
+    assert [body["n"] for body in server.bodies] == [2, 1, 1]
+
+
+def test_half_a_character_is_replaced(server, endpoint):
+    server.replies = [(200, b'{"choices": [{"message": {"content": "\\u5927\\u7406\\ud83d"}}]}')]
+    assert ask(endpoint) == ["大理\ufffd"]
+
+
+@pytest.mark.parametrize("status", [408, 409, 429, 500, 503])
+def test_what_may_pass_is_retried(server, endpoint, waits, status):
+    server.replies = [(status, b"later"), (200, choices("ok"))]
+    assert ask(endpoint) == ["ok"]
+    assert waits == [1]
+
+
+def test_a_model_needs_a_name(server):
+    with pytest.raises(InputError, match="no model is named"):
+        ChatEndpoint(server.url, " ")
 
 
 @pytest.mark.parametrize(
@@ -167,7 +203,6 @@ def test_nobody_listens(waits):
         {"choices": []},
         {"choices": None},
         {"choices": [1]},
-        choices(None),
     ],
 )
 def test_a_body_without_answers_is_a_failed_try(server, endpoint, waits, body):

@@ -5,7 +5,7 @@ import pytest
 
 from relsdk.errors import InputError
 from relsdk_training.config import EmbedConfig, ScoreConfig
-from relsdk_training.config_files import RECIPES, config_from_dict, config_hash, describe_config, load_config
+from relsdk_training.config_files import RECIPES, config_from_dict, describe_config, load_config
 
 
 def test_a_file_then_overrides_then_the_rest_is_default(tmp_path, monkeypatch):
@@ -77,13 +77,6 @@ def test_what_is_not_default_is_marked():
     assert "* seed = 1" in lines
     assert "  batch_size = 32" in lines  # a score model's own default
     assert "  epochs = 1" in lines
-
-
-def test_the_hash_is_of_what_changes_results():
-    config = load_config(EmbedConfig, None, ["run.output=a"])
-    moved = replace(config, run=replace(config.run, output="b", threads=2))
-    other = replace(config, run=replace(config.run, seed=1))
-    assert config_hash(config) == config_hash(moved) != config_hash(other)
 
 
 def test_json_and_back():

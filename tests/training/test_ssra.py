@@ -6,6 +6,8 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections import Counter
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -189,8 +191,15 @@ def test_killed_in_the_middle_of_each_stage_it_resumes_to_the_same_artefacts(who
         (["data.limit=3"], "at least one of each"),
         (["pool.unlabelled=[]"], "no unlabelled document"),
         (["pool.unlabelled=['nowhere.jsonl']"], "nowhere.jsonl is not a file"),
-        (["filter.thresholds=[0.5]"], "four numbers"),
+        (["filter.thresholds=[0.5]"], "four probabilities"),
+        (["filter.thresholds=[50, 30, 30, 50]"], "four probabilities from 0 to 1"),
+        (["filter.adjust=400"], "filter.adjust=400.0; 0 to 10"),
         (["synthesis.levels=[7]"], "levels out of 0 to 3"),
+        (["synthesis.levels=[]"], "levels out of 0 to 3, at least one"),
+        (["synthesis.levels=[1, 1]"], "different levels"),
+        (["synthesis.endpoint_url=http://localhost"], "no model is named"),
+        (["filter.judge=endpoint", "filter.judge_url=http://localhost"], "no model is named"),
+        (["query.model.kind=seq2seq", "query.model.guidance=1"], "no seq2seq language model"),
         (["score.data.train=x.jsonl"], "set by the run"),
         (["filter.judge=endpoint"], "http or https URL"),
         (["balance.shares=[0, 1, 1, 1]"], "above 0"),
@@ -203,6 +212,87 @@ def test_bad_input_is_told(whole, tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
         train_ssra(load_config(SsraConfig, None, changed))
     assert not (tmp_path / "run" / "stages").exists()
+
+
+def test_a_dev_split_that_levels_cannot_be_read_from_is_told(whole, files, tmp_path):
+    write_pairs(tmp_path / "dev.jsonl", list(read_pairs(files / "dev.jsonl"))[:40])
+    changed = [*whole[0], f"run.output={tmp_path / 'run'}", f"data.dev={tmp_path / 'dev.jsonl'}"]
+    with pytest.raises(InputError, match=r"dev\.jsonl: 40 labelled pairs .* too few"):
+        train_ssra(load_config(SsraConfig, None, changed))
+    assert not (tmp_path / "run" / "stages").exists()
+
+
+def test_a_measure_that_dev_does_not_support_is_left_out(whole, files, tmp_path):
+    """nDCG needs queries with three documents."""
+    seen = Counter()
+    pairs = []
+    for pair in read_pairs(files / "dev.jsonl"):
+        pairs.append(replace(pair, query=f"{pair.query} {seen[pair.query] // 2}"))
+        seen[pair.query] += 1
+    write_pairs(tmp_path / "dev.jsonl", pairs)
+    changed = [*whole[0], f"run.output={tmp_path / 'run'}", f"data.dev={tmp_path / 'dev.jsonl'}"]
+    changed += ["synthesis.rounds=0", "synthesis.reannotate=false", "balance.annotated=false"]
+    result = train_ssra(load_config(SsraConfig, None, changed))
+    assert result.dev["mean_ap"] > 0
+    assert "ndcg_at_10" not in result.dev
+
+
+def test_a_training_goes_on_after_a_change_that_is_none(whole, tmp_path, monkeypatch):
+    """The run is moved, its path written another way, the checkpoint moved, the sampling changed."""
+    settings = whole[0]
+    checkpoint = next(item.partition("=")[2] for item in settings if "query.model.checkpoint" in item)
+
+    def stop(name, done, total):
+        if name == "06-query-1" and done == 2:
+            raise KeyboardInterrupt
+
+    first = load_config(SsraConfig, None, [*settings, f"run.output={tmp_path / 'first'}"])
+    with pytest.raises(KeyboardInterrupt):
+        train_ssra(first, on_progress=stop)
+    shutil.move(tmp_path / "first", tmp_path / "second")
+    shutil.copytree(checkpoint, tmp_path / "checkpoint")
+    monkeypatch.chdir(tmp_path)
+    changed = [*settings, "run.output=second", "query.model.temperature=0.9"]
+    changed += [f"{model}.model.checkpoint={tmp_path / 'checkpoint'}" for model in MODELS]
+    notes, steps = [], []
+    train_ssra(
+        load_config(SsraConfig, None, changed),
+        on_note=notes.append,
+        on_progress=lambda name, done, total: steps.append((name, done)),
+    )
+    assert "06-query-1: goes on" in notes
+    assert [note for note in notes if note.endswith("done before")][-1] == "05-annotate: done before"
+    assert [done for name, done in steps if name == "06-query-1"] == [2, 3, 4]  # not 1
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "config_sentence_transformers.json"])
+def test_another_tokenizer_or_prompt_is_another_checkpoint(whole, tmp_path, file):
+    settings, _, run, _ = whole
+    checkpoint = next(item.partition("=")[2] for item in settings if "embed.model.checkpoint" in item)
+    shutil.copytree(run, tmp_path / "run")
+    shutil.copytree(checkpoint, tmp_path / "checkpoint")
+    path = tmp_path / "checkpoint" / file
+    path.write_bytes(path.read_bytes() + b"\n")
+    changed = [*settings, f"run.output={tmp_path / 'run'}"]
+    changed += [f"{model}.model.checkpoint={tmp_path / 'checkpoint'}" for model in MODELS]
+    notes = []
+    train_ssra(load_config(SsraConfig, None, changed), on_note=notes.append)
+    begun = {note.partition(":")[0] for note in notes if note.endswith("begins")}
+    assert {"02-score", "04-candidates", "06-query-1", "11-embed"} <= begun
+
+
+def test_a_query_model_that_learned_other_text_is_another(whole, tmp_path):
+    """A warm start reads the pool's queries, whether or not they were annotated."""
+    settings, _, run, _ = whole
+    (tmp_path / "queries.txt").write_text("全新的搜索词\n", encoding="utf-8")
+    shutil.copytree(run, tmp_path / "run")
+    changed = [*settings, f"run.output={tmp_path / 'run'}", "synthesis.reannotate=false"]
+    train_ssra(load_config(SsraConfig, None, [*changed, "balance.annotated=false"]))
+    notes = []
+    changed += ["balance.annotated=false", f"pool.queries=['{tmp_path / 'queries.txt'}']"]
+    train_ssra(load_config(SsraConfig, None, changed), on_note=notes.append)
+    assert {"01-pool: begins", "06-query-1: begins"} <= set(notes)
+    assert "02-score: done before" in notes
 
 
 def test_two_processes_in_one_folder(whole, tmp_path):
@@ -309,6 +399,46 @@ def test_an_endpoint_that_refuses_keeps_what_is_done(whole, endpoint, tmp_path):
     asked = endpoint.asked
     train_ssra(config)
     assert endpoint.asked - asked == 2 * per_shard
+
+
+def test_an_endpoint_writes_once_and_is_asked_nothing_twice(whole, endpoint, tmp_path):
+    """One document is refused by a content filter, and the run is stopped within its only shard."""
+    settings, _, run, _ = whole
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    url = f"http://127.0.0.1:{endpoint.server_port}/v1"
+    changed = [
+        *settings,
+        f"run.output={copy}",
+        f"synthesis.endpoint_url={url}",
+        "synthesis.endpoint_name=toy",
+        "synthesis.rounds=2",
+        "filter.judge=none",
+        "run.shard=500",
+    ]
+    documents, levels = 15, 4
+    filtered = []  # the first document
+
+    def answer(number, body):
+        question = body["messages"][-1]["content"]
+        filtered.append(question.partition("\n")[0])
+        if filtered[-1] == filtered[0]:
+            return 400, "content_filter"
+        return (401, "") if number == 11 * levels else (200, f"词{number}怎么做")
+
+    endpoint.answer = answer
+    config = load_config(SsraConfig, None, changed)
+    with pytest.raises(TrainingError, match="401"):
+        train_ssra(config)
+    asked = endpoint.asked
+    notes = []
+    train_ssra(config, on_note=notes.append)
+    assert any(note.startswith("one round") for note in notes)
+    assert endpoint.asked - asked == (documents - 10) * levels  # ten were written down
+    assert not list(copy.rglob("part-*"))
+    lines = (copy / "stages/08-write-1/written-00000.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == documents * levels
+    assert not (copy / "stages/12-write-2").exists()
 
 
 def test_a_model_that_repeats_itself_is_told(whole, endpoint, tmp_path):

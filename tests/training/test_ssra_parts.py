@@ -13,19 +13,22 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 
 from relsdk.calibration import fit_calibration
 from relsdk.errors import InputError, LockedError
+from relsdk.formats import read_pairs, write_pairs
+from relsdk.records import Document, LabelledPair
 from relsdk.sample_world import generate
 from relsdk_training.config import ModelConfig
 from relsdk_training.data import pair_arrays
 from relsdk_training.encoder import TextEncoder
+from relsdk_training.errors import TrainingError
 from relsdk_training.query_models.base import QueryRequest
 from relsdk_training.score_model import ScoreModel
 from relsdk_training.ssra import stages as stages_module
-from relsdk_training.ssra.balance import balanced_choice, level_counts
+from relsdk_training.ssra.balance import balanced_choice, level_counts, write_balanced
 from relsdk_training.ssra.candidates import Candidates
 from relsdk_training.ssra.cleaning import cleaned, fault
-from relsdk_training.ssra.config import CandidateConfig
-from relsdk_training.ssra.judges import EndpointJudge, Group, ModelJudge, consistent, contradictions
-from relsdk_training.ssra.records import document_of
+from relsdk_training.ssra.config import BalanceConfig, CandidateConfig
+from relsdk_training.ssra.judges import EndpointJudge, Group, ModelJudge, consistent, contradictions, named
+from relsdk_training.ssra.records import document_of, new_record, pair_key
 from relsdk_training.ssra.scoring import PairScorer, adjusted, fit_levels
 from relsdk_training.ssra.stages import (
     Stage,
@@ -36,7 +39,7 @@ from relsdk_training.ssra.stages import (
     write_lines,
     write_shards,
 )
-from relsdk_training.ssra.synthesis import Filters, annotate, filtered, write
+from relsdk_training.ssra.synthesis import Filters, agreement, annotate, filtered, write
 from relsdk_training.text import normal_form
 
 # ------------------------------------------------------------------------------------------------- balance
@@ -63,7 +66,7 @@ def test_level_counts_by_hand(size, expected, scale):
 
 
 @pytest.mark.parametrize(
-    "shares", [(0.5, 0.5), (0.5, 0.0, 0.3, 0.2), (0.5, 0.3, 0.3, -0.1), (1, 1, 1, np.nan)]
+    "shares", [(0.5, 0.5), (0.5, 0.0, 0.3, 0.2), (0.5, 0.3, 0.3, -0.1), (1, 1, 1, np.nan), (np.inf, 1, 1, 1)]
 )
 def test_bad_shares(shares):
     with pytest.raises(InputError, match=r"balance.shares .*four numbers above 0"):
@@ -463,6 +466,8 @@ def test_a_model_judges_by_expected_levels():
 
 
 class Endpoint:
+    model = "toy"
+
     def __init__(self, *answers):
         self.answers, self.asked = list(answers), []
 
@@ -484,6 +489,34 @@ def test_an_endpoint_is_asked_about_pairs_of_different_levels():
     for question, document, one, other in zip(questions, documents, "乙乙丙戊丁", "甲丙乙丁戊", strict=True):
         assert f"文档：{document}\nA：{one}\nB：{other}\n" in question
     assert EndpointJudge(endpoint).contradictions([Group("面包", ["丁"], [1])])[0].tolist() == [[False]]
+
+
+@pytest.mark.parametrize(
+    ("answer", "letter"),
+    [
+        ("A", "A"),
+        (" b。", "B"),
+        ("**B**", "B"),
+        ("答案：B", "B"),
+        ("选B", "B"),
+        ("<think>\nA or B? A is…\n</think>\nB", "B"),
+        ("Both are equally good", ""),
+        ("A 和 B 都可以", ""),
+        ("", ""),
+        ("<think>B", ""),
+    ],
+)
+def test_the_letter_of_an_answer(answer, letter):
+    assert named(answer) == letter
+
+
+def test_a_judge_that_never_names_one_is_no_judge():
+    group = Group("红烧肉", ["甲", "乙"], [1, 3])
+    lost = EndpointJudge(Endpoint(*["都好"] * 20))
+    with pytest.raises(TrainingError, match=r"20 answers of toy name neither A nor B.*'都好'.*judge_name"):
+        lost.contradictions([group] * 30)
+    found = EndpointJudge(Endpoint("A", *["都好"] * 29)).contradictions([group] * 30)
+    assert not np.any(found)
 
 
 # -------------------------------------------------------------------------------------------------- stages
@@ -629,6 +662,54 @@ def test_a_damaged_description_is_told(run):
             run.a(1)
         with pytest.raises(InputError, match=r"01-a/stage\.json"):
             read_stages(run.folder)
+
+
+def test_what_is_lost_is_made_again(run):
+    folder = run.a(1)
+    (folder / "text.txt").unlink()
+    assert (run.a(1) / "text.txt").exists()
+    assert run.made == ["a", "a"]
+
+
+@pytest.mark.parametrize("at", ["rmtree", "rename"])
+def test_a_kill_while_a_stage_is_replaced_leaves_no_half_of_it(run, monkeypatch, at):
+    folder = run.a(1)
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    real = {"rmtree": stages_module.shutil.rmtree, "rename": type(folder).rename}
+    # Of the old stage's removal the first file is gone; or it is aside and the new one not yet in its place.
+    if at == "rmtree":
+        calls = []
+
+        def first_file(path, **options):
+            if path.name == "replaced" and path.exists():
+                calls.append(path)
+                (path / "text.txt").unlink()
+                killed()
+            real["rmtree"](path, **options)
+
+        monkeypatch.setattr(stages_module.shutil, "rmtree", first_file)
+    else:
+        monkeypatch.setattr(
+            type(folder), "rename", lambda a, b: killed() if a.parent.name == "work" else real["rename"](a, b)
+        )
+    with pytest.raises(KeyboardInterrupt):
+        run.a(2, content="二")
+    monkeypatch.undo()
+    run.stages.close()
+    again = Run(run.folder)
+    assert (again.a(2, content="二") / "text.txt").read_text(encoding="utf-8") == "二"
+    assert (again.a(1) / "text.txt").read_text(encoding="utf-8") == "一"
+    assert not any((run.folder / "work").iterdir())
+
+
+def test_a_description_says_what_it_was_made_from(run):
+    content = json.loads((run.b(run.a(1), settings={"x": [1, 2]}) / "stage.json").read_text(encoding="utf-8"))
+    assert content["settings"] == {"x": [1, 2]}
+    assert list(content["inputs"]) == ["stages/01-a"]
+    assert content["relsdk"]
 
 
 def test_a_configuration_inside_a_checkpoint_is_content(run):
@@ -821,6 +902,55 @@ def test_the_judge_sees_what_is_left_document_by_document():
     assert verdicts == ["contradicts", None, "not asked", "contradicts", None, "agrees"]
 
 
+def test_documents_are_told_apart_by_text_and_not_by_id():
+    """Two files may both number from 1."""
+    other = {**BREAD, "id": MEAT["id"]}
+    judge = OrderJudge("bread", "红烧肉做法")
+    lines = [
+        {"document": MEAT, "wanted": 0, "queries": ["感冒药"]},
+        {"document": other, "wanted": 3, "queries": ["bread"]},
+        {"document": other, "wanted": 0, "queries": ["感冒药"]},
+    ]
+    assert fates(filtered(lines, filters(TABLE, judge=judge), round_number=1, model_hash="")) == [
+        ("感冒药", None),
+        ("bread", None),
+        ("感冒药", None),
+    ]
+    assert [group.document for group in judge.groups] == ["红烧肉怎么做 先焯水", "how to make bread"]
+
+
+def test_agreement_is_of_the_wanted_levels():
+    class Model:
+        def write(self, requests, *, samples, seed):
+            return [["红烧肉做法" if request.level == 3 else "感冒药"] for request in requests]
+
+    found = agreement(Model(), TableScorer(**TABLE), ["肉", "面包"], levels=(1, 3), seed=0)
+    assert found == {"levels": {"1": 0.0, "3": 1.0}, "mean": 0.5, "duplicate_rate": 0.5, "usable": 1.0}
+
+
+def test_the_same_query_in_another_case_or_width_is_the_same_pair(tmp_path):
+    document = Document(id="1", title="手机", text="")
+    write_pairs(tmp_path / "labelled.jsonl", [LabelledPair("iPhone 15", document, 3)])
+    asdict = {"id": "1", "title": "手机", "text": ""}
+    made = [
+        new_record(asdict, query, wanted=level, source="synthesised")
+        for query, level in (("iphone 15", 1), ("ｉPhone 15", 2), ("安卓", 1))
+    ]
+    stage = tmp_path / "09-filter-1"
+    stage.mkdir()
+    write_lines(stage / "records-00000.jsonl", made)
+    (tmp_path / "out").mkdir()
+    unused = write_balanced(
+        tmp_path / "out", tmp_path / "labelled.jsonl", [stage], BalanceConfig(size=100), seed=0
+    )
+    pairs = [(pair.query, int(pair.level)) for pair in read_pairs(tmp_path / "out/pairs.jsonl")]
+    assert pairs == [("iPhone 15", 3), ("安卓", 1)]
+    assert unused == [0, 0, 0, 0]
+    known = {pair_key("IPHONE 15", "手机")}
+    lines = [{"document": asdict, "queries": ["iphone 15"]}]
+    assert annotate(lines, filters({}), known) == []
+
+
 def test_nothing_usable_asks_nobody():
     by = filters({}, judge=OrderJudge("a", "b"))
     lines = [
@@ -838,6 +968,7 @@ def test_existing_queries_get_their_likeliest_level():
         {"document": BREAD, "queries": ["红烧肉做法", "bread"]},
     ]
     known = {("感冒药", "红烧肉怎么做 先焯水"), ("bread", "how to make bread"), ("红烧肉做法", "another")}
+    assert known == {pair_key(*pair) for pair in known}
     records = annotate(lines, filters(TABLE, thresholds=[0.4, 0.4, 0.4, 0.36]), known)
     assert fates(records) == [("红烧肉做法", None), ("红烧肉窍门", "score"), ("红烧肉做法", None)]
     assert [record["document"]["id"] for record in records] == ["1", "1", "2"]

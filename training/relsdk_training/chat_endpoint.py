@@ -15,9 +15,15 @@ from urllib.request import HTTPErrorProcessor, Request, build_opener
 from relsdk.errors import InputError
 from relsdk_training.errors import TrainingError
 
-__all__ = ["ChatEndpoint"]
+__all__ = ["ChatEndpoint", "without_thoughts"]
 
 _LONGEST_WAIT = 3600.0  # seconds
+# What may succeed later: busy, timed out, in conflict with itself, broken.
+_PASSING = (408, 409, 429)
+# How content filters name themselves in a refusal; the conversation is at fault, not the request.
+_FILTERED = ("content_filter", "contentfilter", "content_policy", "data_inspection_failed")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 
 
 class ChatEndpoint:
@@ -29,7 +35,7 @@ class ChatEndpoint:
 
     Args:
         url: What comes before `/chat/completions`, such as `http://localhost:8000/v1`.
-        model: Name of the model, as the endpoint calls it.
+        model: Name of the model, as the endpoint calls it; not empty.
         api_key_env: Environment variable that holds the key; empty sends no key.
         timeout: Seconds to wait for the endpoint to send something.
         retries: How often a failed request is sent again.
@@ -38,7 +44,8 @@ class ChatEndpoint:
         sleep: Waits for so many seconds.
 
     Raises:
-        InputError: The URL is not http(s), the key's variable is unset, or a number is out of range.
+        InputError: The URL is not http(s), the model has no name, the key's variable is unset, or a number is
+            out of range.
     """
 
     def __init__(
@@ -58,6 +65,8 @@ class ChatEndpoint:
                 "a timeout above 0 and 0 or more of the others are needed"
             )
         self.url = _checked_url(url)
+        if not model.strip():
+            raise InputError(f"no model is named for the endpoint {self.url}; say which one shall answer")
         self.model = model
         self._headers = {"Content-Type": "application/json", "User-Agent": "relsdk"}
         if api_key_env:
@@ -82,27 +91,31 @@ class ChatEndpoint:
             samples: S answers.
 
         Returns:
-            S answers, as the model wrote them.
+            S answers, as the model wrote them; "" for one that a content filter held back.
 
         Raises:
             TrainingError: The endpoint refuses the request, or still fails after the last retry.
         """
         answers: list[str] = []
         requests = 0
-        while len(answers) < samples:  # each request gives at least one, so there are at most S
+        at_once = samples
+        while len(answers) < samples:  # each request but one gives at least one, so there are at most S + 1
             body = {
                 "model": self.model,
                 "messages": [dict(message) for message in messages],
                 "temperature": temperature,
                 "seed": seed + requests,
-                "n": samples - len(answers),
+                "n": min(at_once, samples - len(answers)),
             }
-            answers += self._answers(body)
+            try:
+                answers += self._answers(body)
+            except _SeveralRefusedError:
+                at_once = 1
             requests += 1
         return answers[:samples]
 
     def _answers(self, body: Mapping[str, Any]) -> list[str]:
-        """Send one request until it is answered; at least one answer."""
+        """Send one request until it is answered; at least one answer, as many as asked for when filtered."""
         request = Request(
             f"{self.url}/chat/completions",
             data=json.dumps(body).encode(),
@@ -112,7 +125,7 @@ class ChatEndpoint:
         wait, problem = self._first_wait, ""
         for retry in range(self._retries + 1):
             try:
-                return self._try(request)
+                return self._try(request, int(body["n"]))
             except _FailedTryError as failure:
                 problem = str(failure)
                 if retry < self._retries:
@@ -123,7 +136,7 @@ class ChatEndpoint:
             "finished work is kept and the same command goes on from there"
         )
 
-    def _try(self, request: Request) -> list[str]:
+    def _try(self, request: Request, wanted: int) -> list[str]:
         try:
             with self._opener.open(request, timeout=self._timeout) as response:
                 status, retry_after = response.status, response.headers.get("Retry-After", "")
@@ -132,8 +145,12 @@ class ChatEndpoint:
             cause = getattr(error, "reason", error)
             raise _FailedTryError(f"{type(cause).__name__}: {cause}") from error
         start = repr(body.decode(errors="replace")[:200])
-        if status == 429 or status >= 500:
+        if status in _PASSING or status >= 500:
             raise _FailedTryError(f"status {status}: {start}", _seconds(retry_after))
+        if status == 400 and any(name in body.decode(errors="replace").lower() for name in _FILTERED):
+            return [""] * wanted
+        if status in (400, 422) and wanted > 1:
+            raise _SeveralRefusedError
         if not 200 <= status < 300:
             raise TrainingError(
                 f"{self.url} refused the request with status {status}: {start}; check the URL, the model's "
@@ -151,6 +168,10 @@ class _FailedTryError(Exception):
     def __init__(self, problem: str, wait: float = 0.0) -> None:
         super().__init__(problem)
         self.wait = wait
+
+
+class _SeveralRefusedError(Exception):
+    """A request for several answers was refused; some endpoints give one at a time only."""
 
 
 class _EveryStatus(HTTPErrorProcessor):
@@ -196,9 +217,16 @@ def _seconds(retry_after: str) -> float:
 
 
 def _contents(body: bytes) -> list[str]:
-    """Return the texts of all choices that have one."""
+    """Return the text of each choice, "" for one without; nothing where the body is no answer."""
     try:
-        contents = [choice["message"]["content"] for choice in json.loads(body)["choices"]]
+        messages = [choice["message"] for choice in json.loads(body)["choices"]]
     except (ValueError, LookupError, TypeError, RecursionError):
         return []
-    return [content for content in contents if isinstance(content, str)]
+    contents = [message.get("content") for message in messages if isinstance(message, dict)]
+    # Half of a surrogate pair, which a model's token may end in, cannot be written to a file.
+    return [_SURROGATE.sub("\ufffd", text) if isinstance(text, str) else "" for text in contents]
+
+
+def without_thoughts(answer: str) -> str:
+    """Return what a reasoning model answers, without what it thought before."""
+    return _THOUGHT.sub("", answer)

@@ -11,12 +11,11 @@ import sys
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from relsdk.errors import InputError
-from relsdk.folders import json_sha256
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -26,7 +25,6 @@ else:
 __all__ = [
     "RECIPES",
     "config_from_dict",
-    "config_hash",
     "describe_config",
     "load_config",
     "settings_file",
@@ -84,11 +82,6 @@ def config_from_dict(kind: type[Config], content: Mapping[str, Any], where: str)
     return _filled(kind, content, where)
 
 
-def config_hash(config: Any) -> str:
-    """Return a SHA-256 of everything but the run's folder and thread count, which change no result."""
-    return json_sha256(_without_place(asdict(config)))
-
-
 def describe_config(config: Any) -> str:
     """Return the settings as lines, those that are not default marked with `*`."""
     kind = type(config)
@@ -106,17 +99,6 @@ def _described(config: Any, default: Any, prefix: str) -> Iterator[str]:
             yield f"{mark} {name} = {getattr(value, name)!r}"
         if not items:
             yield from _described(value, usual, f"{prefix}{section.name}.")
-
-
-def _without_place(content: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: {k: v for k, v in value.items() if k not in ("output", "threads")}
-        if key == "run"
-        else _without_place(value)
-        if isinstance(value, dict)
-        else value
-        for key, value in content.items()
-    }
 
 
 def _filled(kind: type[Config], content: Mapping[str, Any], where: str) -> Config:
@@ -164,7 +146,7 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
             and not isinstance(value, bool)
             and value < 0
             and "margin" not in where
-            and not where.endswith(": layers")
+            and not where.endswith((": layers", ": min_gain"))
         ):
             raise InputError(f"{where} is {value!r}; 0 or more is needed")
         return os.path.expanduser(os.path.expandvars(value)) if hint is str else value

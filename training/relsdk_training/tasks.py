@@ -18,11 +18,11 @@ from relsdk.folders import json_sha256, write_file_atomically
 from relsdk.formats import read_queries
 from relsdk.levels import RelevanceLevel
 from relsdk_training.config import DataConfig, DistillConfig, EmbedConfig, QueryConfig, ScoreConfig
-from relsdk_training.config_files import config_hash
 from relsdk_training.data import PairArrays, load_pairs, pair_arrays, read_splits
 from relsdk_training.distillation import TEACHER_FOLDER, DistillationObjective, distillation_texts
 from relsdk_training.embedding_objective import EmbeddingObjective
 from relsdk_training.encoder import TextEncoder
+from relsdk_training.identity import training_identity
 from relsdk_training.loop import TrainResult, train
 from relsdk_training.processes import is_first, join, wait
 from relsdk_training.query_models.writer import QueryWriter
@@ -260,7 +260,7 @@ def _trained_alone(
         config.optimiser,
         config.run,
         metric=metric,
-        identity=json_sha256([config_hash(config), data]),
+        identity=json_sha256([training_identity(config), data]),
         resume=resume,
         on_step=on_step,
     )

@@ -93,7 +93,7 @@ def ssra(config: Path | None, overrides: tuple[str, ...], as_json: bool) -> None
     if as_json:
         echo_json(asdict(result))
         return
-    measures = ", ".join(f"{name} {value:.4f}" for name, value in result.dev.items() if "@" not in name[-4:])
+    measures = ", ".join(f"{name} {value:.4f}" for name, value in result.dev.items() if "@" not in name)
     click.echo(f"dev: {measures}")
     click.echo(f"look at what was written: relsdk synth inspect {settings.run.output}")
     click.echo(f"next: relsdk export encoder {result.encoder} BUNDLE")
@@ -186,7 +186,7 @@ def _run(
     if as_json:
         echo_json(asdict(result))
         return
-    measures = ", ".join(f"{name} {value:.4f}" for name, value in result.best.items() if "@" not in name[-4:])
+    measures = ", ".join(f"{name} {value:.4f}" for name, value in result.best.items() if "@" not in name)
     click.echo(
         f"{result.stopped} after {result.steps} steps, {result.rows_per_second:.1f} pairs/s; best on dev at "
         f"step {result.best_step}: {measures}"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from relsdk.errors import InputError
 from relsdk.levels import NUM_LEVELS, parse_level
-from relsdk_training.chat_endpoint import ChatEndpoint
+from relsdk_training.chat_endpoint import ChatEndpoint, without_thoughts
 from relsdk_training.query_models.base import QueryExample, QueryRequest
 
 __all__ = ["EndpointQueryModel"]
@@ -24,7 +24,6 @@ _INSTRUCTIONS = """\
 
 查询要简短自然，像真实用户输入的那样，语言与示例一致。只输出一个查询，不要解释、编号或引号。"""
 
-_THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 _LEAD = re.compile(
     r"^(?:[-*•]\s+"  # a bullet
     r"|[(（]?\d{1,2}(?:[、)）]|\.(?!\d))\s*"  # 1. but not 3.5
@@ -116,7 +115,7 @@ def _question(document: str, level: int) -> dict[str, str]:
 
 def _first_query(answer: str) -> str:
     """Return the first line that is not empty when cleaned; "" when there is none."""
-    lines = map(_cleaned, _THOUGHT.sub("", answer).splitlines())
+    lines = map(_cleaned, without_thoughts(answer).splitlines())
     return next((line for line in lines if line), "")
 
 

@@ -15,7 +15,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, EncoderDecoderModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    EncoderDecoderModel,
+)
 from transformers.generation.logits_process import LogitsProcessorList
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -91,6 +99,9 @@ class QueryWriter(nn.Module):
         self.neutral = int(self.pad if neutral is None else neutral)
         if settings.kind == "warm_start" and len({*self.starts, self.neutral}) <= NUM_LEVELS:
             raise InputError(f"{source}: the tokenizer does not tell the digits 0 to 3 apart")
+        self.max_tokens = settings.max_tokens
+        if settings.kind == "warm_start":
+            self.max_tokens = min(settings.max_tokens, _positions(_plain_model(transformer).encoder.config))
 
     @classmethod
     def load(cls, settings: QueryModelConfig) -> QueryWriter:
@@ -264,7 +275,7 @@ class QueryWriter(nn.Module):
     def _source(self, document: str, level: int) -> list[int]:
         settings = self.settings
         if settings.kind == "warm_start":
-            ids: list[int] = self.tokenizer(document, truncation=True, max_length=settings.max_tokens)[
+            ids: list[int] = self.tokenizer(document, truncation=True, max_length=self.max_tokens)[
                 "input_ids"
             ]
             return ids
@@ -295,6 +306,13 @@ class QueryWriter(nn.Module):
         return padded.to(device), mask.to(device)
 
 
+def _positions(config: Any) -> int:
+    """Return how many tokens an encoder has positions for."""
+    # The positions of RoBERTa's family begin behind that of the pad token.
+    offset = int(config.pad_token_id) + 1 if config.model_type.endswith("roberta") else 0
+    return int(config.max_position_embeddings) - offset
+
+
 def _plain_model(model: Any) -> Any:
     """Return the plain model inside low-rank updates, which stay in place."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -310,14 +328,30 @@ def _gathered(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def check_checkpoint(settings: QueryModelConfig) -> None:
-    """Check that a warm start can be made of its checkpoint, before anything is loaded.
+    """Check that a writer can be made of its checkpoint, before anything is loaded.
 
     Raises:
-        InputError: A layer is out of range, or the architecture has no decoder.
+        InputError: The checkpoint is of another kind, a layer is out of range, or the architecture has no
+            decoder.
     """
     folder = Path(settings.checkpoint)
-    if settings.kind == "warm_start" and not (folder / _SETTINGS).is_file():
+    if settings.kind != "warm_start":
+        _check_kind(folder, settings.kind)
+    elif not (folder / _SETTINGS).is_file():
         check_warm_start(folder, settings.decoder_layers, settings.encoder_layers)
+
+
+def _check_kind(folder: Path, kind: str) -> None:
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder} is no checkpoint: {str(error).splitlines()[0]}") from error
+    known = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING if kind == "seq2seq" else MODEL_FOR_CAUSAL_LM_MAPPING
+    if type(config) not in known:
+        raise InputError(
+            f"{folder} holds {config.model_type!r}, which is no {kind} language model; name another "
+            "checkpoint or another query.model.kind"
+        )
 
 
 def check_settings(settings: QueryModelConfig) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def checked_shares(shares: Sequence[float]) -> NDArray[np.float64]:
         InputError: They are not four numbers above 0.
     """
     wanted = np.asarray(shares, dtype=np.float64)
-    if wanted.shape != (NUM_LEVELS,) or not (wanted > 0).all():
+    if wanted.shape != (NUM_LEVELS,) or not ((wanted > 0) & np.isfinite(wanted)).all():
         raise InputError(f"balance.shares {list(shares)}; four numbers above 0 are needed")
     return np.asarray(wanted / wanted.sum())
 
@@ -90,7 +91,7 @@ def balanced_choice(
 
 def write_balanced(
     work: Path, labelled: Path, made: Sequence[Path], config: BalanceConfig, seed: int
-) -> None:
+) -> list[int]:
     """Write the chosen pairs, as records in shards and as `pairs.jsonl` to train on.
 
     The records are read twice, once to choose and once to write: memory grows by a hash and a level for each.
@@ -102,6 +103,9 @@ def write_balanced(
         config: Shares and size.
         seed: Of the choice.
 
+    Returns:
+        (L,) made pairs of each level that were not chosen.
+
     Raises:
         InputError: The shares are wrong, or a stage is damaged.
     """
@@ -110,9 +114,11 @@ def write_balanced(
         levels.append(level_of(record) or 0)
         is_labelled.append(record["source"] == "labelled")
     rows = set(balanced_choice(levels, is_labelled, config.shares, config.size, seed).tolist())
+    unused = Counter(level for row, level in enumerate(levels) if row not in rows)
     chosen = (record for row, record in enumerate(_distinct_records(labelled, made)) if row in rows)
     write_shards(work, "records", chosen, _SHARD)
     write_pairs(work / "pairs.jsonl", kept_pairs(work))
+    return [unused[level] for level in range(NUM_LEVELS)]
 
 
 def _distinct_records(labelled: Path, made: Sequence[Path]) -> Iterator[Record]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import bm25s
 import numpy as np
+from numpy.typing import NDArray
 
 from relsdk_training.ssra.config import CandidateConfig
 from relsdk_training.text_embedder import TextEmbedder
@@ -64,8 +65,8 @@ class Candidates:
         count = min(self.config.semantic, len(self.queries))
         if not count:
             return [[] for _ in documents]
-        cosines = self.embedder.documents(documents) @ self.vectors.T  # (N, Q)
-        return [[int(row) for row in np.argsort(-of_one, kind="stable")[:count]] for of_one in cosines]
+        vectors = self.embedder.documents(documents)  # (N, D)
+        return [_largest(vectors[row] @ self.vectors.T, count) for row in range(len(vectors))]
 
     def _words(self, texts: Sequence[str]) -> list[list[str]]:
         """Return tokens as words, without those that nearly every text has."""
@@ -73,3 +74,10 @@ class Candidates:
         tokens = tokenize([*texts, ""]).ids
         common = {*tokens.pop(), *tokenize([" "]).ids[0]}
         return [[str(token) for token in ids if token not in common] for ids in tokens]
+
+
+def _largest(values: NDArray[np.float32], count: int) -> list[int]:
+    """Return where the largest `count` of (Q,) are, the largest first; of equal ones the first."""
+    least = -np.partition(-values, count - 1)[count - 1]
+    rows = np.flatnonzero(values >= least)
+    return [int(row) for row in rows[np.argsort(-values[rows], kind="stable")][:count]]

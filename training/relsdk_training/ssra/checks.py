@@ -13,6 +13,9 @@ from relsdk_training.ssra.config import SsraConfig
 
 __all__ = ["check", "judging_endpoint", "writing_endpoint"]
 
+# Beyond this, probabilities of a level that is rare on dev leave the range of numbers.
+_MOST_ADJUSTED = 10
+
 
 def check(config: SsraConfig) -> None:
     """Check all that needs no data.
@@ -27,15 +30,20 @@ def check(config: SsraConfig) -> None:
     if config.run.shard < 1:
         raise InputError(f"run.shard={config.run.shard}; at least 1 document is needed")
     asked = config.filter
-    if len(asked.thresholds) != NUM_LEVELS:
-        raise InputError(f"filter.thresholds {list(asked.thresholds)}; four numbers are needed")
+    if len(asked.thresholds) != NUM_LEVELS or not all(0 <= least <= 1 for least in asked.thresholds):
+        raise InputError(
+            f"filter.thresholds {list(asked.thresholds)}; four probabilities from 0 to 1 are needed"
+        )
+    if not asked.adjust <= _MOST_ADJUSTED:
+        raise InputError(f"filter.adjust={asked.adjust}; 0 to {_MOST_ADJUSTED} is needed, 1 is in full")
     if not 0 < asked.judge_share <= 1:
         raise InputError(f"filter.judge_share={asked.judge_share}; above 0 and at most 1 is needed")
-    unknown = [level for level in config.synthesis.levels if level not in range(NUM_LEVELS)]
-    if unknown or config.synthesis.samples < 1:
+    levels = config.synthesis.levels
+    wrong = not levels or len(set(levels)) < len(levels) or not set(levels) <= set(range(NUM_LEVELS))
+    if wrong or config.synthesis.samples < 1:
         raise InputError(
-            f"synthesis.levels {list(config.synthesis.levels)}, samples {config.synthesis.samples}; needed "
-            "are levels out of 0 to 3 and at least 1 sample"
+            f"synthesis.levels {list(levels)}, samples {config.synthesis.samples}; needed are different "
+            "levels out of 0 to 3, at least one, and at least 1 sample"
         )
     checked_shares(config.balance.shares)
     _check_models(config)
@@ -48,13 +56,20 @@ def check(config: SsraConfig) -> None:
 def judging_endpoint(config: SsraConfig) -> ChatEndpoint:
     """Return the endpoint that judges the order of queries; see `ChatEndpoint`."""
     asked = config.filter
-    return ChatEndpoint(asked.judge_url, asked.judge_name, api_key_env=asked.judge_key_env)
+    return ChatEndpoint(
+        asked.judge_url, asked.judge_name, api_key_env=asked.judge_key_env, timeout=asked.judge_timeout
+    )
 
 
 def writing_endpoint(config: SsraConfig) -> ChatEndpoint:
     """Return the endpoint that writes queries; see `ChatEndpoint`."""
     asked = config.synthesis
-    return ChatEndpoint(asked.endpoint_url, asked.endpoint_name, api_key_env=asked.endpoint_key_env)
+    return ChatEndpoint(
+        asked.endpoint_url,
+        asked.endpoint_name,
+        api_key_env=asked.endpoint_key_env,
+        timeout=asked.endpoint_timeout,
+    )
 
 
 def _check_models(config: SsraConfig) -> None:

@@ -67,6 +67,7 @@ class FilterConfig:
         judge_url: Of an OpenAI-compatible endpoint.
         judge_name: Its model.
         judge_key_env: Environment variable that holds its key.
+        judge_timeout: Seconds to wait for it.
     """
 
     scorer: Literal["cross_encoder", "encoder"] = "cross_encoder"
@@ -78,6 +79,7 @@ class FilterConfig:
     judge_url: str = ""
     judge_name: str = ""
     judge_key_env: str = ""
+    judge_timeout: float = 60.0
 
 
 @dataclass(frozen=True)
@@ -88,11 +90,12 @@ class SynthesisConfig:
         reannotate: Stage 1: the first query model learns from re-annotated candidates, too.
         levels: Wanted levels.
         samples: Queries for each document and level.
-        rounds: How often the query model is trained and writes; 0 writes nothing.
-        min_gain: Stop when the agreement on dev documents rises by less.
+        rounds: How often the query model is trained and writes; 0 writes nothing. An endpoint writes once.
+        min_gain: Stop when the agreement on dev documents rises by less; below 0, go on in spite of a loss.
         endpoint_url: Let an OpenAI-compatible language model write instead of a trained one.
         endpoint_name: Its model.
         endpoint_key_env: Environment variable that holds its key.
+        endpoint_timeout: Seconds to wait for it.
     """
 
     reannotate: bool = True
@@ -103,6 +106,7 @@ class SynthesisConfig:
     endpoint_url: str = ""
     endpoint_name: str = ""
     endpoint_key_env: str = ""
+    endpoint_timeout: float = 60.0
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,8 @@ class BalanceConfig:
 
     Attributes:
         shares: Of levels 0-3 in the result.
-        size: Pairs at most; 0 takes what the scarcest level allows.
+        size: Pairs to fill up to, of each level its share; labelled pairs stay even beyond it. 0 takes the
+            most that keeps the shares, which the scarcest level decides.
         annotated: Take re-annotated pairs, too.
     """
 

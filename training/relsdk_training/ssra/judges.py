@@ -5,6 +5,7 @@ Shape letters: n queries of one document.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,10 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relsdk.levels import expected_level
-from relsdk_training.chat_endpoint import ChatEndpoint
+from relsdk_training.chat_endpoint import ChatEndpoint, without_thoughts
+from relsdk_training.errors import TrainingError
 from relsdk_training.ssra.scoring import PairScorer
 
-__all__ = ["EndpointJudge", "Group", "Judge", "ModelJudge", "consistent", "contradictions"]
+__all__ = ["EndpointJudge", "Group", "Judge", "ModelJudge", "consistent", "contradictions", "named"]
+
+# After so many answers without a letter, and none with one, there will be none.
+_ENOUGH = 20
+# A or B as a word of its own: not that of "Both" or "as".
+_LETTER = re.compile(r"(?<![A-Za-z])[ABab](?![A-Za-z])")
 
 
 @dataclass(frozen=True)
@@ -58,10 +65,15 @@ class ModelJudge:
 
 
 class EndpointJudge:
-    """Asks a language model which of two queries a document answers better."""
+    """Asks a language model which of two queries a document answers better.
+
+    Raises:
+        TrainingError: Many answers name neither query, and none has named one: no judge at all.
+    """
 
     def __init__(self, endpoint: ChatEndpoint) -> None:
         self.endpoint = endpoint
+        self._clear, self._unclear = 0, 0
 
     def contradictions(self, groups: Sequence[Group]) -> list[NDArray[np.bool_]]:
         """See `Judge`; an answer that names neither query contradicts nothing."""
@@ -82,7 +94,21 @@ class EndpointJudge:
     def _prefers(self, document: str, one: str, other: str, letter: str) -> bool:
         question = f"文档：{document}\nA：{one}\nB：{other}\n这篇文档更能满足哪个搜索词？只回答 A 或 B。"
         (answer,) = self.endpoint.ask([{"role": "user", "content": question}], temperature=0.0, seed=0)
-        return answer.strip().upper().startswith(letter)
+        found = named(answer)
+        self._clear += bool(found)
+        self._unclear += not found
+        if not self._clear and self._unclear >= _ENOUGH:
+            raise TrainingError(
+                f"{self._unclear} answers of {self.endpoint.model} name neither A nor B, the last is "
+                f"{answer[-100:]!r}; let another model judge (filter.judge_name), or none (filter.judge)"
+            )
+        return found == letter
+
+
+def named(answer: str) -> str:
+    """Return which of A and B an answer names; "" when it names none, or both."""
+    found = {letter.upper() for letter in _LETTER.findall(without_thoughts(answer))}
+    return found.pop() if len(found) == 1 else ""
 
 
 def contradictions(wanted: Sequence[int], expected: NDArray[np.floating]) -> NDArray[np.bool_]:

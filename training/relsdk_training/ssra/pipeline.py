@@ -11,17 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from relsdk_training.identity import checkpoint_hash, training_identity
 from relsdk_training.ssra.checks import check
 from relsdk_training.ssra.config import SsraConfig
-from relsdk_training.ssra.identity import (
-    sampling_identity,
-    training_identity,
-    weights_hash,
-    without_sampling,
-    writing_identity,
-)
+from relsdk_training.ssra.identity import filter_identity, sampling_identity, writing_identity
 from relsdk_training.ssra.pool import pool_identity, write_pool
-from relsdk_training.ssra.stages import Stage, Stages, read_stages
+from relsdk_training.ssra.stages import Stage, Stages, read_stages, shard_paths
 from relsdk_training.ssra.work import OnNote, OnProgress, StageWork
 
 __all__ = ["SsraResult", "train_ssra"]
@@ -93,7 +88,7 @@ class _Pipeline:
         made: list[Path] = []
         if config.synthesis.reannotate or config.balance.annotated:
             start = config.embed.model
-            settings = [asdict(config.candidates), weights_hash(start.checkpoint), start.max_tokens]
+            settings = [asdict(config.candidates), checkpoint_hash(start.checkpoint), start.max_tokens]
             candidates = self.done(
                 4, "candidates", settings, [pool], partial(self.work.candidates, pool=pool)
             )
@@ -113,7 +108,7 @@ class _Pipeline:
             7 + last, "embed", settings, sources, partial(self.work.embed, balance=balance, pool=pool)
         )
         settings = [
-            weights_hash(config.embed.model.checkpoint),
+            checkpoint_hash(config.embed.model.checkpoint),
             config.embed.model.max_tokens,
             config.run.seed,
         ]
@@ -129,15 +124,24 @@ class _Pipeline:
         followed = -1.0
         learned = annotated if config.synthesis.reannotate else []
         dev = pool / "dev.jsonl"
-        for number in range(1, config.synthesis.rounds + 1):
+        rounds = config.synthesis.rounds
+        if config.synthesis.endpoint_url and rounds > 1:
+            self.on_note(
+                "one round: a model behind an endpoint does not learn, it would write the same again"
+            )
+            rounds = 1
+        for number in range(1, rounds + 1):
             query, at = None, _STAGES_A_ROUND * (number - 1)
             if not config.synthesis.endpoint_url:
                 stages = [*learned, *made[-1:]]
                 inputs = [pool / "labelled.jsonl", dev, *stages]
+                if config.query.model.kind == "warm_start":  # it learns to read by unlabelled text
+                    inputs += [pool / "queries.jsonl", *shard_paths(pool, "documents")]
                 train = partial(self.work.query, pool=pool, stages=stages)
-                settings = [training_identity(without_sampling(config.query)), config.run.seed]
+                settings = [training_identity(config.query), config.run.seed]
                 query = self.done(6 + at, f"query-{number}", settings, inputs, train)
-                settings = [sampling_identity(config.query.model), config.filter.adjust, config.run.seed]
+                settings = [sampling_identity(config.query.model), config.synthesis.levels]
+                settings += [config.filter.adjust, config.run.seed]
                 attempt = partial(self.work.attempt, query=query, score=score, dev=dev)
                 tried = self.done(7 + at, f"try-{number}", settings, [query, score, dev], attempt)
                 found = self.stages.report(tried)["mean"]
@@ -162,7 +166,7 @@ class _Pipeline:
                 query=query,
             )
             sources = [written, pool, score, *judges]
-            made.append(self.done(9 + at, f"filter-{number}", asdict(config.filter), sources, sift))
+            made.append(self.done(9 + at, f"filter-{number}", filter_identity(config.filter), sources, sift))
         return made
 
     def done(

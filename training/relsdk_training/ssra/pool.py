@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from relsdk.errors import InputError
+from relsdk.calibration import fit_calibration
+from relsdk.errors import CalibrationError, InputError
 from relsdk.folders import file_sha256
 from relsdk.formats import read_documents, read_queries, read_unlabelled_pairs, write_pairs
 from relsdk.levels import NUM_LEVELS
@@ -35,8 +36,8 @@ def write_pool(work: Path, config: SsraConfig) -> dict[str, Any]:
         Counts.
 
     Raises:
-        InputError: A file is missing or bad, a query leaks between splits, a level has no labelled pair, or
-            there is no unlabelled document.
+        InputError: A file is missing or bad, a query leaks between splits, a level has no labelled pair, dev
+            is too small to fit levels on, or there is no unlabelled document.
     """
     splits = read_splits(config.data, config.run.seed)
     labelled = splits["train"]
@@ -46,6 +47,7 @@ def write_pool(work: Path, config: SsraConfig) -> dict[str, Any]:
             f"labelled pairs of levels 0-3: {counts.tolist()}; at least one of each is needed to tell "
             "what the level means"
         )
+    _check_dev(config.data.dev, splits["dev"])
     write_pairs(work / "labelled.jsonl", labelled)
     write_pairs(work / "dev.jsonl", splits["dev"])
     held_out = {normal_form(pair.query) for name in ("dev", "test") for pair in splits.get(name, [])}
@@ -59,9 +61,8 @@ def write_pool(work: Path, config: SsraConfig) -> dict[str, Any]:
     count = write_shards(work, "documents", documents, config.run.shard)
     if not count:
         raise InputError("no unlabelled document; name files in pool.unlabelled or pool.documents")
-    queries = [
-        query for query in _distinct_queries(labelled, config.pool) if normal_form(query) not in held_out
-    ]
+    distinct = _distinct_queries(labelled, config.pool)
+    queries = [query for same, query in distinct.items() if same not in held_out]
     write_lines(work / "queries.jsonl", ({"query": query} for query in queries))
     return {
         "labelled": counts.tolist(),
@@ -69,6 +70,15 @@ def write_pool(work: Path, config: SsraConfig) -> dict[str, Any]:
         "queries": len(queries),
         "held_out_queries": len(held_out),
     }
+
+
+def _check_dev(path: str, pairs: Sequence[LabelledPair]) -> None:
+    """Raise `InputError` unless levels can be fitted on dev, whatever the scores will be."""
+    labels = [int(pair.level) for pair in pairs]
+    try:
+        fit_calibration(np.linspace(0, 1, len(pairs)), labels, [pair.query for pair in pairs])
+    except CalibrationError as error:
+        raise InputError(f"{path}: {error}; the score models read their levels from dev") from error
 
 
 def _chosen_rows(config: SsraConfig) -> set[int] | None:
@@ -97,13 +107,20 @@ def _documents(pool: PoolConfig) -> Iterator[Document]:
         yield from (document for _, document in read_unlabelled_pairs(Path(path), skip_empty=True))
 
 
-def _distinct_queries(labelled: Sequence[LabelledPair], pool: PoolConfig) -> dict[str, None]:
-    queries = dict.fromkeys(pair.query for pair in labelled)
+def _distinct_queries(labelled: Sequence[LabelledPair], pool: PoolConfig) -> dict[str, str]:
+    """Return the first query of each normal form."""
+    distinct: dict[str, str] = {}
+    for query in _queries(labelled, pool):
+        distinct.setdefault(normal_form(query), query)
+    return distinct
+
+
+def _queries(labelled: Sequence[LabelledPair], pool: PoolConfig) -> Iterator[str]:
+    yield from (pair.query for pair in labelled)
     for path in pool.unlabelled:
-        queries.update((query, None) for query, _ in read_unlabelled_pairs(Path(path), skip_empty=True))
+        yield from (query for query, _ in read_unlabelled_pairs(Path(path), skip_empty=True))
     for path in pool.queries:
-        queries.update((query.text, None) for query in read_queries(Path(path)))
-    return queries
+        yield from (query.text for query in read_queries(Path(path)))
 
 
 def pool_identity(config: SsraConfig) -> Any:

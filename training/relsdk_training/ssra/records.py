@@ -15,7 +15,7 @@ from relsdk.errors import InputError
 from relsdk.levels import NUM_LEVELS, RelevanceLevel
 from relsdk.records import Document, LabelledPair
 from relsdk_training.ssra.stages import json_object, shard_paths
-from relsdk_training.text import document_text
+from relsdk_training.text import document_text, normal_form
 
 __all__ = [
     "Record",
@@ -27,6 +27,7 @@ __all__ = [
     "key_of",
     "level_of",
     "new_record",
+    "pair_key",
     "pair_of",
     "read_records",
 ]
@@ -109,10 +110,10 @@ def kept_pairs(stage_folder: Path) -> Iterator[LabelledPair]:
 
 
 def distinct_pairs(pairs: Iterable[LabelledPair]) -> list[LabelledPair]:
-    """Return the first of the pairs of each query and document text."""
+    """Return the first of the pairs that are the same; see `pair_key`."""
     found: dict[tuple[str, str], LabelledPair] = {}
     for pair in pairs:
-        found.setdefault((pair.query, document_text(pair.document)), pair)
+        found.setdefault(pair_key(pair.query, document_text(pair.document)), pair)
     return list(found.values())
 
 
@@ -135,8 +136,13 @@ def pair_of(record: Mapping[str, Any]) -> LabelledPair:
 
 
 def key_of(record: Mapping[str, Any]) -> tuple[str, str]:
-    """Return what makes two records the same pair: query and document text."""
-    return record["query"], document_of(record["document"])
+    """Return what makes two records the same pair; see `pair_key`."""
+    return pair_key(record["query"], document_of(record["document"]))
+
+
+def pair_key(query: str, document: str) -> tuple[str, str]:
+    """Return what the same pairs have in common: the query but for case and width, the document's text."""
+    return normal_form(query), document
 
 
 def document_of(document: Mapping[str, Any]) -> str:

@@ -1,9 +1,10 @@
 """A run is a row of stages: each writes a folder aside, and one rename makes it done.
 
-`RUN/stages/NN-name/` holds what a finished stage made, and `stage.json`: what it was made from, how long it
-took, a report. `RUN/work/NN-name/` is a stage under way; it goes on where it stood. A stage whose settings
-and inputs are what they were is not done again; one whose are not is, and so is what reads it. `RUN/row.json`
-names the stages of the latest configuration: others may lie about, and are found again when it returns.
+`RUN/stages/NN-name/` holds what a finished stage made, and `stage.json`: what it was made from (settings,
+hashes of the inputs, relsdk's version), how long it took, a report. `RUN/work/NN-name/` is a stage under way;
+it goes on where it stood. A stage whose settings and inputs are what they were is not done again; one whose
+are not is, and so is what reads it. `RUN/row.json` names the stages of the latest configuration: others may
+lie about, and are found again when it returns.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -35,6 +37,9 @@ __all__ = [
 _DESCRIPTION = "stage.json"
 _IDENTITY = "identity"
 _ROW = "row.json"
+_REPLACED = "replaced"
+# Part of every identity: raised when a stage comes to mean something else, so that older ones are done again.
+_FORMAT = 2
 # What differs between two equal runs: times and places. At the top of a stage; below it they are content.
 _PASSING = ("log.jsonl", "result.json", "config.json", LOCK_FILE, _IDENTITY, _DESCRIPTION)
 
@@ -107,11 +112,12 @@ class Stages:
             RelsdkError: What the stage raises; what it has finished so far is kept in the work folder.
         """
         target = self.run / "stages" / stage.name
-        identity = json_sha256([stage.name, stage.settings, [_outputs(source) for source in stage.inputs]])
-        if target.is_dir() and _finished(target).identity == identity:
+        inputs = [_outputs(source) for source in stage.inputs]
+        identity = json_sha256([_FORMAT, stage.name, stage.settings, inputs])
+        if target.is_dir() and _is_whole(target, identity):
             self.on_note(f"{stage.name}: done before")
         else:
-            self._run(stage, identity, target)
+            self._run(stage, identity, inputs, target)
         self._row.append(stage.name)
         write_file_atomically(self.run / _ROW, json.dumps({"stages": self._row}) + "\n")
         return target
@@ -120,7 +126,7 @@ class Stages:
         """Return the report of a stage that is done."""
         return _finished(folder).report
 
-    def _run(self, stage: Stage, identity: str, target: Path) -> None:
+    def _run(self, stage: Stage, identity: str, inputs: list[dict[str, str]], target: Path) -> None:
         work = self.run / "work" / stage.name
         spent = _begin(work, identity)
         self.on_note(f"{stage.name}: {'begins' if spent is None else 'goes on'}")
@@ -136,17 +142,31 @@ class Stages:
         content = {
             "stage": stage.name,
             "identity": identity,
+            "settings": stage.settings,
+            "inputs": {
+                str(path.relative_to(self.run)): json_sha256(made)
+                for path, made in zip(stage.inputs, inputs, strict=True)
+            },
+            "relsdk": version("relsdk"),
             "outputs": {name: file_sha256(work / name) for name in names if name not in _PASSING},
             "seconds": seconds,
             "report": report,
         }
-        write_file_atomically(work / _DESCRIPTION, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists():  # of other settings, or damaged
-            shutil.rmtree(target)
-        work.rename(target)
-        (target / _IDENTITY).unlink()
+        text = json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False)
+        write_file_atomically(work / _DESCRIPTION, text + "\n")
+        self._put(work, target)
         self.on_note(f"{stage.name}: done in {seconds:.0f} s")
+
+    def _put(self, work: Path, target: Path) -> None:
+        """Move a stage that is done into its place. A kill leaves the old one, the new one or none there."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        replaced = self.run / "work" / _REPLACED
+        shutil.rmtree(replaced, ignore_errors=True)  # what a kill left
+        if target.exists():  # of other settings, or damaged
+            target.rename(replaced)
+        work.rename(target)
+        shutil.rmtree(replaced, ignore_errors=True)
+        (target / _IDENTITY).unlink()
 
 
 def read_stages(run: Path) -> list[FinishedStage]:
@@ -257,6 +277,12 @@ def _mark(work: Path, identity: str, seconds: float) -> None:
     write_file_atomically(work / _IDENTITY, f"{identity} {seconds:.1f}\n")
 
 
+def _is_whole(folder: Path, identity: str) -> bool:
+    """Whether a stage of that identity is done, and what it made is still there."""
+    stage = _finished(folder)
+    return stage.identity == identity and all((folder / name).is_file() for name in stage.outputs)
+
+
 def _finished(folder: Path) -> FinishedStage:
     path = folder / _DESCRIPTION
     content = _read_object(path)
@@ -280,7 +306,9 @@ def _read_object(path: Path) -> dict[str, Any]:
     try:
         return json_object(path.read_bytes())
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+        raise InputError(
+            f"cannot read {path} ({error.strerror or error}); delete the stage's folder and run it again"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: damaged ({error}); delete the stage's folder and run it again") from error
 

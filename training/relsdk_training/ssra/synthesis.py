@@ -12,7 +12,7 @@ from relsdk.levels import NUM_LEVELS
 from relsdk_training.query_models.base import QueryModel, QueryRequest
 from relsdk_training.ssra.cleaning import cleaned, fault
 from relsdk_training.ssra.judges import Group, Judge, consistent
-from relsdk_training.ssra.records import Record, document_of, drop, new_record
+from relsdk_training.ssra.records import Record, document_of, drop, new_record, pair_key
 from relsdk_training.ssra.scoring import PairScorer
 from relsdk_training.text import normal_form
 
@@ -46,7 +46,7 @@ def annotate(
     Args:
         lines: Of a candidates shard: `document` and its `queries`.
         filters: Who decides.
-        known: Pairs (query, document text) that have a label already; they are left out.
+        known: Pairs that have a label already, as `records.pair_key` gives them; they are left out.
 
     Returns:
         Records; kept where the probability of the predicted level reaches its threshold.
@@ -55,7 +55,7 @@ def annotate(
         new_record(line["document"], query, wanted=None, source="annotated")
         for line in lines
         for query in line["queries"]
-        if (query, document_of(line["document"])) not in known
+        if pair_key(query, document_of(line["document"])) not in known
     ]
     _score(records, filters.scorer)
     for record in records:
@@ -95,7 +95,7 @@ def write(
 
 
 def agreement(
-    model: QueryModel, scorer: PairScorer, documents: Sequence[str], *, seed: int
+    model: QueryModel, scorer: PairScorer, documents: Sequence[str], *, levels: Sequence[int], seed: int
 ) -> dict[str, Any]:
     """Say how well a query model follows the wanted level.
 
@@ -103,14 +103,15 @@ def agreement(
         model: Writes one query for each document and level.
         scorer: Judges them.
         documents: Texts, at least one.
+        levels: Distinct wanted levels, at least one.
         seed: Of the sampling.
 
     Returns:
-        "levels": for levels 0-3 the share of documents whose query has the level; "mean": of these;
+        "levels": for each of `levels` the share of documents whose query has the level; "mean": of these;
         "duplicate_rate": share of usable queries that were written before; "usable": share of queries that
         cleaning leaves.
     """
-    requests = [QueryRequest(document, level) for document in documents for level in range(NUM_LEVELS)]
+    requests = [QueryRequest(document, level) for document in documents for level in levels]
     written = model.write(requests, samples=1, seed=seed)
     usable = [
         (cleaned(queries[0]), request)
@@ -121,11 +122,11 @@ def agreement(
     right = np.zeros(NUM_LEVELS)
     for (_, request), level in zip(usable, found, strict=True):
         right[request.level] += level == request.level
-    by_level = right / len(documents)
+    shares = {level: float(right[level]) / len(documents) for level in levels}
     distinct = len({normal_form(query) for query, _ in usable})
     return {
-        "levels": [round(float(share), 4) for share in by_level],
-        "mean": round(float(by_level.mean()), 4),
+        "levels": {str(level): round(share, 4) for level, share in shares.items()},
+        "mean": round(sum(shares.values()) / len(shares), 4),
         "duplicate_rate": round(1 - distinct / max(1, len(usable)), 4),
         "usable": round(len(usable) / len(requests), 4),
     }
@@ -149,7 +150,7 @@ def filtered(
         for query in (cleaned(query) for query in line["queries"]):
             record = new_record(document, query, wanted=level, source="synthesised")
             record |= {"round": round_number, "model": model_hash}
-            key = (document["id"], level, normal_form(query))
+            key = (document_of(document), level, normal_form(query))
             reason = fault(query, document["title"]) or ("duplicate" if key in seen else "")
             reason = reason or ("held out" if normal_form(query) in filters.held_out else "")
             seen.add(key)
@@ -178,10 +179,10 @@ def _score(records: Sequence[Record], scorer: PairScorer) -> None:
 def _check_order(records: Sequence[Record], judge: Judge) -> None:
     groups: dict[str, list[Record]] = {}
     for record in records:
-        groups.setdefault(record["document"]["id"], []).append(record)
+        groups.setdefault(document_of(record["document"]), []).append(record)
     asked = [
-        Group(document_of(of_one[0]["document"]), [r["query"] for r in of_one], [r["wanted"] for r in of_one])
-        for of_one in groups.values()
+        Group(document, [r["query"] for r in of_one], [r["wanted"] for r in of_one])
+        for document, of_one in groups.items()
     ]
     for of_one, wrong in zip(groups.values(), judge.contradictions(asked), strict=True):
         compared = len({record["wanted"] for record in of_one}) > 1

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import numpy as np
 from relsdk.formats import read_pairs, write_pairs
 from relsdk_training.config import DataConfig, EmbedConfig, QueryDataConfig, ScoreConfig
 from relsdk_training.data import load_pairs, pair_arrays
+from relsdk_training.identity import weights_hash
 from relsdk_training.loop import TrainResult
 from relsdk_training.query_models.base import QueryModel
 from relsdk_training.query_models.endpoint import EndpointQueryModel
@@ -24,9 +27,8 @@ from relsdk_training.ssra.candidates import Candidates
 from relsdk_training.ssra.checks import judging_endpoint, writing_endpoint
 from relsdk_training.ssra.comparison import measured
 from relsdk_training.ssra.config import SsraConfig
-from relsdk_training.ssra.identity import folder_hash
 from relsdk_training.ssra.judges import EndpointJudge, Judge, ModelJudge
-from relsdk_training.ssra.records import distinct_pairs, document_of, kept_pairs, read_records
+from relsdk_training.ssra.records import distinct_pairs, document_of, kept_pairs, pair_key, read_records
 from relsdk_training.ssra.report import stage_report
 from relsdk_training.ssra.scoring import PairScorer, fit_levels
 from relsdk_training.ssra.stages import read_lines, shard_paths, write_lines
@@ -45,6 +47,10 @@ _TRIED = 100
 _REPEATED = 10_000
 # From this share of equal queries on, a query model repeats itself.
 _REPEATS = 0.5
+# From this share of unused pairs on, balance has thrown most of the work away.
+_UNUSED = 0.5
+# Documents that an endpoint is asked about before the answers are written down: they cost money.
+_ASKED_AT_ONCE = 10
 
 
 class StageWork:
@@ -115,7 +121,8 @@ class StageWork:
     def annotate(self, work: Path, pool: Path, candidates: Path, score: Path) -> Mapping[str, Any]:
         """Let the score model judge the candidates."""
         filters = _Lazy(lambda: self._filters(pool, score, None))
-        known = {(pair.query, document_text(pair.document)) for pair in read_pairs(pool / "labelled.jsonl")}
+        labelled = read_pairs(pool / "labelled.jsonl")
+        known = {pair_key(pair.query, document_text(pair.document)) for pair in labelled}
 
         def make(lines: list[dict[str, Any]], number: int) -> list[dict[str, Any]]:
             return annotate(lines, filters.get(), known)
@@ -150,7 +157,8 @@ class StageWork:
     def attempt(self, work: Path, query: Path, score: Path, dev: Path) -> Mapping[str, Any]:
         """Let the query model write for dev documents; what it is told decides whether the rounds go on."""
         documents = pair_arrays(load_pairs(str(dev))).documents[:_TRIED]
-        return agreement(self._writer(query), self._scorer(score), documents, seed=self.config.run.seed)
+        levels, seed = self.config.synthesis.levels, self.config.run.seed
+        return agreement(self._writer(query), self._scorer(score), documents, levels=levels, seed=seed)
 
     def write(self, work: Path, pool: Path, query: Path | None) -> Mapping[str, Any]:
         """Write queries of the wanted levels for each document; an endpoint does where `query` is None."""
@@ -166,7 +174,7 @@ class StageWork:
                 seed=config.run.seed * 10_007 + shard,
             )
 
-        self._mapped(work, pool, "documents", "written", make)
+        self._mapped(work, pool, "documents", "written", make, at_once=0 if query else _ASKED_AT_ONCE)
         lines = (line for path in shard_paths(work, "written") for line in read_lines(path))
         return {"queries": sum(len(line["queries"]) for line in lines)}
 
@@ -182,12 +190,14 @@ class StageWork:
     ) -> Mapping[str, Any]:
         """Keep of what was written that on which score model and judge agree."""
         filters = _Lazy(lambda: self._filters(pool, score, judge))
-        model_hash = folder_hash(query / "best") if query else self.config.synthesis.endpoint_name
+        model_hash = weights_hash(query / "best") if query else self.config.synthesis.endpoint_name
 
         def make(lines: list[dict[str, Any]], shard: int) -> list[dict[str, Any]]:
             return filtered(lines, filters.get(), round_number=number, model_hash=model_hash)
 
-        self._mapped(work, written, "written", "records", make)
+        by_endpoint = self.config.filter.judge == "endpoint"
+        at_once = _ASKED_AT_ONCE * len(self.config.synthesis.levels) if by_endpoint else 0
+        self._mapped(work, written, "written", "records", make, at_once=at_once)
         report = stage_report(read_records(work))
         if (report["duplicate_rate"] or 0.0) > _REPEATS:
             self.on_note(
@@ -200,8 +210,15 @@ class StageWork:
         """Put labelled and made pairs together in the wanted shares."""
         asked = self.config.balance
         used = [stage for stage in made if asked.annotated or not stage.name.endswith("-annotate")]
-        write_balanced(work, pool / "labelled.jsonl", used, asked, self.config.run.seed)
-        return stage_report(read_records(work))
+        unused = write_balanced(work, pool / "labelled.jsonl", used, asked, self.config.run.seed)
+        report = stage_report(read_records(work))
+        total = sum(unused) + report["total"] - sum(report["sources"].get("labelled", []))
+        if sum(unused) > _UNUSED * total:
+            self.on_note(
+                f"{sum(unused):,} of {total:,} made pairs are not used, of levels 0-3 {unused}: the scarcest "
+                "level decides how many keep balance.shares; set balance.size to take more, or other shares"
+            )
+        return {**report, "unused": unused}
 
     def embed(self, work: Path, balance: Path, pool: Path) -> Mapping[str, Any]:
         """Train the encoder on the balanced pairs."""
@@ -246,7 +263,8 @@ class StageWork:
         shutil.rmtree(work / "last", ignore_errors=True)
         for state in work.glob("state-*"):
             shutil.rmtree(state)
-        return {"dev": result.best, "steps": result.steps, "best_step": result.best_step}
+        dev = {measure: value for measure, value in result.best.items() if math.isfinite(value)}
+        return {"dev": dev, "steps": result.steps, "best_step": result.best_step}
 
     def _mapped(
         self,
@@ -255,13 +273,22 @@ class StageWork:
         name: str,
         target: str,
         make: Callable[[list[dict[str, Any]], int], Iterable[Mapping[str, Any]]],
+        at_once: int = 0,
     ) -> None:
-        """Turn each shard of a stage into one of this stage; those that are there are not made again."""
+        """Turn each shard of a stage into one of this stage; those that are there are not made again.
+
+        With `at_once`, so many lines of a shard are made and kept before the next, too.
+        """
         shards = shard_paths(source, name)
         for number, path in enumerate(shards):
             written = work / f"{target}-{number:05d}.jsonl"
             if not written.is_file():
-                write_lines(written, list(make(list(read_lines(path)), number)))
+                lines = list(read_lines(path))
+                size = at_once or max(1, len(lines))
+                pieces = (lines[start : start + size] for start in range(0, len(lines), size))
+                _write_in_parts(written, (partial(make, piece, number) for piece in pieces))
+            for part in _parts(written):
+                part.unlink()
             self.on_progress(work.name, number + 1, len(shards))
 
     def _filters(self, pool: Path, score: Path, judge: Path | None) -> Filters:
@@ -303,3 +330,16 @@ class _Lazy:
         if self._made is None:
             self._made = self._make()
         return self._made
+
+
+def _write_in_parts(path: Path, makers: Iterable[Callable[[], Iterable[Mapping[str, Any]]]]) -> None:
+    """Write a file of lines, part by part: a part that is there is not made again."""
+    for number, make in enumerate(makers):
+        part = path.with_name(f"part-{path.stem}-{number:05d}.jsonl")
+        if not part.is_file():
+            write_lines(part, make())
+    write_lines(path, (line for part in _parts(path) for line in read_lines(part)))
+
+
+def _parts(path: Path) -> list[Path]:
+    return sorted(path.parent.glob(f"part-{path.stem}-*.jsonl"))
