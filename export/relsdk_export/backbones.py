@@ -75,10 +75,19 @@ class PulledBackbone:
 
 
 def cache_folder() -> Path:
-    """Return where pulled checkpoints are kept: `RELSDK_CACHE`, else relsdk in the user's cache folder."""
-    explicit = os.environ.get("RELSDK_CACHE")
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(explicit) if explicit else base / "relsdk"
+    """Return where pulled checkpoints are kept: `RELSDK_CACHE`, else relsdk in the user's cache folder.
+
+    Raises:
+        InputError: The user has no home folder, as in some containers, and no variable names another.
+    """
+    if explicit := os.environ.get("RELSDK_CACHE"):
+        return Path(explicit)
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "relsdk"
+    try:
+        return Path.home() / ".cache" / "relsdk"
+    except RuntimeError as error:
+        raise InputError(f"no cache folder ({error}); set RELSDK_CACHE to a folder") from error
 
 
 def pull(name: str, output: Path | None = None, *, overwrite: bool = False) -> PulledBackbone:

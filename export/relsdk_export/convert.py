@@ -6,15 +6,15 @@ Shape letters: B texts of a batch, T tokens, D dimension.
 from __future__ import annotations
 
 import logging
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
@@ -24,11 +24,21 @@ from relsdk.errors import BundleError, RelsdkError
 from relsdk_export.fusion import fuse_attention
 from relsdk_export.graphs import save_program
 
-__all__ = ["PairClassifier", "SentenceEncoder", "load_encoder", "load_scorer", "write_onnx"]
+__all__ = [
+    "PairClassifier",
+    "SentenceEncoder",
+    "load_encoder",
+    "load_scorer",
+    "load_tokenizer",
+    "write_onnx",
+]
 
 OPSET = 20  # the first with Gelu as one operator
 # Others are tried, too: the parity check decides.
 TESTED_ARCHITECTURES = ("bert", "roberta", "xlm-roberta", "distilbert", "modernbert", "qwen3")
+# What the names of low-rank updates hold.
+_ADAPTER = ("lora_", ".base_layer.", "adapter")
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class SentenceEncoder(nn.Module):
@@ -118,7 +128,7 @@ def load_scorer(checkpoint: Path, settings: ScorerSettings) -> PairClassifier:
         BundleError: The folder is no such checkpoint.
     """
     transformer = _load(AutoModelForSequenceClassification, checkpoint)
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
+    tokenizer = load_tokenizer(checkpoint)
     uses_types = (
         "token_type_ids" in tokenizer.model_input_names
         and "token_type_ids" in signature(transformer.forward).parameters
@@ -127,6 +137,11 @@ def load_scorer(checkpoint: Path, settings: ScorerSettings) -> PairClassifier:
 
 
 def _load(kind: Any, checkpoint: Path) -> PreTrainedModel:
+    if (checkpoint / "adapter_config.json").is_file():
+        raise BundleError(
+            f"{checkpoint} is an adapter; merge it into its model first: merge_and_unload(), "
+            "then save_pretrained()"
+        )
     if not any(checkpoint.glob("*.safetensors")):
         raise BundleError(f"{checkpoint} has no safetensors weights; name a checkpoint folder")
     try:
@@ -138,17 +153,68 @@ def _load(kind: Any, checkpoint: Path) -> PreTrainedModel:
                 use_safetensors=True,
                 local_files_only=True,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # named below
             )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise BundleError(f"{checkpoint} cannot be loaded: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # damaged files raise what the library happens to meet
+        raise BundleError(f"{checkpoint} cannot be loaded: {_reason(error)}") from error
+    _check_weights(checkpoint, model, notes)
+    loaded: PreTrainedModel = model.eval()
+    return loaded
+
+
+def _check_weights(checkpoint: Path, model: PreTrainedModel, notes: Mapping[str, Any]) -> None:
+    """Raise `BundleError` unless the weights are those of the architecture, all of them and no others."""
+    if mismatched := sorted(
+        str(item[0] if isinstance(item, tuple) else item) for item in notes["mismatched_keys"]
+    ):
+        raise BundleError(
+            f"{checkpoint}: {mismatched[0]} has another shape than config.json says; they are of two models"
+        )
+    adapters = [name for name in notes["unexpected_keys"] if any(part in name for part in _ADAPTER)]
+    if adapters:
+        raise BundleError(
+            f"{checkpoint} holds low-rank updates beside its weights ({adapters[0]}, ...); merge them first: "
+            "merge_and_unload(), then save_pretrained()"
+        )
     missing = sorted(name for name in notes["missing_keys"] if not name.startswith("pooler."))
     if missing:
         raise BundleError(
             f"{checkpoint} lacks {len(missing)} weights of its architecture ({missing[0]}, ...); "
             "an export would hold random ones"
         )
-    loaded: PreTrainedModel = model.eval()
-    return loaded
+    _check_tokenizer(checkpoint, model)
+
+
+def _check_tokenizer(checkpoint: Path, model: PreTrainedModel) -> None:
+    """Raise `BundleError` where the tokenizer has ids that the embedding has no row for."""
+    vocabulary = load_tokenizer(checkpoint).get_vocab()
+    token = max(vocabulary, key=vocabulary.__getitem__)
+    rows = model.get_input_embeddings().weight.shape[0]
+    if vocabulary[token] >= rows:
+        raise BundleError(
+            f"{checkpoint}: token {token!r} has id {vocabulary[token]}, and the embedding has {rows} rows; "
+            "add rows with resize_token_embeddings(), or remove the token"
+        )
+
+
+def load_tokenizer(checkpoint: Path) -> Any:
+    """Load transformers' own tokenizer of a checkpoint.
+
+    Raises:
+        BundleError: Its files are missing, damaged or of another model.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
+    except Exception as error:  # as above
+        raise BundleError(f"{checkpoint} has no usable tokenizer: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first line of what went wrong first."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    plain = _ANSI.sub("", str(error))
+    return next((line.strip() for line in plain.splitlines() if line.strip()), type(error).__name__)
 
 
 def _check_architecture(encoder: SentenceEncoder, checkpoint: Path) -> None:
@@ -164,9 +230,9 @@ def _check_architecture(encoder: SentenceEncoder, checkpoint: Path) -> None:
         with torch.inference_mode(), _quiet():
             _, pooled = encoder(ids, torch.ones_like(ids))
     except Exception as error:  # whatever a model's own code raises
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise BundleError(
-            f"{checkpoint} ({config.model_type}) makes no token vectors of ids and mask: {reason}; {tested}"
+            f"{checkpoint} ({config.model_type}) makes no token vectors of ids and mask: "
+            f"{_reason(error)}; {tested}"
         ) from error
     if pooled.shape[1] != encoder.width:
         raise BundleError(
@@ -188,9 +254,9 @@ def write_onnx(model: SentenceEncoder | PairClassifier, path: Path) -> None:
     Raises:
         RelsdkError: torch cannot export this architecture.
     """
-    ids = torch.full((2, 8), 5, dtype=torch.int64)
+    ids = torch.full((2, min(8, model.max_tokens)), 5, dtype=torch.int64)
     mask = torch.ones_like(ids)
-    mask[1, 5:] = 0
+    mask[1, ids.shape[1] // 2 + 1 :] = 0
     inputs = {"input_ids": ids, "attention_mask": mask}
     module: nn.Module = model
     if isinstance(model, PairClassifier):
@@ -216,7 +282,7 @@ def write_onnx(model: SentenceEncoder | PairClassifier, path: Path) -> None:
             )
         except torch.onnx.errors.OnnxExporterError as error:
             name = type(model.transformer).__name__
-            raise RelsdkError(f"torch cannot export {name} to ONNX: {str(error).splitlines()[0]}") from error
+            raise RelsdkError(f"torch cannot export {name} to ONNX: {_reason(error)}") from error
         if program is None:
             raise RelsdkError("torch exported nothing")
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ from relsdk.tokenizer import TextTokenizer
 __all__ = [
     "PARITY_TEXTS",
     "Sample",
+    "head",
     "input_batches",
     "read_texts",
     "sample_of_pairs",
@@ -97,10 +98,15 @@ def typical_texts() -> list[str]:
 def typical_pairs(texts: Sequence[str] = ()) -> list[tuple[str, str]]:
     """Return pairs to measure activations on: neighbours in a corpus, or labelled pairs of our own."""
     if texts:
-        return [(text[:32], texts[(row + 1) % len(texts)]) for row, text in enumerate(texts)]
+        return [(head(text), texts[(row + 1) % len(texts)]) for row, text in enumerate(texts)]
     world = generate(n_documents=300, n_queries=60)
     pairs = [(pair.query, f"{pair.document.title} {pair.document.text}") for pair in world.pairs[:_KEPT]]
-    return [*pairs, *((text[:32], text) for text in PARITY_TEXTS)]
+    return [*pairs, *((head(text), text) for text in PARITY_TEXTS)]
+
+
+def head(text: str) -> str:
+    """Return the beginning of a text, as long as a query may be."""
+    return text[:32]
 
 
 def input_batches(

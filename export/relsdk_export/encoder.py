@@ -16,7 +16,9 @@ from relsdk.bundle import (
     Tower,
     Variant,
     copy_tokenizer,
+    is_scorer_folder,
     read_encoder_settings,
+    says_how_to_pool,
     tokenizer_path,
     update_model_config,
     write_tokenizer,
@@ -146,7 +148,14 @@ class _EncoderJob:
         self._typical: list[tuple[str, str]] = []  # prompt names and texts
 
     def prepare(self, folder: Path, on_step: OnStep) -> None:
+        if is_scorer_folder(self.checkpoint):
+            raise InputError(f"{self.checkpoint} is a cross-encoder; use: relsdk export scorer")
         self.settings = read_encoder_settings(self.checkpoint)
+        if not says_how_to_pool(self.checkpoint):
+            on_step(
+                "note: the checkpoint does not say how to pool: mean pooling, not normalised; save it with "
+                "sentence-transformers to say otherwise"
+            )
         if self._prompts is not None:
             self.settings = replace(self.settings, prompts=dict(self._prompts))
         if "query_model" in self.towers:

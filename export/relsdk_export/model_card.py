@@ -79,7 +79,7 @@ def _gate(bundle: Bundle) -> str:
     measures = ("ap_1", "ap_2", "ap_3", "mean_ap", "ndcg_at_10")
     rows = []
     for name, gate in gates:
-        ranking = [f"{100 * gate[key]:.2f}" for key in measures]
+        ranking = [_percent(gate[key]) for key in measures]
         rows.append([name, *ranking, f"{gate['qwk']:.3f}", f"{gate['level_changes']:.2%}"])
     header = ["variant", "AP>=1", "AP>=2", "AP=3", "mean AP", "nDCG@10", "QWK", "levels unlike fp32's"]
     text = f"## On {gates[0][1]['pairs']:,} labelled pairs\n\n" + _table(header, rows)
@@ -106,7 +106,7 @@ def _cuts(bundle: Bundle) -> str:
     if "before" in cuts:
         rows = [
             [name, f"{cuts[key]['bytes'] / 1e6:.1f}"]
-            + [f"{100 * cuts[key][measure]:.2f}" for measure in ("mean_ap", "ndcg_at_10")]
+            + [_percent(cuts[key][measure]) for measure in ("mean_ap", "ndcg_at_10")]
             for name, key in (("whole", "before"), ("cut", "after"))
         ]
         lines += ["", _table(["fp32", "MB", "mean AP", "nDCG@10"], rows)]
@@ -120,6 +120,10 @@ def _origin(bundle: Bundle) -> str:
         f"## Origin\n\nCheckpoint `{origin['checkpoint']}`, weights SHA-256 `{origin['checkpoint_sha256']}`. "
         f"Made with {versions}."
     )
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f}"
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:

@@ -12,13 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoTokenizer
 
 from relsdk.calibration import Temperature
 from relsdk.embedder import Embedder
 from relsdk.errors import QualityError
 from relsdk.pair_models import CrossEncoder
-from relsdk_export.convert import PairClassifier, SentenceEncoder
+from relsdk_export.convert import PairClassifier, SentenceEncoder, load_tokenizer
 
 __all__ = [
     "LogitParity",
@@ -110,7 +109,7 @@ def torch_vectors(
     Returns:
         (N, D) float32.
     """
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
+    tokenizer = load_tokenizer(tokenizer_folder)
     limit = min(tokenizer.model_max_length, model.max_tokens)
     vectors = []
     with torch.inference_mode():
@@ -125,7 +124,7 @@ def torch_logits(
     model: PairClassifier, tokenizer_folder: Path, pairs: Sequence[tuple[str, str]]
 ) -> NDArray[np.float32]:
     """Score pairs one by one with torch and transformers' own tokenizer: (N, C) float32."""
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
+    tokenizer = load_tokenizer(tokenizer_folder)
     limit = min(tokenizer.model_max_length, model.max_tokens)
     rows = []
     with torch.inference_mode():

@@ -8,8 +8,9 @@ Shape letters: N pairs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,21 @@ from numpy.typing import NDArray
 from relsdk.calibration import fit_calibration
 from relsdk.errors import InputError
 from relsdk.levels import most_probable_level
-from relsdk.metrics import quadratic_weighted_kappa, ranking_report
+from relsdk.metrics import (
+    UndefinedMetricError,
+    mean_ap_over_levels,
+    mean_ndcg,
+    paired_bootstrap,
+    quadratic_weighted_kappa,
+    ranking_report,
+)
 from relsdk.pair_models import open_pair_model
 from relsdk.records import LabelledPair
 
 __all__ = ["QualityBudget", "VariantQuality", "fitting_half", "measure_quality"]
+
+# Of the queries, with replacement.
+_DRAWS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +56,8 @@ class QualityBudget:
 class VariantQuality:
     """A variant against fp32 on labelled pairs; losses are fp32 minus variant.
 
+    A measure that the pairs do not support, such as nDCG with two documents a query, is None and not judged.
+
     Attributes:
         variant: Its name.
         pairs: Pairs that were measured.
@@ -57,20 +70,23 @@ class VariantQuality:
         ndcg_at_10_loss: What fp32 has more.
         qwk: Quadratic weighted kappa of the levels.
         level_changes: Share of pairs whose level differs from fp32's.
+        intervals: By name of a budget, the 90 % interval of the loss over queries drawn with replacement:
+            what other pairs could have shown.
         over_budget: One line for each budget that is exceeded; empty when the variant passes.
     """
 
     variant: str
     pairs: int
-    ap_1: float
-    ap_2: float
-    ap_3: float
-    mean_ap: float
-    mean_ap_loss: float
-    ndcg_at_10: float
-    ndcg_at_10_loss: float
+    ap_1: float | None
+    ap_2: float | None
+    ap_3: float | None
+    mean_ap: float | None
+    mean_ap_loss: float | None
+    ndcg_at_10: float | None
+    ndcg_at_10_loss: float | None
     qwk: float
     level_changes: float
+    intervals: dict[str, tuple[float, float]]
     over_budget: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -103,6 +119,7 @@ def measure_quality(
     exact_scores, exact_levels = graded["fp32"]
     truth = labels[~fitted_on]
     exact = ranking_report(measured, truth, exact_scores)
+    draws = _drawn_rows(measured)
     records = []
     for name in variants:
         scores, levels = graded[name]
@@ -112,32 +129,95 @@ def measure_quality(
             "ndcg_at_10": exact.ndcg_at_10 - order.ndcg_at_10,
             "level_changes": float((levels != exact_levels).mean()),
         }
+        judged = {name: loss for name, loss in losses.items() if math.isfinite(getattr(exact, name, 0.0))}
+        changed = levels != exact_levels
+        intervals = {
+            "mean_ap": _interval(
+                [_mean_ap(truth[r], exact_scores[r]) - _mean_ap(truth[r], scores[r]) for r in draws]
+            ),
+            "ndcg_at_10": _ndcg_interval(measured, truth, exact_scores, scores),
+            "level_changes": _interval([float(changed[rows].mean()) for rows in draws]),
+        }
+        intervals = {name: intervals[name] for name in judged}
         records.append(
             VariantQuality(
                 variant=name,
                 pairs=len(truth),
-                ap_1=order.ap_1,
-                ap_2=order.ap_2,
-                ap_3=order.ap_3,
-                mean_ap=order.mean_ap,
-                mean_ap_loss=losses["mean_ap"],
-                ndcg_at_10=order.ndcg_at_10,
-                ndcg_at_10_loss=losses["ndcg_at_10"],
+                ap_1=_or_none(order.ap_1),
+                ap_2=_or_none(order.ap_2),
+                ap_3=_or_none(order.ap_3),
+                mean_ap=_or_none(order.mean_ap),
+                mean_ap_loss=_or_none(losses["mean_ap"]),
+                ndcg_at_10=_or_none(order.ndcg_at_10),
+                ndcg_at_10_loss=_or_none(losses["ndcg_at_10"]),
                 qwk=quadratic_weighted_kappa(truth, levels),
                 level_changes=losses["level_changes"],
-                over_budget=_over(losses, budget),
+                intervals=intervals,
+                over_budget=_over(judged, intervals, budget),
             )
         )
     return records
 
 
-def _over(losses: dict[str, float], budget: QualityBudget) -> tuple[str, ...]:
-    limits = {field.name: getattr(budget, field.name) for field in fields(budget)}
-    return tuple(
-        f"{name}: {losses[name]:.4f} lost, {limit:.4f} allowed ({losses[name] - limit:.4f} over)"
-        for name, limit in limits.items()
-        if not losses[name] <= limit  # a NaN does not pass
-    )
+def _over(
+    losses: Mapping[str, float], intervals: Mapping[str, tuple[float, float]], budget: QualityBudget
+) -> tuple[str, ...]:
+    found = []
+    for name, loss in losses.items():
+        limit = getattr(budget, name)
+        if loss <= limit:
+            continue
+        line = (
+            f"{name}: {loss:.4f} lost, {limit:.4f} allowed ({loss - limit:.4f} over)"  # a NaN does not pass
+        )
+        low, high = intervals[name]
+        if low <= limit:
+            line += f"; other pairs could show {low:.4f} to {high:.4f}: more pairs would tell"
+        found.append(line)
+    return tuple(found)
+
+
+def _drawn_rows(queries: Sequence[str]) -> list[NDArray[np.int64]]:
+    """Return the rows of as many queries as there are, drawn with replacement, again and again."""
+    of_query: dict[str, list[int]] = {}
+    for row, query in enumerate(queries):
+        of_query.setdefault(query, []).append(row)
+    groups = [np.array(rows) for rows in of_query.values()]
+    rng = np.random.default_rng(0)
+    drawn = (rng.integers(0, len(groups), len(groups)) for _ in range(_DRAWS))
+    return [np.concatenate([groups[at] for at in chosen]) for chosen in drawn]
+
+
+def _interval(losses: Sequence[float]) -> tuple[float, float]:
+    """Return the 90 % interval of those draws that support the measure; NaN where none does."""
+    defined = [loss for loss in losses if math.isfinite(loss)] or [math.nan]
+    low, high = np.quantile(defined, (0.05, 0.95))
+    return float(low), float(high)
+
+
+def _mean_ap(labels: NDArray[np.int64], scores: NDArray[np.float32]) -> float:
+    try:
+        return mean_ap_over_levels(labels, scores).mean_ap
+    except UndefinedMetricError:
+        return math.nan
+
+
+def _ndcg_interval(
+    queries: Sequence[str],
+    labels: NDArray[np.int64],
+    exact: NDArray[np.float32],
+    scores: NDArray[np.float32],
+) -> tuple[float, float]:
+    try:
+        before, after = (mean_ndcg(queries, labels, x, min_documents=3).values for x in (exact, scores))
+    except UndefinedMetricError:
+        return math.nan, math.nan
+    found = paired_bootstrap(before, after, seed=0, level=0.9)
+    return found.low, found.high
+
+
+def _or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def fitting_half(pairs: Sequence[LabelledPair]) -> NDArray[np.bool_]:

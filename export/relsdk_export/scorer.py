@@ -25,7 +25,7 @@ from relsdk.pair_models import CrossEncoder
 from relsdk.records import Document, LabelledPair
 from relsdk.tokenizer import TextTokenizer
 from relsdk_export.convert import PairClassifier, load_scorer, write_onnx
-from relsdk_export.corpus import Sample, input_batches, typical_pairs
+from relsdk_export.corpus import Sample, head, input_batches, typical_pairs
 from relsdk_export.parity import ParityBudget, check_logits, torch_logits
 from relsdk_export.pipeline import DEFAULT_VARIANTS, Gate, Inputs, OnStep, export_bundle, own_sample
 from relsdk_export.smaller import keep_layers, keep_pieces
@@ -125,7 +125,9 @@ class _ScorerJob:
             return
         on_step("cut the vocabulary")
         sample = Sample(self._asked.vocabulary_from)
-        cut = cut_vocabulary(tokenizer_path(self.checkpoint), sample)
+        # A beginning may end inside a word, in pieces that no whole text has.
+        texts = (part for text in sample for part in (text, head(text)))
+        cut = cut_vocabulary(tokenizer_path(self.checkpoint), texts)
         covered = typical_pairs(sample.kept)
         self._typical = [*own, *covered]
         self._refer(covered)

@@ -66,13 +66,19 @@ def cut_vocabulary(tokenizer_json: Path, texts: Iterable[str]) -> VocabularyCut:
         texts: The corpus; read once.
 
     Raises:
-        BundleError: The tokenizer is of another type.
+        BundleError: The tokenizer is of another type, or has tokens beyond its vocabulary.
     """
     content = json.loads(tokenizer_json.read_text(encoding="utf-8"))
     model = content["model"]
     if model.get("type") != "Unigram":
         raise BundleError(
             f"{tokenizer_json} is of type {model.get('type')!r}; only Unigram vocabularies can be cut"
+        )
+    beyond = [token["content"] for token in content["added_tokens"] if token["id"] >= len(model["vocab"])]
+    if beyond:
+        raise BundleError(
+            f"{tokenizer_json} has added tokens beyond its vocabulary ({beyond[0]!r}, ...); it cannot be "
+            "cut: export the whole model"
         )
     used = np.zeros(len(model["vocab"]), dtype=np.int64)
     full = Tokenizer.from_file(str(tokenizer_json))

@@ -1,4 +1,4 @@
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -77,6 +77,43 @@ def test_what_is_not_default_is_marked():
     assert "* seed = 1" in lines
     assert "  batch_size = 32" in lines  # a score model's own default
     assert "  epochs = 1" in lines
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimiser.learning_rate=-1", "0 or more"),  # as a whole number, too
+        ("optimiser.learning_rate=nan", "a number is needed"),
+        ("loss.mask_margin=nan", "a number is needed"),
+        ("loss.max_ratio=inf", "a number is needed"),
+        ("optimiser.warmup=2", "optimiser.warmup=2.0; 0 to 1"),
+        ("optimiser.max_grad_norm=0", "above 0"),
+        ("run.accumulation=0", "run.accumulation=0; at least 1"),
+        ("run.batch_size=0", "run.batch_size=0; at least 1"),
+        ("run.repeat=0.5", "run.repeat=0.5; 1 to 1000"),
+        ("run.seed=99999999999999999999", "run.seed"),
+        ("run.threads=100000", "run.threads=100000; 0 to 1024"),
+        ("run.epochs=0", "train nothing"),
+        ("model.max_tokens=3", "model.max_tokens=3; at least 4"),
+    ],
+)
+def test_values_out_of_range(override, message):
+    with pytest.raises(InputError, match=message):
+        load_config(EmbedConfig, None, [override])
+
+
+def test_the_name_of_a_file_allows_nothing(tmp_path):
+    path = tmp_path / "margin.toml"
+    path.write_text("[optimiser]\nlearning_rate = -1.0\n")
+    with pytest.raises(InputError, match="0 or more"):
+        load_config(EmbedConfig, path)
+    assert load_config(EmbedConfig, None, ["loss.mask_margin=-1"]).loss.mask_margin == -1
+
+
+def test_a_byte_order_mark(tmp_path):
+    path = tmp_path / "windows.toml"
+    path.write_bytes(b"\xef\xbb\xbf[run]\r\nseed = 3\r\n")
+    assert load_config(EmbedConfig, path).run.seed == 3
 
 
 def test_json_and_back():

@@ -2,27 +2,14 @@ import pytest
 import torch
 
 from relsdk.errors import InputError
-from relsdk_training.losses.distillation import cosine_distance, embedding_mse, similarity_matrix_loss
-from relsdk_training.losses.similarity import unit
+from relsdk_training.losses.distillation import cosine_distance, similarity_matrix_loss
 
-LOSSES = [cosine_distance, embedding_mse, similarity_matrix_loss]
+LOSSES = [cosine_distance, similarity_matrix_loss]
 
 
 def test_cosine_distance_by_hand():
     student, teacher = torch.tensor([[1.0, 0.0], [3.0, 4.0]]), torch.tensor([[0.0, 2.0], [6.0, 8.0]])
     assert float(cosine_distance(student, teacher)) == pytest.approx(0.5)  # 1 and 0
-
-
-def test_mse_by_hand():
-    student, teacher = torch.tensor([[1.0, 0.0], [3.0, 4.0]]), torch.tensor([[0.0, 2.0], [3.0, 4.0]])
-    assert float(embedding_mse(student, teacher)) == pytest.approx((1 + 4) / 4)
-
-
-def test_mse_of_unit_vectors_is_two_over_d_times_the_cosine_distance():
-    student, teacher = unit(torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0)))
-    assert float(embedding_mse(student, teacher)) == pytest.approx(
-        float(cosine_distance(student, teacher)) / 4
-    )
 
 
 def test_similarity_matrix_by_hand():

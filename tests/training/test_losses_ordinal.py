@@ -1,6 +1,5 @@
 import math
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,7 +11,6 @@ from relsdk_training.losses.cosent import cosent
 from relsdk_training.losses.ordinal import (
     CumulativeLink,
     cumulative_bce,
-    cumulative_probabilities,
     ordinal_nll,
 )
 from relsdk_training.losses.similarity import paired_cosine
@@ -32,12 +30,6 @@ def test_cosent_is_zero_among_equal_labels():
     assert scores.grad.tolist() == [0, 0]
 
 
-def test_cosent_within_groups():
-    scores, labels = torch.tensor([0.5, 0.7, 0.1]), torch.tensor([3, 1, 0])
-    loss = cosent(scores, labels, temperature=0.5, groups=torch.tensor([7, 8, 7]))
-    assert loss.item() == pytest.approx(math.log(1 + math.exp(-0.8)))
-
-
 @pytest.mark.peers
 def test_cosent_equals_sentence_transformers():
     losses = pytest.importorskip("sentence_transformers.sentence_transformer.losses")
@@ -52,8 +44,6 @@ def test_cosent_equals_sentence_transformers():
 def test_cosent_refuses_other_shapes():
     with pytest.raises(InputError, match="one label a row"):
         cosent(torch.zeros(3), torch.zeros(2))
-    with pytest.raises(InputError, match="one label a row"):
-        cosent(torch.zeros(3), torch.zeros(3), groups=torch.zeros(2))
 
 
 def test_link_starts_where_told_and_falls():
@@ -127,16 +117,6 @@ def test_bce_by_hand():
     first = 2 * math.log(1 + math.exp(-1)) + math.log(2)
     loss = cumulative_bce(logits, torch.tensor([2, 0]))
     assert loss.item() == pytest.approx((first + 3 * math.log(2)) / 2)
-
-
-def test_free_logits_become_probabilities_as_in_the_sdk():
-    logits = torch.tensor([[1.0, 2.0, -1.0]], dtype=torch.float64)
-    cumulative = cumulative_probabilities(logits)
-    expected = np.minimum.accumulate(1 / (1 + np.exp(-logits.numpy())), axis=1)
-    assert cumulative.numpy() == pytest.approx(expected)
-    levels = cumulative_to_probabilities(cumulative.numpy())
-    assert levels.sum() == pytest.approx(1)
-    assert levels[0, 1] == 0
 
 
 @pytest.mark.parametrize("loss", [ordinal_nll, cumulative_bce])

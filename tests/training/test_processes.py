@@ -63,3 +63,51 @@ def test_two_processes_equal_one(toy_checkpoint, tmp_path):
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     assert len(losses[0]) == 6
+
+
+STOPPED = """
+import sys
+from relsdk_training.config import ScoreConfig
+from relsdk_training.config_files import load_config
+from relsdk_training.tasks import train_score
+
+def stop(step, steps, statistics):
+    if step == int(sys.argv[2]):
+        raise KeyboardInterrupt
+
+try:
+    train_score(load_config(ScoreConfig, None, sys.argv[3:]), resume=sys.argv[1] == "resume", on_step=stop)
+except KeyboardInterrupt:
+    pass
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_resume_exactly(toy_checkpoint, tmp_path):
+    """Each goes on with random numbers of its own: the toy has dropout."""
+    world = generate(seed=5, n_documents=200, n_queries=40)
+    for name, split in (("train", "train"), ("dev", "test")):
+        write_pairs(tmp_path / f"{name}.jsonl", world.split(split))
+    settings = [
+        f"data.train={tmp_path / 'train.jsonl'}",
+        f"data.dev={tmp_path / 'dev.jsonl'}",
+        f"model.checkpoint={toy_checkpoint}",
+        "run.batch_size=16",
+        "run.max_steps=6",
+        "run.precision=fp32",
+        "run.checkpoint_every=2",
+        "run.threads=1",
+    ]
+    (tmp_path / "stopped.py").write_text(STOPPED)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    for name, mode, last in (("whole", "start", 0), ("halves", "start", 3), ("halves", "resume", 0)):
+        command = [*torchrun, str(tmp_path / "stopped.py"), mode, str(last), *settings]
+        done = subprocess.run(
+            [*command, f"run.output={tmp_path / name}"], capture_output=True, text=True, timeout=500
+        )
+        assert done.returncode == 0, done.stderr
+    whole, halves = (load_file(tmp_path / name / "last/model.safetensors") for name in ("whole", "halves"))
+    assert all(torch.equal(whole[name], halves[name]) for name in whole)
+    alone = [sys.executable, str(tmp_path / "stopped.py"), "resume", "0", *settings]
+    done = subprocess.run([*alone, f"run.output={tmp_path / 'whole'}"], capture_output=True, text=True)
+    assert "is of 2 processes, and here are 1" in done.stderr

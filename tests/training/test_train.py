@@ -1,10 +1,14 @@
 """Toy models trained end to end: they learn, resume exactly, survive kills, and export what dev measured."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,12 +25,15 @@ from relsdk.pair_models import open_pair_model
 from relsdk.records import Document, LabelledPair
 from relsdk.sample_world import generate
 from relsdk_training import checkpoint as checkpoint_module
+from relsdk_training import loop
 from relsdk_training.config import EmbedConfig, LossConfig, RunConfig, ScoreConfig
 from relsdk_training.config_files import load_config
 from relsdk_training.embedding_objective import EmbeddingObjective
 from relsdk_training.encoder import TextEncoder
 from relsdk_training.errors import TrainingError
-from relsdk_training.run_log import read_log
+from relsdk_training.plot import plot_run
+from relsdk_training.run_log import RunLog, read_log
+from relsdk_training.score_model import ScoreModel
 from relsdk_training.tasks import load_splits, train_embed, train_score
 
 
@@ -140,6 +147,143 @@ def test_resume_is_exact(settings, tmp_path, extra):
     assert one == other
 
 
+def test_epochs_of_different_length_are_trained_to_their_end_and_resumed_exactly(files, settings, tmp_path):
+    """Pairs of a query stay together, so an epoch has a batch more or less than the one before."""
+    left = Counter()
+    uneven = []
+    for pair in read_pairs(files / "train.jsonl"):
+        left[pair.query] += 1
+        if left[pair.query] <= 1 + 5 * len(left) % 16:
+            uneven.append(pair)
+    write_pairs(tmp_path / "uneven.jsonl", uneven[:400])
+    extra = [f"data.train={tmp_path / 'uneven.jsonl'}", "run.max_steps=0", "run.epochs=6"]
+    config = load_config(EmbedConfig, None, [*settings, *extra, "run.checkpoint_every=7"])
+    splits = load_splits(config.data, 0)
+    encoder = TextEncoder.load(Path(config.model.checkpoint))
+    objective = EmbeddingObjective(encoder, splits.train, splits.dev, config.loss, config.run)
+    lengths = [len(objective.batches(epoch)) for epoch in range(6)]
+    assert len(set(lengths)) > 1
+    result = train_embed(config)
+    assert result.steps == sum(lengths)
+    lines = list(read_log(tmp_path / "run/log.jsonl"))
+    ends = np.cumsum(lengths).tolist()
+    assert [line["step"] for line in lines if line["kind"] == "dev"] == [0, *ends]  # after each epoch
+    assert [path.name for path in (tmp_path / "run").glob("state-*")] == [f"state-{ends[-1]:08d}"]
+
+    class Stop(Exception):
+        pass
+
+    def stop(step, steps, statistics):
+        assert steps == ends[-1]
+        if step == ends[-2] - 1:
+            raise Stop
+
+    halves = replace(config, run=replace(config.run, output=str(tmp_path / "halves")))
+    with pytest.raises(Stop):
+        train_embed(halves, on_step=stop)
+    train_embed(halves, resume=True)
+    assert same(weights(tmp_path / "run/last"), weights(tmp_path / "halves/last"))
+
+
+def test_a_folder_that_is_no_run_is_not_resumed_into(settings, toy_checkpoint, tmp_path):
+    checkpoint = shutil.copytree(toy_checkpoint, tmp_path / "checkpoint")
+    (tmp_path / "mine/best").mkdir(parents=True)
+    (tmp_path / "mine/best/thesis.txt").write_text("years of work")
+    (tmp_path / "file").write_text("")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for folder, message in (
+        (checkpoint, "no folder of a run"),
+        (tmp_path / "mine", "no folder of a run"),
+        (tmp_path / "file", "is a file"),
+    ):
+        config = load_config(EmbedConfig, None, [*settings, f"run.output={folder}"])
+        with pytest.raises(InputError, match=message):
+            train_embed(config, resume=True)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_checkpoint_that_failed_at_the_end_is_made_good(settings, tmp_path, monkeypatch):
+    config = load_config(EmbedConfig, None, [*settings, "run.max_steps=4", "run.checkpoint_every=2"])
+    original = EmbeddingObjective.save
+    calls = []
+
+    def save(self, folder):
+        calls.append(folder.name)
+        if sum("last" in name for name in calls) == 2:
+            raise OSError(28, "No space left on device")
+        original(self, folder)
+
+    monkeypatch.setattr(EmbeddingObjective, "save", save)
+    with pytest.raises(TrainingError, match=r"last cannot be written.*go on with --resume"):
+        train_embed(config)
+    monkeypatch.setattr(EmbeddingObjective, "save", original)
+    whole = replace(config, run=replace(config.run, output=str(tmp_path / "whole")))
+    result = train_embed(whole)
+    assert train_embed(config, resume=True).steps == 4
+    assert same(weights(tmp_path / "run/last"), weights(tmp_path / "whole/last"))
+    said = json.loads((tmp_path / "whole/result.json").read_text())
+    assert train_embed(whole, resume=True).steps == result.steps
+    assert json.loads((tmp_path / "whole/result.json").read_text()) == said  # not that of no step
+
+
+def test_patience_ends_a_run_for_good(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(EmbeddingObjective, "evaluate", lambda self, device: {"mean_ap": 0.5})
+    extra = ["run.patience=2", "run.evaluate_every=2", "run.checkpoint_every=5"]
+    config = load_config(EmbedConfig, None, [*settings, *extra])
+    for resume in (False, True, True):
+        result = train_embed(config, resume=resume)
+        assert (result.stopped, result.steps, result.best_step) == ("patience", 4, 0)
+        assert [path.name for path in (tmp_path / "run").glob("state-*")] == ["state-00000004"]
+    assert weights(tmp_path / "run/last")
+
+
+def test_what_a_kill_left_half_written_is_removed(settings, tmp_path):
+    config = load_config(EmbedConfig, None, [*settings, "run.max_steps=2"])
+    train_embed(config)
+    for name in (".state-00000002.new-abc", ".best.new-abc", ".last.old-abc"):
+        (tmp_path / "run" / name).mkdir()
+    train_embed(config, resume=True)
+    assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith((".s", ".b", ".last"))]
+
+
+def test_each_statistic_is_a_mean_of_the_batches_that_have_it():
+    class Objective:
+        def loss(self, batch, device):
+            value = torch.tensor(float(batch), requires_grad=True)
+            return value, {"read": value.item()} if batch > 1 else {"repeat": 5.0}
+
+    found = loop._backward(Objective(), torch.device("cpu"), nullcontext, [1, 2, 6])
+    assert found == (3.0, {"repeat": 5.0, "read": 4.0})
+
+
+def test_a_full_disk_met_by_the_log_is_told(tmp_path):
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full")
+    log = RunLog(tmp_path / "log.jsonl")
+    log.path = Path("/dev/full")
+    with pytest.raises(TrainingError, match=r"No space left.*--resume"):
+        log.write("step", 1, {"loss": 1.0})
+
+
+def test_an_undefined_measure_is_null_in_the_log(tmp_path):
+    RunLog(tmp_path / "log.jsonl").write("dev", 3, {"mean_ap": 0.12345678, "ndcg_at_10": float("nan")})
+    assert (tmp_path / "log.jsonl").read_text() == (
+        '{"kind": "dev", "step": 3, "mean_ap": 0.123457, "ndcg_at_10": null}\n'
+    )
+
+
+def test_what_some_batches_say_is_plotted(tmp_path):
+    """Of a query model's batches, those that repeat a text have no accuracy."""
+    log = RunLog(tmp_path / "log.jsonl")
+    log.write("step", 1, {"loss": 1.0, "accuracy": 0.5})
+    log.write("step", 2, {"loss": 1.0})
+    log.write("dev", 2, {"log_likelihood": float("nan")})
+    assert plot_run(tmp_path, tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    for target, message in ((tmp_path / "nowhere/x.png", "is no folder"), (tmp_path, "is a folder")):
+        with pytest.raises(InputError, match=message):
+            plot_run(tmp_path, target)
+
+
 def test_chunks_give_the_same_gradient(settings):
     gradients = []
     for chunk in (0, 5):
@@ -204,8 +348,10 @@ def test_another_run_or_architecture_is_refused(settings, tmp_path, checkpoint_f
     train_embed(config)
     with pytest.raises(InputError, match="is not empty"):
         train_embed(config)
+    said = (tmp_path / "run/config.json").read_bytes()
     with pytest.raises(InputError, match="another configuration"):
         train_embed(replace(config, loss=replace(config.loss, temperature=0.1)), resume=True)
+    assert (tmp_path / "run/config.json").read_bytes() == said  # where the message sends the reader
     wide = checkpoint_factory(tmp_path / "wide", hidden=48)
     with pytest.raises(InputError, match=r"numbers, and this run trains .* numbers"):
         train_embed(replace(config, model=replace(config.model, checkpoint=str(wide))), resume=True)
@@ -306,7 +452,7 @@ def test_kill_9_and_ctrl_c_lose_at_most_the_steps_since_the_checkpoint(settings,
     assert weights(run / "last")  # what a user exports is whole, too
 
 
-def test_the_command_line(settings, tmp_path, relsdk, files):
+def test_the_command_line(settings, tmp_path, relsdk, files, monkeypatch):
     config = tmp_path / "recipe.toml"
     config.write_text('[run]\nmax_steps = 3\nprecision = "fp32"\n[loss]\nself_contrast = false\n')
     arguments = [part for item in settings for part in ("--set", item) if "max_steps" not in item]
@@ -319,6 +465,13 @@ def test_the_command_line(settings, tmp_path, relsdk, files):
     code, out, err = relsdk("train", "plot", tmp_path / "run")
     assert code == 0, err
     assert (tmp_path / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "any_process", lambda flag, device: True)  # Ctrl-C before the first step
+        again = [("--set", item) for item in settings if "run.output" not in item]
+        again.append(("--set", f"run.output={tmp_path / 'stopped'}"))
+        code, out, _ = relsdk("train", "embed", *(part for pair in again for part in pair))
+    assert code == 130  # what follows && is not done
+    assert "--resume" in out
     code, _, err = relsdk("train", "embed", "--set", "loss.temperatur=1")
     assert code == 2
     assert "did you mean 'temperature'" in err
@@ -335,10 +488,20 @@ def test_lora_trains_little_and_saves_a_whole_model(settings, tmp_path, toy_chec
     assert all(name.endswith("weight") and before[name].ndim == 2 for name in changed)
 
 
-def test_defaults_are_what_the_paper_says():
-    assert LossConfig().temperature == 0.03
-    assert LossConfig().max_ratio == 0.95
-    assert RunConfig().seed == 0
+def test_lora_of_a_score_model_trains_the_head_whole(settings, tmp_path, toy_checkpoint):
+    """It starts at random: low-rank updates of what is random are no head."""
+    pytest.importorskip("peft")
+    model = ScoreModel.load(toy_checkpoint, "categorical", lora_rank=2)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert any(name.endswith("classifier.modules_to_save.default.weight") for name in trained)
+    assert any(name.endswith("classifier.modules_to_save.default.bias") for name in trained)
+    assert any("lora_A" in name and "attention" in name for name in trained)
+    config = load_config(ScoreConfig, None, [*settings, "run.max_steps=3", "model.lora_rank=2"])
+    train_score(config)
+    saved = weights(tmp_path / "run/last")
+    plain = ScoreModel.load(toy_checkpoint, "categorical").transformer.state_dict()
+    assert saved.keys() == plain.keys()
+    assert not torch.equal(saved["classifier.bias"], plain["classifier.bias"])
 
 
 def test_a_text_that_occurs_twice_in_a_batch_is_encoded_once(files, toy_checkpoint):

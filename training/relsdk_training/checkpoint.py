@@ -24,11 +24,20 @@ from torch.optim.lr_scheduler import LambdaLR
 from relsdk.errors import InputError, RelsdkError
 from relsdk.folders import staged_folder
 from relsdk_training.errors import TrainingError
+from relsdk_training.processes import gathered, rank, world_size
 
 if TYPE_CHECKING:
     from relsdk_training.loop import Objective
 
-__all__ = ["Progress", "load_training_state", "save_best", "save_training_state"]
+__all__ = [
+    "Progress",
+    "check_resume",
+    "clear_leftovers",
+    "load_training_state",
+    "random_state",
+    "save_best",
+    "save_training_state",
+]
 
 _STATE = "state-"
 
@@ -64,8 +73,18 @@ def save_training_state(
     optimiser: torch.optim.Optimizer,
     schedule: LambdaLR,
     progress: Progress,
+    numbers: Mapping[str, Tensor],
 ) -> None:
-    """Write a state and `last/`, then remove older states.
+    """Write `last/` and a state, then remove older states.
+
+    Args:
+        folder: Of the run.
+        identity: Of configuration and data.
+        objective: What is trained.
+        optimiser: Its optimiser.
+        schedule: Its learning rate.
+        progress: Where it is.
+        numbers: What `random_state` returned.
 
     Raises:
         TrainingError: The disk is full or not writable; the checkpoint before is intact.
@@ -75,9 +94,10 @@ def save_training_state(
     packed = optimiser.state_dict()
     for number, state in packed["state"].items():
         tensors |= {f"optimiser.{number}.{name}": value for name, value in state.items()}
-    tensors |= {f"random.{name}": value for name, value in _random_state().items()}
+    tensors |= {f"random.{name}": value for name, value in numbers.items()}
     content = {
         "identity": identity,
+        "processes": world_size(),
         "architecture": _architecture(objective),
         "progress": asdict(progress),
         "optimiser_groups": packed["param_groups"],
@@ -85,6 +105,7 @@ def save_training_state(
         "python_random": random.getstate(),
         "numpy_random": [part.tolist() if isinstance(part, np.ndarray) else part for part in _numpy_state()],
     }
+    _save(folder / "last", objective)  # first: a resume of a whole state need not repeat it
     target = folder / f"{_STATE}{progress.step:08d}"
     try:
         with staged_folder(target, marker="state.json", overwrite=True) as staging:
@@ -93,15 +114,14 @@ def save_training_state(
                 staging / "tensors.safetensors",
             )
             (staging / "state.json").write_text(json.dumps(content), encoding="utf-8")
+        for old in folder.glob(f"{_STATE}*"):
+            if old != target:
+                shutil.rmtree(old)
     except (OSError, RelsdkError) as error:
         raise TrainingError(
             f"{target} cannot be written ({error}); free some space and go on with --resume from the "
             "checkpoint before it, which is intact"
         ) from error
-    _save(folder / "last", objective)
-    for old in folder.glob(f"{_STATE}*"):
-        if old != target:
-            shutil.rmtree(old)
 
 
 def load_training_state(
@@ -110,14 +130,40 @@ def load_training_state(
     """Take over the newest state of a run; a run that has none starts from the beginning.
 
     Raises:
-        InputError: The state is of another configuration, data or architecture.
+        InputError: See `check_resume`.
+    """
+    newest = check_resume(folder, identity, objective)
+    if newest is None:
+        return Progress()
+    content = _content(newest)
+    tensors = load_file(newest / "tensors.safetensors")
+    objective.module.load_state_dict(_under(tensors, "module."))
+    objective.load_state_dict(_under(tensors, "objective."))
+    optimiser_state: dict[int, dict[str, Tensor]] = {}
+    for name, value in _under(tensors, "optimiser.").items():
+        number, _, key = name.partition(".")
+        optimiser_state.setdefault(int(number), {})[key] = value
+    optimiser.load_state_dict({"state": optimiser_state, "param_groups": content["optimiser_groups"]})
+    schedule.load_state_dict({**content["schedule"], "lr_lambdas": [None] * len(schedule.lr_lambdas)})
+    _set_random_state(_under(tensors, f"random.{rank()}."))
+    version, numbers, gauss = content["python_random"]
+    random.setstate((version, tuple(numbers), gauss))
+    name, keys, *rest = content["numpy_random"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))  # noqa: NPY002
+    return Progress(**content["progress"])
+
+
+def check_resume(folder: Path, identity: str, objective: Objective) -> Path | None:
+    """Return the newest state of a run, None where there is none; nothing is changed.
+
+    Raises:
+        InputError: The state is of another configuration, data, architecture or number of processes.
     """
     states = sorted(folder.glob(f"{_STATE}????????"))
     if not states:
-        return Progress()
+        return None
     newest = states[-1]
-    content = json.loads((newest / "state.json").read_text(encoding="utf-8"))
-    ours = _architecture(objective)
+    content, ours = _content(newest), _architecture(objective)
     if content["architecture"] != ours:
         raise InputError(
             f"{newest} is a checkpoint of {content['architecture']['name']}, and this run trains "
@@ -128,21 +174,35 @@ def load_training_state(
             f"{newest} is of another configuration or other data; choose another output folder, or resume "
             "with what it was started with (config.json)"
         )
-    tensors = load_file(newest / "tensors.safetensors")
-    objective.module.load_state_dict(_under(tensors, "module."))
-    objective.load_state_dict(_under(tensors, "objective."))
-    optimiser_state: dict[int, dict[str, Tensor]] = {}
-    for name, value in _under(tensors, "optimiser.").items():
-        number, _, key = name.partition(".")
-        optimiser_state.setdefault(int(number), {})[key] = value
-    optimiser.load_state_dict({"state": optimiser_state, "param_groups": content["optimiser_groups"]})
-    schedule.load_state_dict({**content["schedule"], "lr_lambdas": [None] * len(schedule.lr_lambdas)})
-    _set_random_state(_under(tensors, "random."))
-    version, numbers, gauss = content["python_random"]
-    random.setstate((version, tuple(numbers), gauss))
-    name, keys, *rest = content["numpy_random"]
-    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))  # noqa: NPY002
-    return Progress(**content["progress"])
+    if content["processes"] != world_size():
+        raise InputError(
+            f"{newest} is of {content['processes']} processes, and here are {world_size()}; take as many"
+        )
+    return newest
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what a killed run was writing; its lock must be held."""
+    for pattern in (f".{_STATE}*", ".best.*", ".last.*"):
+        for left in folder.glob(pattern):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def random_state() -> dict[str, Tensor]:
+    """Return the states of torch's random numbers of every process; all must ask."""
+    own = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        own["cuda"] = torch.cuda.get_rng_state()
+    return {
+        f"{number}.{name}": state
+        for number, states in enumerate(gathered(own))
+        for name, state in states.items()
+    }
+
+
+def _content(state: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((state / "state.json").read_text(encoding="utf-8"))
+    return content
 
 
 def _save(target: Path, objective: Objective) -> None:
@@ -151,7 +211,8 @@ def _save(target: Path, objective: Objective) -> None:
             objective.save(staging)
     except (OSError, RelsdkError) as error:
         raise TrainingError(
-            f"{target} cannot be written ({error}); what was there before is intact"
+            f"{target} cannot be written ({error}); what was there before is intact: free some space and go "
+            "on with --resume"
         ) from error
 
 
@@ -166,18 +227,10 @@ def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def _random_state() -> dict[str, Tensor]:
-    states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states |= {f"cuda{n}": state for n, state in enumerate(torch.cuda.get_rng_state_all())}
-    return states
-
-
 def _set_random_state(states: Mapping[str, Tensor]) -> None:
     torch.set_rng_state(states["cpu"])
-    for number in range(torch.cuda.device_count()):
-        if f"cuda{number}" in states:
-            torch.cuda.set_rng_state(states[f"cuda{number}"], number)
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
 
 
 def _numpy_state() -> tuple[Any, ...]:

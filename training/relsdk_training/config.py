@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from relsdk.errors import InputError
+
 __all__ = [
     "DataConfig",
     "DistillConfig",
@@ -30,7 +32,7 @@ class ModelConfig:
 
     Attributes:
         checkpoint: Folder of the encoder to start from.
-        max_tokens: Limit per text, or per pair of a score model.
+        max_tokens: Limit per text, or per pair of a score model; at least 4.
         query_prompt: Put before queries; None takes the checkpoint's. A score model uses none.
         document_prompt: The same for documents.
         layers: Keep these layers only, counted from 0, or from the end: -1 is the last; empty keeps all.
@@ -48,6 +50,9 @@ class ModelConfig:
     dropout: float | None = None
     head: Literal["categorical", "ordinal"] = "categorical"
 
+    def __post_init__(self) -> None:
+        _require("model.max_tokens", self.max_tokens, 4)
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -56,7 +61,7 @@ class DataConfig:
     Attributes:
         train: File of pairs to train on.
         dev: File that decides when to stop and which checkpoint is best.
-        test: File that is only checked for leaks, and reported on at the end when given.
+        test: File whose queries must not be in the others; it is read for nothing else.
         label_map: The level of each of the files' labels, as [0, 1, 3] for labels 0, 1, 2; empty when the
             labels are levels.
         rare_levels: Levels to thin out in the training data, to imitate an imbalance.
@@ -151,6 +156,11 @@ class OptimiserConfig:
     warmup: float = 0.1
     max_grad_norm: float = 1.0
 
+    def __post_init__(self) -> None:
+        _require("optimiser.warmup", self.warmup, 0, 1)
+        if not self.max_grad_norm > 0:
+            raise InputError(f"optimiser.max_grad_norm={self.max_grad_norm}; above 0 is needed")
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -160,7 +170,7 @@ class RunConfig:
         output: Folder of the run.
         seed: Of everything random.
         epochs: Passes over the data.
-        max_steps: Stop after so many optimiser steps; 0 runs all epochs.
+        max_steps: Train so many optimiser steps, however many epochs they are; 0 goes by `epochs`.
         batch_size: Pairs a batch.
         accumulation: Batches an optimiser step.
         chunk: Rows encoded at once, with the gradient of the whole batch; 0 encodes whole batches.
@@ -188,6 +198,15 @@ class RunConfig:
     checkpoint_every: int = 0
     patience: int = 0
     threads: int = 0
+
+    def __post_init__(self) -> None:
+        _require("run.seed", self.seed, 0, 2**32 - 1)
+        _require("run.batch_size", self.batch_size, 1)
+        _require("run.accumulation", self.accumulation, 1)
+        _require("run.repeat", self.repeat, 1, 1000)
+        _require("run.threads", self.threads, 0, 1024)
+        if not (self.epochs or self.max_steps):
+            raise InputError("run.epochs=0 and run.max_steps=0 train nothing; set one of them")
 
 
 @dataclass(frozen=True)
@@ -294,3 +313,10 @@ class QueryConfig:
     data: QueryDataConfig = field(default_factory=QueryDataConfig)
     optimiser: OptimiserConfig = field(default_factory=lambda: OptimiserConfig(learning_rate=3e-4))
     run: RunConfig = field(default_factory=lambda: RunConfig(batch_size=32))
+
+
+def _require(name: str, value: float, least: float, most: float | None = None) -> None:
+    """Raise `InputError` unless a setting is in its range."""
+    if value < least or (most is not None and value > most):
+        wanted = f"at least {least}" if most is None else f"{least} to {most}"
+        raise InputError(f"{name}={value}; {wanted} is needed")

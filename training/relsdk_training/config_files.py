@@ -6,6 +6,7 @@ An unknown key is an error that names the nearest.
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import sys
 import types
@@ -33,6 +34,8 @@ __all__ = [
 Config = TypeVar("Config")
 # Settings that were chosen on real data, by name: `relsdk train embed embed.toml`.
 RECIPES = Path(__file__).resolve().parent / "recipes"
+# What may be below 0.
+_SIGNED = ("layers", "mask_margin", "min_gain")
 
 
 def load_config(kind: type[Config], path: Path | None, overrides: Sequence[str] = ()) -> Config:
@@ -52,7 +55,7 @@ def load_config(kind: type[Config], path: Path | None, overrides: Sequence[str] 
     content: dict[str, Any] = {}
     if path is not None:
         try:
-            content = tomllib.loads(settings_file(path).read_text(encoding="utf-8"))
+            content = tomllib.loads(settings_file(path).read_text(encoding="utf-8-sig"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             names = sorted(recipe.name for recipe in RECIPES.glob("*.toml"))
             raise InputError(
@@ -139,18 +142,21 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
             return tuple(_checked(item, arguments[0], where) for item in value)
         raise InputError(f"{where} is {value!r}; a list is needed, such as [1, 2]")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
-        if (
-            isinstance(value, int | float)
-            and not isinstance(value, bool)
-            and value < 0
-            and "margin" not in where
-            and not where.endswith((": layers", ": min_gain"))
-        ):
-            raise InputError(f"{where} is {value!r}; 0 or more is needed")
-        return os.path.expanduser(os.path.expandvars(value)) if hint is str else value
-    raise InputError(f"{where} is {value!r}; {hint.__name__} is needed")
+        value = float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise InputError(f"{where} is {value!r}; {hint.__name__} is needed")
+    if hint is str:
+        return os.path.expanduser(os.path.expandvars(value))
+    return value if hint is bool else _number(value, where)
+
+
+def _number(value: float, where: str) -> float:
+    """Return a number; raise `InputError` when it is none, or below 0 where that makes no sense."""
+    if not math.isfinite(value):
+        raise InputError(f"{where} is {value!r}; a number is needed")
+    if value < 0 and where.rpartition(": ")[2] not in _SIGNED:
+        raise InputError(f"{where} is {value!r}; 0 or more is needed")
+    return value
 
 
 def _parsed(text: str) -> Any:

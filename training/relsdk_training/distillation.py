@@ -26,6 +26,7 @@ from relsdk_training.encoder import TextEncoder
 from relsdk_training.losses.distillation import cosine_distance, similarity_matrix_loss
 from relsdk_training.measures import embed_tokens, ranking_statistics, tokenised_pairs
 from relsdk_training.precision import autocast_for
+from relsdk_training.processes import world_size
 from relsdk_training.samplers import length_batches
 from relsdk_training.teacher_vectors import teacher_vectors
 from relsdk_training.text import document_text
@@ -145,10 +146,10 @@ class DistillationObjective:
             self.dev_documents = kept(self.dev.documents)
 
     def batches(self, epoch: int) -> Sequence[NDArray[np.int64]]:
-        """Return rows of the texts, (B,) each, of similar length; a last text alone is left out."""
+        """Return rows of the texts, (B,) each, of similar length, that give every process two to compare."""
         run = self.run
         batches = length_batches(self.tokens.lengths, run.batch_size, seed=run.seed, epoch=epoch)
-        return [batch for batch in batches if len(batch) > 1]
+        return [batch for batch in batches if len(batch) >= 2 * world_size()]
 
     def loss(self, batch: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Statistics]:
         """Return the weighted sum of both terms."""

@@ -20,6 +20,7 @@ from relsdk.tokenizer import TextTokenizer, TokenizedTexts
 from relsdk_training.chunking import encode_in_chunks
 from relsdk_training.config import LossConfig, RunConfig
 from relsdk_training.data import PairArrays, token_tensors
+from relsdk_training.device import default_device
 from relsdk_training.encoder import TextEncoder
 from relsdk_training.gather import all_gather, all_gather_with_gradient
 from relsdk_training.losses.contrastive import label_weighted_info_nce
@@ -76,8 +77,10 @@ class EmbeddingObjective:
         self.queue: DocumentQueue | None = None
         self.copy: MomentumCopy | None = None
         if loss.hard_negatives:
-            self.queue = DocumentQueue(loss.queue, settings.dimension)
+            # Neither is a part of the module, which the loop moves: both start where it will be.
+            self.queue = DocumentQueue(loss.queue, settings.dimension, default_device())
             self.copy = MomentumCopy(encoder, loss.momentum)
+            self.copy.model.to(default_device())
         self._judged = _documents_of_queries(train)
         self._positive_keys = _pair_keys(train.query_of, train.document_of, train)[train.labels >= 1]
 

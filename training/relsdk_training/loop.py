@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,9 +19,11 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from relsdk.errors import InputError
 from relsdk_training.checkpoint import (
     Progress,
     load_training_state,
+    random_state,
     save_best,
     save_training_state,
 )
@@ -112,7 +116,7 @@ def train(
 
     Raises:
         TrainingError: The loss or the gradient is not finite; the last checkpoint is untouched.
-        InputError: The checkpoint to resume from is of another run or architecture.
+        InputError: The checkpoint to resume from is of another run or architecture, or there is no batch.
     """
     device = Accelerator(cpu=not torch.cuda.is_available()).device
     autocast = autocast_for(device, run.precision)
@@ -120,8 +124,7 @@ def train(
         torch.set_num_threads(run.threads)
     folder = Path(run.output)
     folder.mkdir(parents=True, exist_ok=True)
-    per_epoch = math.ceil(len(_batches(objective, 0)) / run.accumulation)
-    total = run.max_steps or per_epoch * run.epochs
+    total = run.max_steps or sum(_steps_in(objective, run, epoch) for epoch in range(run.epochs))
     objective.module.to(device)
     adam = torch.optim.AdamW(_groups(objective.module, optimiser), fused=True)
     schedule = LambdaLR(adam, lambda step: _factor(step, total, optimiser.warmup))
@@ -131,9 +134,9 @@ def train(
         progress = load_training_state(folder, identity, objective, adam, schedule)
     log = RunLog(folder / "log.jsonl", after=progress.step) if is_first() else None
     keeper = _Keeper(objective, device, autocast, metric, identity, folder, log, progress, adam, schedule)
-    if progress.step == 0:
+    if not progress.best:
         keeper.evaluate()
-    return _run(objective, optimiser, run, total, per_epoch, keeper, on_step)
+    return _run(objective, optimiser, run, total, keeper, on_step)
 
 
 def _run(
@@ -141,18 +144,18 @@ def _run(
     optimiser: OptimiserConfig,
     run: RunConfig,
     total: int,
-    per_epoch: int,
     keeper: _Keeper,
     on_step: Callable[[int, int, Statistics], None],
 ) -> TrainResult:
     progress, module = keeper.progress, objective.module
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     seconds, rows, stopped = 0.0, 0, "finished"
-    evaluate_every = run.evaluate_every or per_epoch
-    checkpoint_every = run.checkpoint_every or evaluate_every
     with InterruptAfterStep() as interrupt:
-        for group in _steps(objective, run, progress.step, per_epoch):
+        for group, ends_epoch in _steps(objective, run, progress.step):
             if progress.step >= total:
+                break
+            if run.patience and progress.without_improvement >= run.patience:
+                stopped = "patience"
                 break
             if any_process(interrupt.asked, keeper.device):
                 keeper.checkpoint()
@@ -164,9 +167,10 @@ def _run(
             average_gradients(parameters)
             norm = float(nn.utils.clip_grad_norm_(parameters, optimiser.max_grad_norm))
             if not (math.isfinite(loss) and math.isfinite(norm)):
+                kept = f"the checkpoint of step {progress.saved_step} is intact; " * bool(progress.saved_step)
                 raise TrainingError(
-                    f"step {progress.step + 1}: loss {loss}, gradient norm {norm}; the checkpoint of step "
-                    f"{progress.saved_step} is intact; try a smaller learning rate or run.precision=fp32"
+                    f"step {progress.step + 1}: loss {loss}, gradient norm {norm}; {kept}"
+                    "try a smaller learning rate or run.precision=fp32"
                 )
             keeper.optimiser.step()
             keeper.schedule.step()
@@ -185,13 +189,13 @@ def _run(
             }
             keeper.write("step", statistics)
             on_step(progress.step, total, statistics)
-            if progress.step % evaluate_every == 0 or progress.step == total:
+            is_due = partial(_is_due, progress.step, total, ends_epoch)
+            if is_due(run.evaluate_every):
                 keeper.evaluate()
-            if progress.step % checkpoint_every == 0 or progress.step == total:
+            if is_due(run.checkpoint_every or run.evaluate_every):
                 keeper.checkpoint()
-            if run.patience and progress.without_improvement >= run.patience:
-                stopped = "patience"
-                break
+    if stopped != "interrupted" and progress.saved_step < progress.step:
+        keeper.checkpoint()
     return TrainResult(
         progress.step, progress.best_step, dict(progress.best), seconds, rows / max(seconds, 1e-9), stopped
     )
@@ -241,9 +245,16 @@ class _Keeper:
     def checkpoint(self) -> None:
         """Write what a resume needs, and the module as it is."""
         self.progress.saved_step = self.progress.step
+        numbers = random_state()
         if is_first():
             save_training_state(
-                self.folder, self.identity, self.objective, self.optimiser, self.schedule, self.progress
+                self.folder,
+                self.identity,
+                self.objective,
+                self.optimiser,
+                self.schedule,
+                self.progress,
+                numbers,
             )
         wait()
 
@@ -253,34 +264,53 @@ class _Keeper:
             self.log.write(kind, self.progress.step, values)
 
 
-def _steps(objective: Objective, run: RunConfig, done: int, per_epoch: int) -> Iterator[list[Any]]:
-    """Yield the batches of each optimiser step that is not done yet, epoch after epoch."""
-    epoch, skip = divmod(done, per_epoch)
+def _steps(objective: Objective, run: RunConfig, done: int) -> Iterator[tuple[list[Any], bool]]:
+    """Yield the batches of each optimiser step that is not done yet, and whether it ends its epoch."""
+    epoch = 0
     while run.max_steps or epoch < run.epochs:
         batches = _batches(objective, epoch)
-        for start in range(skip * run.accumulation, len(batches), run.accumulation):
-            yield [share(batch) for batch in batches[start : start + run.accumulation]]
-        epoch, skip = epoch + 1, 0
+        starts = range(0, len(batches), run.accumulation)
+        for start in starts[done:]:
+            group = [share(batch) for batch in batches[start : start + run.accumulation]]
+            yield group, start == starts[-1]
+        epoch, done = epoch + 1, max(0, done - len(starts))
+
+
+def _steps_in(objective: Objective, run: RunConfig, epoch: int) -> int:
+    """Return how many optimiser steps an epoch has: pairs fall into batches differently in each."""
+    return math.ceil(len(_batches(objective, epoch)) / run.accumulation)
+
+
+def _is_due(step: int, total: int, ends_epoch: bool, every: int) -> bool:
+    """Whether something is to be done after a step: every so many, or after each epoch where that is 0."""
+    return step == total or (step % every == 0 if every else ends_epoch)
 
 
 def _batches(objective: Objective, epoch: int) -> list[Any]:
-    """Return an epoch's batches that give every process a row."""
-    return [batch for batch in objective.batches(epoch) if len(batch) >= world_size()]
+    """Return an epoch's batches that give every process a row.
+
+    Raises:
+        InputError: There is none.
+    """
+    batches = [batch for batch in objective.batches(epoch) if len(batch) >= world_size()]
+    if not batches:
+        raise InputError("the training data does not fill one batch; check data.* and run.batch_size")
+    return batches
 
 
 def _backward(
     objective: Objective, device: torch.device, autocast: Autocast, group: list[Any]
 ) -> tuple[float, Statistics]:
     """Accumulate the gradient of a step's batches; return mean loss and statistics."""
-    total, sums = 0.0, dict[str, float]()
+    total, values = 0.0, defaultdict[str, list[float]](list)
     for batch in group:
         with autocast():
             loss, statistics = objective.loss(batch, device)
         torch.autograd.backward(loss / len(group))
         total += loss.item() / len(group)
-        for name, value in statistics.items():
-            sums[name] = sums.get(name, 0.0) + value / len(group)
-    return total, sums
+        for name, value in statistics.items():  # batches of one step may be of two kinds
+            values[name].append(value)
+    return total, {name: sum(found) / len(found) for name, found in values.items()}
 
 
 def _groups(module: nn.Module, optimiser: OptimiserConfig) -> list[dict[str, Any]]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from relsdk.errors import InputError, MissingExtraError
+from relsdk.folders import check_file_target
 from relsdk_training.run_log import read_log
 
 __all__ = ["plot_run"]
 
 _STEP_CURVES = ("loss", "accuracy", "embedding_std", "temperature", "gradient_norm", "learning_rate")
-_DEV_CURVES = ("mean_ap", "ndcg_at_10")
+_DEV_CURVES = ("mean_ap", "ndcg_at_10", "log_likelihood", "level_accuracy")
 
 
 def plot_run(run: Path, target: Path) -> Path:
@@ -24,7 +27,7 @@ def plot_run(run: Path, target: Path) -> Path:
         `target`.
 
     Raises:
-        InputError: The folder has no log, or the log no step.
+        InputError: The folder has no log, the log no step, or the target's folder is not there.
         MissingExtraError: matplotlib is not installed.
     """
     try:
@@ -39,15 +42,22 @@ def plot_run(run: Path, target: Path) -> Path:
     dev = [line for line in lines if line["kind"] == "dev"]
     if not steps:
         raise InputError(f"{path} has no step yet")
-    curves = [(name, steps) for name in _STEP_CURVES if name in steps[0]]
-    curves += [(f"dev {name}", dev) for name in _DEV_CURVES if dev and name in dev[0]]
+    check_file_target(target, overwrite=True)
+    curves = [(name, _curve(steps, name)) for name in _STEP_CURVES]
+    curves += [(f"dev {name}", _curve(dev, name)) for name in _DEV_CURVES]
+    curves = [(name, points) for name, points in curves if points]
     figure = Figure(figsize=(12, 3 * ((len(curves) + 2) // 3)), layout="constrained")
     axes = figure.subplots((len(curves) + 2) // 3, 3, squeeze=False).ravel()
-    for axis, (name, rows) in zip(axes, curves, strict=False):
-        axis.plot([row["step"] for row in rows], [row[name.removeprefix("dev ")] for row in rows])
+    for axis, (name, points) in zip(axes, curves, strict=False):
+        axis.plot(*zip(*points, strict=True))
         axis.set_title(name)
         axis.set_xlabel("step")
     for axis in axes[len(curves) :]:
         axis.set_visible(False)
     figure.savefig(target, format="png", dpi=100)
     return target
+
+
+def _curve(lines: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:
+    """Return the steps and values of those lines that have a value."""
+    return [(line["step"], line[name]) for line in lines if line.get(name) is not None]

@@ -8,12 +8,25 @@ from __future__ import annotations
 import atexit
 import os
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import distributed, nn
 
-__all__ = ["any_process", "average_gradients", "is_first", "join", "leave", "share", "wait", "world_size"]
+__all__ = [
+    "any_process",
+    "average_gradients",
+    "gathered",
+    "is_first",
+    "join",
+    "leave",
+    "rank",
+    "share",
+    "wait",
+    "world_size",
+]
+
+T = TypeVar("T")
 
 
 def join() -> None:
@@ -40,9 +53,22 @@ def world_size() -> int:
     return distributed.get_world_size() if _joined() else 1
 
 
+def rank() -> int:
+    """Return this process's number, from 0."""
+    return distributed.get_rank() if _joined() else 0
+
+
 def is_first() -> bool:
     """Whether this process is the one that writes files."""
-    return not _joined() or distributed.get_rank() == 0
+    return rank() == 0
+
+
+def gathered(value: T) -> list[T]:
+    """Return the value of every process, in order of their numbers; all must ask."""
+    values = [value] * world_size()
+    if _joined():
+        distributed.all_gather_object(values, value)
+    return values
 
 
 def wait() -> None:
@@ -56,7 +82,7 @@ def share(rows: Any) -> Any:
     if not _joined():
         return rows
     size = len(rows) // distributed.get_world_size()
-    start = distributed.get_rank() * size
+    start = rank() * size
     return rows[start : start + size]
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from relsdk.errors import InputError
 from relsdk.folders import write_file_atomically
+from relsdk_training.errors import TrainingError
 
 __all__ = ["RunLog", "read_log"]
 
@@ -27,10 +29,21 @@ class RunLog:
         write_file_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
-        """Append a line of kind "step" or "dev"."""
-        rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"kind": kind, "step": step, **rounded}) + "\n")
+        """Append a line of kind "step" or "dev"; what is no number, such as an undefined measure, as null.
+
+        Raises:
+            TrainingError: The disk is full or not writable.
+        """
+        rounded = {
+            name: float(f"{value:.6g}") if math.isfinite(value) else None for name, value in values.items()
+        }
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"kind": kind, "step": step, **rounded}) + "\n")
+        except OSError as error:
+            raise TrainingError(
+                f"{self.path} cannot be written ({error.strerror or error}); make room, go on with --resume"
+            ) from error
 
 
 def read_log(path: Path) -> Iterator[dict[str, Any]]:

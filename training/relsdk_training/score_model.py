@@ -26,6 +26,8 @@ from relsdk_training.transformers_folder import (
 __all__ = ["ScoreModel"]
 
 _OUTPUTS = {"categorical": 4, "ordinal": 3}
+# What transformers call the layers on top of the encoder.
+_HEADS = ("classifier", "score", "pre_classifier", "head")
 
 
 class ScoreModel(nn.Module):
@@ -88,7 +90,7 @@ class ScoreModel(nn.Module):
         limit, pad_token = token_limits(checkpoint)
         settings = ScorerSettings(head, min(max_tokens or limit, limit), pad_token=pad_token)
         names = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True).model_input_names
-        model = add_lora(transformer, lora_rank) if lora_rank else transformer
+        model = add_lora(transformer, lora_rank, head=_head(transformer)) if lora_rank else transformer
         return cls(model, settings, checkpoint, uses_types="token_type_ids" in names)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -110,3 +112,10 @@ class ScoreModel(nn.Module):
         with quiet():
             merged(self.transformer).save_pretrained(folder)
         write_scorer_layout(folder, self.settings)
+
+
+def _head(transformer: nn.Module) -> list[str]:
+    """Return the names of what a classifier has beyond its encoder, and of an encoder's pooler."""
+    own = [name for name, _ in transformer.named_children() if name in _HEADS]
+    poolers = [name for name, _ in transformer.named_modules() if name.endswith(".pooler")]
+    return [*own, *poolers]

@@ -17,6 +17,7 @@ from relsdk.errors import InputError
 from relsdk.folders import json_sha256, write_file_atomically
 from relsdk.formats import read_queries
 from relsdk.levels import RelevanceLevel
+from relsdk_training.checkpoint import check_resume, clear_leftovers
 from relsdk_training.config import DataConfig, DistillConfig, EmbedConfig, QueryConfig, ScoreConfig
 from relsdk_training.data import PairArrays, load_pairs, pair_arrays, read_splits
 from relsdk_training.distillation import TEACHER_FOLDER, DistillationObjective, distillation_texts
@@ -119,7 +120,8 @@ def train_query(
 ) -> TrainResult:
     """Train a model that writes a query for a document and a wanted level; see `train_embed`."""
     splits = _prepared(config, resume, on_note)
-    texts = _texts(config, splits.dev.queries, on_note)
+    test = load_pairs(config.data.test, config.data.label_map) if config.data.test else []
+    texts = _texts(config, [*splits.dev.queries, *(pair.query for pair in test)], on_note)
     writer = QueryWriter.load(config.model)
     objective = QueryObjective(writer, splits.train, splits.dev, config.run, texts)
     return _trained(objective, config, [_content(splits), texts], resume, on_step, metric="log_likelihood")
@@ -162,14 +164,14 @@ def train_distill(
 
 
 def _texts(config: QueryConfig, held_out: Sequence[str], on_note: OnNote) -> list[str]:
-    """Return the distinct texts that a warm start repeats, without the queries of dev."""
+    """Return the distinct texts that a warm start repeats, without those in `held_out`."""
     if config.data.texts and config.model.kind != "warm_start":
         raise InputError(f"data.texts is for warm starts; model.kind is {config.model.kind!r}")
     texts = dict.fromkeys(query.text for path in config.data.texts for query in read_queries(path))
     unseen = {normal_form(query) for query in held_out}
     found = [text for text in texts if normal_form(text) not in unseen]
     if texts:
-        on_note(f"texts: {len(found):,} to repeat; left out, as dev asks them: {len(texts) - len(found):,}")
+        on_note(f"texts: {len(found):,} to repeat, without {len(texts) - len(found):,} that dev or test asks")
     return found
 
 
@@ -180,15 +182,28 @@ def _check_run(config: AnyConfig, resume: bool) -> None:
             "run.output names no folder; set it in the configuration or with --set run.output=FOLDER"
         )
     join()
-    output = Path(config.run.output)
-    if not resume and output.exists() and any(output.iterdir()):
-        raise InputError(f"{output} is not empty; go on with --resume, or choose another run.output")
-    if not Path(config.model.checkpoint).is_dir() or not config.model.checkpoint:
+    output, checkpoint = Path(config.run.output), Path(config.model.checkpoint)
+    if not config.model.checkpoint or not checkpoint.is_dir():
         raise InputError(
             f"model.checkpoint {config.model.checkpoint!r} is not a folder; get one with: relsdk model pull"
         )
+    if output.exists():
+        _check_output(output, resume)
     wait()  # nobody writes before all have looked
     torch.manual_seed(config.run.seed)  # before a head is drawn
+
+
+def _check_output(output: Path, resume: bool) -> None:
+    """Raise `InputError` unless a run may write into a folder that is there."""
+    if not output.is_dir():
+        raise InputError(f"{output} is a file; choose another run.output")
+    if not resume and any(output.iterdir()):
+        raise InputError(f"{output} is not empty; go on with --resume, or choose another run.output")
+    made = (output / "log.jsonl").is_file()
+    if not made and any(
+        (output / name).exists() for name in ("best", "last", "model.safetensors", "modules.json")
+    ):
+        raise InputError(f"{output} is no folder of a run (no log.jsonl); choose another run.output")
 
 
 def _prepared(config: EmbedConfig | ScoreConfig | QueryConfig, resume: bool, on_note: OnNote) -> Splits:
@@ -252,7 +267,11 @@ def _trained_alone(
 ) -> TrainResult:
     """Train in a folder whose lock is held."""
     output = Path(config.run.output)
+    identity = json_sha256([training_identity(config), data])
+    if resume:
+        check_resume(output, identity, objective)
     if is_first():
+        clear_leftovers(output)
         content = json.dumps(asdict(config), ensure_ascii=False, indent=1)
         write_file_atomically(output / "config.json", content + "\n")
     result = train(
@@ -260,11 +279,11 @@ def _trained_alone(
         config.optimiser,
         config.run,
         metric=metric,
-        identity=json_sha256([training_identity(config), data]),
+        identity=identity,
         resume=resume,
         on_step=on_step,
     )
-    if is_first():
+    if is_first() and result.seconds:  # a resume of what is done leaves what it said of itself
         write_file_atomically(output / "result.json", json.dumps(asdict(result), indent=1) + "\n")
     return result
 

@@ -107,12 +107,13 @@ def set_dropout(model: nn.Module, probability: float) -> None:
             setattr(module, "attention_dropout", probability)  # noqa: B010 (nn.Module's types know no float)
 
 
-def add_lora(model: PreTrainedModel, rank: int) -> nn.Module:
+def add_lora(model: PreTrainedModel, rank: int, *, head: Sequence[str] = ()) -> nn.Module:
     """Freeze a model and put trainable low-rank updates on its linear layers (Hu et al. 2022).
 
     Args:
         model: A transformer.
         rank: Of the updates; their scale is twice the rank over the rank.
+        head: Names of modules that are trained whole: they start at random.
 
     Raises:
         MissingExtraError: peft is not installed.
@@ -121,7 +122,9 @@ def add_lora(model: PreTrainedModel, rank: int) -> nn.Module:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
         raise MissingExtraError("lora_rank", "train") from error
-    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
+    config = LoraConfig(
+        r=rank, lora_alpha=2 * rank, target_modules="all-linear", modules_to_save=list(head) or None
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an older name
         wrapped: nn.Module = get_peft_model(model, config)

@@ -13,7 +13,7 @@ from relsdk.bench_results.records import Results, Row
 from relsdk.bench_results.statistics import Estimate, median_ratio
 from relsdk.errors import InputError
 
-__all__ = ["MIN_FLOOR", "MIN_ROUNDS", "Change", "compare_results", "differences_of_header"]
+__all__ = ["MIN_FLOOR", "MIN_ROUNDS", "Change", "compare_results", "differences_of_header", "lost_rows"]
 
 # A change of less is never called one: two processes differ by as much in where their memory lies.
 MIN_FLOOR = 0.05
@@ -39,7 +39,7 @@ class Change:
             the same case, so that a slower moment of the machine cancels; None without a yardstick in both.
         floor: What was taken for noise: 0.05 means that ratios from 1 / 1.05 to 1.05 are no change.
         verdict: "regression", "improvement" or "noise".
-        reason: Why it is noise, for people; "" for the others.
+        reason: What speaks for another verdict, for people; mostly "".
     """
 
     suite: str
@@ -150,8 +150,18 @@ def _verdict(ratio: Estimate, adjusted: Estimate | None, floor: float) -> tuple[
         return "regression", ""
     if all(item.high < 1.0 / (1.0 + floor) for item in both):
         return "improvement", ""
-    beyond = ratio.low > 1.0 + floor or ratio.high < 1.0 / (1.0 + floor)
-    return "noise", "the yardstick moved as well" if beyond else ""
+    if ratio.low > 1.0 + floor or ratio.high < 1.0 / (1.0 + floor):
+        return "noise", "the yardstick moved as well"
+    if adjusted is not None and adjusted.low > 1.0 + floor:
+        return "noise", "slower against the yardstick alone: the machine was faster; run both again"
+    return "noise", ""
+
+
+def lost_rows(before: Results, after: Results) -> list[tuple[str, str, str]]:
+    """Return the rows of relsdk's own that were measured before and are not any more."""
+    measured = {row.key for row in after.rows if row.round_medians_ms or row.memory.get("resident_mb")}
+    had = (row for row in before.rows if row.round_medians_ms or row.memory.get("resident_mb"))
+    return [row.key for row in had if row.role == "ours" and row.key not in measured]
 
 
 def _inside(content: object, path: tuple[str, ...]) -> object:

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,9 @@ def read_results(path: str | os.PathLike[str]) -> Results:
             f"{file} has version {content.get('version')!r}; this relsdk reads version {VERSION}"
         )
     header, rows, warnings = (content.get(name) for name in ("header", "rows", "warnings"))
+    parts = ("machine", "model", "versions", "protocol")
+    if isinstance(header, dict) and not all(isinstance(header.get(name, {}), dict) for name in parts):
+        raise InputError(f"{file}: in the header, {', '.join(parts)} must be objects")
     if not isinstance(header, dict) or not isinstance(rows, list) or not isinstance(warnings, list):
         raise InputError(f"{file} needs a header (object), rows (array) and warnings (array)")
     found = tuple(_row(file, number, row) for number, row in enumerate(rows))
@@ -145,6 +149,7 @@ def _row(file: Path, number: int, content: Any) -> Row:
     wrong = [name for name, value in mappings.items() if not isinstance(value, dict)]
     if wrong:
         raise InputError(f"{place}: {wrong[0]!r} is no object")
+    _check_numbers(place, times, rounds, mappings)
     known = {*own, *_PERCENTILES}
     return Row(
         suite=str(content["suite"]),
@@ -159,3 +164,21 @@ def _row(file: Path, number: int, content: Any) -> Row:
         extra={name: value for name, value in content.items() if name not in known},
         **mappings,
     )
+
+
+def _check_numbers(
+    place: str, times: Mapping[str, float], rounds: Sequence[float], parts: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Raise `InputError` for what is no finite number, or not above 0 where nothing else makes sense."""
+    if not all(0 < value < math.inf for value in (*times.values(), *rounds)):
+        raise InputError(f"{place} has a time that is not above 0: {[*times.values(), *rounds]}")
+    wanted = {name: parts[name] for name in ("quality", "noise", "quantiles_ms")}
+    wanted["ratio"] = {name: parts["ratio"].get(name) for name in ("median", "low", "high") if parts["ratio"]}
+    wanted["memory"] = {name: value for name, value in parts["memory"].items() if name.endswith("_mb")}
+    for part, values in wanted.items():
+        for name, value in values.items():
+            is_number = (
+                isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            )
+            if not is_number or (name == "resident_mb" and value <= 0):
+                raise InputError(f"{place}: {part}.{name} is {value!r}; a number is needed")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from relsdk.benchmark.records import ENCODER, IN_BUDGET, SCORER, Facts, Latency, Parts
 
@@ -54,6 +55,11 @@ def judge(latencies: Sequence[Latency], parts: Parts, facts: Facts, budget_ms: f
             f"one way was timed only {fewest} times, so p99 is near the slowest of them: give more queries, "
             "--repeats or --seconds"
         )
+    if facts.documents < max(row.k for row in latencies):
+        caution.append(
+            f"there are {facts.documents:,} documents, fewer than the largest k: give as many as "
+            "you will serve"
+        )
     if facts.threads > facts.cpus:
         caution.append(f"{facts.threads} threads share {facts.cpus} CPUs, so they wait for each other")
     return Verdict(
@@ -68,7 +74,9 @@ def judge(latencies: Sequence[Latency], parts: Parts, facts: Facts, budget_ms: f
 
 
 def _largest_fitting(latencies: Sequence[Latency], mode: str) -> int:
-    return max((row.k for row in latencies if row.mode == mode and row.fits), default=0)
+    """Return the largest k up to which every k fits; 0 when the smallest does not."""
+    rows = sorted((row for row in latencies if row.mode == mode), key=lambda row: row.k)
+    return max((row.k for row in takewhile(lambda row: row.fits, rows)), default=0)
 
 
 def _summary(
@@ -140,7 +148,7 @@ def _faster_encoding(facts: Facts) -> list[str]:
 def _faster_scoring(latencies: Sequence[Latency], facts: Facts, budget_ms: float) -> list[str]:
     """Name what lets a scorer fit."""
     advice = []
-    within = [row for row in latencies if row.mode == IN_BUDGET]
+    within = [row for row in latencies if row.mode == IN_BUDGET and row.scored >= 1]
     for row in within[:1]:
         advice.append(
             f"score what fits: Searcher.search(budget_ms={budget_ms:g}) scores about {row.scored:.0f} of "

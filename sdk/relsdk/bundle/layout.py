@@ -23,6 +23,7 @@ __all__ = [
     "read_encoder_settings",
     "read_json",
     "read_scorer_settings",
+    "says_how_to_pool",
     "tokenizer_path",
     "update_model_config",
     "write_layout",
@@ -33,6 +34,7 @@ __all__ = [
 
 TOKENIZER_JSON = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
+SPECIAL_TOKENS = "special_tokens_map.json"
 MODEL_CONFIG = "config.json"
 MODULES = "modules.json"
 PROMPTS = "config_sentence_transformers.json"
@@ -125,6 +127,11 @@ def is_scorer_folder(folder: Path) -> bool:
     return any(str(name).endswith("ForSequenceClassification") for name in architectures)
 
 
+def says_how_to_pool(folder: Path) -> bool:
+    """Whether a folder is in sentence-transformers' layout, or has its pooling; else defaults are taken."""
+    return (folder / MODULES).is_file() or (folder / POOLING).is_file()
+
+
 def read_scorer_settings(folder: Path) -> ScorerSettings:
     """Read the settings of a Hugging Face sequence-classification folder (with or without ONNX files).
 
@@ -145,7 +152,7 @@ def read_scorer_settings(folder: Path) -> ScorerSettings:
     return ScorerSettings(
         head=cast("Head", head),
         max_tokens=_max_tokens(folder, config, tokenizer_config),
-        pad_token=_pad_token(tokenizer_config),
+        pad_token=_pad_token(folder, config, tokenizer_config),
     )
 
 
@@ -157,10 +164,11 @@ def read_encoder_settings(folder: Path, *, dimension: int | None = None) -> Enco
         dimension: Width of the vectors; by default what the pooling or model configuration says.
 
     Raises:
-        BundleError: A file is damaged or asks for a pooling that is not supported.
+        BundleError: A file is damaged, or asks for a pooling or a module that is not supported.
     """
-    _check_modules(folder)
-    pooling_config = read_json(folder / POOLING, required=False)
+    pooling_path, normalize = _read_modules(folder)
+    pooling_config = read_json(pooling_path, required=False)
+    _check_case(folder)
     model_config = read_json(folder / MODEL_CONFIG, required=False)
     prompt_config = read_json(folder / PROMPTS, required=False)
     tokenizer_config = read_json(folder / TOKENIZER_CONFIG, required=False)
@@ -179,25 +187,63 @@ def read_encoder_settings(folder: Path, *, dimension: int | None = None) -> Enco
     return EncoderSettings(
         dimension=int(width),
         max_tokens=_max_tokens(folder, model_config, tokenizer_config),
-        pooling=_pooling_mode(folder / POOLING, pooling_config),
-        normalize="Normalize" in json.dumps(read_json(folder / MODULES, required=False, kind=list)),
+        pooling=_pooling_mode(pooling_path, pooling_config),
+        normalize=normalize,
         prompts={str(k): str(v) for k, v in prompts.items()},
-        pad_token=_pad_token(tokenizer_config),
+        pad_token=_pad_token(folder, model_config, tokenizer_config),
         matryoshka_dims=tuple(int(dim) for dim in prompt_config.get(MATRYOSHKA, ())),
     )
 
 
-def _pad_token(tokenizer_config: Mapping[str, Any]) -> str:
-    pad = tokenizer_config.get("pad_token") or "[PAD]"
-    return pad["content"] if isinstance(pad, dict) else str(pad)
+def _pad_token(folder: Path, model: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """Return the padding by the first file that names it; `[PAD]` where none does, as in BERT."""
+    special = read_json(folder / SPECIAL_TOKENS, required=False)
+    tokenizer = read_json(folder / TOKENIZER_JSON, required=False)
+    named = config.get("pad_token") or special.get("pad_token")
+    named = named or (tokenizer.get("padding") or {}).get("pad_token") or "[PAD]"
+    name = named["content"] if isinstance(named, dict) else str(named)
+    known = {token["content"]: token["id"] for token in tokenizer.get("added_tokens") or ()}
+    if known and name not in known:
+        name = next((token for token, of in known.items() if of == model.get("pad_token_id")), name)
+    return name
 
 
-def _check_modules(folder: Path) -> None:
-    """Refuse what sentence-transformers would compute and this package would not, such as a Dense layer."""
+def _read_modules(folder: Path) -> tuple[Path, bool]:
+    """Return where the pooling is described, and whether vectors are normalised.
+
+    Raises:
+        BundleError: sentence-transformers would compute what this package does not, such as a Dense layer.
+    """
+    found = []
     for module in read_json(folder / MODULES, required=False, kind=list):
-        kind = str(module.get("type", "") if isinstance(module, dict) else module).rpartition(".")[2]
+        entry = module if isinstance(module, dict) else {"type": module}
+        kind, path = str(entry.get("type", "")).rpartition(".")[2], str(entry.get("path", ""))
         if kind not in _MODULES:
             raise BundleError(f"{folder / MODULES} names the module {kind!r}; supported are {list(_MODULES)}")
+        if kind == "Transformer" and path:
+            raise BundleError(
+                f"{folder / MODULES} has the transformer in {path!r}; it must be in the folder itself"
+            )
+        found.append((kind, path))
+    kinds = [kind for kind, _ in found]
+    if kinds != sorted(set(kinds), key=_MODULES.index):
+        raise BundleError(f"{folder / MODULES} names {kinds}; the order is {list(_MODULES)}, each once")
+    pooling = folder / POOLING
+    for kind, path in found:
+        if kind == "Pooling":
+            pooling = folder / path / "config.json"
+            if not pooling.is_file():
+                raise BundleError(f"{pooling} is missing, and {MODULES} names it; copy the checkpoint again")
+    return pooling, "Normalize" in kinds
+
+
+def _check_case(folder: Path) -> None:
+    """Refuse texts that sentence-transformers makes lower case before the tokenizer sees them."""
+    if read_json(folder / MAX_LENGTH, required=False).get("do_lower_case"):
+        raise BundleError(
+            f"{folder / MAX_LENGTH} has do_lower_case: true, which is not supported; put a Lowercase "
+            f"normalizer into {TOKENIZER_JSON} and set it to false"
+        )
 
 
 def _max_tokens(folder: Path, model: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> int:

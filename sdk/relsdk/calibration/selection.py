@@ -21,6 +21,8 @@ __all__ = ["cross_validated_probabilities", "fit_calibration", "threshold_for_pr
 Fit = Callable[[Float, Int], Calibration]
 # A relative difference in log loss that no user would notice.
 _SAME = 0.01
+# A cosine in float32 is above 1 by as much.
+_ROUNDING = 1e-5
 # From the simplest to the richest.
 _OF_SCORES: dict[str, Fit] = {
     "cumulative_link": fit_cumulative_link,
@@ -83,7 +85,7 @@ def cross_validated_probabilities(
 def _methods(values: Float) -> dict[str, Fit]:
     if values.ndim == 2:
         return {"temperature": fit_temperature}
-    if len(values) > 0 and values.max() <= 1.0:
+    if len(values) > 0 and values.max() <= 1.0 + _ROUNDING:
         return _OF_SCORES
     return {name: fit for name, fit in _OF_SCORES.items() if name != "cumulative_link_log_distance"}
 

@@ -8,7 +8,13 @@ from pathlib import Path
 
 import click
 
-from relsdk.bench_results.compare import MIN_FLOOR, Change, compare_results, differences_of_header
+from relsdk.bench_results.compare import (
+    MIN_FLOOR,
+    Change,
+    compare_results,
+    differences_of_header,
+    lost_rows,
+)
 from relsdk.bench_results.figures import draw_figures
 from relsdk.bench_results.records import Results, read_results
 from relsdk.bench_results.report import markdown_report
@@ -61,8 +67,8 @@ def compare(before: Path, after: Path, min_floor: float, ours: bool, as_json: bo
     """Tell regressions from noise between BEFORE and AFTER, two result files of the same suites.
 
     A row is a regression when the interval of after / before lies above the noise: what identical contenders
-    of the runs differed by. Ends with exit code 1 when one of relsdk's own rows is one, 2 when the files
-    cannot be compared.
+    of the runs differed by. Ends with exit code 1 when one of relsdk's own rows is one, or is not measured
+    any more, and 2 when the files cannot be compared.
     """
     old, new = read_results(before), read_results(after)
     roles = {row.key: row.role for row in new.rows}
@@ -79,12 +85,15 @@ def compare(before: Path, after: Path, min_floor: float, ours: bool, as_json: bo
     else:
         _echo_changes(judged)
         _echo_missing(old, new)
+    lost = lost_rows(old, new)
+    for key in lost:
+        click.echo(f"relsdk: warning: not measured any more: {' / '.join(key)}", err=True)
     worse = [
         change
         for change in changes
         if change.verdict == "regression" and roles[change.suite, change.case, change.contender] == "ours"
     ]
-    if worse:
+    if worse or lost:
         sys.exit(1)
 
 

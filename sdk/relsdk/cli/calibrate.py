@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from relsdk.cli.output import echo_json, echo_table
-from relsdk.errors import InputError
-from relsdk.evaluation import CalibrationReport, calibrate_bundle, operating_point
+from relsdk.errors import CalibrationError, InputError
+from relsdk.evaluation import CalibrationReport, OperatingPoint, calibrate_bundle, operating_point
 from relsdk.formats import read_pairs
 from relsdk.pair_models import open_pair_model
 
@@ -21,9 +21,15 @@ __all__ = ["calibrate", "echo_calibration"]
 @click.argument("pairs", metavar="PAIRS")
 @click.option("--variant", "variants", multiple=True, help="ONNX files [default: all this CPU runs exactly].")
 @click.option("--dim", "truncate_dim", type=int, help="Calibrate for vectors cut to this dimension.")
-@click.option("--target-precision", type=float, help="Also print the score threshold for this precision.")
 @click.option(
-    "--level", type=int, help="With --target-precision: what counts as right is this level or above."
+    "--target-precision",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Also print the score threshold for this precision.",
+)
+@click.option(
+    "--level",
+    type=click.IntRange(1, 3),
+    help="With --target-precision: what counts as right is this level or above.",
 )
 @click.option("--threads", type=int)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -53,23 +59,30 @@ def calibrate(
         show_progress_bar=True,
         on_step=lambda step: click.echo(step, err=True),
     )
-    points = {}
+    if not as_json:
+        echo_calibration(reports)
+    points: dict[str, OperatingPoint | None] = {}
     if target_precision is not None and level is not None:
         for report in reports:
             model = open_pair_model(
                 bundle, variant=report.variant, threads=threads, truncate_dim=truncate_dim
             )
-            points[report.variant] = operating_point(model, labelled, level=level, precision=target_precision)
+            try:
+                point = operating_point(model, labelled, level=level, precision=target_precision)
+            except CalibrationError as error:  # the levels are stored all the same
+                points[report.variant] = None
+                click.echo(f"{report.variant}: {error}", err=True)
+                continue
+            points[report.variant] = point
+            if not as_json:
+                click.echo(
+                    f"{report.variant}: --min-score {point.threshold:.4f} gives precision "
+                    f"{point.precision:.3f} for level >= {point.level} and keeps {point.recall:.1%} of those "
+                    "documents (on these pairs)"
+                )
     if as_json:
-        thresholds = {name: asdict(point) for name, point in points.items()}
+        thresholds = {name: point and asdict(point) for name, point in points.items()}
         echo_json({"calibrations": [report.to_dict() for report in reports], "operating_points": thresholds})
-        return
-    echo_calibration(reports)
-    for name, point in points.items():
-        click.echo(
-            f"{name}: --min-score {point.threshold:.4f} gives precision {point.precision:.3f} for level >= "
-            f"{point.level} and keeps {point.recall:.1%} of those documents (on these pairs)"
-        )
 
 
 def echo_calibration(reports: list[CalibrationReport]) -> None:

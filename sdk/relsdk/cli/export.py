@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 import click
 
 from relsdk.bundle import Bundle, Variant
-from relsdk.cli.output import echo_json
+from relsdk.cli.output import echo_json, percent
 from relsdk.errors import InputError
 from relsdk.formats import read_documents, read_pairs
 from relsdk.records import Document
@@ -200,8 +200,8 @@ def _echo_variant(variant: Variant, close: str) -> None:
     line = f"{variant.name:<18} {quality['bytes'] / 1e6:7.1f} MB  {close}"
     gate = quality.get("gate")
     if gate is not None:
-        line += f"; mean AP {gate['mean_ap']:.4f} ({-gate['mean_ap_loss']:+.4f})"
-        line += f", nDCG@10 {gate['ndcg_at_10']:.4f} ({-gate['ndcg_at_10_loss']:+.4f})"
+        line += f"; mean AP {percent(gate['mean_ap'])} ({percent(gate['mean_ap_loss'])} lost)"
+        line += f", nDCG@10 {percent(gate['ndcg_at_10'])} ({percent(gate['ndcg_at_10_loss'])} lost)"
         line += f", levels changed {gate['level_changes']:.1%}"
     click.echo(line)
 
@@ -218,8 +218,8 @@ def _echo_cuts(made: Bundle) -> None:
         before, after = cuts["before"], cuts["after"]
         click.echo(
             f"cut, fp32: {before['bytes'] / 1e6:.1f} -> {after['bytes'] / 1e6:.1f} MB, mean AP "
-            f"{before['mean_ap']:.4f} -> {after['mean_ap']:.4f}, nDCG@10 {before['ndcg_at_10']:.4f} -> "
-            f"{after['ndcg_at_10']:.4f}"
+            f"{percent(before['mean_ap'])} -> {percent(after['mean_ap'])}, nDCG@10 "
+            f"{percent(before['ndcg_at_10'])} -> {percent(after['ndcg_at_10'])}"
         )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from relsdk.bundle import Bundle, EncoderSettings, ScorerSettings, Variant, read_bundle
-from relsdk.cli.output import echo_json, echo_table
+from relsdk.cli.output import echo_json, echo_table, percent
 from relsdk.errors import BundleError, MissingExtraError
 from relsdk.hub import local_model
 from relsdk.pair_models import open_pair_model
@@ -115,7 +115,7 @@ def _echo_gates(bundle: Bundle) -> None:
         click.echo()
         rows = [
             [name, f"{gate['pairs']:,}"]
-            + [f"{100 * gate[key]:.2f}" for key in ("ap_1", "ap_2", "ap_3", "mean_ap", "ndcg_at_10")]
+            + [percent(gate[key]) for key in ("ap_1", "ap_2", "ap_3", "mean_ap", "ndcg_at_10")]
             + [f"{gate['qwk']:.3f}", f"{gate['level_changes']:.2%}"]
             for name, gate in gates.items()
         ]

@@ -14,7 +14,16 @@ import click
 
 from relsdk.records import Hit, Relevance
 
-__all__ = ["bar", "clip", "echo_json", "echo_table", "hit_to_dict", "relevance_cells", "relevance_to_dict"]
+__all__ = [
+    "bar",
+    "clip",
+    "echo_json",
+    "echo_table",
+    "hit_to_dict",
+    "percent",
+    "relevance_cells",
+    "relevance_to_dict",
+]
 
 _SHADES = "░▒▓█"  # levels 0, 1, 2, 3
 _BAR_CELLS = 16
@@ -51,6 +60,11 @@ def echo_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: S
             cells.append(padding + cell if column in right else cell + padding)
         line = "  ".join(cells).rstrip()
         click.echo(click.style(line, dim=True) if number == 0 else line)
+
+
+def percent(value: float | None) -> str:
+    """Return a share in percent with two digits; "-" where there is none."""
+    return "-" if value is None else f"{100 * value:.2f}"
 
 
 def bar(probabilities: Sequence[float]) -> str:

@@ -15,6 +15,7 @@ from relsdk.cli.output import echo_json
 
 __all__ = ["train"]
 
+_INTERRUPTED = 130  # as a shell says of what Ctrl-C ended: nothing behind && follows
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -185,7 +186,14 @@ def _run(
         result = task(config, resume=resume, on_step=on_step, on_note=lambda note: click.echo(note, err=True))
     if as_json:
         echo_json(asdict(result))
-        return
+    else:
+        _echo_result(result, following.format(best=Path(config.run.output) / "best"))
+    if result.stopped == "interrupted":
+        sys.exit(_INTERRUPTED)
+
+
+def _echo_result(result: Any, following: str) -> None:
+    """Print how a training ended, and what to do next."""
     measures = ", ".join(f"{name} {value:.4f}" for name, value in result.best.items() if "@" not in name)
     click.echo(
         f"{result.stopped} after {result.steps} steps, {result.rows_per_second:.1f} pairs/s; best on dev at "
@@ -194,7 +202,7 @@ def _run(
     if result.stopped == "interrupted":
         click.echo("go on with the same command and --resume")
     else:
-        click.echo("next: relsdk " + following.format(best=Path(config.run.output) / "best"))
+        click.echo(f"next: relsdk {following}")
 
 
 def _figures(statistics: dict[str, float] | None) -> str | None:

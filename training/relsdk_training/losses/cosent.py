@@ -13,9 +13,7 @@ from relsdk_training.losses.similarity import require_labels
 __all__ = ["cosent"]
 
 
-def cosent(
-    scores: Tensor, labels: Tensor, *, temperature: Tensor | float = 0.05, groups: Tensor | None = None
-) -> Tensor:
+def cosent(scores: Tensor, labels: Tensor, *, temperature: Tensor | float = 0.05) -> Tensor:
     """Penalise each pair of rows whose scores contradict their labels.
 
         loss = log(1 + sum_{label_i > label_j} exp((score_j - score_i) / t))
@@ -24,7 +22,6 @@ def cosent(
         scores: (B,) float, such as the cosine of query i and document i.
         labels: (B,) relevance levels.
         temperature: t; 0.05 is the paper's scale of 20.
-        groups: (B,) int, such as query keys; given, only rows of one group are compared.
 
     Returns:
         The scalar loss; 0 where all labels are equal.
@@ -34,8 +31,5 @@ def cosent(
     """
     require_labels(labels, *scores.shape)
     above = labels[:, None] > labels[None, :]  # (B, B)
-    if groups is not None:
-        require_labels(groups, *scores.shape)
-        above = above & (groups[:, None] == groups[None, :])
     gaps = (scores[None, :] - scores[:, None]) / temperature  # (B, B)
     return functional.pad(gaps[above], (1, 0)).logsumexp(dim=0)  # the padded 0 is the 1 in log(1 + ...)

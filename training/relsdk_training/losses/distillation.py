@@ -6,26 +6,16 @@ Shape letters: B rows, D dimension.
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn import functional
 
 from relsdk.errors import InputError
 from relsdk_training.losses.similarity import cosine_matrix, paired_cosine, require_same_shape
 
-__all__ = ["cosine_distance", "embedding_mse", "similarity_matrix_loss"]
+__all__ = ["cosine_distance", "similarity_matrix_loss"]
 
 
 def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:
     """Return 1/B sum_i (1 - cos(student_i, teacher_i)), a scalar; inputs (B, D)."""
     return 1 - paired_cosine(student, teacher.detach()).mean()
-
-
-def embedding_mse(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return 1/(B D) sum_i |student_i - teacher_i|^2 of embeddings (B, D) as they are, lengths included.
-
-    On unit vectors it is `cosine_distance` times 2/D: give it embeddings from before normalisation.
-    """
-    require_same_shape("student", student, "teacher", teacher)
-    return functional.mse_loss(student, teacher.detach().to(student.dtype))
 
 
 def similarity_matrix_loss(student: Tensor, teacher: Tensor) -> Tensor:

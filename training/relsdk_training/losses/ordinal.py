@@ -16,7 +16,7 @@ from torch.nn import functional
 from relsdk.errors import InputError
 from relsdk_training.losses.similarity import require_labels
 
-__all__ = ["CumulativeLink", "cumulative_bce", "cumulative_probabilities", "ordinal_nll"]
+__all__ = ["CumulativeLink", "cumulative_bce", "ordinal_nll"]
 
 
 class CumulativeLink(nn.Module):
@@ -105,14 +105,6 @@ def cumulative_bce(logits: Tensor, labels: Tensor) -> Tensor:
     steps = torch.arange(1, logits.shape[1] + 1, device=logits.device)  # (L-1,)
     targets = (labels[:, None] >= steps).to(logits.dtype)  # (B, L-1)
     return functional.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / len(logits)
-
-
-def cumulative_probabilities(logits: Tensor) -> Tensor:
-    """Return P(level >= k) of free logits (B, L-1), made non-increasing by a running minimum.
-
-    What `relsdk.levels.cumulative_to_probabilities` takes.
-    """
-    return logits.sigmoid().cummin(dim=-1).values  # (B, L-1)
 
 
 def _softplus_inverse(value: float) -> float:
