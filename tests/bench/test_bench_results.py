@@ -235,6 +235,13 @@ def test_what_makes_runs_hard_to_compare_is_said(tmp_path):
         (lambda c: c["rows"][0].update(quality=[1]), "'quality' is no object"),
         (lambda c: c["rows"].append(c["rows"][0]), "two rows of encode_query / 8 tokens / relsdk int8"),
         (lambda c: c["rows"].insert(0, 3), "row 0 is int"),
+        (lambda c: c["rows"][0].update(p50_ms=0), "a time that is not above 0"),
+        (lambda c: c["rows"][0]["round_medians_ms"].append(-1), "a time that is not above 0"),
+        (lambda c: c["rows"][0].update(noise={"floor": "x"}), r"row 0: noise\.floor is 'x'"),
+        (lambda c: c["rows"][0].update(memory={"resident_mb": -5}), r"row 0: memory\.resident_mb is -5"),
+        (lambda c: c["rows"][0].update(ratio={"to": "x"}), r"row 0: ratio\.median is None"),
+        (lambda c: c["rows"][0].update(quality={"recall": "high"}), r"row 0: quality\.recall is 'high'"),
+        (lambda c: c["header"].update(machine="x"), "machine, model, versions, protocol must be objects"),
     ],
 )
 def test_a_wrong_file_is_named(run_file, change, message):
@@ -318,6 +325,29 @@ def test_compare_ends_with_1_on_a_regression_only(run_file):
     assert [change["verdict"] for change in json.loads(own.stdout)] == ["regression"] * 2
     faster = command("compare", run_file("c", 2, ours=1.5), run_file("a", 0))
     assert faster.exit_code == 0
+
+
+def test_a_row_that_is_not_measured_any_more_is_told(run_file, tmp_path):
+    path = run_file("b", 1)
+    content = json.loads(path.read_text())
+    ours = next(row for row in content["rows"] if row["role"] == "ours")
+    ours["round_medians_ms"] = []
+    path.write_text(json.dumps(content))
+    for options in ([], ["--json"]):
+        found = command("compare", run_file("a", 0), path, *options)
+        assert found.exit_code == 1
+        assert "not measured any more: encode_query / 8 tokens / relsdk int8" in found.stderr
+    content["rows"].remove(ours)
+    path.write_text(json.dumps(content))
+    assert command("compare", run_file("a", 0), path).exit_code == 1
+
+
+def test_a_loss_that_a_faster_machine_hides_is_hinted_at(run_file):
+    changes = compare_results(
+        read_results(run_file("a", 0)), read_results(run_file("b", 1, ours=1.2, machine=0.83))
+    )
+    reasons = {change.reason for change in changes if change.contender == "relsdk int8"}
+    assert any("the machine was faster; run both again" in reason for reason in reasons)
 
 
 def test_report_takes_files_and_folders(tmp_path, run_file):

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -184,6 +185,21 @@ def test_the_hub_that_cannot_be_reached_is_passed_over(monkeypatch, tmp_path):
         pull(NAME, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert list(tmp_path.glob(".out*")) == []
+
+
+def test_without_a_home_the_cache_is_where_the_variables_say(monkeypatch):
+    def nowhere():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", nowhere)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("RELSDK_CACHE", raising=False)
+    with pytest.raises(InputError, match="set RELSDK_CACHE"):
+        backbones.cache_folder()
+    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
+    assert backbones.cache_folder() == Path("/x/relsdk")
+    monkeypatch.setenv("RELSDK_CACHE", "/mine")
+    assert backbones.cache_folder() == Path("/mine")
 
 
 def test_unknown_names_are_explained():

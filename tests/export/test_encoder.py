@@ -172,6 +172,73 @@ def test_bad_targets_and_checkpoints(toy_checkpoint, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_low_rank_updates_that_were_not_merged_are_refused(toy_checkpoint, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    beside = Path(shutil.copytree(toy_checkpoint, tmp_path / "beside"))
+    (beside / "adapter_config.json").write_text("{}")
+    with pytest.raises(BundleError, match="is an adapter; merge it"):
+        export_encoder(beside, tmp_path / "out")
+    inside = Path(shutil.copytree(toy_checkpoint, tmp_path / "inside"))
+    weights = load_file(inside / "model.safetensors")
+    name = "encoder.layer.0.attention.self.query"
+    weights[f"{name}.lora_A.default.weight"] = weights[f"{name}.weight"][:2].clone()
+    save_file(weights, inside / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BundleError, match=r"low-rank updates beside its weights \(encoder.*merge them first"):
+        export_encoder(inside, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_of_two_models_are_refused_in_one_line(toy_checkpoint, tmp_path):
+    def changed(name, file, **keys):
+        folder = Path(shutil.copytree(toy_checkpoint, tmp_path / name))
+        content = json.loads((folder / file).read_text())
+        (folder / file).write_text(json.dumps({**content, **keys}))
+        return folder
+
+    for folder, message in (
+        (changed("rows", "config.json", vocab_size=7), "has another shape than config.json says"),
+        (changed("types", "config.json", hidden_size="abc"), "cannot be loaded"),
+        (changed("head", "config.json", architectures=["BertForSequenceClassification"]), "export scorer"),
+        (changed("tokens", "tokenizer.json", added_tokens=[]), "."),
+    ):
+        with pytest.raises((BundleError, InputError), match=message) as caught:
+            export_encoder(folder, tmp_path / "out")
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_token_that_the_embedding_has_no_row_for_is_named(toy_checkpoint, tmp_path):
+    folder = Path(shutil.copytree(toy_checkpoint, tmp_path / "checkpoint"))
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_special_tokens(["<domain>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    with pytest.raises(BundleError, match=r"'<domain>' has id \d+, and the embedding has \d+ rows"):
+        export_encoder(folder, tmp_path / "out")
+    with pytest.raises(BundleError, match=r"'<domain>', .*cannot be cut"):
+        cut_vocabulary(folder / "tokenizer.json", ["红烧肉"])
+
+
+def test_defaults_that_nobody_asked_for_are_said(toy_checkpoint, tmp_path):
+    folder = Path(shutil.copytree(toy_checkpoint, tmp_path / "plain"))
+    for name in ("modules.json", "1_Pooling/config.json"):
+        (folder / name).unlink()
+    steps = []
+    export_encoder(folder, tmp_path / "out", variants=["fp32"], on_step=steps.append)
+    assert any("does not say how to pool" in step for step in steps)
+    steps.clear()
+    export_encoder(toy_checkpoint, tmp_path / "other", variants=["fp32"], on_step=steps.append)
+    assert not any("does not say" in step for step in steps)
+
+
+def test_a_limit_of_a_few_tokens(toy_checkpoint, tmp_path, corpus):
+    folder = Path(shutil.copytree(toy_checkpoint, tmp_path / "short"))
+    content = json.loads((folder / "sentence_bert_config.json").read_text())
+    (folder / "sentence_bert_config.json").write_text(json.dumps({**content, "max_seq_length": 6}))
+    embedder = Embedder(export_encoder(folder, tmp_path / "out", variants=["fp32"]).path)
+    assert embedder.encode(corpus, truncation="silent").shape == (len(corpus), 32)
+
+
 def test_overwrite_replaces_and_leaves_nothing_behind(toy_checkpoint, tmp_path):
     export_encoder(toy_checkpoint, tmp_path / "out", variants=["fp32", "int8_avx2"])
     export_encoder(toy_checkpoint, tmp_path / "out", variants=["fp32"], overwrite=True)

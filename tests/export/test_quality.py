@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -54,6 +55,34 @@ def test_losses_are_those_of_the_scores(toy_bundle, pairs):
     assert record.mean_ap == pytest.approx(expected["int8_avx2"], abs=1e-3)
     assert record.mean_ap_loss == pytest.approx(expected["fp32"] - expected["int8_avx2"], abs=1e-3)
     assert 0.0 <= record.level_changes <= 1.0
+
+
+def test_a_measure_that_the_pairs_do_not_support_judges_nobody(toy_bundle, pairs):
+    """nDCG needs queries with three documents; mean AP and levels are judged all the same."""
+    seen, two = Counter(), []
+    for pair in pairs:
+        seen[pair.query] += 1
+        two += [pair] * (seen[pair.query] <= 2)
+    (record,) = measure_quality(toy_bundle, ["int8_avx2"], two, QualityBudget(1.0, 0.0, 1.0))
+    assert (record.ndcg_at_10, record.ndcg_at_10_loss, record.over_budget) == (None, None, ())
+    assert set(record.intervals) == {"mean_ap", "level_changes"}
+    json.dumps(record.to_dict(), allow_nan=False)
+    (strict,) = measure_quality(toy_bundle, ["int8_avx2"], two, QualityBudget(-1.0, 1.0, 1.0))
+    assert strict.over_budget[0].startswith("mean_ap: ")
+
+
+def test_what_chance_could_explain_is_said(toy_bundle, pairs):
+    (record,) = measure_quality(toy_bundle, ["int8_avx2"], pairs, LOOSE)
+    for name, (low, high) in record.intervals.items():
+        loss = record.level_changes if name == "level_changes" else getattr(record, f"{name}_loss")
+        assert low <= loss <= high
+    changes = record.level_changes
+    low, _ = record.intervals["level_changes"]
+    assert 0 < low < changes
+    for limit, is_chance in ((changes - 1e-9, True), (low - 1e-9, False)):
+        (judged,) = measure_quality(toy_bundle, ["int8_avx2"], pairs, QualityBudget(1.0, 1.0, limit))
+        (line,) = judged.over_budget  # over budget either way
+        assert ("more pairs would tell" in line) == is_chance
 
 
 def test_too_few_queries_are_said(toy_bundle, pairs):

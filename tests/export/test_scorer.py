@@ -251,6 +251,19 @@ def test_the_gate_and_cuts(scorers, world, corpus, tmp_path):
     assert model.num_hidden_layers == 1
 
 
+def test_a_cut_that_keeps_a_corpus_keeps_its_beginnings(scorers, tmp_path):
+    """Pairs are compared whose query is the beginning of a title, cut inside a word."""
+    titles = [f"Understanding transformer registration number {n} in everyday words" for n in range(40)]
+    bundle = export_scorer(
+        scorers().checkpoint,
+        tmp_path / "out",
+        variants=["fp32"],
+        cuts=ScorerCuts(vocabulary_from=titles),
+        budget=LOOSE,
+    )
+    assert bundle.provenance["cuts"]["vocabulary"]["pieces"] > 0
+
+
 def test_a_foreign_cross_encoder_opens(scorers, tmp_path):
     """As Optimum writes it: no relsdk.json."""
     import shutil

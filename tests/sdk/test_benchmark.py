@@ -112,6 +112,23 @@ def test_a_scorer_that_does_not_fit_is_told_how_many_candidates_do():
     assert fitting.advice == ()
 
 
+def test_a_larger_k_that_fits_by_chance_is_no_answer():
+    rows = [row(ENCODER, 10, 5), row(ENCODER, 50, 25), row(ENCODER, 100, 19)]
+    verdict = judge(rows, PARTS, FACTS, 20)
+    assert (verdict.fits, verdict.k_without_scorer) == (True, 10)
+    (caution,) = judge(rows, PARTS, replace(FACTS, documents=60), 20).caution
+    assert "60 documents, fewer than the largest k" in caution
+
+
+def test_a_budget_that_scores_nothing_is_no_advice():
+    rows = [
+        row(ENCODER, 10, 19.0),
+        row(SCORER, 10, 119.0, scored=50, candidates=50),
+        row(IN_BUDGET, 10, 19.5, scored=0, candidates=50),
+    ]
+    assert "budget_ms" not in " ".join(judge(rows, PARTS, FACTS, 20).advice)
+
+
 def test_what_weakens_the_measurement_is_said():
     verdict = judge([row(ENCODER, 10, 5, calls=20)], PARTS, replace(FACTS, threads=4), 20)
     assert "only 20 times" in verdict.caution[0]

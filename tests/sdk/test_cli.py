@@ -172,6 +172,15 @@ def test_eval_and_calibrate(relsdk, fails, toy_bundle_copy, world, tmp_path):
     assert report["method"] in report["held_out_log_loss"]
     assert report["grading"]["pairs"] == len(pairs.read_text().splitlines())
     assert content["operating_points"]["fp32"]["precision"] >= 0.15
+    options[3] = "1.0"
+    code, out, err = relsdk("calibrate", toy_bundle_copy, pairs, *options)
+    assert code == 0  # the levels are stored; there is no such threshold
+    assert "log loss" in out
+    assert "no score reaches precision 1.0" in err
+    for bad in (["--level", "9"], ["--target-precision", "0"]):
+        code, _, err = relsdk("calibrate", toy_bundle_copy, pairs, *options, *bad)
+        assert code == 2
+        assert "is not in the range" in err
     code, out, _ = relsdk(
         "eval", toy_bundle_copy, pairs, "--variant", "fp32", "--json", "-o", tmp_path / "e.json"
     )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from relsdk import Embedder
-from relsdk.bundle import read_bundle
+from relsdk.bundle import read_bundle, read_encoder_settings
 from relsdk.errors import BundleError
 from relsdk.session import choose_variant
 
@@ -57,6 +57,63 @@ def pooled_by_hand(folder, tables, inputs, text):
     rows = {"input_ids": ids, "token_type_ids": [0] * len(ids), "position_ids": range(len(ids))}
     vector = sum(tables[name][list(rows[name])] for name in inputs).mean(axis=0)
     return vector / np.linalg.norm(vector)
+
+
+def change(path, **keys):
+    content = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**content, **keys}))
+
+
+def test_the_pooling_is_where_the_modules_say(folder):
+    change(folder / "1_Pooling/config.json", pooling_mode="cls")
+    assert read_encoder_settings(folder).pooling == "cls"
+    shutil.move(folder / "1_Pooling", folder / "1_MyPooling")
+    with pytest.raises(BundleError, match=r"1_Pooling/config\.json is missing, and modules\.json names it"):
+        read_encoder_settings(folder)
+    modules = folder / "modules.json"
+    modules.write_text(modules.read_text().replace("1_Pooling", "1_MyPooling"))
+    assert read_encoder_settings(folder).pooling == "cls"
+
+
+@pytest.mark.parametrize(
+    ("types", "message"),
+    [
+        (["Pooling", "Transformer"], "the order is"),
+        (["Transformer", "Pooling", "Pooling"], "each once"),
+        (["Transformer", "Pooling", "Dense"], "the module 'Dense'"),
+    ],
+)
+def test_modules_that_would_compute_something_else_are_refused(folder, types, message):
+    entries = [
+        {"type": f"sentence_transformers.models.{kind}", "path": "1_Pooling" if kind == "Pooling" else ""}
+        for kind in types
+    ]
+    (folder / "modules.json").write_text(json.dumps(entries))
+    with pytest.raises(BundleError, match=message):
+        read_encoder_settings(folder)
+
+
+def test_a_transformer_elsewhere_and_lower_case_are_refused(folder):
+    change(folder / "sentence_bert_config.json", do_lower_case=True)
+    with pytest.raises(BundleError, match=r"do_lower_case.*Lowercase normalizer into tokenizer\.json"):
+        read_encoder_settings(folder)
+    change(folder / "sentence_bert_config.json", do_lower_case=False)
+    (folder / "modules.json").write_text(json.dumps([{"type": "x.Transformer", "path": "0_Transformer"}]))
+    with pytest.raises(BundleError, match="'0_Transformer'; it must be in the folder itself"):
+        read_encoder_settings(folder)
+
+
+def test_the_pad_token_is_named_by_whichever_file_does(folder):
+    """Hub folders of RoBERTa's family name it in none of the usual places."""
+    config = folder / "tokenizer_config.json"
+    content = json.loads(config.read_text())
+    del content["pad_token"]
+    config.write_text(json.dumps(content))
+    assert read_encoder_settings(folder).pad_token == "<pad>"  # by the id in config.json
+    change(folder / "special_tokens_map.json", pad_token={"content": "</s>"})
+    assert read_encoder_settings(folder).pad_token == "</s>"
+    change(config, pad_token="<unk>")
+    assert read_encoder_settings(folder).pad_token == "<unk>"
 
 
 @pytest.mark.parametrize(

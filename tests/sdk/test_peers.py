@@ -45,6 +45,19 @@ def test_a_sentence_transformers_folder_encodes_alike(
         )
 
 
+def test_a_pooling_folder_of_another_name_is_read(
+    sentence_transformers, quiet, checkpoint_factory, tmp_path, corpus
+):
+    checkpoint = checkpoint_factory(tmp_path / "checkpoint", pooling="cls")
+    (checkpoint / "1_Pooling").rename(checkpoint / "1_MyPooling")
+    modules = checkpoint / "modules.json"
+    modules.write_text(modules.read_text().replace("1_Pooling", "1_MyPooling"))
+    peer = sentence_transformers.SentenceTransformer(str(checkpoint), device="cpu")
+    bundle = export_encoder(checkpoint, tmp_path / "bundle", variants=["fp32"])
+    ours = Embedder(bundle.path, threads=1)
+    np.testing.assert_allclose(ours.encode(corpus), peer.encode(corpus), atol=1e-4)
+
+
 def test_our_bundle_opens_in_sentence_transformers(
     sentence_transformers, quiet, toy_bundle, toy_checkpoint, tmp_path, corpus
 ):

@@ -193,8 +193,10 @@ def _take_turns(
 
 
 def _parts(embedder: Embedder, index: Index, queries: Sequence[str], plan: Plan, clock: Clock) -> Parts:
-    encode, retrieve = [], []
+    encode, retrieve = list[float](), list[float]()
     for query in queries[:1000]:
+        if sum(encode) + sum(retrieve) >= plan.seconds:
+            break
         started = clock()
         vector = embedder.encode_query(query)  # (D,)
         encoded = clock()

@@ -13,8 +13,7 @@ import click
 from relsdk.bundle import Bundle, Variant
 from relsdk.cli.output import echo_json, percent
 from relsdk.errors import InputError
-from relsdk.formats import read_documents, read_pairs
-from relsdk.records import Document
+from relsdk.formats import read_pairs
 
 __all__ = ["export"]
 
@@ -39,7 +38,9 @@ def _shared_options(command: F) -> F:
                 help="fp32, int8_avx512_vnni, int8_avx2, int8_any [default: all].",
             ),
             click.option(
-                "--vocabulary-from", "corpus", help="Cut the vocabulary to what these documents need."
+                "--vocabulary-from",
+                "corpus",
+                help="Cut the vocabulary to what these documents, or queries (.txt), need.",
             ),
             click.option("--keep-layers", "layers", help="Keep these layers only, counted from 0: 0,2,4."),
             click.option(
@@ -224,10 +225,6 @@ def _echo_cuts(made: Bundle) -> None:
 
 
 def _texts(corpus: str | None) -> Iterator[str] | None:
-    return None if corpus is None else _document_texts(corpus)
+    from relsdk_export.corpus import read_texts
 
-
-def _document_texts(corpus: str) -> Iterator[str]:
-    document: Document
-    for document in read_documents(corpus):
-        yield f"{document.title} {document.text}".strip()
+    return None if corpus is None else read_texts(Path(corpus))
