@@ -114,49 +114,78 @@ def measure_quality(
     """
     fitted_on = fitting_half(pairs)  # (N,) bool
     labels = np.array([int(pair.level) for pair in pairs])
-    measured = [pair.query for pair, fitted in zip(pairs, fitted_on, strict=True) if not fitted]
+    queries = [pair.query for pair, fitted in zip(pairs, fitted_on, strict=True) if not fitted]
     graded = {name: _grade(bundle, name, pairs, labels, fitted_on) for name in {"fp32", *variants}}
-    exact_scores, exact_levels = graded["fp32"]
-    truth = labels[~fitted_on]
-    exact = ranking_report(measured, truth, exact_scores)
-    draws = _drawn_rows(measured)
-    records = []
-    for name in variants:
-        scores, levels = graded[name]
-        order = ranking_report(measured, truth, scores)
+    comparison = _Comparison(queries, labels[~fitted_on], *graded["fp32"])
+    return [comparison.judge(name, *graded[name], budget) for name in variants]
+
+
+class _Comparison:
+    """Measures variants against fp32 on the pairs that no calibration was fitted on.
+
+    Args:
+        queries: (N,) query of each pair.
+        labels: (N,) its level.
+        scores: (N,) what fp32 says.
+        levels: (N,) what fp32 says.
+    """
+
+    def __init__(
+        self,
+        queries: Sequence[str],
+        labels: NDArray[np.int64],
+        scores: NDArray[np.float32],
+        levels: NDArray[np.int64],
+    ) -> None:
+        self.queries, self.labels, self.scores, self.levels = queries, labels, scores, levels
+        self.order = ranking_report(queries, labels, scores)
+        self.draws = _drawn_rows(queries)
+
+    def judge(
+        self, name: str, scores: NDArray[np.float32], levels: NDArray[np.int64], budget: QualityBudget
+    ) -> VariantQuality:
+        """Return what a variant loses."""
+        order = ranking_report(self.queries, self.labels, scores)
+        changed = levels != self.levels
         losses = {
-            "mean_ap": exact.mean_ap - order.mean_ap,
-            "ndcg_at_10": exact.ndcg_at_10 - order.ndcg_at_10,
-            "level_changes": float((levels != exact_levels).mean()),
+            "mean_ap": self.order.mean_ap - order.mean_ap,
+            "ndcg_at_10": self.order.ndcg_at_10 - order.ndcg_at_10,
+            "level_changes": float(changed.mean()),
         }
-        judged = {name: loss for name, loss in losses.items() if math.isfinite(getattr(exact, name, 0.0))}
-        changed = levels != exact_levels
-        intervals = {
-            "mean_ap": _interval(
-                [_mean_ap(truth[r], exact_scores[r]) - _mean_ap(truth[r], scores[r]) for r in draws]
-            ),
-            "ndcg_at_10": _ndcg_interval(measured, truth, exact_scores, scores),
-            "level_changes": _interval([float(changed[rows].mean()) for rows in draws]),
-        }
-        intervals = {name: intervals[name] for name in judged}
-        records.append(
-            VariantQuality(
-                variant=name,
-                pairs=len(truth),
-                ap_1=_or_none(order.ap_1),
-                ap_2=_or_none(order.ap_2),
-                ap_3=_or_none(order.ap_3),
-                mean_ap=_or_none(order.mean_ap),
-                mean_ap_loss=_or_none(losses["mean_ap"]),
-                ndcg_at_10=_or_none(order.ndcg_at_10),
-                ndcg_at_10_loss=_or_none(losses["ndcg_at_10"]),
-                qwk=quadratic_weighted_kappa(truth, levels),
-                level_changes=losses["level_changes"],
-                intervals=intervals,
-                over_budget=_over(judged, intervals, budget),
-            )
+        intervals = self._intervals(scores, changed)
+        # What is undefined for fp32 the pairs do not support; what is for the variant alone does not pass.
+        exact = {"mean_ap": self.order.mean_ap, "ndcg_at_10": self.order.ndcg_at_10}
+        unsupported = [measure for measure, value in exact.items() if not math.isfinite(value)]
+        for measure in unsupported:
+            del losses[measure], intervals[measure]
+        return VariantQuality(
+            variant=name,
+            pairs=len(self.labels),
+            ap_1=_or_none(order.ap_1),
+            ap_2=_or_none(order.ap_2),
+            ap_3=_or_none(order.ap_3),
+            mean_ap=_or_none(order.mean_ap),
+            mean_ap_loss=losses.get("mean_ap"),
+            ndcg_at_10=_or_none(order.ndcg_at_10),
+            ndcg_at_10_loss=losses.get("ndcg_at_10"),
+            qwk=quadratic_weighted_kappa(self.labels, levels),
+            level_changes=losses["level_changes"],
+            intervals=intervals,
+            over_budget=_over(losses, intervals, budget),
         )
-    return records
+
+    def _intervals(
+        self, scores: NDArray[np.float32], changed: NDArray[np.bool_]
+    ) -> dict[str, tuple[float, float]]:
+        lost = [
+            _mean_ap(self.labels[rows], self.scores[rows]) - _mean_ap(self.labels[rows], scores[rows])
+            for rows in self.draws
+        ]
+        return {
+            "mean_ap": _interval(lost),
+            "ndcg_at_10": _ndcg_interval(self.queries, self.labels, self.scores, scores),
+            "level_changes": _interval([float(changed[rows].mean()) for rows in self.draws]),
+        }
 
 
 def _over(

@@ -811,7 +811,7 @@ def test_texts_come_from_files(run_settings, tmp_path):
     notes = []
     leaky = [*asked, f"data.texts=['{tmp_path / 'more.txt'}']", f"run.output={tmp_path / 'leaky'}"]
     train_query(load_config(QueryConfig, None, [*leaky, "run.max_steps=1"]), on_note=notes.append)
-    assert notes[-1] == "texts: 1 to repeat; left out, as dev asks them: 1"
+    assert notes[-1] == "texts: 1 to repeat, without 1 that dev or test asks"
     causal = [*asked, "model.kind=causal", "run.output=" + str(tmp_path / "other")]
     with pytest.raises(InputError, match=r"data.texts is for warm starts; model.kind is 'causal'"):
         train_query(load_config(QueryConfig, None, causal))

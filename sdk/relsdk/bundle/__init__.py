@@ -9,7 +9,6 @@ from relsdk.bundle.layout import (
     is_scorer_folder,
     read_encoder_settings,
     read_scorer_settings,
-    says_how_to_pool,
     tokenizer_path,
     update_model_config,
     write_layout,
@@ -18,6 +17,7 @@ from relsdk.bundle.layout import (
     write_tokenizer,
 )
 from relsdk.bundle.model import RELSDK_JSON, Bundle, Tower, Variant, onnx_file
+from relsdk.bundle.modules import says_how_to_pool
 from relsdk.bundle.reading import read_bundle
 from relsdk.bundle.writing import finish_bundle, open_for_calibration, save_calibration
 

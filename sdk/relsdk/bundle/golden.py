@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from relsdk.bundle.layout import EncoderSettings, ScorerSettings, read_json
+from relsdk.bundle.json_files import read_json
+from relsdk.bundle.layout import EncoderSettings, ScorerSettings
 from relsdk.errors import BundleError
 
 __all__ = ["GOLDEN_PAIRS", "GOLDEN_TEXTS", "GoldenVectors", "golden_inputs", "read_golden", "write_golden"]

@@ -1,7 +1,4 @@
-"""The sentence-transformers part of a model folder: its file names, and the settings they hold.
-
-Both pooling forms are read (`pooling_mode` of sentence-transformers 6, the flags before it) and written.
-"""
+"""The sentence-transformers part of a model folder: its file names, and the settings they hold."""
 
 from __future__ import annotations
 
@@ -12,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from relsdk.bundle.json_files import read_json, write_json
+from relsdk.bundle.modules import POOLING, Pooling, read_modules, write_modules
 from relsdk.errors import BundleError
 
 __all__ = [
@@ -21,9 +20,7 @@ __all__ = [
     "copy_tokenizer",
     "is_scorer_folder",
     "read_encoder_settings",
-    "read_json",
     "read_scorer_settings",
-    "says_how_to_pool",
     "tokenizer_path",
     "update_model_config",
     "write_layout",
@@ -36,24 +33,12 @@ TOKENIZER_JSON = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 SPECIAL_TOKENS = "special_tokens_map.json"
 MODEL_CONFIG = "config.json"
-MODULES = "modules.json"
 PROMPTS = "config_sentence_transformers.json"
 MAX_LENGTH = "sentence_bert_config.json"
 MODEL_CARD = "README.md"
 # Our key in PROMPTS, which keeps what it does not know.
 MATRYOSHKA = "matryoshka_dims"
-POOLING = "1_Pooling/config.json"
 
-Pooling = Literal["mean", "cls", "lasttoken"]
-_LEGACY_POOLING = {
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_lasttoken": "lasttoken",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
-    "pooling_mode_weightedmean_tokens": "weightedmean",
-}
-POOLINGS = ("mean", "cls", "lasttoken")
 # Architectures that number positions from `pad_token_id + 1`: the table's rows before that are not used.
 _OFFSET_POSITIONS = {
     "camembert",
@@ -65,7 +50,6 @@ _OFFSET_POSITIONS = {
     "xlm-roberta",
     "xlm-roberta-xl",
 }
-_MODULES = ("Transformer", "Pooling", "Normalize")
 # Our key in a scorer's `config.json`: three outputs may be three classes of somebody else's.
 HEAD_KEY = "relsdk_head"
 Head = Literal["categorical", "ordinal", "regression"]
@@ -127,11 +111,6 @@ def is_scorer_folder(folder: Path) -> bool:
     return any(str(name).endswith("ForSequenceClassification") for name in architectures)
 
 
-def says_how_to_pool(folder: Path) -> bool:
-    """Whether a folder is in sentence-transformers' layout, or has its pooling; else defaults are taken."""
-    return (folder / MODULES).is_file() or (folder / POOLING).is_file()
-
-
 def read_scorer_settings(folder: Path) -> ScorerSettings:
     """Read the settings of a Hugging Face sequence-classification folder (with or without ONNX files).
 
@@ -166,16 +145,14 @@ def read_encoder_settings(folder: Path, *, dimension: int | None = None) -> Enco
     Raises:
         BundleError: A file is damaged, or asks for a pooling or a module that is not supported.
     """
-    pooling_path, normalize = _read_modules(folder)
-    pooling_config = read_json(pooling_path, required=False)
+    modules = read_modules(folder)
     _check_case(folder)
     model_config = read_json(folder / MODEL_CONFIG, required=False)
     prompt_config = read_json(folder / PROMPTS, required=False)
     tokenizer_config = read_json(folder / TOKENIZER_CONFIG, required=False)
     width = (
         dimension
-        or pooling_config.get("embedding_dimension")
-        or pooling_config.get("word_embedding_dimension")
+        or modules.dimension
         or model_config.get("hidden_size")
         or model_config.get("dim")  # DistilBERT
     )
@@ -187,8 +164,8 @@ def read_encoder_settings(folder: Path, *, dimension: int | None = None) -> Enco
     return EncoderSettings(
         dimension=int(width),
         max_tokens=_max_tokens(folder, model_config, tokenizer_config),
-        pooling=_pooling_mode(pooling_path, pooling_config),
-        normalize=normalize,
+        pooling=modules.pooling,
+        normalize=modules.normalize,
         prompts={str(k): str(v) for k, v in prompts.items()},
         pad_token=_pad_token(folder, model_config, tokenizer_config),
         matryoshka_dims=tuple(int(dim) for dim in prompt_config.get(MATRYOSHKA, ())),
@@ -206,35 +183,6 @@ def _pad_token(folder: Path, model: Mapping[str, Any], config: Mapping[str, Any]
     if known and name not in known:
         name = next((token for token, of in known.items() if of == model.get("pad_token_id")), name)
     return name
-
-
-def _read_modules(folder: Path) -> tuple[Path, bool]:
-    """Return where the pooling is described, and whether vectors are normalised.
-
-    Raises:
-        BundleError: sentence-transformers would compute what this package does not, such as a Dense layer.
-    """
-    found = []
-    for module in read_json(folder / MODULES, required=False, kind=list):
-        entry = module if isinstance(module, dict) else {"type": module}
-        kind, path = str(entry.get("type", "")).rpartition(".")[2], str(entry.get("path", ""))
-        if kind not in _MODULES:
-            raise BundleError(f"{folder / MODULES} names the module {kind!r}; supported are {list(_MODULES)}")
-        if kind == "Transformer" and path:
-            raise BundleError(
-                f"{folder / MODULES} has the transformer in {path!r}; it must be in the folder itself"
-            )
-        found.append((kind, path))
-    kinds = [kind for kind, _ in found]
-    if kinds != sorted(set(kinds), key=_MODULES.index):
-        raise BundleError(f"{folder / MODULES} names {kinds}; the order is {list(_MODULES)}, each once")
-    pooling = folder / POOLING
-    for kind, path in found:
-        if kind == "Pooling":
-            pooling = folder / path / "config.json"
-            if not pooling.is_file():
-                raise BundleError(f"{pooling} is missing, and {MODULES} names it; copy the checkpoint again")
-    return pooling, "Normalize" in kinds
 
 
 def _check_case(folder: Path) -> None:
@@ -257,42 +205,9 @@ def _max_tokens(folder: Path, model: Mapping[str, Any], tokenizer: Mapping[str, 
     return min(candidates, default=512)
 
 
-def _pooling_mode(path: Path, config: Mapping[str, Any]) -> Pooling:
-    """Read both forms: `pooling_mode` (sentence-transformers 6) and `pooling_mode_*` flags (before)."""
-    if not config:
-        return "mean"
-    stated = config.get("pooling_mode")
-    modes = [stated] if isinstance(stated, str) else list(stated or [])
-    if not modes:
-        modes = [mode for key, mode in _LEGACY_POOLING.items() if config.get(key)] or ["mean"]
-    unknown = [key for key in config if key.startswith("pooling_mode_") and key not in _LEGACY_POOLING]
-    if unknown or len(modes) != 1 or modes[0] not in POOLINGS:
-        raise BundleError(f"{path} asks for pooling {unknown or modes}; one of {list(POOLINGS)} is supported")
-    if config.get("include_prompt") is False:
-        raise BundleError(
-            f"{path} leaves the prompt out of the pooling; include_prompt=false is not supported"
-        )
-    return cast("Pooling", modes[0])
-
-
 def write_layout(folder: Path, settings: EncoderSettings) -> None:
     """Write `modules.json`, pooling, prompts and maximum length (in the tokenizer's configuration, too)."""
-    modules = [("0", "", "Transformer"), ("1", "1_Pooling", "Pooling")]
-    if settings.normalize:
-        modules.append(("2", "2_Normalize", "Normalize"))
-    write_json(
-        folder / MODULES,
-        [
-            {"idx": i, "name": name, "path": path, "type": f"sentence_transformers.models.{kind}"}
-            for i, (name, path, kind) in enumerate(modules)
-        ],
-    )
-    flags = {key: mode == settings.pooling for key, mode in _LEGACY_POOLING.items()}
-    (folder / POOLING).parent.mkdir(exist_ok=True)
-    write_json(
-        folder / POOLING,
-        {"word_embedding_dimension": settings.dimension, "pooling_mode": settings.pooling, **flags},
-    )
+    write_modules(folder, settings.dimension, settings.pooling, normalize=settings.normalize)
     prompts = {"prompts": dict(settings.prompts), "default_prompt_name": None, "similarity_fn_name": "cosine"}
     trained = {MATRYOSHKA: list(settings.matryoshka_dims)} if settings.matryoshka_dims else {}
     write_json(folder / PROMPTS, {**prompts, **trained})
@@ -337,26 +252,3 @@ def update_model_config(folder: Path, changes: Mapping[str, Any]) -> None:
 def write_model_card(folder: Path, text: str) -> None:
     """Write the Markdown that says what a bundle is."""
     (folder / MODEL_CARD).write_text(text, encoding="utf-8")
-
-
-def write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-
-
-def read_json(path: Path, *, required: bool = True, kind: type = dict) -> Any:
-    """Read a JSON file whose top is of one kind; a missing one is empty when it is not required.
-
-    Raises:
-        BundleError: The file is missing, not JSON or of another kind.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if not required:
-            return kind()
-        raise BundleError(f"{path} is missing") from None
-    except (OSError, ValueError) as error:
-        raise BundleError(f"{path} is not readable JSON: {error}") from error
-    if not isinstance(content, kind):
-        raise BundleError(f"{path} holds {type(content).__name__}; {kind.__name__} is needed")
-    return content

@@ -12,18 +12,18 @@ from dataclasses import asdict, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from relsdk.bundle.json_files import read_json
 from relsdk.bundle.layout import (
     HEADS,
-    POOLINGS,
     TOKENIZER_JSON,
     EncoderSettings,
     ScorerSettings,
     is_scorer_folder,
     read_encoder_settings,
-    read_json,
     read_scorer_settings,
 )
 from relsdk.bundle.model import FORMAT_VERSION, RELSDK_JSON, Bundle, Variant
+from relsdk.bundle.modules import POOLINGS
 from relsdk.bundle.onnx_names import find_onnx_files
 from relsdk.errors import BundleError
 from relsdk.folders import file_sha256, json_sha256

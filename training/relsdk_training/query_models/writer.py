@@ -15,15 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
-    AutoTokenizer,
-    EncoderDecoderModel,
-)
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, EncoderDecoderModel
 from transformers.generation.logits_process import LogitsProcessorList
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -33,13 +25,13 @@ from relsdk_training.config import QueryModelConfig
 from relsdk_training.config_files import config_from_dict
 from relsdk_training.device import default_device
 from relsdk_training.query_models.base import QueryExample, QueryRequest
+from relsdk_training.query_models.checks import SAVED_SETTINGS, check_settings, positions
 from relsdk_training.query_models.sampling import Guidance, Nucleus
-from relsdk_training.query_models.warm_start import check_warm_start, warm_start
+from relsdk_training.query_models.warm_start import warm_start
 from relsdk_training.transformers_folder import add_lora, load_transformer, merged, quiet, set_dropout
 
-__all__ = ["QueryWriter", "WriterTokens", "check_checkpoint", "check_settings"]
+__all__ = ["QueryWriter", "WriterTokens"]
 
-_SETTINGS = "query_model.json"
 _IGNORED = -100
 # Documents that queries are written for at once.
 _AT_ONCE = 32
@@ -101,7 +93,7 @@ class QueryWriter(nn.Module):
             raise InputError(f"{source}: the tokenizer does not tell the digits 0 to 3 apart")
         self.max_tokens = settings.max_tokens
         if settings.kind == "warm_start":
-            self.max_tokens = min(settings.max_tokens, _positions(_plain_model(transformer).encoder.config))
+            self.max_tokens = min(settings.max_tokens, positions(_plain_model(transformer).encoder.config))
 
     @classmethod
     def load(cls, settings: QueryModelConfig) -> QueryWriter:
@@ -113,7 +105,7 @@ class QueryWriter(nn.Module):
         check_settings(settings)
         folder = Path(settings.checkpoint)
         if settings.kind == "warm_start":
-            saved = (folder / _SETTINGS).is_file()
+            saved = (folder / SAVED_SETTINGS).is_file()
             model = (
                 load_transformer(EncoderDecoderModel, folder)
                 if saved
@@ -145,12 +137,12 @@ class QueryWriter(nn.Module):
             InputError: The folder holds no writer.
         """
         try:
-            content = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
+            content = json.loads((folder / SAVED_SETTINGS).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise InputError(
                 f"{folder} holds no query model ({error}); train one: relsdk train query"
             ) from error
-        settings = config_from_dict(QueryModelConfig, content, str(folder / _SETTINGS))
+        settings = config_from_dict(QueryModelConfig, content, str(folder / SAVED_SETTINGS))
         writer = cls.load(replace(settings, checkpoint=str(folder), **changes))
         return writer.to(default_device()).eval()
 
@@ -160,7 +152,9 @@ class QueryWriter(nn.Module):
             merged(self.transformer).save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
         settings = asdict(replace(self.settings, checkpoint="", lora_rank=0))
-        (folder / _SETTINGS).write_text(json.dumps(settings, ensure_ascii=False, indent=1), encoding="utf-8")
+        (folder / SAVED_SETTINGS).write_text(
+            json.dumps(settings, ensure_ascii=False, indent=1), encoding="utf-8"
+        )
 
     def tokenise(self, examples: Sequence[QueryExample]) -> WriterTokens:
         """Turn examples into token ids."""
@@ -306,13 +300,6 @@ class QueryWriter(nn.Module):
         return padded.to(device), mask.to(device)
 
 
-def _positions(config: Any) -> int:
-    """Return how many tokens an encoder has positions for."""
-    # The positions of RoBERTa's family begin behind that of the pad token.
-    offset = int(config.pad_token_id) + 1 if config.model_type.endswith("roberta") else 0
-    return int(config.max_position_embeddings) - offset
-
-
 def _plain_model(model: Any) -> Any:
     """Return the plain model inside low-rank updates, which stay in place."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -325,58 +312,3 @@ def _gathered(logits: Tensor, labels: Tensor) -> Tensor:
         logits.float().transpose(1, 2), labels, ignore_index=_IGNORED, reduction="none"
     )
     return -flat * real
-
-
-def check_checkpoint(settings: QueryModelConfig) -> None:
-    """Check that a writer can be made of its checkpoint, before anything is loaded.
-
-    Raises:
-        InputError: The checkpoint is of another kind, a layer is out of range, or the architecture has no
-            decoder.
-    """
-    folder = Path(settings.checkpoint)
-    if settings.kind != "warm_start":
-        _check_kind(folder, settings.kind)
-    elif not (folder / _SETTINGS).is_file():
-        check_warm_start(folder, settings.decoder_layers, settings.encoder_layers)
-
-
-def _check_kind(folder: Path, kind: str) -> None:
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder} is no checkpoint: {str(error).splitlines()[0]}") from error
-    known = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING if kind == "seq2seq" else MODEL_FOR_CAUSAL_LM_MAPPING
-    if type(config) not in known:
-        raise InputError(
-            f"{folder} holds {config.model_type!r}, which is no {kind} language model; name another "
-            "checkpoint or another query.model.kind"
-        )
-
-
-def check_settings(settings: QueryModelConfig) -> None:
-    """Check what can be checked before a model is loaded.
-
-    Raises:
-        InputError: The prompt lacks a field, a number is out of range, or a setting is of another kind.
-    """
-    if settings.kind != "warm_start":
-        if "{document}" not in settings.prompt or "{level}" not in settings.prompt:
-            raise InputError(f"prompt {settings.prompt!r} lacks {{document}} or {{level}}")
-        try:
-            settings.prompt.format(document="", level="")
-        except (KeyError, IndexError, ValueError) as error:
-            raise InputError(
-                f"prompt {settings.prompt!r} cannot be filled in ({error}); {{document}} and {{level}} can"
-            ) from error
-        if len(settings.level_names) != NUM_LEVELS:
-            raise InputError(f"level_names has {len(settings.level_names)} names; 4 are needed")
-        if settings.contrast or settings.guidance != 1.0:
-            raise InputError(f"contrast and guidance are for warm starts; kind is {settings.kind!r}")
-    if settings.max_query_tokens < 2:
-        raise InputError(f"max_query_tokens={settings.max_query_tokens}; at least 2 are needed")
-    if not 0 < settings.top_p <= 1 or settings.temperature <= 0 or not 0 <= settings.unconditioned < 1:
-        raise InputError(
-            f"temperature={settings.temperature}, top_p={settings.top_p}, unconditioned="
-            f"{settings.unconditioned}; needed are above 0, in (0, 1], and in [0, 1)"
-        )

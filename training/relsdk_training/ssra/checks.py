@@ -7,7 +7,7 @@ from pathlib import Path
 from relsdk.errors import InputError
 from relsdk.levels import NUM_LEVELS
 from relsdk_training.chat_endpoint import ChatEndpoint
-from relsdk_training.query_models.writer import check_checkpoint, check_settings
+from relsdk_training.query_models.checks import check_checkpoint, check_settings
 from relsdk_training.ssra.balance import checked_shares
 from relsdk_training.ssra.config import SsraConfig
 
