@@ -200,7 +200,7 @@ def test_files_of_two_models_are_refused_in_one_line(toy_checkpoint, tmp_path):
         (changed("rows", "config.json", vocab_size=7), "has another shape than config.json says"),
         (changed("types", "config.json", hidden_size="abc"), "cannot be loaded"),
         (changed("head", "config.json", architectures=["BertForSequenceClassification"]), "export scorer"),
-        (changed("tokens", "tokenizer.json", added_tokens=[]), "."),
+        (changed("tokens", "tokenizer.json", model={"type": "Unigram", "vocab": 5}), "no usable tokenizer"),
     ):
         with pytest.raises((BundleError, InputError), match=message) as caught:
             export_encoder(folder, tmp_path / "out")

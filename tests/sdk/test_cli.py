@@ -172,7 +172,7 @@ def test_eval_and_calibrate(relsdk, fails, toy_bundle_copy, world, tmp_path):
     assert report["method"] in report["held_out_log_loss"]
     assert report["grading"]["pairs"] == len(pairs.read_text().splitlines())
     assert content["operating_points"]["fp32"]["precision"] >= 0.15
-    options[3] = "1.0"
+    options[3:] = ["1.0", "--level", "3"]
     code, out, err = relsdk("calibrate", toy_bundle_copy, pairs, *options)
     assert code == 0  # the levels are stored; there is no such threshold
     assert "log loss" in out
