@@ -17,12 +17,15 @@ from relsdk.bundle import open_for_calibration, save_calibration
 from relsdk.calibration import (
     cross_validated_probabilities,
     fit_calibration,
+    fit_pool,
     method_name,
     threshold_for_precision,
 )
+from relsdk.embedder import Embedder
 from relsdk.errors import InputError
 from relsdk.metrics import GradeReport, RankingReport, grade_report, ranking_report
 from relsdk.pair_models import PairModel, PairOutputs, open_pair_model
+from relsdk.pooled_model import EncoderAndScorer, beside
 from relsdk.records import LabelledPair
 from relsdk.scorer import grade
 from relsdk.session import runs_exactly
@@ -75,7 +78,7 @@ class CalibrationReport:
         dimension: Of the vectors; None for a scorer, which has none.
         method: The model that was kept.
         queries: Distinct queries among the pairs.
-        held_out_log_loss: Of each method, cross-validated over queries.
+        held_out_log_loss: Of each method, cross-validated over queries; of a pool, also of each model alone.
         grading: Of the kept method, on pairs whose query it was not fitted on.
     """
 
@@ -135,6 +138,7 @@ def calibrate_bundle(
     *,
     variants: Sequence[str] = (),
     truncate_dim: int | None = None,
+    encoder: Embedder | None = None,
     threads: int | None = None,
     show_progress_bar: bool = False,
     on_step: Callable[[str], None] = lambda step: None,
@@ -148,6 +152,7 @@ def calibrate_bundle(
         pairs: Labelled pairs of at least 5 queries, with labels on both sides of each level.
         variants: Names; by default all that this CPU runs exactly.
         truncate_dim: Calibrate for vectors cut to this dimension.
+        encoder: Of a scorer: fit the pool of its judgement and this encoder's, for searches with both.
         threads: See `Embedder`.
         show_progress_bar: See `Embedder.encode`.
         on_step: Called with a short description before each variant.
@@ -164,7 +169,9 @@ def calibrate_bundle(
     reports = []
     for name in names:
         on_step(f"calibrate {name}")
-        model = open_pair_model(bundle.path, variant=name, threads=threads, truncate_dim=truncate_dim)
+        model = beside(
+            open_pair_model(bundle.path, variant=name, threads=threads, truncate_dim=truncate_dim), encoder
+        )
         report, content = _fit(model, *_judged(model, pairs, show_progress_bar))
         save_calibration(bundle, bundle.variant(name), model.calibration_key, content, report.to_dict())
         reports.append(report)
@@ -207,7 +214,8 @@ def _judged(
 def _fit(
     model: PairModel, outputs: PairOutputs, labels: NDArray[np.int64], queries: list[str]
 ) -> tuple[CalibrationReport, dict[str, Any]]:
-    calibration, losses = fit_calibration(outputs.calibrated, labels, queries)
+    fit = fit_pool if isinstance(model, EncoderAndScorer) else fit_calibration
+    calibration, losses = fit(outputs.calibrated, labels, queries)
     held_out = cross_validated_probabilities(calibration, outputs.calibrated, labels, queries)
     report = CalibrationReport(
         variant=model.variant.name,

@@ -8,18 +8,20 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from relsdk.calibration import Calibration
 from relsdk.embedder import Embedder
 from relsdk.errors import InputError
 from relsdk.levels import RelevanceLevel, expected_level, most_probable_level
 from relsdk.pair_models import BiEncoder, CrossEncoder, Pair, PairModel, PairOutputs, open_pair_model
+from relsdk.pooled_model import EncoderAndScorer, beside, is_pooled
 from relsdk.records import Document, Relevance
 
-__all__ = ["Predictions", "RankedDocument", "RelevanceScorer", "grade"]
+__all__ = ["Predictions", "RankedDocument", "RelevanceScorer", "grade", "scorer_for"]
 
 
 _LEVELS = tuple(RelevanceLevel)
@@ -83,16 +85,19 @@ def grade(outputs: PairOutputs, calibration: Calibration) -> Predictions:
 
 
 class RelevanceScorer:
-    """Grades pairs of query and document: by a cross-encoder, or by the calibrated cosine of an encoder.
+    """Grades pairs of query and document: by a cross-encoder, by an encoder's calibrated cosine, or by both.
 
     Args:
         model: A scorer bundle; an encoder bundle with a calibration; or an `Embedder` or a `CrossEncoder`
             that is already loaded.
+        encoder: Pool a scorer's judgement with this encoder's, as `relsdk calibrate --encoder` fitted it.
         variant: See `Embedder`.
         threads: See `Embedder`.
 
     Raises:
-        CalibrationError: The model gives no levels; the message says how to fit them.
+        CalibrationError: The model gives no levels, or was not calibrated beside the encoder; the message
+            says how to do it.
+        InputError: `encoder` is given, and the model is an encoder itself.
         BundleError: The folder is missing or damaged.
     """
 
@@ -100,6 +105,7 @@ class RelevanceScorer:
         self,
         model: str | os.PathLike[str] | Embedder | CrossEncoder,
         *,
+        encoder: Embedder | None = None,
         variant: str = "auto",
         threads: int | None = None,
     ) -> None:
@@ -110,24 +116,41 @@ class RelevanceScorer:
             self.model = model
         else:
             self.model = open_pair_model(model, variant=variant, threads=threads)
+        self.model = beside(self.model, encoder)
         self._calibration = self.model.calibration
 
     def predict(
-        self, pairs: Sequence[Pair], *, batch_size: int | None = None, show_progress_bar: bool = False
+        self,
+        pairs: Sequence[Pair],
+        *,
+        cosines: ArrayLike | None = None,
+        batch_size: int | None = None,
+        show_progress_bar: bool = False,
     ) -> Predictions:
         """Grade N pairs.
 
         Args:
             pairs: (query, document) tuples; a document is text or a `Document`.
+            cosines: (N,) of the encoder that a scorer is pooled with, where a search knows them; None
+                computes them.
             batch_size: See `Embedder.encode`.
             show_progress_bar: See `Embedder.encode`.
 
         Returns:
             Scores, levels, probabilities and expected levels, in the order of the pairs. The score is the
-            cosine of an encoder, the expected level of a cross-encoder's own probabilities, or the one number
-            of a regression head.
+            cosine of an encoder, the expected level of a cross-encoder's own probabilities, the one number of
+            a regression head, or the expected level under the pool of both.
+
+        Raises:
+            InputError: There is not one cosine for each pair, or the model takes none.
         """
-        outputs = self.model.outputs(pairs, batch_size=batch_size, show_progress_bar=show_progress_bar)
+        options: dict[str, Any] = {"batch_size": batch_size, "show_progress_bar": show_progress_bar}
+        if cosines is None:
+            outputs = self.model.outputs(pairs, **options)
+        elif isinstance(self.model, EncoderAndScorer):
+            outputs = self.model.with_cosines(pairs, cosines, **options)
+        else:
+            raise InputError("cosines are given, and this scorer is pooled with no encoder")
         return grade(outputs, self._calibration)
 
     def rank(
@@ -145,3 +168,19 @@ class RelevanceScorer:
         found = self.predict([(query, document) for document in documents])
         order = np.argsort(-found.scores, kind="stable")[:top_k]
         return [RankedDocument(int(row), found[int(row)]) for row in order]
+
+
+def scorer_for(
+    embedder: Embedder, model: str | os.PathLike[str], *, threads: int | None = None
+) -> RelevanceScorer:
+    """Open a scorer to re-score what an encoder finds: pooled with it where it was calibrated so.
+
+    Args:
+        embedder: The encoder of the search.
+        model: A bundle.
+        threads: See `Embedder`.
+    """
+    scorer = open_pair_model(model, threads=threads)
+    if not isinstance(scorer, CrossEncoder):
+        return RelevanceScorer(model, threads=threads)
+    return RelevanceScorer(scorer, encoder=embedder if is_pooled(scorer, embedder) else None)

@@ -16,6 +16,7 @@ from relsdk.embedder import Embedder
 from relsdk.errors import CalibrationError, InputError
 from relsdk.index import Index
 from relsdk.pair_models import PairOutputs
+from relsdk.pooled_model import EncoderAndScorer
 from relsdk.records import Hit, SearchResult
 from relsdk.scorer import Predictions, RelevanceScorer, grade
 
@@ -46,10 +47,12 @@ class Searcher:
         embedder: The encoder that built the index.
         index: The documents.
         scorer: Re-scores the top candidates; None keeps the encoder's order and grades by its calibration.
+            One that is pooled with the encoder takes the cosines that retrieval knows.
         clock: What `budget_ms` and `SearchResult.elapsed_ms` are measured with: seconds that never go back.
 
     Raises:
-        EncoderMismatchError: The index was built by another encoder, or at another dimension.
+        EncoderMismatchError: The index was built by another encoder, or at another dimension, or the scorer
+            is pooled with another one.
     """
 
     def __init__(
@@ -64,6 +67,9 @@ class Searcher:
         self.embedder = embedder
         self.index = index
         self.scorer = scorer
+        self._pooled = scorer is not None and isinstance(scorer.model, EncoderAndScorer)
+        if scorer is not None and isinstance(scorer.model, EncoderAndScorer):
+            index.check_encoder(scorer.model.embedder)
         self._clock = clock
         self._cost = CostEstimate()
 
@@ -176,7 +182,9 @@ class Searcher:
             if size == 0:
                 break
             started = deadline.elapsed
-            parts.append(scorer.predict([(query, hit.document) for hit in hits[scored : scored + size]]))
+            chunk = hits[scored : scored + size]
+            cosines = [hit.score for hit in chunk] if self._pooled else None
+            parts.append(scorer.predict([(query, hit.document) for hit in chunk], cosines=cosines))
             if deadline.is_set:
                 self._cost.note(size, deadline.elapsed - started)
             scored += size

@@ -4,12 +4,14 @@ Monotone models of P(level >= k | score), k = 1..3, are fitted and compared by h
 cumulative link model P(level >= k) = sigmoid(slope * x - cut_k) (McCullagh 1980, proportional odds) on the
 score and on its distance from 1, which needs few labels, and isotonic regression for each k (Zadrozny & Elkan
 2002), which assumes no shape. A head that has levels of its own gets a temperature (Guo et al. 2017).
+A cross-encoder and the encoder that found its candidates are pooled (Genest & Zidek 1986).
 """
 
 from relsdk.calibration.models import (
     Calibration,
     CumulativeLink,
     Isotonic,
+    LogLinearPool,
     Temperature,
     calibration_from_dict,
     method_name,
@@ -17,6 +19,7 @@ from relsdk.calibration.models import (
 from relsdk.calibration.selection import (
     cross_validated_probabilities,
     fit_calibration,
+    fit_pool,
     threshold_for_precision,
 )
 
@@ -24,10 +27,12 @@ __all__ = [
     "Calibration",
     "CumulativeLink",
     "Isotonic",
+    "LogLinearPool",
     "Temperature",
     "calibration_from_dict",
     "cross_validated_probabilities",
     "fit_calibration",
+    "fit_pool",
     "method_name",
     "threshold_for_precision",
 ]

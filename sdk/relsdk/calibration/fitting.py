@@ -9,10 +9,21 @@ from collections.abc import Callable
 
 import numpy as np
 
-from relsdk.calibration.models import TRANSFORMS, CumulativeLink, Float, Int, Isotonic, Temperature, sigmoid
+from relsdk.calibration.models import (
+    TRANSFORMS,
+    Calibration,
+    CumulativeLink,
+    Float,
+    Int,
+    Isotonic,
+    LogLinearPool,
+    Temperature,
+    sigmoid,
+    split_outputs,
+)
 from relsdk.levels import NUM_LEVELS, cumulative_to_probabilities
 
-__all__ = ["fit_cumulative_link", "fit_isotonic", "fit_temperature"]
+__all__ = ["fit_cumulative_link", "fit_isotonic", "fit_log_linear_pool", "fit_temperature"]
 
 
 def fit_cumulative_link(
@@ -56,6 +67,25 @@ def fit_temperature(logits: Float, labels: Int) -> Temperature:
         return float(-np.log(likelihood).mean())
 
     return scaled(_minimise(loss, np.zeros(1)))
+
+
+def fit_log_linear_pool(outputs: Float, labels: Int) -> LogLinearPool:
+    """Calibrate a head's outputs and cosines (N, C + 1) each, then maximise the likelihood over weights."""
+    judged, cosines = split_outputs(outputs)
+    scorer: Calibration = (
+        fit_temperature(judged, labels) if judged.ndim == 2 else fit_cumulative_link(judged, labels)
+    )
+    encoder = fit_cumulative_link(np.minimum(cosines, 1.0), labels, "log_distance")
+
+    def pooled(theta: Float) -> LogLinearPool:
+        a, b = np.exp(np.clip(theta, -5, 2))
+        return LogLinearPool(scorer, encoder, (float(a), float(b)))
+
+    def loss(theta: Float) -> float:
+        likelihood = pooled(theta).probabilities(outputs)[np.arange(len(labels)), labels]
+        return float(-np.log(likelihood).mean())
+
+    return pooled(_minimise(loss, np.log([0.5, 0.5])))
 
 
 def _minimise(

@@ -21,12 +21,14 @@ __all__ = [
     "Float",
     "Int",
     "Isotonic",
+    "LogLinearPool",
     "Temperature",
     "as_logits",
     "as_scores",
     "calibration_from_dict",
     "method_name",
     "sigmoid",
+    "split_outputs",
 ]
 
 Float = NDArray[np.float64]
@@ -131,6 +133,46 @@ class Temperature:
         return {"method": "temperature", "temperature": self.temperature, "ordinal": self.ordinal}
 
 
+@dataclass(frozen=True, slots=True)
+class LogLinearPool:
+    """P(level) is proportional to P_scorer(level)^a * P_encoder(level)^b (Genest & Zidek 1986).
+
+    Attributes:
+        scorer: Of a cross-encoder's outputs.
+        encoder: Of an encoder's cosine.
+        weights: a and b, above 0.
+    """
+
+    scorer: Calibration
+    encoder: Calibration
+    weights: tuple[float, float]
+
+    def probabilities(self, outputs: ArrayLike) -> Float:
+        """Return P(level = 0..3): (N, C + 1), a head's C outputs and the cosine -> (N, L)."""
+        judged, cosines = split_outputs(outputs)
+        a, b = self.weights
+        logs = a * np.log(self.scorer.probabilities(judged)) + b * np.log(self.encoder.probabilities(cosines))
+        odds = np.exp(logs - logs.max(axis=1, keepdims=True))  # (N, L)
+        return _floored(odds / odds.sum(axis=1, keepdims=True))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON form that `calibration_from_dict` reads."""
+        return {
+            "method": "log_linear_pool",
+            "scorer": self.scorer.to_dict(),
+            "encoder": self.encoder.to_dict(),
+            "weights": list(self.weights),
+        }
+
+
+def split_outputs(outputs: ArrayLike) -> tuple[Float, Float]:
+    """Split (N, C + 1) into a head's outputs, (N, C) logits or (N,) scores, and cosines (N,)."""
+    values = np.asarray(outputs, dtype=np.float64)
+    if values.ndim != 2 or values.shape[1] < 2 or not np.isfinite(values).all():
+        raise InputError(f"outputs of shape {values.shape}; a head's finite outputs and a cosine are needed")
+    return (values[:, 0] if values.shape[1] == 2 else values[:, :-1]), values[:, -1]
+
+
 def calibration_from_dict(content: Mapping[str, Any]) -> Calibration:
     """Read what `to_dict` wrote.
 
@@ -151,6 +193,12 @@ def calibration_from_dict(content: Mapping[str, Any]) -> Calibration:
             if not temperature > 0:
                 raise ValueError(f"temperature {temperature}")
             return Temperature(temperature, bool(content["ordinal"]))
+        if content["method"] == "log_linear_pool":
+            scorer, encoder = (calibration_from_dict(content[name]) for name in ("scorer", "encoder"))
+            a, b = (float(weight) for weight in content["weights"])
+            if not (a > 0 and b > 0):
+                raise ValueError(f"weights {a}, {b}")
+            return LogLinearPool(scorer, encoder, (a, b))
     except (KeyError, TypeError, ValueError) as error:
         raise CalibrationError(
             f"the bundle's calibration is damaged ({error}); run: relsdk calibrate"

@@ -7,16 +7,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import cast
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from relsdk.calibration.fitting import fit_cumulative_link, fit_isotonic, fit_temperature
-from relsdk.calibration.models import Calibration, Float, Int, as_logits, as_scores, method_name
+from relsdk.calibration.fitting import (
+    fit_cumulative_link,
+    fit_isotonic,
+    fit_log_linear_pool,
+    fit_temperature,
+)
+from relsdk.calibration.models import (
+    Calibration,
+    Float,
+    Int,
+    LogLinearPool,
+    as_logits,
+    as_scores,
+    method_name,
+    split_outputs,
+)
 from relsdk.errors import CalibrationError, InputError
 from relsdk.levels import NUM_LEVELS
 
-__all__ = ["cross_validated_probabilities", "fit_calibration", "threshold_for_precision"]
+__all__ = ["cross_validated_probabilities", "fit_calibration", "fit_pool", "threshold_for_precision"]
 
 Fit = Callable[[Float, Int], Calibration]
 # A relative difference in log loss that no user would notice.
@@ -67,6 +82,35 @@ def fit_calibration(
     return methods[chosen](values, levels), {name: float(loss.mean()) for name, loss in losses.items()}
 
 
+def fit_pool(
+    outputs: ArrayLike, labels: ArrayLike, groups: Sequence[str], *, folds: int = 5, seed: int = 0
+) -> tuple[LogLinearPool, dict[str, float]]:
+    """Fit the pool of a cross-encoder and an encoder, and each alone for comparison.
+
+    Args:
+        outputs: (N, C + 1) a head's outputs, and the cosine in the last column.
+        labels: See `fit_calibration`.
+        groups: See `fit_calibration`.
+        folds: See `fit_calibration`.
+        seed: See `fit_calibration`.
+
+    Returns:
+        The pool, and the held-out log loss of "log_linear_pool", and of the "scorer" and the "encoder" alone.
+
+    Raises:
+        CalibrationError: See `fit_calibration`.
+        InputError: See `fit_calibration`.
+    """
+    values, levels = np.asarray(outputs, dtype=np.float64), _as_labels(labels)
+    judged, cosines = split_outputs(values)
+    _, scorer = fit_calibration(judged, levels, groups, folds=folds, seed=seed)
+    _, encoder = fit_calibration(cosines, levels, groups, folds=folds, seed=seed)
+    held_out = _held_out(fit_log_linear_pool, values, levels, groups, folds, seed)
+    losses = {"log_linear_pool": float(_log_losses(held_out, levels).mean())}
+    losses |= {"scorer": min(scorer.values()), "encoder": min(encoder.values())}
+    return fit_log_linear_pool(values, levels), losses
+
+
 def cross_validated_probabilities(
     calibration: Calibration,
     outputs: ArrayLike,
@@ -77,8 +121,11 @@ def cross_validated_probabilities(
     seed: int = 0,
 ) -> Float:
     """Return (N, L) probabilities of each pair from a model of the same method fitted without its group."""
-    values = _as_outputs(outputs)
-    fit = _methods(values)[method_name(calibration)]
+    if isinstance(calibration, LogLinearPool):
+        values, fit = np.asarray(outputs, dtype=np.float64), cast("Fit", fit_log_linear_pool)
+    else:
+        values = _as_outputs(outputs)
+        fit = _methods(values)[method_name(calibration)]
     return _held_out(fit, values, _as_labels(labels), groups, folds, seed)
 
 

@@ -17,7 +17,7 @@ from relsdk.embedder import Embedder
 from relsdk.errors import InputError
 from relsdk.formats import read_documents, read_queries
 from relsdk.index import Index
-from relsdk.scorer import RelevanceScorer
+from relsdk.scorer import scorer_for
 
 __all__ = ["run"]
 
@@ -61,7 +61,7 @@ def run(
     plan = Plan(budget_ms, tuple(sorted(set(ks))), repeats, seconds)
     queries = [query.text for query in read_queries(source)]
     embedder = Embedder(model, variant=variant, threads=threads, truncate_dim=truncate_dim)
-    judge = None if scorer is None else RelevanceScorer(scorer, threads=threads)
+    judge = None if scorer is None else scorer_for(embedder, scorer, threads=threads)
     progress = Progress()
     with _opened(documents, index_path, embedder, progress) as index:
         found = run_benchmark(embedder, index, queries, plan, scorer=judge, on_progress=progress)

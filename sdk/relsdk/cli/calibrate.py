@@ -8,10 +8,12 @@ from pathlib import Path
 import click
 
 from relsdk.cli.output import echo_json, echo_table
+from relsdk.embedder import Embedder
 from relsdk.errors import CalibrationError, InputError
 from relsdk.evaluation import CalibrationReport, OperatingPoint, calibrate_bundle, operating_point
 from relsdk.formats import read_pairs
 from relsdk.pair_models import open_pair_model
+from relsdk.pooled_model import beside
 
 __all__ = ["calibrate", "echo_calibration"]
 
@@ -21,6 +23,7 @@ __all__ = ["calibrate", "echo_calibration"]
 @click.argument("pairs", metavar="PAIRS")
 @click.option("--variant", "variants", multiple=True, help="ONNX files [default: all this CPU runs exactly].")
 @click.option("--dim", "truncate_dim", type=int, help="Calibrate for vectors cut to this dimension.")
+@click.option("--encoder", help="Of a scorer: the encoder bundle whose candidates it re-scores; pool both.")
 @click.option(
     "--target-precision",
     type=click.FloatRange(0, 1, min_open=True),
@@ -38,6 +41,7 @@ def calibrate(
     pairs: str,
     variants: tuple[str, ...],
     truncate_dim: int | None,
+    encoder: str | None,
     target_precision: float | None,
     level: int | None,
     threads: int | None,
@@ -45,16 +49,22 @@ def calibrate(
 ) -> None:
     """Fit BUNDLE's levels on labelled PAIRS (query, title, text, label 0-3) and store them in it.
 
-    The metrics shown are of held-out queries: each pair is graded by a fit that has not seen its query.
+    The metrics shown are of held-out queries: each pair is graded by a fit that has not seen its query. With
+    --encoder, a search with both (relsdk query --scorer) orders and grades by the pool of scorer and cosine.
     """
     if (target_precision is None) != (level is None):
         raise InputError("--target-precision and --level go together")
     labelled = list(read_pairs(pairs))
+    companion = None
+    if encoder is not None:
+        companion = Embedder(encoder, threads=threads, truncate_dim=truncate_dim)
+        truncate_dim = None  # the scorer has no vectors
     reports = calibrate_bundle(
         bundle,
         labelled,
         variants=variants,
         truncate_dim=truncate_dim,
+        encoder=companion,
         threads=threads,
         show_progress_bar=True,
         on_step=lambda step: click.echo(step, err=True),
@@ -64,9 +74,10 @@ def calibrate(
     points: dict[str, OperatingPoint | None] = {}
     if target_precision is not None and level is not None:
         for report in reports:
-            model = open_pair_model(
+            alone = open_pair_model(
                 bundle, variant=report.variant, threads=threads, truncate_dim=truncate_dim
             )
+            model = beside(alone, companion)
             try:
                 point = operating_point(model, labelled, level=level, precision=target_precision)
             except CalibrationError as error:  # the levels are stored all the same

@@ -9,12 +9,14 @@ import click
 
 from relsdk.bundle import read_bundle
 from relsdk.cli.output import echo_json, echo_table
+from relsdk.embedder import Embedder
 from relsdk.evaluation import Evaluation
 from relsdk.evaluation import evaluate as evaluate_pairs
 from relsdk.folders import check_file_target, write_file_atomically
 from relsdk.formats import read_pairs
 from relsdk.hub import local_model
 from relsdk.pair_models import open_pair_model
+from relsdk.pooled_model import beside
 from relsdk.session import runs_exactly
 
 __all__ = ["echo_evaluations", "evaluate"]
@@ -25,6 +27,7 @@ __all__ = ["echo_evaluations", "evaluate"]
 @click.argument("pairs", metavar="PAIRS")
 @click.option("--variant", "variants", multiple=True, help="ONNX files [default: all this CPU runs exactly].")
 @click.option("--dim", "truncate_dim", type=int, help="Cut vectors to this dimension.")
+@click.option("--encoder", help="Of a scorer: measure its pool with this encoder (calibrate --encoder).")
 @click.option("--threads", type=int)
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Also write the JSON to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -33,6 +36,7 @@ def evaluate(
     pairs: str,
     variants: tuple[str, ...],
     truncate_dim: int | None,
+    encoder: str | None,
     threads: int | None,
     output: Path | None,
     as_json: bool,
@@ -46,14 +50,14 @@ def evaluate(
     folder = local_model(model)
     labelled = list(read_pairs(pairs))
     names = variants or [variant.name for variant in read_bundle(folder).variants if runs_exactly(variant)]
-    found = [
-        evaluate_pairs(
-            open_pair_model(folder, variant=name, threads=threads, truncate_dim=truncate_dim),
-            labelled,
-            show_progress_bar=True,
-        )
-        for name in names
-    ]
+    companion = None
+    if encoder is not None:
+        companion = Embedder(encoder, threads=threads, truncate_dim=truncate_dim)
+        truncate_dim = None  # the scorer has no vectors
+    found = []
+    for name in names:
+        alone = open_pair_model(folder, variant=name, threads=threads, truncate_dim=truncate_dim)
+        found.append(evaluate_pairs(beside(alone, companion), labelled, show_progress_bar=True))
     if output is not None:
         write_file_atomically(output, json.dumps([item.to_dict() for item in found], indent=1) + "\n")
     if as_json:

@@ -15,7 +15,7 @@ from relsdk.errors import InputError
 from relsdk.formats import read_queries
 from relsdk.index import Index
 from relsdk.records import Hit
-from relsdk.scorer import RelevanceScorer
+from relsdk.scorer import scorer_for
 from relsdk.searcher import Searcher
 
 __all__ = ["echo_hits", "open_searcher", "query"]
@@ -99,7 +99,7 @@ def open_searcher(
     embedder = Embedder(location, variant=variant, threads=threads)
     if embedder.dimension > info.dimension and embedder.fingerprint == info.encoder_fingerprint:
         embedder = Embedder(location, variant=variant, threads=threads, truncate_dim=info.dimension)
-    judge = None if scorer is None else RelevanceScorer(scorer, threads=threads)
+    judge = None if scorer is None else scorer_for(embedder, scorer, threads=threads)
     return Searcher(embedder, index, judge)
 
 
