@@ -7,7 +7,7 @@ SHARED ?= ../shared
 WORK ?= runs
 
 .DEFAULT_GOAL := help
-.PHONY: demo-train ssra-real real-trained train-real train-speed train-latency help demo test check lint types real quantisation bench suites readme clean
+.PHONY: pool demo-train ssra-real real-trained train-real train-speed train-latency help demo test check lint types real quantisation bench suites readme clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -47,6 +47,9 @@ demo-train: $(VENV)/.installed-dev ## SSRA on the sample corpus, whose levels ar
 
 train-latency: $(VENV)/.installed-dev ## Query latency of what train-real distilled -> bench/results/student_latency.json
 	$(BIN)/python -m bench.student_latency --shared $(SHARED) --work $(WORK) --output bench/results/student_latency.json
+
+pool: $(VENV)/.installed-dev ## Encoder and score model of train-real, alone and pooled -> bench/results/pool.json
+	$(BIN)/python -m bench.pool --shared $(SHARED) --work $(WORK) --output bench/results/pool.json
 
 train-speed: $(VENV)/.installed-dev ## Training throughput beside sentence-transformers (../shared) -> bench/results/train_speed.json
 	$(BIN)/python -m bench.train_speed --shared $(SHARED) --output bench/results/train_speed.json

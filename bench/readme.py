@@ -103,8 +103,8 @@ def _numbers(
     return (
         f"- **{tower:.2f} ms** to encode a query on one CPU thread with a two-layer query tower, "
         f"{teacher:.1f} ms with the twelve-layer encoder that it learned from (int8): nDCG@10 "
-        f"{ndcg[TOWER]:.2f} and {ndcg['embed']:.2f} on real Chinese search pairs "
-        f"(pretrained: {ndcg['untrained']:.2f}).\n"
+        f"{ndcg[TOWER]:.2f} and {ndcg['embed']:.2f} on real Chinese search pairs (the tower's own teacher; "
+        f"pretrained: {ndcg['untrained']:.2f}).\n"
         f"- **{moved:.0e}**: how far a coordinate of an int8 vector moves when the text is encoded in "
         f"another batch: scores do not depend on batch mates. int8 takes {size:.0%} of fp32's space, with "
         f"mean AP {ap:.2f} against {exact_ap:.2f}.\n"

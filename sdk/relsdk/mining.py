@@ -106,12 +106,10 @@ class Miner:
 
     def _irrelevant(self, queries: list[tuple[str, _Known]], near: list[list[Hit]]) -> list[list[Hit]]:
         """Leave what the guard calls irrelevant."""
-        pairs = [
-            (query, hit.document) for (query, _), hits in zip(queries, near, strict=True) for hit in hits
-        ]
-        if self.guard is None or not pairs:
+        asked = [(query, hit) for (query, _), hits in zip(queries, near, strict=True) for hit in hits]
+        if self.guard is None or not asked:
             return near
-        levels: NDArray[np.int64] = self.guard.predict(pairs).levels
+        levels: NDArray[np.int64] = self.guard.predict_hits(asked).levels
         ends = np.cumsum([len(hits) for hits in near])[:-1]
         return [
             [hit for hit, level in zip(hits, of_query, strict=True) if level == RelevanceLevel.IRRELEVANT]

@@ -8,10 +8,9 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from relsdk.calibration import Calibration
 from relsdk.embedder import Embedder
@@ -19,7 +18,7 @@ from relsdk.errors import InputError
 from relsdk.levels import RelevanceLevel, expected_level, most_probable_level
 from relsdk.pair_models import BiEncoder, CrossEncoder, Pair, PairModel, PairOutputs, open_pair_model
 from relsdk.pooled_model import EncoderAndScorer, beside, is_pooled
-from relsdk.records import Document, Relevance
+from relsdk.records import Document, Hit, Relevance
 
 __all__ = ["Predictions", "RankedDocument", "RelevanceScorer", "grade", "scorer_for"]
 
@@ -120,19 +119,12 @@ class RelevanceScorer:
         self._calibration = self.model.calibration
 
     def predict(
-        self,
-        pairs: Sequence[Pair],
-        *,
-        cosines: ArrayLike | None = None,
-        batch_size: int | None = None,
-        show_progress_bar: bool = False,
+        self, pairs: Sequence[Pair], *, batch_size: int | None = None, show_progress_bar: bool = False
     ) -> Predictions:
         """Grade N pairs.
 
         Args:
             pairs: (query, document) tuples; a document is text or a `Document`.
-            cosines: (N,) of the encoder that a scorer is pooled with, where a search knows them; None
-                computes them.
             batch_size: See `Embedder.encode`.
             show_progress_bar: See `Embedder.encode`.
 
@@ -140,18 +132,16 @@ class RelevanceScorer:
             Scores, levels, probabilities and expected levels, in the order of the pairs. The score is the
             cosine of an encoder, the expected level of a cross-encoder's own probabilities, the one number of
             a regression head, or the expected level under the pool of both.
-
-        Raises:
-            InputError: There is not one cosine for each pair, or the model takes none.
         """
-        options: dict[str, Any] = {"batch_size": batch_size, "show_progress_bar": show_progress_bar}
-        if cosines is None:
-            outputs = self.model.outputs(pairs, **options)
-        elif isinstance(self.model, EncoderAndScorer):
-            outputs = self.model.with_cosines(pairs, cosines, **options)
-        else:
-            raise InputError("cosines are given, and this scorer is pooled with no encoder")
+        outputs = self.model.outputs(pairs, batch_size=batch_size, show_progress_bar=show_progress_bar)
         return grade(outputs, self._calibration)
+
+    def predict_hits(self, found: Sequence[tuple[str, Hit]]) -> Predictions:
+        """Grade N hits of queries, as `predict`; a pool takes their scores as the encoder's cosines."""
+        pairs = [(query, hit.document) for query, hit in found]
+        if not isinstance(self.model, EncoderAndScorer):
+            return self.predict(pairs)
+        return grade(self.model.with_cosines(pairs, [hit.score for _, hit in found]), self._calibration)
 
     def rank(
         self, query: str, documents: Sequence[str | Document], *, top_k: int | None = None

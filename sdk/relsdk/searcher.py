@@ -67,7 +67,6 @@ class Searcher:
         self.embedder = embedder
         self.index = index
         self.scorer = scorer
-        self._pooled = scorer is not None and isinstance(scorer.model, EncoderAndScorer)
         if scorer is not None and isinstance(scorer.model, EncoderAndScorer):
             index.check_encoder(scorer.model.embedder)
         self._clock = clock
@@ -183,8 +182,7 @@ class Searcher:
                 break
             started = deadline.elapsed
             chunk = hits[scored : scored + size]
-            cosines = [hit.score for hit in chunk] if self._pooled else None
-            parts.append(scorer.predict([(query, hit.document) for hit in chunk], cosines=cosines))
+            parts.append(scorer.predict_hits([(query, hit) for hit in chunk]))
             if deadline.is_set:
                 self._cost.note(size, deadline.elapsed - started)
             scored += size

@@ -39,6 +39,7 @@ ORDER = [
     {"runner"},
     {"embedder", "index"},
     {"pair_models"},
+    {"pooled_model"},
     {"scorer"},
     {"searcher", "evaluation", "mining", "selftest"},
     {"benchmark"},

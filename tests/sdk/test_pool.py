@@ -130,8 +130,6 @@ def test_a_pool_is_measured_as_it_is_served(made, world):
     pairs = [(pair.query, pair.document) for pair in world.pairs[:50]]
     cosines = BiEncoder(embedder).outputs(pairs).scores
     found = RelevanceScorer(bundle, encoder=embedder).predict(pairs)
-    given_ = RelevanceScorer(bundle, encoder=embedder).predict(pairs, cosines=cosines)
-    np.testing.assert_array_equal(found.scores, given_.scores)
     by_hand = model.calibration.probabilities(np.column_stack([model.scorer.logits(pairs), cosines]))
     np.testing.assert_allclose(found.probabilities, by_hand, atol=1e-6)
     np.testing.assert_allclose(found.scores, by_hand @ np.arange(4), atol=1e-5)
@@ -157,10 +155,8 @@ def test_what_does_not_fit_together_is_told(made, toy_bundle, checkpoint_factory
     embedder, index, bundle, _ = made
     with pytest.raises(InputError, match="is no scorer"):
         RelevanceScorer(toy_bundle, encoder=embedder)
-    with pytest.raises(InputError, match="pooled with no encoder"):
-        RelevanceScorer(bundle).predict([("a", "b")], cosines=[0.5])
     with pytest.raises(InputError, match="one each is needed"):
-        RelevanceScorer(bundle, encoder=embedder).predict([("a", "b")], cosines=[0.5, 0.6])
+        RelevanceScorer(bundle, encoder=embedder).model.with_cosines([("a", "b")], [0.5, 0.6])
     checkpoint = checkpoint_factory(tmp_path / "other", seed=9)
     other = Embedder(export_encoder(checkpoint, tmp_path / "bundle", variants=["fp32"]).path)
     with pytest.raises(CalibrationError, match=r"was not calibrated beside other.*--encoder"):

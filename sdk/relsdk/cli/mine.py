@@ -64,7 +64,8 @@ def mine(
     if scorer is None:
         click.echo("without --scorer some of them may be relevant")
     click.echo(
-        f"next: cat {pairs} {output} > both.jsonl, then relsdk train embed --set data.train=both.jsonl"
+        f"next: cat {pairs} {output} > both.jsonl, then relsdk train embed embed.toml --set "
+        "data.train=both.jsonl --set data.dev=DEV --set model.checkpoint=CHECKPOINT --set run.output=RUN"
     )
 
 

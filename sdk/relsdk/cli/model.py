@@ -68,7 +68,7 @@ def cut(checkpoint: Path, output: Path, corpus: tuple[Path, ...], overwrite: boo
         f"{output}: {found['pieces']:,} of {found['pieces_before']:,} pieces, {found['unknown_share']:.2%} "
         "of the corpus's tokens unknown"
     )
-    click.echo(f"next: relsdk train embed --set model.checkpoint={output} ...")
+    click.echo(f"next: relsdk train embed embed.toml --set model.checkpoint={output} ...")
 
 
 @model.command()

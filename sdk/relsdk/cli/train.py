@@ -138,7 +138,19 @@ def distill(config: Path | None, overrides: tuple[str, ...], resume: bool, as_js
     from relsdk_training.config import DistillConfig
     from relsdk_training.tasks import train_distill
 
-    _run(DistillConfig, train_distill, config, overrides, resume, as_json, "export encoder {best} BUNDLE")
+    following = {
+        "encoder": "export encoder {best} BUNDLE",
+        "query": "export encoder {teacher} BUNDLE --query-tower {best}",
+    }
+    _run(
+        DistillConfig,
+        train_distill,
+        config,
+        overrides,
+        resume,
+        as_json,
+        lambda settings: following[settings.distill.student],
+    )
 
 
 @train.command()
@@ -168,7 +180,7 @@ def _run(
     overrides: tuple[str, ...],
     resume: bool,
     as_json: bool,
-    following: str,
+    following: str | Callable[[Any], str],
 ) -> None:
     from relsdk_training.config_files import load_config
 
@@ -187,7 +199,9 @@ def _run(
     if as_json:
         echo_json(asdict(result))
     else:
-        _echo_result(result, following.format(best=Path(config.run.output) / "best"))
+        command = following if isinstance(following, str) else following(config)
+        best, teacher = Path(config.run.output) / "best", config.model.checkpoint
+        _echo_result(result, command.format(best=best, teacher=teacher))
     if result.stopped == "interrupted":
         sys.exit(_INTERRUPTED)
 

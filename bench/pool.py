@@ -1,0 +1,84 @@
+"""An encoder, a score model, and both pooled, as they are served: int8, calibrated on dev, measured on test.
+
+Run by `make pool`, after `make train-real` (whose checkpoints it exports). One row a seed.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import click
+
+from bench.machine import machine_record
+from bench.train_real import TEACHER, add_to, run_folder
+from relsdk import Embedder
+from relsdk.evaluation import Evaluation, calibrate_bundle, evaluate
+from relsdk.formats import read_pairs
+from relsdk.pair_models import BiEncoder, PairModel, open_pair_model
+from relsdk.pooled_model import beside
+from relsdk_export.encoder import export_encoder
+from relsdk_export.pipeline import DEFAULT_VARIANTS
+from relsdk_export.scorer import export_scorer
+
+SCORER = "score categorical"
+INT8 = [name for name in DEFAULT_VARIANTS if name.startswith("int8")]
+
+
+@click.command()
+@click.option("--shared", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True)
+@click.option("--work", type=click.Path(path_type=Path, exists=True), required=True, help="As of train_real.")
+@click.option("--output", type=click.Path(path_type=Path), required=True)
+@click.option("--seeds", default=3, show_default=True)
+def main(shared: Path, work: Path, output: Path, seeds: int) -> None:
+    """Measure every seed whose encoder and score model are there."""
+    kuake = shared / "data/kuake_qtr"
+    found = 0
+    for seed in range(seeds):
+        encoder, scorer = (run_folder(work, f"{name} / seed {seed}") / "best" for name in (TEACHER, SCORER))
+        if not (encoder.is_dir() and scorer.is_dir()):
+            continue
+        found += 1
+        rows = measure(encoder, scorer, kuake)
+        add_to(output, f"seed {seed}", {"machine": machine_record(), **rows}, lambda rows, path: None)
+        click.echo(json.dumps(rows), err=True)
+    if not found:
+        raise click.ClickException(f"{work} holds no {TEACHER!r} with its {SCORER!r}; run: make train-real")
+
+
+def measure(encoder: Path, scorer: Path, kuake: Path) -> dict[str, Any]:
+    """Export both, calibrate on dev each alone and together, measure on test."""
+    dev, test = (list(read_pairs(kuake / f"{split}.jsonl")) for split in ("dev", "test"))
+    with TemporaryDirectory() as folder:
+        retriever = export_encoder(encoder, Path(folder) / "encoder", variants=INT8).path
+        judge = export_scorer(scorer, Path(folder) / "scorer", variants=INT8).path
+        embedder = Embedder(retriever)
+        variant = [open_pair_model(judge).variant.name]
+        calibrate_bundle(retriever, dev, variants=[embedder.variant.name])
+        calibrate_bundle(judge, dev, variants=variant)
+        (report,) = calibrate_bundle(judge, dev, variants=variant, encoder=embedder)
+        embedder = Embedder(retriever)  # with its levels
+        models: dict[str, PairModel] = {
+            "encoder": BiEncoder(embedder),
+            "score model": open_pair_model(judge),
+            "both, pooled": beside(open_pair_model(judge), embedder),
+        }
+        return {
+            "variants": [embedder.variant.name, *variant],
+            "held_out_log_loss_on_dev": report.held_out_log_loss,
+            "test": {name: _figures(evaluate(model, test)) for name, model in models.items()},
+        }
+
+
+def _figures(found: Evaluation) -> dict[str, float]:
+    order, levels = found.ranking.to_dict(), (found.grading.to_dict() if found.grading else {})
+    wanted = ("mean_ap", "ap_1", "ap_2", "ap_3", "ndcg_at_10")
+    figures = {name: order[name] for name in wanted}
+    figures |= {name: levels[name] for name in ("accuracy", "qwk", "log_loss", "ece")}
+    return {name: round(float(value), 5) for name, value in figures.items()}
+
+
+if __name__ == "__main__":
+    main()
