@@ -32,7 +32,8 @@ INT8 = [name for name in DEFAULT_VARIANTS if name.startswith("int8")]
 @click.option("--work", type=click.Path(path_type=Path, exists=True), required=True, help="As of train_real.")
 @click.option("--output", type=click.Path(path_type=Path), required=True)
 @click.option("--seeds", default=3, show_default=True)
-def main(shared: Path, work: Path, output: Path, seeds: int) -> None:
+@click.option("--fp32", is_flag=True, help="Measure fp32 files: a toy of tests loses too much in int8.")
+def main(shared: Path, work: Path, output: Path, seeds: int, fp32: bool) -> None:
     """Measure every seed whose encoder and score model are there."""
     kuake = shared / "data/kuake_qtr"
     found = 0
@@ -41,19 +42,19 @@ def main(shared: Path, work: Path, output: Path, seeds: int) -> None:
         if not (encoder.is_dir() and scorer.is_dir()):
             continue
         found += 1
-        rows = measure(encoder, scorer, kuake)
+        rows = measure(encoder, scorer, kuake, ["fp32"] if fp32 else INT8)
         add_to(output, f"seed {seed}", {"machine": machine_record(), **rows}, lambda rows, path: None)
         click.echo(json.dumps(rows), err=True)
     if not found:
         raise click.ClickException(f"{work} holds no {TEACHER!r} with its {SCORER!r}; run: make train-real")
 
 
-def measure(encoder: Path, scorer: Path, kuake: Path) -> dict[str, Any]:
+def measure(encoder: Path, scorer: Path, kuake: Path, files: list[str]) -> dict[str, Any]:
     """Export both, calibrate on dev each alone and together, measure on test."""
     dev, test = (list(read_pairs(kuake / f"{split}.jsonl")) for split in ("dev", "test"))
     with TemporaryDirectory() as folder:
-        retriever = export_encoder(encoder, Path(folder) / "encoder", variants=INT8).path
-        judge = export_scorer(scorer, Path(folder) / "scorer", variants=INT8).path
+        retriever = export_encoder(encoder, Path(folder) / "encoder", variants=files).path
+        judge = export_scorer(scorer, Path(folder) / "scorer", variants=files).path
         embedder = Embedder(retriever)
         variant = [open_pair_model(judge).variant.name]
         calibrate_bundle(retriever, dev, variants=[embedder.variant.name])

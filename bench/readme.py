@@ -46,9 +46,9 @@ def main(write: bool, check: bool) -> None:
 
 
 def committed() -> list[dict[str, Any]]:
-    """Read the results that the pages show: latency, real data, training, suites beside the peers, SSRA."""
-    names = ("latency.json", "real.json", "train.json", "student_latency.json", "suites.json", "ssra.json")
-    return [json.loads((RESULTS / name).read_text()) for name in names]
+    """Read the results that the pages show: latency, real data, training, students, peers, SSRA, the pool."""
+    names = ("latency", "real", "train", "student_latency", "suites", "ssra", "pool")
+    return [json.loads((RESULTS / f"{name}.json").read_text()) for name in names]
 
 
 def fill(page: str, parts: dict[str, str]) -> str:
@@ -66,6 +66,7 @@ def blocks(
     students: dict[str, Any],
     suites: dict[str, Any],
     ssra: dict[str, Any],
+    pool: dict[str, Any],
 ) -> dict[str, str]:
     """Return every generated part."""
     timed = {entry["name"]: entry for entry in latency["benchmarks"]}
@@ -76,6 +77,7 @@ def blocks(
         "training": _training_table(train, students),
         "peers": _peers_tables(suites),
         "ssra": _ssra_table(ssra),
+        "pool": _pool_table(pool),
         "demo": _verbatim("demo.txt"),
         "example": _verbatim("example.txt"),
     }
@@ -176,6 +178,20 @@ def _training_table(train: dict[str, Any], students: dict[str, Any]) -> str:
         )
         time = f"{times[name]:.2f}" if name in times else ""
         lines.append(f"| {label} | {len(runs)} | {' | '.join(points)} | {time} |")
+    return "\n".join(lines) + "\n"
+
+
+def _pool_table(pool: dict[str, Any]) -> str:
+    """Test measures of each model alone and of both: means over the seeds there are."""
+    rows = [row["test"] for row in pool.values()]
+    lines = [
+        "| served, int8 | seeds | mean AP | nDCG@10 | accuracy | QWK | log loss |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name in rows[0]:
+        mean = {key: sum(row[name][key] for row in rows) / len(rows) for key in rows[0][name]}
+        percents = " | ".join(f"{100 * mean[key]:.2f}" for key in ("mean_ap", "ndcg_at_10", "accuracy"))
+        lines.append(f"| {name} | {len(rows)} | {percents} | {mean['qwk']:.3f} | {mean['log_loss']:.3f} |")
     return "\n".join(lines) + "\n"
 
 

@@ -221,6 +221,10 @@ def test_training_at_toy_size(checkpoint_factory, tmp_path):
     models = json.loads((tmp_path / "l.json").read_text())["models"]
     assert set(models) == {"embed", "query tower, 2 layers"}
     assert models["embed"]["time_to_teacher"] == 1.0
+    pool = run("bench.pool", *latency[:4], "--output", tmp_path / "pool.json", "--seeds", 1, "--fp32")
+    assert pool.returncode == 0, pool.stderr
+    (pooled,) = json.loads((tmp_path / "pool.json").read_text()).values()
+    assert set(pooled["test"]) == {"encoder", "score model", "both, pooled"}
     before = output.read_text()
     again = run("bench.train_real", *arguments)
     assert again.returncode == 0, again.stderr
