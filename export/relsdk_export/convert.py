@@ -118,6 +118,7 @@ def load_encoder(checkpoint: Path, settings: EncoderSettings) -> SentenceEncoder
     """
     encoder = SentenceEncoder(_load(AutoModel, checkpoint), settings).eval()
     _check_architecture(encoder, checkpoint)
+    _check_tokenizer(encoder.transformer, load_tokenizer(checkpoint), checkpoint)
     return encoder
 
 
@@ -129,6 +130,7 @@ def load_scorer(checkpoint: Path, settings: ScorerSettings) -> PairClassifier:
     """
     transformer = _load(AutoModelForSequenceClassification, checkpoint)
     tokenizer = load_tokenizer(checkpoint)
+    _check_tokenizer(transformer, tokenizer, checkpoint)
     uses_types = (
         "token_type_ids" in tokenizer.model_input_names
         and "token_type_ids" in signature(transformer.forward).parameters
@@ -157,12 +159,12 @@ def _load(kind: Any, checkpoint: Path) -> PreTrainedModel:
             )
     except Exception as error:  # damaged files raise what the library happens to meet
         raise BundleError(f"{checkpoint} cannot be loaded: {_reason(error)}") from error
-    _check_weights(checkpoint, model, notes)
+    _check_weights(checkpoint, notes)
     loaded: PreTrainedModel = model.eval()
     return loaded
 
 
-def _check_weights(checkpoint: Path, model: PreTrainedModel, notes: Mapping[str, Any]) -> None:
+def _check_weights(checkpoint: Path, notes: Mapping[str, Any]) -> None:
     """Raise `BundleError` unless the weights are those of the architecture, all of them and no others."""
     if mismatched := sorted(
         str(item[0] if isinstance(item, tuple) else item) for item in notes["mismatched_keys"]
@@ -182,12 +184,11 @@ def _check_weights(checkpoint: Path, model: PreTrainedModel, notes: Mapping[str,
             f"{checkpoint} lacks {len(missing)} weights of its architecture ({missing[0]}, ...); "
             "an export would hold random ones"
         )
-    _check_tokenizer(checkpoint, model)
 
 
-def _check_tokenizer(checkpoint: Path, model: PreTrainedModel) -> None:
+def _check_tokenizer(model: PreTrainedModel, tokenizer: Any, checkpoint: Path) -> None:
     """Raise `BundleError` where the tokenizer has ids that the embedding has no row for."""
-    vocabulary = load_tokenizer(checkpoint).get_vocab()
+    vocabulary = tokenizer.get_vocab()
     token = max(vocabulary, key=vocabulary.__getitem__)
     rows = model.get_input_embeddings().weight.shape[0]
     if vocabulary[token] >= rows:
