@@ -50,7 +50,8 @@ def test_a_checkpoint_counts_by_its_content(toy_checkpoint, tmp_path):
     settings = [f"model.checkpoint={folder}" for folder in (toy_checkpoint, moved)]
     assert identity(EmbedConfig, settings[0]) == identity(EmbedConfig, settings[1])
     before = checkpoint_hash(moved)
-    for name in ("model.safetensors", "tokenizer.json", "1_Pooling/config.json"):
+    prompts = "config_sentence_transformers.json"
+    for name in ("model.safetensors", "tokenizer.json", prompts, "1_Pooling/config.json"):
         path = moved / name
         content = path.read_bytes()
         path.write_bytes(content + b" ")
