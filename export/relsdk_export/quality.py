@@ -171,7 +171,7 @@ class _Comparison:
             qwk=quadratic_weighted_kappa(self.labels, levels),
             level_changes=losses["level_changes"],
             intervals=intervals,
-            over_budget=_over(losses, intervals, budget),
+            over_budget=over_budget(losses, intervals, budget),
         )
 
     def _intervals(
@@ -188,9 +188,10 @@ class _Comparison:
         }
 
 
-def _over(
+def over_budget(
     losses: Mapping[str, float], intervals: Mapping[str, tuple[float, float]], budget: QualityBudget
 ) -> tuple[str, ...]:
+    """Return one line for each loss above its budget, with what other pairs could have shown."""
     found = []
     for name, loss in losses.items():
         limit = getattr(budget, name)
