@@ -195,11 +195,9 @@ def over_budget(
     found = []
     for name, loss in losses.items():
         limit = getattr(budget, name)
-        if loss <= limit:
+        if loss <= limit:  # a NaN does not pass
             continue
-        line = (
-            f"{name}: {loss:.4f} lost, {limit:.4f} allowed ({loss - limit:.4f} over)"  # a NaN does not pass
-        )
+        line = f"{name}: {loss:.4f} lost, {limit:.4f} allowed ({loss - limit:.4f} over)"
         low, high = intervals[name]
         if low <= limit:
             line += f"; other pairs could show {low:.4f} to {high:.4f}: more pairs would tell"

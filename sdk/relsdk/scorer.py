@@ -171,6 +171,6 @@ def scorer_for(
         threads: See `Embedder`.
     """
     scorer = open_pair_model(model, threads=threads)
-    if not isinstance(scorer, CrossEncoder):
-        return RelevanceScorer(model, threads=threads)
-    return RelevanceScorer(scorer, encoder=embedder if is_pooled(scorer, embedder) else None)
+    if isinstance(scorer, CrossEncoder):
+        return RelevanceScorer(scorer, encoder=embedder if is_pooled(scorer, embedder) else None)
+    return RelevanceScorer(scorer.embedder if isinstance(scorer, BiEncoder) else model, threads=threads)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
+from relsdk.cli.evaluate import open_companion
 from relsdk.cli.output import echo_json, echo_table
-from relsdk.embedder import Embedder
 from relsdk.errors import CalibrationError, InputError
 from relsdk.evaluation import CalibrationReport, OperatingPoint, calibrate_bundle, operating_point
 from relsdk.formats import read_pairs
@@ -55,10 +55,7 @@ def calibrate(
     if (target_precision is None) != (level is None):
         raise InputError("--target-precision and --level go together")
     labelled = list(read_pairs(pairs))
-    companion = None
-    if encoder is not None:
-        companion = Embedder(encoder, threads=threads, truncate_dim=truncate_dim)
-        truncate_dim = None  # the scorer has no vectors
+    companion, truncate_dim = open_companion(encoder, threads, truncate_dim)
     reports = calibrate_bundle(
         bundle,
         labelled,

@@ -19,7 +19,7 @@ from relsdk.pair_models import open_pair_model
 from relsdk.pooled_model import beside
 from relsdk.session import runs_exactly
 
-__all__ = ["echo_evaluations", "evaluate"]
+__all__ = ["echo_evaluations", "evaluate", "open_companion"]
 
 
 @click.command()
@@ -50,10 +50,7 @@ def evaluate(
     folder = local_model(model)
     labelled = list(read_pairs(pairs))
     names = variants or [variant.name for variant in read_bundle(folder).variants if runs_exactly(variant)]
-    companion = None
-    if encoder is not None:
-        companion = Embedder(encoder, threads=threads, truncate_dim=truncate_dim)
-        truncate_dim = None  # the scorer has no vectors
+    companion, truncate_dim = open_companion(encoder, threads, truncate_dim)
     found = []
     for name in names:
         alone = open_pair_model(folder, variant=name, threads=threads, truncate_dim=truncate_dim)
@@ -64,6 +61,18 @@ def evaluate(
         echo_json([item.to_dict() for item in found])
     else:
         echo_evaluations(found)
+
+
+def open_companion(
+    encoder: str | None, threads: int | None, truncate_dim: int | None
+) -> tuple[Embedder | None, int | None]:
+    """Open what `--encoder` names, if anything; return it and the dimension left for the model itself.
+
+    `--dim` cuts the vectors of the encoder; a scorer has none.
+    """
+    if encoder is None:
+        return None, truncate_dim
+    return Embedder(encoder, threads=threads, truncate_dim=truncate_dim), None
 
 
 def echo_evaluations(evaluations: list[Evaluation]) -> None:
