@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import tempfile
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import click
 
-from bench.suites import SUITES
+from bench.suites import ON_REQUEST, SUITES
 
 _POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
 
 
 @click.command()
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), required=True)
-@click.option("--only", multiple=True, type=click.Choice(list(SUITES)), help="Run these suites [all].")
+@click.option(
+    "--only", multiple=True, type=click.Choice(list(SUITES)), help="Run these suites [all but million_*]."
+)
 @click.option(
     "--small", is_flag=True, help="Toy sizes and few rounds: does it run? Its numbers mean nothing."
 )
-@click.option("--million", is_flag=True, help="Also search a million vectors.")
 @click.option("--no-peers", is_flag=True, help="relsdk only: to compare two commits.")
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(min=1))
 @click.option("--bundle", type=click.Path(path_type=Path, exists=True), envvar="RELSDK_BENCH_BUNDLE")
@@ -36,7 +37,6 @@ def main(
     output: Path,
     only: tuple[str, ...],
     small: bool,
-    million: bool,
     no_peers: bool,
     threads: int,
     bundle: Path | None,
@@ -68,7 +68,6 @@ def main(
         settings = make_settings(
             Path(temporary),
             small=small,
-            million=million,
             peers=not no_peers,
             threads=threads,
             bundle=bundle,
@@ -77,13 +76,13 @@ def main(
             tower=tower,
             cache=work,
         )
-        flags = {"--small": small, "--million": million, "--no-peers": no_peers}
+        flags = {"--small": small, "--no-peers": no_peers}
         command = ["bench.suites", *_shown(output, only, flags, threads)]
         made = _begun(output, {**header(settings, command), "rows": []}, only)
         output.parent.mkdir(parents=True, exist_ok=True)
-        for name in only or SUITES:
+        for name in only or [name for name in SUITES if name not in ON_REQUEST]:
             click.echo(f"suite {name}", err=True)
-            rows = importlib.import_module(SUITES[name]).run(settings)
+            rows = resolve_name(SUITES[name])(settings)
             with FileLock(f"{output}.lock"):
                 if only:  # another run may have completed it meanwhile, beside this one
                     made = _begun(output, made, only)

@@ -23,17 +23,21 @@ EFFORTS = (16, 32, 64, 128, 256)
 def run(settings: Settings) -> list[dict[str, Any]]:
     """Search each size at each effort."""
     sizes = [(count, dimension) for count in (10_000, 100_000) for dimension in DIMENSIONS]
-    if settings.million:
-        sizes += [(1_000_000, dimension) for dimension in DIMENSIONS]
-    if settings.small:
-        sizes = [(500, 32)]
     rows = []
-    for count, dimension in sizes:
-        rows += _size(settings, count, dimension)
+    for count, dimension in [(500, 32)] if settings.small else sizes:
+        rows += _size(settings, "index_search", count, dimension)
     return rows
 
 
-def _size(settings: Settings, count: int, dimension: int) -> list[dict[str, Any]]:
+def _million(dimension: int, settings: Settings) -> list[dict[str, Any]]:
+    """Search a million vectors at each effort."""
+    return _size(settings, f"million_{dimension}", 500 if settings.small else 1_000_000, dimension)
+
+
+million_64, million_128, million_384 = (partial(_million, dimension) for dimension in DIMENSIONS)
+
+
+def _size(settings: Settings, suite: str, count: int, dimension: int) -> list[dict[str, Any]]:
     vectors = VectorSet(count, dimension)
     exact = vectors.exact()
     built = [(graph, graph.build(vectors.documents)) for graph in graphs(settings)]
@@ -49,7 +53,7 @@ def _size(settings: Settings, count: int, dimension: int) -> list[dict[str, Any]
             ]
             contenders += [_peer(graph, made, vectors, effort, exact) for graph, made in built]
             rows += measure(
-                "index_search",
+                suite,
                 f"{count:,} x {dimension}, ef {effort}",
                 [*contenders, settings.yardstick],
                 settings.plan(30, 20),

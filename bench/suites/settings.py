@@ -39,7 +39,6 @@ class Settings:
         scorer: A cross-encoder's bundle; None makes one of the checkpoint with a random head.
         tower: An encoder's bundle with a query tower, whose queries are timed, too; None times none.
         small: Toy sizes.
-        million: Also a million vectors.
         peers: Run the peers too.
         threads: Of every contender.
         temporary: A folder for this run.
@@ -53,7 +52,6 @@ class Settings:
     scorer: Path | None
     tower: Path | None
     small: bool
-    million: bool
     peers: bool
     threads: int
     temporary: Path
@@ -141,7 +139,6 @@ def make_settings(
     temporary: Path,
     *,
     small: bool = False,
-    million: bool = False,
     peers: bool = True,
     threads: int = 1,
     bundle: Path | None = None,
@@ -158,7 +155,7 @@ def make_settings(
     if bundle is None:
         checkpoint = checkpoint or _default_checkpoint()
         bundle = _exported(checkpoint, cache / f"bundle-{checkpoint.name}")
-    return Settings(bundle, checkpoint, scorer, tower, small, million, peers, threads, temporary, cache)
+    return Settings(bundle, checkpoint, scorer, tower, small, peers, threads, temporary, cache)
 
 
 def header(settings: Settings, command: list[str]) -> dict[str, Any]:

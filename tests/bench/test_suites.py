@@ -6,12 +6,23 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 from click.testing import CliRunner
 
 from bench.interleave import measure, run_blocks
-from bench.suites import SUITES, children, cold_start, encode_query, memory, peers, score, vector_sets
+from bench.suites import (
+    ON_REQUEST,
+    SUITES,
+    children,
+    cold_start,
+    encode_query,
+    memory,
+    peers,
+    score,
+    vector_sets,
+)
 from bench.suites.__main__ import main as suites_main
 from bench.suites.settings import header, make_settings
 from relsdk.bench_results import compare_results, markdown_report, read_results
@@ -19,7 +30,7 @@ from relsdk_export.encoder import export_encoder
 from tests.bench.test_interleave import FakeClock
 
 ROOT = Path(__file__).resolve().parents[2]
-IN_PROCESS = [name for name in SUITES if name not in ("cold_start", "memory")]
+IN_PROCESS = [name for name in SUITES if name not in ("cold_start", "memory", *ON_REQUEST)]
 
 
 @pytest.fixture
@@ -43,11 +54,9 @@ def result_of(rows, settings, path):
 
 def test_relsdk_alone(settings, tmp_path):
     """All suites in this process, without peers and without processes of their own."""
-    import importlib
-
     rows = []
     for name in IN_PROCESS:
-        found = importlib.import_module(SUITES[name]).run(settings)
+        found = resolve_name(SUITES[name])(settings)
         if name != "score":  # no scorer and no checkpoint to make one of
             check_rows(found, name)
         rows += found
@@ -62,6 +71,15 @@ def test_relsdk_alone(settings, tmp_path):
     assert asked == [(kept, 16), (read, 16), (kept, 64), (read, 64)]
     assert all(row["quality"]["recall_at_10"] > 0.9 for row in ours)
     assert "relsdk Searcher" in markdown_report([results])
+
+
+def test_million_vectors_are_searched_where_it_is_asked_for(settings, tmp_path):
+    assert set(ON_REQUEST) == {"million_64", "million_128", "million_384"}
+    rows = resolve_name(SUITES["million_128"])(settings)
+    check_rows(rows, "million_128")
+    assert {(row["parameters"]["documents"], row["parameters"]["dimension"]) for row in rows} == {(500, 128)}
+    report = markdown_report([result_of(rows, settings, tmp_path / "r.json")])
+    assert "### Search a million vectors of 128 dimensions" in report
 
 
 def test_texts_have_the_tokens_that_are_asked_for(settings):

@@ -75,8 +75,8 @@ def _draw_distribution(axis: Axis, rows: list[Row]) -> None:
 
 
 def _recall_panels(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    found = [row for row in rows if row.suite == "index_search" and "recall_at_10" in row.quality]
-    return _grouped([row for row in found if row.throughput > 0], _size)
+    found = [row for row in rows if row.suite == "index_search" or row.suite.startswith("million_")]
+    return _grouped([row for row in found if "recall_at_10" in row.quality and row.throughput > 0], _size)
 
 
 def _draw_recall(axis: Axis, rows: list[Row]) -> None:
