@@ -5,10 +5,13 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
+from importlib import import_module
 from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from bench import readme, train_real
@@ -35,6 +38,16 @@ def run(*arguments, **environment):
     )
 
 
+def call(module, *arguments):
+    """Run a module's command in this process, as `python -m` would: torch is loaded once, not for each."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        done = CliRunner().invoke(import_module(module).main, [str(argument) for argument in arguments])
+    if done.exception and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done
+
+
 def toy_shared(folder, checkpoint):
     """A folder laid out like the shared one, from the sample world and a toy checkpoint."""
     world = generate(seed=7, n_documents=200, n_queries=60)
@@ -58,8 +71,8 @@ def toy_shared(folder, checkpoint):
 @pytest.mark.slow
 def test_real_at_toy_size(toy_checkpoint, tmp_path):
     shared = toy_shared(tmp_path / "shared", toy_checkpoint)
-    done = run("bench.real", "--shared", shared, "--output", tmp_path / "out" / "real.json")
-    assert done.returncode == 0, done.stderr
+    done = call("bench.real", "--shared", shared, "--output", tmp_path / "out" / "real.json")
+    assert done.exit_code == 0, done.output
     result = json.loads((tmp_path / "out" / "real.json").read_text())
     committed = json.loads((ROOT / "bench/results/real.json").read_text())
     assert result.keys() == committed.keys()
@@ -89,8 +102,8 @@ def test_latency_at_toy_size(toy_bundle, tmp_path):
 @pytest.mark.slow
 def test_quantisation_at_toy_size(toy_checkpoint, tmp_path):
     shared = toy_shared(tmp_path / "shared", toy_checkpoint)
-    done = run("bench.quantisation", "--shared", shared, "--output", tmp_path / "q.json", "--rounds", 20)
-    assert done.returncode == 0, done.stderr
+    done = call("bench.quantisation", "--shared", shared, "--output", tmp_path / "q.json", "--rounds", 20)
+    assert done.exit_code == 0, done.output
     schemes = json.loads((tmp_path / "q.json").read_text())["schemes"]
     committed = json.loads((ROOT / "bench/results/quantisation.json").read_text())["schemes"]
     assert schemes.keys() == committed.keys()
@@ -195,8 +208,8 @@ def test_training_at_toy_size(checkpoint_factory, tmp_path):
     arguments = ["--shared", shared, "--output", output, "--work", tmp_path / "work", "--seeds", 1]
     arguments += [part for name in names for part in ("--only", name)]
     arguments += ["--set", "run.max_steps=3", "--set", "run.evaluate_every=2", "--set", "run.precision=fp32"]
-    done = run("bench.train_real", *arguments)
-    assert done.returncode == 0, done.stderr
+    done = call("bench.train_real", *arguments)
+    assert done.exit_code == 0, done.output
     rows = json.loads(output.read_text())
     assert set(rows) == {"untrained", "QBQTC: untrained", *(f"{name} / seed 0" for name in names)}
     for row in rows.values():
@@ -216,18 +229,18 @@ def test_training_at_toy_size(checkpoint_factory, tmp_path):
         "--rounds",
         20,
     ]
-    timed = run("bench.student_latency", *latency)
-    assert timed.returncode == 0, timed.stderr
+    timed = call("bench.student_latency", *latency)
+    assert timed.exit_code == 0, timed.output
     models = json.loads((tmp_path / "l.json").read_text())["models"]
     assert set(models) == {"embed", "query tower, 2 layers"}
     assert models["embed"]["time_to_teacher"] == 1.0
-    pool = run("bench.pool", *latency[:4], "--output", tmp_path / "pool.json", "--seeds", 1, "--fp32")
-    assert pool.returncode == 0, pool.stderr
+    pool = call("bench.pool", *latency[:4], "--output", tmp_path / "pool.json", "--seeds", 1, "--fp32")
+    assert pool.exit_code == 0, pool.output
     (pooled,) = json.loads((tmp_path / "pool.json").read_text()).values()
     assert set(pooled["test"]) == {"encoder", "score model", "both, pooled"}
     before = output.read_text()
-    again = run("bench.train_real", *arguments)
-    assert again.returncode == 0, again.stderr
+    again = call("bench.train_real", *arguments)
+    assert again.exit_code == 0, again.output
     assert output.read_text() == before  # nothing is run twice
 
 

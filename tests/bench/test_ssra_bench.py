@@ -1,9 +1,6 @@
 """The SSRA studies, run whole at toy size."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +10,8 @@ from bench.ssra_rows import row_key, row_name
 from relsdk.metrics import mean_ap_over_levels
 from relsdk.sample_world import generate
 from relsdk_training.data import pair_arrays
-from tests.bench.test_bench import toy_shared
+from tests.bench.test_bench import call, toy_shared
 
-ROOT = Path(__file__).resolve().parents[2]
 SMALL = [f"{m}.run.{x}" for m in ("score", "query", "embed") for x in ("max_steps=3", "batch_size=16")]
 SMALL += [
     "query.model.decoder_layers=[0, 1]",
@@ -27,14 +23,7 @@ SMALL += ["embed.loss.matryoshka_dims=[8]", "embed.run.evaluate_every=0", "data.
 
 
 def run(module, *arguments):
-    overrides = [word for setting in SMALL for word in ("--set", setting)]
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", module, *map(str, arguments), *overrides],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
+    return call(module, *arguments, *(word for setting in SMALL for word in ("--set", setting)))
 
 
 @pytest.mark.slow
@@ -45,7 +34,7 @@ def test_the_study_at_toy_size(toy_checkpoint, tmp_path):
     arguments = ["--shared", shared, "--output", output, "--work", tmp_path / "work"]
     arguments += ["--budget", 200, "--steps", 3, "--seeds", 1, "--documents", 12]
     done = run("bench.ssra_real", *arguments)
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.output
     rows = json.loads(output.read_text())
     assert [row_name(key) for key in rows] == [
         "vanilla SFT",
@@ -78,7 +67,7 @@ def test_the_study_at_toy_size(toy_checkpoint, tmp_path):
     assert len(trained) == 6
     assert len(set(trained)) == 2
     before = output.read_bytes()
-    assert run("bench.ssra_real", *arguments).returncode == 0
+    assert run("bench.ssra_real", *arguments).exit_code == 0
     assert output.read_bytes() == before
 
 
@@ -95,7 +84,7 @@ def test_the_sample_world_at_toy_size(toy_checkpoint, tmp_path):
         "--set",
         "embed.model.layers=[0]",
     )
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.output
     row = json.loads(output.read_text())
     assert set(row["test"]) == {"untrained", "SSRA"}
     (agreement,) = row["agreement_with_the_oracle"].values()
