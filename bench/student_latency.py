@@ -30,10 +30,13 @@ INT8 = [name for name in DEFAULT_VARIANTS if name.startswith("int8")]
 @click.option("--work", type=click.Path(path_type=Path, exists=True), required=True, help="As of train_real.")
 @click.option("--output", type=click.Path(path_type=Path), required=True)
 @click.option("--rounds", default=300, show_default=True, help="Timed queries for each model.")
-def main(shared: Path, work: Path, output: Path, rounds: int) -> None:
-    """Time every student that seed 0 has trained, beside its teacher."""
-    teacher = run_folder(work, f"{TEACHER} / seed 0") / "best"
-    runs = {name: run_folder(work, f"{name} / seed 0") / "best" for name in EXPERIMENTS}
+@click.option("--seed", default=0, show_default=True, help="Whose checkpoints; all seeds are as fast.")
+def main(shared: Path, work: Path, output: Path, rounds: int, seed: int) -> None:
+    """Time every student of a seed beside its teacher."""
+    runs = {name: run_folder(work, f"{name} / seed {seed}") / "best" for name in EXPERIMENTS}
+    teacher = runs[TEACHER]
+    if not teacher.is_dir():
+        raise click.ClickException(f"{work} holds no {TEACHER!r} of seed {seed}; run: make train-real")
     texts = [query.text for query in read_queries(shared / "data/queries/video_search.txt")][:rounds]
     with TemporaryDirectory() as folder:
         models = {TEACHER: _exported(teacher, Path(folder) / "teacher")}

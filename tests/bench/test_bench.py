@@ -234,6 +234,9 @@ def test_training_at_toy_size(checkpoint_factory, tmp_path):
     models = json.loads((tmp_path / "l.json").read_text())["models"]
     assert set(models) == {"embed", "query tower, 2 layers"}
     assert models["embed"]["time_to_teacher"] == 1.0
+    missing = call("bench.student_latency", *latency, "--seed", 1)
+    assert missing.exit_code == 1
+    assert "holds no 'embed' of seed 1; run: make train-real" in missing.output
     pool = call("bench.pool", *latency[:4], "--output", tmp_path / "pool.json", "--seeds", 1, "--fp32")
     assert pool.exit_code == 0, pool.output
     (pooled,) = json.loads((tmp_path / "pool.json").read_text()).values()
