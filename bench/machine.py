@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -28,7 +29,7 @@ def machine_record(seed: int = 0) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "versions": {package: version(package) for package in PACKAGES},
         "commit": _commit(),
-        "command": "python -m " + " ".join([_module(), *_arguments()]),
+        "command": shlex.join(["python", "-m", _module(), *_arguments()]),
         "seed": seed,
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
     }

@@ -31,19 +31,19 @@ INT8 = [name for name in DEFAULT_VARIANTS if name.startswith("int8")]
 @click.option("--shared", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True)
 @click.option("--work", type=click.Path(path_type=Path, exists=True), required=True, help="As of train_real.")
 @click.option("--output", type=click.Path(path_type=Path), required=True)
-@click.option("--seeds", default=3, show_default=True)
+@click.option("--seed", "seeds", multiple=True, type=int, default=(0, 1, 2), show_default=True)
 @click.option("--fp32", is_flag=True, help="Measure fp32 files: a toy of tests loses too much in int8.")
-def main(shared: Path, work: Path, output: Path, seeds: int, fp32: bool) -> None:
+def main(shared: Path, work: Path, output: Path, seeds: tuple[int, ...], fp32: bool) -> None:
     """Measure every seed whose encoder and score model are there."""
     kuake = shared / "data/kuake_qtr"
     found = 0
-    for seed in range(seeds):
+    for seed in seeds:
         encoder, scorer = (run_folder(work, f"{name} / seed {seed}") / "best" for name in (TEACHER, SCORER))
         if not (encoder.is_dir() and scorer.is_dir()):
             continue
         found += 1
         rows = measure(encoder, scorer, kuake, ["fp32"] if fp32 else INT8)
-        add_to(output, f"seed {seed}", {"machine": machine_record(), **rows}, lambda rows, path: None)
+        add_to(output, f"seed {seed}", {"machine": machine_record(seed), **rows}, lambda rows, path: None)
         click.echo(json.dumps(rows), err=True)
     if not found:
         raise click.ClickException(f"{work} holds no {TEACHER!r} with its {SCORER!r}; run: make train-real")

@@ -67,7 +67,7 @@ _CHECKED = 200
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="Runs and checkpoints.")
 @click.option("--budget", "budgets", multiple=True, type=int, default=(2000, 500, 10_000), show_default=True)
 @click.option("--steps", default=300, show_default=True, help="Of every encoder's training.")
-@click.option("--seeds", default=3, show_default=True)
+@click.option("--seed", "seeds", multiple=True, type=int, default=(0, 1, 2), show_default=True)
 @click.option("--only", multiple=True, help=f"Rows out of {ROWS} [default: all].")
 @click.option("--documents", default=0, help="Unlabelled documents; 0 takes all.")
 @click.option(
@@ -82,7 +82,7 @@ def main(
     work: Path,
     budgets: tuple[int, ...],
     steps: int,
-    seeds: int,
+    seeds: tuple[int, ...],
     only: tuple[str, ...],
     documents: int,
     outsider: Path | None,
@@ -98,7 +98,7 @@ def main(
     test = pair_arrays(load_pairs(str(data["test"])))
     backbone = shared / "models/me5-small-zh"
     for budget in budgets:
-        for seed in range(seeds):
+        for seed in seeds:
             for name in (row for row in ROWS if row in (only or ROWS)):
                 key = row_key(name, budget, steps, seed)
                 if key in read_rows(output):

@@ -86,12 +86,17 @@ KINDS: dict[str, tuple[type[Config], Callable[..., TrainResult]]] = {
 @click.option("--output", type=click.Path(path_type=Path), required=True)
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="Runs and checkpoints.")
 @click.option("--only", multiple=True, help="Names of experiments [default: all].")
-@click.option("--seeds", default=3, show_default=True)
+@click.option("--seed", "seeds", multiple=True, type=int, default=(0, 1, 2), show_default=True)
 @click.option(
     "--set", "overrides", multiple=True, metavar="A.B=C", help="For every run; tests make it small."
 )
 def main(
-    shared: Path, output: Path, work: Path, only: tuple[str, ...], seeds: int, overrides: tuple[str, ...]
+    shared: Path,
+    output: Path,
+    work: Path,
+    only: tuple[str, ...],
+    seeds: tuple[int, ...],
+    overrides: tuple[str, ...],
 ) -> None:
     """Run what has no row yet."""
     unknown = [name for name in only if name not in EXPERIMENTS]
@@ -105,7 +110,7 @@ def main(
             pairs = pair_arrays(load_pairs(str(files["test"]), label_map))
             found = rounded(measured(encoder_objective(TextEncoder.load(backbone, max_tokens=128), pairs)))
             add_to(output, key, {"machine": machine_record(), "test": found}, write_report)
-    for seed in range(seeds):
+    for seed in seeds:
         for name in only or EXPERIMENTS:
             key = f"{name} / seed {seed}"
             if key in read_rows(output):
@@ -179,7 +184,7 @@ def experiment(recipe: str, settings: list[str], test: Path) -> dict[str, Any]:
         shutil.rmtree(state)
     pairs = pair_arrays(load_pairs(str(test), config.data.label_map))
     return {
-        "machine": machine_record(),
+        "machine": machine_record(config.run.seed),
         "config": without_folders(asdict(config)),
         "steps": result.steps,
         "best_step": result.best_step,

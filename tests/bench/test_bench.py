@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -172,7 +173,22 @@ def test_fill_replaces_between_markers_only():
     assert readme.fill(page, {"x": "new\n", "z": "none"}) == "a\n<!-- x -->\nnew\n<!-- /x -->\nb <!-- y -->"
 
 
+def commands(content):
+    """Every command that a result file names."""
+    if not isinstance(content, dict):
+        return []
+    own = [content["command"]] if "command" in content else []
+    return own + [command for value in content.values() for command in commands(value)]
+
+
 def test_every_committed_result_says_where_it_comes_from():
+    for path in (ROOT / "bench/results").glob("*.json"):
+        found = commands(json.loads(path.read_text()))
+        assert found, path
+        for command in found:
+            python, flag, module, *_ = shlex.split(command)
+            assert (python, flag) == ("python", "-m"), f"{path.name}: {command}"
+            assert (ROOT / module.replace(".", "/")).with_suffix(".py").is_file() or module == "bench.suites"
     assert set(machine_record()) >= {"cpu", "cpus", "versions", "commit", "command", "seed", "date"}
     for name in ("latency.json", "real.json"):
         content = json.loads((ROOT / "bench/results" / name).read_text())
@@ -205,7 +221,7 @@ def test_training_at_toy_size(checkpoint_factory, tmp_path):
     shared = toy_shared(tmp_path / "shared", checkpoint_factory(tmp_path / "wide", hidden=384))
     output = tmp_path / "train.json"
     names = ["embed", "query tower, 2 layers", "score categorical", "QBQTC: embed"]
-    arguments = ["--shared", shared, "--output", output, "--work", tmp_path / "work", "--seeds", 1]
+    arguments = ["--shared", shared, "--output", output, "--work", tmp_path / "work", "--seed", 0]
     arguments += [part for name in names for part in ("--only", name)]
     arguments += ["--set", "run.max_steps=3", "--set", "run.evaluate_every=2", "--set", "run.precision=fp32"]
     done = call("bench.train_real", *arguments)
@@ -237,7 +253,7 @@ def test_training_at_toy_size(checkpoint_factory, tmp_path):
     missing = call("bench.student_latency", *latency, "--seed", 1)
     assert missing.exit_code == 1
     assert "holds no 'embed' of seed 1; run: make train-real" in missing.output
-    pool = call("bench.pool", *latency[:4], "--output", tmp_path / "pool.json", "--seeds", 1, "--fp32")
+    pool = call("bench.pool", *latency[:4], "--output", tmp_path / "pool.json", "--seed", 0, "--fp32")
     assert pool.exit_code == 0, pool.output
     (pooled,) = json.loads((tmp_path / "pool.json").read_text()).values()
     assert set(pooled["test"]) == {"encoder", "score model", "both, pooled"}

@@ -32,7 +32,7 @@ def test_the_study_at_toy_size(toy_checkpoint, tmp_path):
     output = tmp_path / "out/ssra.json"
     output.parent.mkdir()
     arguments = ["--shared", shared, "--output", output, "--work", tmp_path / "work"]
-    arguments += ["--budget", 200, "--steps", 3, "--seeds", 1, "--documents", 12]
+    arguments += ["--budget", 200, "--steps", 3, "--seed", 0, "--documents", 12]
     done = run("bench.ssra_real", *arguments)
     assert done.exit_code == 0, done.output
     rows = json.loads(output.read_text())
