@@ -23,6 +23,7 @@ from bench.machine import machine_record
 from bench.train_data import query_texts, split_qbqtc
 from bench.train_report import write_report
 from relsdk.folders import write_file_atomically
+from relsdk.metrics import ranking_report
 from relsdk_training.config import DistillConfig, EmbedConfig, RunConfig, ScoreConfig
 from relsdk_training.config_files import RECIPES, load_config
 from relsdk_training.data import PairArrays, load_pairs, pair_arrays
@@ -109,7 +110,8 @@ def main(
         if key not in read_rows(output):
             pairs = pair_arrays(load_pairs(str(files["test"]), label_map))
             found = rounded(measured(encoder_objective(TextEncoder.load(backbone, max_tokens=128), pairs)))
-            add_to(output, key, {"machine": machine_record(), "test": found}, write_report)
+            row = {"machine": machine_record(), "ndcg_queries": ndcg_queries(pairs), "test": found}
+            add_to(output, key, row, write_report)
     for seed in seeds:
         for name in only or EXPERIMENTS:
             key = f"{name} / seed {seed}"
@@ -132,6 +134,12 @@ def main(
             row = experiment(recipe, [*settings, *changes, *overrides], files["test"])
             add_to(output, key, row, write_report)
             click.echo(json.dumps(row["test"]), err=True)
+
+
+def ndcg_queries(pairs: PairArrays) -> int:
+    """How many queries nDCG is a mean over, whatever the scores are."""
+    queries = [str(query) for query in pairs.query_of]
+    return ranking_report(queries, pairs.labels, np.zeros(len(queries))).queries_used
 
 
 def starting_encoder(work: Path, name: str, seed: int, backbone: Path) -> Path:

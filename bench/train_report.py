@@ -25,8 +25,9 @@ def write_report(rows: dict[str, Any], path: Path) -> None:
     parts = [
         "# Training on real data",
         "Test split, percent; mean over seeds, with the standard deviation where there are several. nDCG@10: "
-        "exponential gain, queries with at least three documents and more than one level. Settings were "
-        "chosen on dev. Written by `make train-real`; machine, versions and settings are in the JSON.",
+        f"exponential gain, queries with at least three documents and more than one level{_counts(rows)}. "
+        "Settings were chosen on dev. Written by `make train-real`; machine, versions and settings are in "
+        "the JSON.",
         "## Encoders",
         _table(("run", "seeds", *HEADINGS), [_row(name, found, ORDER) for name, found in encoders.items()]),
         "## Mean AP by dimension",
@@ -50,6 +51,13 @@ def write_report(rows: dict[str, Any], path: Path) -> None:
         lines = [_row(name, found, (*ORDER, *GRADES)) for name, found in scorers.items()]
         parts += ["## Score models", _table(("run", "seeds", *HEADINGS, *names), lines)]
     write_file_atomically(path, "\n\n".join(parts) + "\n")
+
+
+def _counts(rows: dict[str, Any]) -> str:
+    """Say how many queries nDCG is a mean over: a mean over a handful says nothing."""
+    names = {"untrained": "KUAKE-QTR", "QBQTC: untrained": "QBQTC"}
+    found = [f"{rows[key]['ndcg_queries']} in {name}" for key, name in names.items() if key in rows]
+    return f" ({', '.join(found)})" if found else ""
 
 
 def _gain_kept(rows: dict[str, Any]) -> list[list[str]]:
