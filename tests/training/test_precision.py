@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
 
 from relsdk.errors import InputError
 from relsdk_training.precision import autocast_for, has_bf16
@@ -43,3 +44,25 @@ def test_dropout_is_changed_everywhere(toy_checkpoint):
     assert torch.equal(model(ids).last_hidden_state, model(ids).last_hidden_state)
     with pytest.raises(InputError, match="less than 1"):
         set_dropout(model, 1.0)
+
+
+def test_attention_on_a_cpu_stays_in_fp32_under_bf16():
+    """Its values and gradients are those of fp32, rounded once; other operations are bf16's."""
+    query, key, value = torch.randn(3, 2, 4, 5, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
+    mask = torch.zeros(2, 1, 5, 5).index_fill_(3, torch.tensor([4]), -1e4).bfloat16()
+    exact = [x.float().requires_grad_() for x in (query, key, value)]
+    expected = scaled_dot_product_attention(*exact, attn_mask=mask.float())
+    expected.sum().backward()
+    rounded = [x.clone().requires_grad_() for x in (query, key, value)]
+    with autocast_for(CPU, "bf16")():
+        found = scaled_dot_product_attention(*rounded, attn_mask=mask)
+        named = scaled_dot_product_attention(query=query, key=key, value=value, attn_mask=mask)
+        assert torch.is_autocast_enabled("cpu")
+    found.sum().backward()
+    assert found.dtype is torch.bfloat16
+    assert torch.equal(found, expected.bfloat16())
+    assert torch.equal(named, found)
+    for one, other in zip(rounded, exact, strict=True):
+        assert torch.equal(one.grad, other.grad.bfloat16())
+    with autocast_for(CPU, "fp32")():
+        assert scaled_dot_product_attention(query, key, value).dtype is torch.bfloat16
