@@ -303,9 +303,8 @@ class _TextVectors(nn.Module):
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence the libraries' notes on their own internals; what matters is checked on the result."""
-    loggers = [
-        logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export", "transformers")
-    ]
+    names = ("torch.onnx", "onnxscript", "onnx_ir", "torch.export", "transformers")
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     bars = transformers_logging.is_progress_bar_enabled()
     for logger in loggers:

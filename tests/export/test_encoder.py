@@ -282,6 +282,12 @@ def test_only_unigram_vocabularies_are_cut(toy_checkpoint, tmp_path):
         cut_vocabulary(tmp_path / "tokenizer.json", ["a"])
 
 
+def test_the_libraries_notes_stay_out_of_an_applications_log(toy_checkpoint, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    export_encoder(toy_checkpoint, tmp_path / "bundle", variants=["fp32"])
+    assert [record.getMessage() for record in caplog.records] == []
+
+
 @pytest.mark.slow
 @pytest.mark.shared
 def test_the_real_encoder_on_mixed_texts(shared, tmp_path):
