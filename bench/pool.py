@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from bench.machine import machine_record
-from bench.train_real import TEACHER, add_to, run_folder
+from bench.train_real import TEACHER, add_to, trained_checkpoint
 from relsdk import Embedder
 from relsdk.evaluation import Evaluation, calibrate_bundle, evaluate
 from relsdk.formats import read_pairs
@@ -38,8 +38,8 @@ def main(shared: Path, work: Path, output: Path, seeds: tuple[int, ...], fp32: b
     kuake = shared / "data/kuake_qtr"
     found = 0
     for seed in seeds:
-        encoder, scorer = (run_folder(work, f"{name} / seed {seed}") / "best" for name in (TEACHER, SCORER))
-        if not (encoder.is_dir() and scorer.is_dir()):
+        encoder, scorer = (trained_checkpoint(work, f"{name} / seed {seed}") for name in (TEACHER, SCORER))
+        if encoder is None or scorer is None:
             continue
         found += 1
         rows = measure(encoder, scorer, kuake, ["fp32"] if fp32 else INT8)

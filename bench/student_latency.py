@@ -15,7 +15,7 @@ import numpy as np
 
 from bench.machine import machine_record
 from bench.quantisation import interleaved
-from bench.train_real import EXPERIMENTS, TEACHER, run_folder
+from bench.train_real import EXPERIMENTS, TEACHER, trained_checkpoint
 from relsdk import Embedder
 from relsdk.folders import write_file_atomically
 from relsdk.formats import read_queries
@@ -33,15 +33,15 @@ INT8 = [name for name in DEFAULT_VARIANTS if name.startswith("int8")]
 @click.option("--seed", default=0, show_default=True, help="Whose checkpoints; all seeds are as fast.")
 def main(shared: Path, work: Path, output: Path, rounds: int, seed: int) -> None:
     """Time every student of a seed beside its teacher."""
-    runs = {name: run_folder(work, f"{name} / seed {seed}") / "best" for name in EXPERIMENTS}
+    runs = {name: trained_checkpoint(work, f"{name} / seed {seed}") for name in EXPERIMENTS}
     teacher = runs[TEACHER]
-    if not teacher.is_dir():
+    if teacher is None:
         raise click.ClickException(f"{work} holds no {TEACHER!r} of seed {seed}; run: make train-real")
     texts = [query.text for query in read_queries(shared / "data/queries/video_search.txt")][:rounds]
     with TemporaryDirectory() as folder:
         models = {TEACHER: _exported(teacher, Path(folder) / "teacher")}
         for number, (name, checkpoint) in enumerate(runs.items()):
-            if EXPERIMENTS[name][0] != "distill" or not checkpoint.is_dir():
+            if EXPERIMENTS[name][0] != "distill" or checkpoint is None:
                 continue
             click.echo(f"export {name}", err=True)
             target = Path(folder) / str(number)

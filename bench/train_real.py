@@ -150,15 +150,15 @@ def starting_encoder(work: Path, name: str, seed: int, backbone: Path) -> Path:
     """Return the checkpoint that an experiment starts from.
 
     Raises:
-        click.ClickException: It is another experiment's, which has not been run.
+        click.ClickException: It is another experiment's, which has not been run to its end.
     """
     if name not in STARTS:
         return backbone
-    checkpoint = run_folder(work, f"{STARTS[name]} / seed {seed}") / "best"
-    if not checkpoint.is_dir():
+    checkpoint = trained_checkpoint(work, f"{STARTS[name]} / seed {seed}")
+    if checkpoint is None:
         raise click.ClickException(
-            f"{name!r} starts from the encoder of {STARTS[name]!r}, seed {seed}, which is not under {work}; "
-            f'run it first: --only "{STARTS[name]}"'
+            f"{name!r} starts from the encoder of {STARTS[name]!r}, seed {seed}, whose run has not ended "
+            f'under {work}; run it first: --only "{STARTS[name]}"'
         )
     return checkpoint
 
@@ -166,6 +166,15 @@ def starting_encoder(work: Path, name: str, seed: int, backbone: Path) -> Path:
 def run_folder(work: Path, key: str) -> Path:
     """Where a run's checkpoints are."""
     return work / key.replace("/", "-").replace(" ", "_")
+
+
+def trained_checkpoint(work: Path, key: str) -> Path | None:
+    """Return a run's best checkpoint, once the run has ended: before, another one may still become best."""
+    run = run_folder(work, key)
+    result = run / "result.json"
+    if not result.is_file() or json.loads(result.read_text())["stopped"] == "interrupted":
+        return None
+    return run / "best"
 
 
 def read_rows(path: Path) -> dict[str, Any]:

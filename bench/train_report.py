@@ -55,8 +55,9 @@ def write_report(rows: dict[str, Any], path: Path) -> None:
 
 def _counts(rows: dict[str, Any]) -> str:
     """Say how many queries nDCG is a mean over: a mean over a handful says nothing."""
+    counted = {key for key, row in rows.items() if "ndcg_queries" in row}
     names = {"untrained": "KUAKE-QTR", "QBQTC: untrained": "QBQTC"}
-    found = [f"{rows[key]['ndcg_queries']} in {name}" for key, name in names.items() if key in rows]
+    found = [f"{rows[key]['ndcg_queries']} in {name}" for key, name in names.items() if key in counted]
     return f" ({', '.join(found)})" if found else ""
 
 

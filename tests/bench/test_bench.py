@@ -270,6 +270,12 @@ def test_a_run_that_starts_from_another_names_it(tmp_path):
         train_real.starting_encoder(tmp_path, "score categorical, levels 1 and 2 rare", 1, backbone)
     trained = train_real.run_folder(tmp_path, "embed / seed 1") / "best"
     trained.mkdir(parents=True)
+    for content in (None, {"stopped": "interrupted"}):  # still training; stopped half way
+        if content is not None:
+            (trained.parent / "result.json").write_text(json.dumps(content))
+        with pytest.raises(click.ClickException, match="whose run has not ended"):
+            train_real.starting_encoder(tmp_path, "score categorical", 1, backbone)
+    (trained.parent / "result.json").write_text(json.dumps({"stopped": "finished"}))
     for name in ("score categorical", "score ordinal", "query tower, 2 layers"):
         assert train_real.starting_encoder(tmp_path, name, 1, backbone) == trained
 

@@ -24,8 +24,8 @@ _BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
 def autocast_for(device: torch.device, precision: Precision) -> Autocast:
     """Return what to compute within: bf16 autocast, or nothing for fp32.
 
-    On a CPU, attention stays in fp32 under bf16, too: the gradient of torch's bf16 kernel takes more than ten
-    times as long (torch 2.13, a batch of 128 short texts: 300 ms a layer against 24).
+    On a CPU, attention stays in fp32 under bf16, too: the gradient of torch's bf16 kernel takes many
+    times as long on short texts (torch 2.13).
 
     Not accelerate's own mixed precision, which a process can choose only once.
 
