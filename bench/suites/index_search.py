@@ -9,6 +9,8 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import click
+
 from bench.interleave import Contender, measure
 from bench.suites.quality import recall
 from bench.suites.settings import Settings
@@ -40,9 +42,13 @@ million_64, million_128, million_384 = (partial(_million, dimension) for dimensi
 def _size(settings: Settings, suite: str, count: int, dimension: int) -> list[dict[str, Any]]:
     vectors = VectorSet(count, dimension)
     exact = vectors.exact()
-    built = [(graph, graph.build(vectors.documents)) for graph in graphs(settings)]
-    rows = []
+    case = f"{count:,} x {dimension}"
+    built, rows = list[tuple[Graph, Any]](), list[dict[str, Any]]()
+    for graph in graphs(settings):
+        click.echo(f"{case}: {graph.name} builds its graph", err=True)
+        built.append((graph, graph.build(vectors.documents)))
     path = settings.temporary / f"index-{count}-{dimension}"
+    click.echo(f"{case}: relsdk builds its index", err=True)
     Index.build(path, vectors.records(), vectors, num_threads=settings.threads).close()
     with Index.open(path) as index, Index.open(path) as forgetful:
         forgetful._open().documents._recent = Recent(0)
@@ -54,7 +60,7 @@ def _size(settings: Settings, suite: str, count: int, dimension: int) -> list[di
             contenders += [_peer(graph, made, vectors, effort, exact) for graph, made in built]
             rows += measure(
                 suite,
-                f"{count:,} x {dimension}, ef {effort}",
+                f"{case}, ef {effort}",
                 [*contenders, settings.yardstick],
                 settings.plan(30, 20),
                 parameters={"documents": count, "dimension": dimension, "ef": effort, "k": K},
