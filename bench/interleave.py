@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import click
 import numpy as np
 from numpy.typing import NDArray
 
@@ -118,6 +119,7 @@ def measure(
         unit: What an item is, for the throughput.
         clock: Seconds; tests give another.
     """
+    click.echo(f"{suite}: {case}", err=True)  # some cases take minutes
     first = contenders[0]
     everyone = [*contenders, replace(first, name=COPY)]
     times = run_blocks(everyone, plan, clock)
