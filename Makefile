@@ -7,7 +7,7 @@ SHARED ?= ../shared
 WORK ?= runs
 
 .DEFAULT_GOAL := help
-.PHONY: pool demo-train ssra-real real-trained train-real train-speed train-latency help demo test check lint types real quantisation bench suites readme clean
+.PHONY: million pool demo-train ssra-real real-trained train-real train-speed train-latency help demo test check lint types real quantisation bench suites readme clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -61,7 +61,11 @@ bench: $(VENV)/.installed-dev ## Latency of encode, index and search -> bench/re
 
 suites: $(VENV)/.installed-dev ## Beside the peers, by turns, hours -> bench/results/suites.json, its report in bench/results/report
 	$(BIN)/python -m bench.suites --output bench/results/suites.json
-	$(BIN)/python -m bench.report bench/results/suites.json --output bench/results/report
+	$(BIN)/python -m bench.report bench/results/suites.json bench/results/million.json --output bench/results/report
+
+million: $(VENV)/.installed-dev ## A million vectors of 128 beside the peers, an hour -> bench/results/million.json, the same report
+	$(BIN)/python -m bench.suites --output bench/results/million.json --only million_128
+	$(BIN)/python -m bench.report bench/results/suites.json bench/results/million.json --output bench/results/report
 
 readme: $(VENV)/.installed-dev ## Check that README's generated parts are up to date
 	$(BIN)/python -m bench.readme --check

@@ -46,8 +46,8 @@ def main(write: bool, check: bool) -> None:
 
 
 def committed() -> list[dict[str, Any]]:
-    """Read the results that the pages show: latency, real data, training, students, peers, SSRA, the pool."""
-    names = ("latency", "real", "train", "student_latency", "suites", "ssra", "pool")
+    """Read the results that the pages show, in the order of the parameters of `blocks`."""
+    names = ("latency", "real", "train", "student_latency", "suites", "ssra", "pool", "million")
     return [json.loads((RESULTS / f"{name}.json").read_text()) for name in names]
 
 
@@ -67,6 +67,7 @@ def blocks(
     suites: dict[str, Any],
     ssra: dict[str, Any],
     pool: dict[str, Any],
+    million: dict[str, Any],
 ) -> dict[str, str]:
     """Return every generated part."""
     timed = {entry["name"]: entry for entry in latency["benchmarks"]}
@@ -75,7 +76,7 @@ def blocks(
         "latency": _latency_table(timed, latency["machine"]),
         "quality": _quality_table(real),
         "training": _training_table(train, students),
-        "peers": _peers_tables(suites),
+        "peers": _peers_tables(suites, million),
         "ssra": _ssra_table(ssra),
         "pool": _pool_table(pool),
         "demo": _verbatim("demo.txt"),
@@ -240,9 +241,17 @@ INDEXES = {
     "filtered to 1 %, recall@10": (_FILTERED, "quality.recall_at_10", "{:.3f}"),
     "build 100,000 x 128, s": (_BUILD, "p50_s", "{:.1f}"),
 }
+MILLION = {
+    f"search 1,000,000 x 128, {kind}": (("million_128", f"1,000,000 x 128, ef {effort}"), field, "{:.3f}")
+    for effort in (32, 64)
+    for kind, field in (
+        (f"ef {effort}, p50 ms", "p50_ms"),
+        (f"ef {effort}, recall@10", "quality.recall_at_10"),
+    )
+}
 
 
-def _peers_tables(suites: dict[str, Any]) -> str:
+def _peers_tables(suites: dict[str, Any], million: dict[str, Any]) -> str:
     """Beside the peers: encoders, then indexes; a cell is empty where a library does not do it."""
     header = suites["header"]
     versions = ", ".join(
@@ -250,9 +259,14 @@ def _peers_tables(suites: dict[str, Any]) -> str:
     )
     return (
         f"{_peers_table(suites['rows'], ENCODERS)}\n{_peers_table(suites['rows'], INDEXES)}\n"
-        f"{header['machine']['cpu']}, {header['machine']['date']}, one thread, by turns; {versions}.\n"
+        f"{_where(header)}, one thread, by turns; {versions}.\n"
         "fastembed's int8 file is relsdk's, its dynamic int8 what onnxruntime makes of the same checkpoint.\n"
+        f"\n{_peers_table(million['rows'], MILLION)}\n{_where(million['header'])}, one thread, by turns.\n"
     )
+
+
+def _where(header: dict[str, Any]) -> str:
+    return f"{header['machine']['cpu']}, {header['machine']['date']}"
 
 
 def _peers_table(rows: list[dict[str, Any]], lines: dict[str, tuple[Case, str, str]]) -> str:
