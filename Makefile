@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SHARED ?= ../shared
 WORK ?= runs
+REPORT = $(BIN)/python -m bench.report bench/results/suites.json bench/results/million.json --output bench/results/report
 
 .DEFAULT_GOAL := help
 .PHONY: million pool demo-train ssra-real real-trained train-real train-speed train-latency help demo test check lint types real quantisation bench suites readme clean
@@ -61,11 +62,11 @@ bench: $(VENV)/.installed-dev ## Latency of encode, index and search -> bench/re
 
 suites: $(VENV)/.installed-dev ## Beside the peers, by turns, hours -> bench/results/suites.json, its report in bench/results/report
 	$(BIN)/python -m bench.suites --output bench/results/suites.json
-	$(BIN)/python -m bench.report bench/results/suites.json bench/results/million.json --output bench/results/report
+	$(REPORT)
 
 million: $(VENV)/.installed-dev ## A million vectors of 128 beside the peers, an hour -> bench/results/million.json, the same report
 	$(BIN)/python -m bench.suites --output bench/results/million.json --only million_128
-	$(BIN)/python -m bench.report bench/results/suites.json bench/results/million.json --output bench/results/report
+	$(REPORT)
 
 readme: $(VENV)/.installed-dev ## Check that README's generated parts are up to date
 	$(BIN)/python -m bench.readme --check
