@@ -7,7 +7,6 @@ scheme was chosen; the test split is left for `make real`.
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +27,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from onnxscript.rewriter.ort_fusions import optimize_for_ort
 
 from bench.machine import machine_record
+from bench.suites.unfused import quiet_quantizer
 from relsdk import Embedder
 from relsdk.bundle import read_bundle, read_encoder_settings
 from relsdk.folders import write_file_atomically
@@ -53,8 +53,7 @@ Feed = dict[str, NDArray[np.int64]]
 @click.option("--rounds", default=300, show_default=True, help="Timed queries for each scheme.")
 def main(shared: Path, output: Path, rounds: int) -> None:
     """Compare schemes on the shared encoder."""
-    logging.disable(logging.WARNING)
-    with TemporaryDirectory() as temporary:
+    with quiet_quantizer(), TemporaryDirectory() as temporary:
         work = Path(temporary)
         (work / "checkpoint").symlink_to((shared / "models/me5-small-zh").resolve())
         bundle = read_bundle(export_encoder(work / "checkpoint", work / "bundle").path)

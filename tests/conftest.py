@@ -1,6 +1,7 @@
 """Toy models that are real in every way but size, and the shared data where it is present."""
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,15 @@ CORPUS = [
     "臺灣夜市必吃的十種小吃",
     "query: passage: abcdefghijklmnopqrstuvwxyz 0123456789",
 ]
+
+
+@pytest.fixture(autouse=True)
+def _logging_stays_on():
+    """A command that leaves logging off would silence whatever this process tests next."""
+    yield
+    left = logging.root.manager.disable
+    logging.disable(logging.NOTSET)
+    assert left == logging.NOTSET, f"left logging.disable({left}) behind"
 
 
 @pytest.fixture(scope="session")

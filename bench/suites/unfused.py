@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -47,8 +49,7 @@ def _write(checkpoint: Path, target: Path) -> None:
     plain = target.with_name("unfused.onnx")
     with patch("relsdk_export.convert.fuse_attention", lambda model: model):
         write_onnx(load_encoder(checkpoint, read_encoder_settings(checkpoint)), plain)
-    logging.disable(logging.WARNING)
-    try:
+    with quiet_quantizer():
         quantize_dynamic(
             plain,
             target,
@@ -56,5 +57,13 @@ def _write(checkpoint: Path, target: Path) -> None:
             per_channel=True,
             extra_options={"MatMulConstBOnly": True},
         )
+
+
+@contextmanager
+def quiet_quantizer() -> Iterator[None]:
+    """Silence onnxruntime's quantiser, which asks for its own preprocessing on the root logger."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
     finally:
         logging.disable(logging.NOTSET)
