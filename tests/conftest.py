@@ -33,6 +33,17 @@ def _logging_stays_on():
     assert left == logging.NOTSET, f"left logging.disable({left}) behind"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _toys_are_exported_once():
+    import torch
+
+    from tests.exported_once import remembered
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.onnx, "export", remembered(torch.onnx.export))
+        yield
+
+
 @pytest.fixture(scope="session")
 def corpus():
     return list(CORPUS)
