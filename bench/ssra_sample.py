@@ -36,9 +36,8 @@ from relsdk_training.ssra.stages import FinishedStage, read_stages
 BACKBONE = "multilingual-e5-small"
 RECIPE = Path(__file__).resolve().parent.parent / "training/relsdk_training/recipes/ssra.toml"
 MODELS = ("score", "query", "embed")
-# Few documents and steps: minutes instead of an hour. A title has about 20 tokens, a transcript 75, and what
-# tells level 2 from 3 is often in the transcript. At the recipe's rate, which suits longer training, the
-# encoder moved too far: on dev, a quarter of the way was better than all of it.
+# Few documents and steps. A document has about 90 tokens, a title 20: what tells level 2 from 3 is often in
+# the transcript, half of which is read. The recipe's rate, for real data, moved the encoder too far here.
 QUICK = [
     "score.model.max_tokens=64",
     "embed.model.max_tokens=64",
