@@ -53,6 +53,8 @@ VARIANTS = {
     "SSRA without stages 1 and 2": ["synthesis.reannotate=false", "balance.annotated=false", *UNFILTERED],
     "pseudo-labels, no generation": ["synthesis.rounds=0"],
     "SSRA, binary label weights": ["embed.loss.weighting=binary"],
+    # No method but a question: what if the annotator were better? It is the encoder of the row "all labels".
+    "SSRA, judged by the encoder of all labels": ["filter.checkpoint={folder}/all_labels/best"],
 }
 ROWS = (VANILLA, BASE, UPPER, *VARIANTS)  # in this order: the others are compared with the first
 _COSINES = "vanilla.npy"  # of the test pairs, for the paired intervals of the other rows
@@ -141,7 +143,7 @@ def made_row(
         return {"encoder": str(backbone)}
     recipe = RECIPES / "ssra.toml"
     run = folder / name.replace(" ", "_").replace(",", "")
-    changes = VARIANTS.get(name, [])
+    changes = [change.format(folder=folder) for change in VARIANTS.get(name, [])]
     config = load_config(SsraConfig, recipe, [*settings, *changes, f"run.output={run}"])
     if name in (VANILLA, UPPER):
         return _supervised(config, run, all_labels=name == UPPER)

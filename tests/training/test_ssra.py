@@ -133,6 +133,30 @@ def test_a_changed_setting_repeats_its_stage_and_what_reads_it(whole, tmp_path):
     assert repeated == {"10-balance", "11-embed", *compared}
 
 
+def test_a_model_that_is_there_judges_like_the_one_it_is(whole, tmp_path):
+    settings, _, run, _ = whole
+    given = run / "stages/02-score/best"
+    changed = [*settings, f"run.output={tmp_path / 'run'}", f"filter.checkpoint={given}"]
+    train_ssra(load_config(SsraConfig, None, changed))
+    made, expected = artefacts(tmp_path / "run"), artefacts(run)
+    assert not (tmp_path / "run/stages/02-score/log.jsonl").exists()  # nothing was trained
+    del made["02-score"], expected["02-score"]
+    assert made == expected
+
+
+def test_a_model_of_another_kind_does_not_judge(whole, tmp_path):
+    settings, result, run, _ = whole
+    scorer = run / "stages/02-score/best"
+    for changes, message in (
+        ([f"filter.checkpoint={result.encoder}"], "is an encoder; .*cross_encoder needs a score model"),
+        ([f"filter.checkpoint={scorer}", "filter.scorer=encoder"], "score model .*encoder needs an encoder"),
+        ([f"filter.checkpoint={scorer}", "score.model.head=ordinal"], "is categorical; .* is ordinal"),
+    ):
+        with pytest.raises(InputError, match=message):
+            train_ssra(load_config(SsraConfig, None, [*settings, f"run.output={tmp_path / 'run'}", *changes]))
+        assert not (tmp_path / "run" / "stages").exists()
+
+
 KILLED = """
 import json, os, signal, sys
 from relsdk_training.config_files import load_config
@@ -182,6 +206,7 @@ def test_killed_in_the_middle_of_each_stage_it_resumes_to_the_same_artefacts(who
         (["run.output="], "run.output names no folder"),
         (["run.shard=0"], "run.shard=0"),
         (["filter.judge_share=0"], "judge_share"),
+        (["filter.checkpoint=nowhere"], "filter.checkpoint 'nowhere' is no checkpoint .* name RUN/best"),
         (["query.model.checkpoint=nowhere"], "query.model.checkpoint 'nowhere' is not a folder"),
         (["query.model.top_p=0"], "top_p=0"),
         (["query.model.encoder_layers=6"], r"encoder_layers=6; 0 \(all\) to 2 are allowed"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from relsdk.errors import InputError
@@ -73,8 +74,10 @@ def writing_endpoint(config: SsraConfig) -> ChatEndpoint:
 
 
 def _check_models(config: SsraConfig) -> None:
-    used = {"embed"}
-    if config.filter.scorer == "cross_encoder":
+    used, given = {"embed"}, config.filter.checkpoint
+    if given:
+        _check_given(Path(given), config)
+    if config.filter.scorer == "cross_encoder" and not (given and config.filter.judge != "model"):
         used.add("score")
     if config.synthesis.rounds and not config.synthesis.endpoint_url:
         used.add("query")
@@ -90,3 +93,22 @@ def _check_models(config: SsraConfig) -> None:
             )
     if "query" in used:
         check_checkpoint(config.query.model)
+
+
+def _check_given(checkpoint: Path, config: SsraConfig) -> None:
+    """Raise `InputError` unless a checkpoint is of the kind that shall judge."""
+    kind = config.filter.scorer
+    wanted = config.score.model.head if kind == "cross_encoder" else None
+    try:
+        found = json.loads((checkpoint / "config.json").read_text(encoding="utf-8")).get("relsdk_head")
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"filter.checkpoint {str(checkpoint)!r} is no checkpoint ({error}); name RUN/best of a training"
+        ) from error
+    if found != wanted:
+        names = [
+            f"a score model with a head that is {head}" if head else "an encoder" for head in (found, wanted)
+        ]
+        raise InputError(
+            f"filter.checkpoint {str(checkpoint)!r} is {names[0]}; filter.scorer={kind} needs {names[1]}"
+        )

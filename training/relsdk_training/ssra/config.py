@@ -57,6 +57,8 @@ class FilterConfig:
     Attributes:
         scorer: What is trained on the labelled pairs to judge others: a "cross_encoder" (settings [score]),
             or an "encoder" by its cosine (settings [embed]).
+        checkpoint: Take this model of that kind (`RUN/best`), trained on whatever labels, instead; its levels
+            are read on dev all the same. Empty trains one.
         thresholds: Least probability of the level, for levels 0-3.
         adjust: How much probabilities are corrected for how rare a level is on dev: p / prior ** adjust
             (Menon et al. 2021); 0 does not.
@@ -71,6 +73,7 @@ class FilterConfig:
     """
 
     scorer: Literal["cross_encoder", "encoder"] = "cross_encoder"
+    checkpoint: str = ""
     thresholds: tuple[float, ...] = (0.5, 0.3, 0.3, 0.5)
     adjust: float = 1.0
     by_score: bool = True

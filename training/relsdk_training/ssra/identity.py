@@ -10,8 +10,8 @@ from relsdk_training.ssra.config import FilterConfig, SsraConfig
 
 __all__ = ["filter_identity", "sampling_identity", "writing_identity"]
 
-# Where an endpoint is and how it is asked; which model answers does count.
-_PLACES = ("judge_url", "judge_key_env", "judge_timeout")
+# Where a model or an endpoint is and how it is asked; which model answers does count.
+_PLACES = ("checkpoint", "judge_url", "judge_key_env", "judge_timeout")
 
 
 def writing_identity(config: SsraConfig) -> list[Any]:

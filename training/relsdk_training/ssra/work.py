@@ -75,8 +75,11 @@ class StageWork:
         return self.config.score if self.config.filter.scorer == "cross_encoder" else self.config.embed
 
     def score(self, work: Path, pool: Path) -> Mapping[str, Any]:
-        """Train the score model on the labelled pairs."""
+        """Train the score model on the labelled pairs, or take the one that is given."""
         data = DataConfig(train=str(pool / "labelled.jsonl"), dev=str(pool / "dev.jsonl"))
+        if self.config.filter.checkpoint:
+            shutil.copytree(self.config.filter.checkpoint, work / "best", dirs_exist_ok=True)
+            return {"levels": self._levels(work, data)}
         return self._scoring(work, data, 0)
 
     def judge(self, work: Path, pool: Path) -> Mapping[str, Any]:
@@ -92,12 +95,13 @@ class StageWork:
 
     def _scoring(self, work: Path, data: DataConfig, other_seed: int) -> Mapping[str, Any]:
         """Train what judges pairs, and fit its levels on dev."""
-        kind = self.config.filter.scorer
-        task = train_score if kind == "cross_encoder" else train_embed
+        task = train_score if self.config.filter.scorer == "cross_encoder" else train_embed
         report = self._trained(work, task, self.judging, data, other_seed)
+        return {**report, "levels": self._levels(work, data)}
+
+    def _levels(self, work: Path, data: DataConfig) -> Mapping[str, Any]:
         dev = pair_arrays(load_pairs(data.dev))
-        levels = fit_levels(work, kind, self.judging.model, dev)
-        return {**report, "levels": levels}
+        return fit_levels(work, self.config.filter.scorer, self.judging.model, dev)
 
     def candidates(self, work: Path, pool: Path) -> Mapping[str, Any]:
         """Find the queries that are nearest to each unlabelled document."""
