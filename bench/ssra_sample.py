@@ -17,6 +17,7 @@ from typing import Any
 import click
 
 from bench.machine import machine_record
+from bench.ssra_real import measures
 from relsdk.cli.output import echo_table
 from relsdk.evaluation import evaluate
 from relsdk.folders import write_file_atomically
@@ -27,11 +28,15 @@ from relsdk.sample_world import SampleWorld, generate, level_of
 from relsdk_export.backbones import pull
 from relsdk_export.cut_checkpoint import cut_checkpoint
 from relsdk_export.encoder import export_encoder
+from relsdk_training.config import ModelConfig
 from relsdk_training.config_files import load_config
+from relsdk_training.data import PairArrays, load_pairs, pair_arrays
+from relsdk_training.mixing import mix_checkpoints
 from relsdk_training.ssra.config import SsraConfig
 from relsdk_training.ssra.pipeline import train_ssra
 from relsdk_training.ssra.records import read_records
 from relsdk_training.ssra.stages import FinishedStage, read_stages
+from relsdk_training.text_embedder import TextEmbedder
 
 BACKBONE = "multilingual-e5-small"
 RECIPE = Path(__file__).resolve().parent.parent / "training/relsdk_training/recipes/ssra.toml"
@@ -53,6 +58,8 @@ QUICK = [
     "pool.limit=400",
     "run.shard=100",
 ]
+# How far to go from the untrained weights to the trained ones: tried on dev.
+SHARES = (0.25, 0.5, 0.75)
 # As in a real log, most queries have no labels: they are text to learn to write by.
 QUERIES_PER_DOCUMENT, PAIRS_PER_QUERY = 0.4, 8
 
@@ -96,9 +103,11 @@ def main(
         ],
     )
     result = train_ssra(config, on_note=lambda note: click.echo(note, err=True))
+    dev = pair_arrays(load_pairs(str(data / "dev.jsonl")))
+    encoder, mixed = mixed_by_dev(backbone, Path(result.encoder), work / "mixed", dev, config.embed.model)
     found = {}
     pairs = world.split("test")
-    for name, folder in (("untrained", backbone), ("SSRA", Path(result.encoder))):
+    for name, folder in (("untrained", backbone), ("SSRA", encoder)):
         bundle = export_encoder(folder, work / f"bundle-{name}", variants=["fp32"], overwrite=True)
         ranking = evaluate(open_pair_model(bundle.path), pairs).ranking
         found[name] = {
@@ -108,6 +117,7 @@ def main(
     row = {
         "machine": machine_record(config.run.seed),
         "labelled_pairs": stages["01-pool"].report["labelled"],
+        "dev_by_share_of_the_trained_weights": mixed,
         "test": found,
         "agreement_with_the_oracle": {
             name: oracle_agreement(stage, world) for name, stage in stages.items() if "-filter-" in name
@@ -125,6 +135,31 @@ def main(
             cells = ", ".join("-" if share is None else f"{100 * share:.0f} %" for share in shares)
             click.echo(f"{stage}: of the queries {which}, levels 0-3 have the wanted level in {cells}")
     click.echo(f"next: relsdk calibrate {work / 'bundle-SSRA'} {data / 'dev.jsonl'}")
+
+
+def mixed_by_dev(
+    start: Path, trained: Path, work: Path, dev: PairArrays, model: ModelConfig
+) -> tuple[Path, dict[str, dict[str, float]]]:
+    """Average the trained encoder with the one it started from, in the share that is best on dev.
+
+    Best is the highest sum of mean AP and nDCG@10.
+
+    Returns:
+        Folder of the encoder, and the dev measures of each share.
+    """
+    folders = {"0": start, "1": trained}
+    for share in SHARES:
+        folders[str(share)] = work / str(share)
+        mix_checkpoints([trained, start], work / str(share), shares=[share, 1 - share], overwrite=True)
+    found = {}
+    for share in sorted(folders, key=float):
+        cosines = TextEmbedder(folders[share], model.max_tokens).cosines(dev)
+        measured = measures(dev, cosines)
+        found[share] = {name: measured[name] for name in ("mean_ap", "ndcg_at_10")}
+        told = ", ".join(f"{name} {100 * value:.2f}" for name, value in found[share].items())
+        click.echo(f"dev, {float(share):.0%} of the way from the untrained weights: {told}", err=True)
+    best = max((share for share in found if share != "0"), key=lambda share: sum(found[share].values()))
+    return folders[best], found
 
 
 def write_world(world: SampleWorld, folder: Path) -> Path:

@@ -77,17 +77,12 @@ def test_the_sample_world_at_toy_size(toy_checkpoint, tmp_path):
     output = tmp_path / "sample.json"
     arguments = ["--output", output, "--work", tmp_path / "work", "--checkpoint", toy_checkpoint]
     arguments += ["--documents", 600]
-    done = run(
-        "bench.ssra_sample",
-        *arguments,
-        "--set",
-        "pool.limit=12",
-        "--set",
-        "embed.model.layers=[0]",
-    )
+    done = run("bench.ssra_sample", *arguments, "--set", "pool.limit=12")
     assert done.exit_code == 0, done.output
     row = json.loads(output.read_text())
     assert set(row["test"]) == {"untrained", "SSRA"}
+    shares = row["dev_by_share_of_the_trained_weights"]
+    assert list(shares) == ["0", "0.25", "0.5", "0.75", "1"]
     (agreement,) = row["agreement_with_the_oracle"].values()
     assert set(agreement) == {"written", "kept"}
     assert (tmp_path / "work/bundle-SSRA/relsdk.json").is_file()

@@ -154,6 +154,28 @@ def distill(config: Path | None, overrides: tuple[str, ...], resume: bool, as_js
 
 
 @train.command()
+@click.argument("checkpoints", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.argument("output", type=click.Path(path_type=Path))
+@click.option(
+    "--share", "shares", type=float, multiple=True, help="Of each checkpoint, in order [default: all alike]."
+)
+@click.option("--overwrite", is_flag=True, help="Replace a checkpoint that is there.")
+def mix(checkpoints: tuple[Path, ...], output: Path, shares: tuple[float, ...], overwrite: bool) -> None:
+    """Average the weights of CHECKPOINTS, two or more, into the folder OUTPUT.
+
+    They are runs that differ in seed, or a trained model and the one it started from, which then keeps more
+    of what it could before. All but weights is that of the first. Choose shares on dev.
+    """
+    from relsdk.bundle import is_scorer_folder
+    from relsdk_training.mixing import mix_checkpoints
+
+    mix_checkpoints(checkpoints, output, shares=shares, overwrite=overwrite)
+    kind = "scorer" if is_scorer_folder(output) else "encoder"
+    click.echo(f"averaged {len(checkpoints)} checkpoints into {output}")
+    click.echo(f"next: relsdk export {kind} {output} BUNDLE")
+
+
+@train.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="PNG file [default: RUN/curves.png].")
 def plot(run: Path, output: Path | None) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from relsdk.bundle import is_scorer_folder, read_scorer_settings
 from relsdk.errors import InputError
 from relsdk.levels import NUM_LEVELS
 from relsdk_training.chat_endpoint import ChatEndpoint
@@ -98,17 +98,18 @@ def _check_models(config: SsraConfig) -> None:
 def _check_given(checkpoint: Path, config: SsraConfig) -> None:
     """Raise `InputError` unless a checkpoint is of the kind that shall judge."""
     kind = config.filter.scorer
-    wanted = config.score.model.head if kind == "cross_encoder" else None
-    try:
-        found = json.loads((checkpoint / "config.json").read_text(encoding="utf-8")).get("relsdk_head")
-    except (OSError, ValueError, AttributeError) as error:
+    if not (checkpoint / "config.json").is_file():
         raise InputError(
-            f"filter.checkpoint {str(checkpoint)!r} is no checkpoint ({error}); name RUN/best of a training"
-        ) from error
-    if found != wanted:
-        names = [
-            f"a score model with a head that is {head}" if head else "an encoder" for head in (found, wanted)
-        ]
+            f"filter.checkpoint {str(checkpoint)!r} is no checkpoint; name RUN/best of a training"
+        )
+    heads = (
+        read_scorer_settings(checkpoint).head if is_scorer_folder(checkpoint) else None,
+        config.score.model.head if kind == "cross_encoder" else None,
+    )
+    if heads[0] != heads[1]:
+        found, wanted = (
+            f"a score model with a head that is {head}" if head else "an encoder" for head in heads
+        )
         raise InputError(
-            f"filter.checkpoint {str(checkpoint)!r} is {names[0]}; filter.scorer={kind} needs {names[1]}"
+            f"filter.checkpoint {str(checkpoint)!r} is {found}; filter.scorer={kind} needs {wanted}"
         )
