@@ -45,6 +45,7 @@ BASE = "untrained"
 VANILLA = "vanilla SFT"
 UPPER = "all labels"
 UNFILTERED = ["filter.by_score=false", "filter.judge=none"]
+BETTER_JUDGE = ["filter.checkpoint={folder}/all_labels/best"]
 # name -> what differs from the recipe; stages that are the same are shared.
 VARIANTS = {
     FULL: [],
@@ -53,8 +54,9 @@ VARIANTS = {
     "SSRA without stages 1 and 2": ["synthesis.reannotate=false", "balance.annotated=false", *UNFILTERED],
     "pseudo-labels, no generation": ["synthesis.rounds=0"],
     "SSRA, binary label weights": ["embed.loss.weighting=binary"],
-    # No method but a question: what if the annotator were better? It is the encoder of the row "all labels".
-    "SSRA, judged by the encoder of all labels": ["filter.checkpoint={folder}/all_labels/best"],
+    # No methods but a question: what if the annotator were better? It is the encoder of the row "all labels".
+    "SSRA, judged by the encoder of all labels": BETTER_JUDGE,
+    "pseudo-labels, judged by the encoder of all labels": ["synthesis.rounds=0", *BETTER_JUDGE],
 }
 ROWS = (VANILLA, BASE, UPPER, *VARIANTS)  # in this order: the others are compared with the first
 _COSINES = "vanilla.npy"  # of the test pairs, for the paired intervals of the other rows

@@ -47,6 +47,7 @@ def test_the_study_at_toy_size(toy_checkpoint, tmp_path):
         "pseudo-labels, no generation",
         "SSRA, binary label weights",
         "SSRA, judged by the encoder of all labels",
+        "pseudo-labels, judged by the encoder of all labels",
     ]
     assert all(0 < row["test"]["mean_ap"] <= 1 for row in rows.values())
     assert str(tmp_path) not in output.read_text()
@@ -61,11 +62,11 @@ def test_the_study_at_toy_size(toy_checkpoint, tmp_path):
     assert "Share of the gap" in report
     assert "| SSRA | 1 |" in report
     # Stages that are the same are shared: one training of the model that judges, and one more for the row
-    # whose encoders, this one among them, have another loss. One row is given the model of another.
+    # whose encoders, this one among them, have another loss. Two rows are given the model of another.
     trained = [
         folder.stat().st_ino for folder in (tmp_path / "work").rglob("02-score/best/model.safetensors")
     ]
-    assert len(trained) == 7
+    assert len(trained) == 8
     assert len(set(trained)) == 3
     before = output.read_bytes()
     assert run("bench.ssra_real", *arguments).exit_code == 0
