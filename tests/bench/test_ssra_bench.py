@@ -67,7 +67,7 @@ def test_the_study_at_toy_size(toy_checkpoint, tmp_path):
         folder.stat().st_ino for folder in (tmp_path / "work").rglob("02-score/best/model.safetensors")
     ]
     assert len(trained) == 8
-    assert len(set(trained)) == 3
+    assert len(set(trained)) == 4
     before = output.read_bytes()
     assert run("bench.ssra_real", *arguments).exit_code == 0
     assert output.read_bytes() == before
