@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from bench.machine import machine_record
-from bench.train_real import TEACHER, add_to, trained_checkpoint
+from bench.train_real import SCORER, TEACHER, add_to, trained_checkpoint
 from relsdk import Embedder
 from relsdk.evaluation import Evaluation, calibrate_bundle, evaluate
 from relsdk.formats import read_pairs
@@ -23,7 +23,6 @@ from relsdk_export.encoder import export_encoder
 from relsdk_export.pipeline import DEFAULT_VARIANTS
 from relsdk_export.scorer import export_scorer
 
-SCORER = "score categorical"
 INT8 = [name for name in DEFAULT_VARIANTS if name.startswith("int8")]
 
 

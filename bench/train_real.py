@@ -31,6 +31,7 @@ from relsdk_training.embedding_objective import EmbeddingObjective
 from relsdk_training.encoder import TextEncoder
 from relsdk_training.loop import TrainResult
 from relsdk_training.measures import embed_tokens, ranking_statistics, tokenised_pairs
+from relsdk_training.mixing import mix_checkpoints
 from relsdk_training.score_model import ScoreModel
 from relsdk_training.score_objective import ScoreObjective
 from relsdk_training.tasks import train_distill, train_embed, train_score
@@ -38,6 +39,7 @@ from relsdk_training.tasks import train_distill, train_embed, train_score
 DIMS = (32, 64, 128, 256)
 TEACHER = "embed"
 RARE_TEACHER = "embed, levels 1 and 2 rare"
+SCORER = "score categorical"
 # name -> recipe and what differs from it. In the ablation, one epoch each, a row adds to the one before it,
 # but for what it says it leaves out again.
 ONE = ["run.epochs=1"]
@@ -47,7 +49,7 @@ RARE = ["data.rare_share=0.045"]
 ENCODER = ["distill.student=encoder"]
 EXPERIMENTS: dict[str, tuple[str, list[str]]] = {
     TEACHER: ("embed", []),
-    "score categorical": ("score", []),
+    SCORER: ("score", []),
     "query tower, 2 layers": ("distill", []),
     RARE_TEACHER: ("embed", RARE),
     "score categorical, levels 1 and 2 rare": ("score", RARE),
@@ -61,6 +63,7 @@ EXPERIMENTS: dict[str, tuple[str, list[str]]] = {
     "one epoch: + CoSENT, - hard negatives (the recipe)": ("embed", ONE),
     "one epoch: + ordinal": ("embed", [*ONE, "loss.ordinal=0.3"]),
     "score ordinal": ("score", ["model.head=ordinal"]),
+    "score categorical, mean of two runs": ("score", []),
     # At the recipe's rate, which two layers want, six diverge.
     "student, 6 layers": (
         "distill",
@@ -77,6 +80,8 @@ STARTS = {
     for name, (recipe, _) in EXPERIMENTS.items()
     if recipe != "embed"
 }
+# name -> the run with whose weights those of this one, of the same start and the next seed, are averaged.
+MIXED = {"score categorical, mean of two runs": SCORER}
 Objective = EmbeddingObjective | ScoreObjective
 Config = EmbedConfig | ScoreConfig | DistillConfig
 KINDS: dict[str, tuple[type[Config], Callable[..., TrainResult]]] = {
@@ -124,18 +129,19 @@ def main(
             click.echo(key, err=True)
             recipe, changes = EXPERIMENTS[name]
             files = qbqtc if name.startswith("QBQTC") else kuake
-            start = starting_encoder(work, name, seed, backbone)
+            start = other_run(work, name, STARTS, seed) or backbone
+            partner = other_run(work, name, MIXED, seed)
             settings = [
                 f"model.checkpoint={start}",
                 f"run.output={run_folder(work, key)}",
-                f"run.seed={seed}",
+                f"run.seed={seed + 1 if partner else seed}",
             ]
             if recipe == "distill":
                 texts = query_texts(shared, work / "query_texts.txt")
                 settings += [f"distill.queries=['{texts}']", f"data.dev={files['dev']}"]
             else:
                 settings += [f"data.{split}={path}" for split, path in files.items()]
-            row = experiment(recipe, [*settings, *changes, *overrides], files["test"])
+            row = experiment(recipe, [*settings, *changes, *overrides], files["test"], partner)
             add_to(output, key, row, write_report)
             click.echo(json.dumps(row["test"]), err=True)
 
@@ -146,19 +152,19 @@ def ndcg_queries(pairs: PairArrays) -> int:
     return ranking_report(queries, pairs.labels, np.zeros(len(queries))).queries_used
 
 
-def starting_encoder(work: Path, name: str, seed: int, backbone: Path) -> Path:
-    """Return the checkpoint that an experiment starts from.
+def other_run(work: Path, name: str, of: dict[str, str], seed: int) -> Path | None:
+    """Return the checkpoint of another experiment that this one needs; None where it needs none.
 
     Raises:
-        click.ClickException: It is another experiment's, which has not been run to its end.
+        click.ClickException: It has not been run to its end.
     """
-    if name not in STARTS:
-        return backbone
-    checkpoint = trained_checkpoint(work, f"{STARTS[name]} / seed {seed}")
+    if name not in of:
+        return None
+    checkpoint = trained_checkpoint(work, f"{of[name]} / seed {seed}")
     if checkpoint is None:
         raise click.ClickException(
-            f"{name!r} starts from the encoder of {STARTS[name]!r}, seed {seed}, whose run has not ended "
-            f'under {work}; run it first: --only "{STARTS[name]}"'
+            f"{name!r} needs the checkpoint of {of[name]!r}, seed {seed}, whose run has not ended "
+            f'under {work}; run it first: --only "{of[name]}"'
         )
     return checkpoint
 
@@ -191,8 +197,11 @@ def add_to(path: Path, key: str, row: dict[str, Any], report: Callable[[dict[str
         report(rows, path.with_suffix(".md"))
 
 
-def experiment(recipe: str, settings: list[str], test: Path) -> dict[str, Any]:
-    """Train one run, or go on with it, and measure its best checkpoint on test."""
+def experiment(recipe: str, settings: list[str], test: Path, partner: Path | None) -> dict[str, Any]:
+    """Train one run, or go on with it, and measure its best checkpoint on test.
+
+    With a partner, the mean of its weights and the best checkpoint's is measured instead.
+    """
     kind, task = KINDS[recipe]
     config = load_config(kind, RECIPES / f"{recipe}.toml", settings)
     output = Path(config.run.output)
@@ -203,7 +212,14 @@ def experiment(recipe: str, settings: list[str], test: Path) -> dict[str, Any]:
         )
     for state in output.glob("state-*"):
         shutil.rmtree(state)
-    pairs = pair_arrays(load_pairs(str(test), config.data.label_map))
+    checkpoint, best = output / "best", result.best
+    test_pairs, dev_pairs = (
+        pair_arrays(load_pairs(str(path), config.data.label_map)) for path in (test, config.data.dev)
+    )
+    if partner is not None:
+        checkpoint = output / "mixed"
+        mix_checkpoints([partner, output / "best"], checkpoint, overwrite=True)
+        best = measured(trained_objective(config, checkpoint, dev_pairs))
     return {
         "machine": machine_record(config.run.seed),
         "config": without_folders(asdict(config)),
@@ -211,8 +227,8 @@ def experiment(recipe: str, settings: list[str], test: Path) -> dict[str, Any]:
         "best_step": result.best_step,
         "seconds": round(result.seconds, 1),
         "rows_per_second": round(result.rows_per_second, 2),
-        "dev": rounded(result.best),
-        "test": rounded(measured(trained_objective(config, output / "best", pairs))),
+        "dev": rounded(best),
+        "test": rounded(measured(trained_objective(config, checkpoint, test_pairs))),
     }
 
 

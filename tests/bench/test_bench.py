@@ -221,6 +221,7 @@ def test_training_at_toy_size(checkpoint_factory, tmp_path):
     shared = toy_shared(tmp_path / "shared", checkpoint_factory(tmp_path / "wide", hidden=384))
     output = tmp_path / "train.json"
     names = ["embed", "query tower, 2 layers", "score categorical", "QBQTC: embed"]
+    names.append("score categorical, mean of two runs")
     arguments = ["--shared", shared, "--output", output, "--work", tmp_path / "work", "--seed", 0]
     arguments += [part for name in names for part in ("--only", name)]
     arguments += ["--set", "run.max_steps=3", "--set", "run.evaluate_every=2", "--set", "run.precision=fp32"]
@@ -231,6 +232,9 @@ def test_training_at_toy_size(checkpoint_factory, tmp_path):
     for row in rows.values():
         assert 0 < row["test"]["mean_ap"] <= 1
         assert set(row["machine"]) == set(machine_record())
+    one, mean = (rows[f"{name} / seed 0"] for name in (names[2], names[4]))
+    assert mean["config"]["run"]["seed"] == one["config"]["run"]["seed"] + 1
+    assert mean["test"]["log_loss"] != one["test"]["log_loss"]
     assert "mean_ap@32" in rows["query tower, 2 layers / seed 0"]["test"]
     assert str(tmp_path) not in json.dumps({key: row.get("config") for key, row in rows.items()})
     report = (tmp_path / "train.md").read_text()
@@ -264,20 +268,20 @@ def test_training_at_toy_size(checkpoint_factory, tmp_path):
 
 
 def test_a_run_that_starts_from_another_names_it(tmp_path):
-    backbone = tmp_path / "backbone"
-    assert train_real.starting_encoder(tmp_path, "embed", 1, backbone) == backbone
+    starts = train_real.STARTS
+    assert train_real.other_run(tmp_path, "embed", starts, 1) is None
     with pytest.raises(click.ClickException, match='--only "embed, levels 1 and 2 rare"'):
-        train_real.starting_encoder(tmp_path, "score categorical, levels 1 and 2 rare", 1, backbone)
+        train_real.other_run(tmp_path, "score categorical, levels 1 and 2 rare", starts, 1)
     trained = train_real.run_folder(tmp_path, "embed / seed 1") / "best"
     trained.mkdir(parents=True)
     for content in (None, {"stopped": "interrupted"}):  # still training; stopped half way
         if content is not None:
             (trained.parent / "result.json").write_text(json.dumps(content))
         with pytest.raises(click.ClickException, match="whose run has not ended"):
-            train_real.starting_encoder(tmp_path, "score categorical", 1, backbone)
+            train_real.other_run(tmp_path, "score categorical", starts, 1)
     (trained.parent / "result.json").write_text(json.dumps({"stopped": "finished"}))
     for name in ("score categorical", "score ordinal", "query tower, 2 layers"):
-        assert train_real.starting_encoder(tmp_path, name, 1, backbone) == trained
+        assert train_real.other_run(tmp_path, name, starts, 1) == trained
 
 
 def test_an_interrupted_run_is_no_row_and_keeps_its_state(tmp_path, monkeypatch):
@@ -287,7 +291,7 @@ def test_an_interrupted_run_is_no_row_and_keeps_its_state(tmp_path, monkeypatch)
     kind = train_real.KINDS["embed"][0]
     monkeypatch.setitem(train_real.KINDS, "embed", (kind, lambda *_, **__: stopped))
     with pytest.raises(click.ClickException, match="interrupted at step 5"):
-        train_real.experiment("embed", [f"run.output={state.parent}"], tmp_path / "never read.jsonl")
+        train_real.experiment("embed", [f"run.output={state.parent}"], tmp_path / "never read.jsonl", None)
     assert state.is_dir()
 
 
