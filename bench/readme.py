@@ -166,7 +166,6 @@ def _training_table(train: dict[str, Any], students: dict[str, Any]) -> str:
         "embed": "encoder, `train embed`",
         TOWER: "queries by a 2-layer tower, `train distill`",
         "score categorical": "score model, `train score`",
-        "score categorical, mean of two runs": "two of them averaged, `train mix`",
     }
     header = ("17,885 graded pairs", "seeds", "mean AP", "nDCG@10", "accuracy", "one query, int8, p50 ms")
     lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
