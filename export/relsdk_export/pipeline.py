@@ -144,7 +144,7 @@ def export_bundle(
     if not (job.checkpoint / "tokenizer.json").is_file():
         raise BundleError(f"{job.checkpoint} has no tokenizer.json; name a checkpoint folder")
     gate = gate or Gate()
-    with staged_folder(target, marker=RELSDK_JSON, overwrite=overwrite, source=job.checkpoint) as staging:
+    with staged_folder(target, marker=RELSDK_JSON, overwrite=overwrite, sources=[job.checkpoint]) as staging:
         on_step("load the checkpoint")
         job.prepare(staging, on_step)
         made = _write_variants(job, staging, variants, on_step)

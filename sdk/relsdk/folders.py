@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,7 +114,7 @@ def write_file_atomically(path: Path, text: str) -> None:
 
 @contextmanager
 def staged_folder(
-    target: Path, *, marker: str, overwrite: bool = False, source: Path | None = None
+    target: Path, *, marker: str, overwrite: bool = False, sources: Sequence[Path] = ()
 ) -> Iterator[Path]:
     """Yield an empty folder beside `target` that takes its place when the block ends without an error.
 
@@ -124,14 +124,14 @@ def staged_folder(
         target: Where the folder shall be; parents are made.
         marker: A file that every folder of this kind holds; one without it is somebody's, and never replaced.
         overwrite: Replace a folder of this kind that is there.
-        source: A folder that is read meanwhile; it must not be in what is replaced.
+        sources: Folders that are read meanwhile; none may be in what is replaced.
 
     Yields:
         The staging folder, on the same file system as `target`.
 
     Raises:
         InputError: `target` is a file, a non-empty folder and `overwrite` is false, a folder of something
-            else, or holds `source`.
+            else, or holds a source.
         RelsdkError: The file system refused.
     """
     if target.exists() and not target.is_dir():
@@ -144,8 +144,9 @@ def staged_folder(
             )
         if not overwrite:
             raise InputError(f"{target} exists and is not empty; pass --overwrite to replace it")
-        if source is not None and source.resolve().is_relative_to(target.resolve()):
-            raise InputError(f"{target} holds {source}, which is read; name another folder")
+        for source in sources:
+            if source.resolve().is_relative_to(target.resolve()):
+                raise InputError(f"{target} holds {source}, which is read; name another folder")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.new-"))

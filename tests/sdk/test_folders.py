@@ -64,7 +64,7 @@ def test_what_is_read_is_never_replaced(tmp_path):
     for source in (tmp_path / "b", tmp_path / "b" / "last", tmp_path / "link" / "last"):
         with (
             pytest.raises(InputError, match="which is read"),
-            staged_folder(tmp_path / "b", marker="old", overwrite=True, source=source),
+            staged_folder(tmp_path / "b", marker="old", overwrite=True, sources=[source]),
         ):
             pass
     assert (tmp_path / "b" / "last").is_dir()

@@ -85,18 +85,25 @@ def test_what_does_not_fit_is_told_and_nothing_is_written(pair, checkpoint_facto
     save_file(content, deep / "model.safetensors", metadata={"format": "pt"})
     empty = shutil.copytree(pair[0], tmp_path / "empty")
     (empty / "model.safetensors").unlink()
+    torn = shutil.copytree(pair[0], tmp_path / "torn")
+    (torn / "model.safetensors").write_bytes((torn / "model.safetensors").read_bytes()[:-100])
+    unread = shutil.copytree(pair[0], tmp_path / "unread")
+    (unread / "tokenizer.json").write_text("{}")
     scorer = tmp_path / "scorer"
     scorer.mkdir()
     ScoreModel.load(pair[0], "ordinal").save(scorer)
     first = pair[0]
     for folders, shares, message in (
-        ([first], [], "1 checkpoints; at least two"),
+        ([first], [], "1 checkpoint to average; name at least two"),
+        (pair, [1e308, 1e308], "one number above 0 each"),
         (pair, [1], r"shares \[1\] for 2 checkpoints"),
         (pair, [1, 0], "one number above 0 each"),
         (pair, [1, float("nan")], "one number above 0 each"),
         ([first, wide], [], "32 dimensions .*64 dimensions"),
         ([first, other], [], "different vocabularies"),
-        ([first, deep], [], r"differ in architecture: encoder\.layer\.1\..* here"),
+        ([first, deep], [], r"differ in architecture: encoder\.layer\.1\..* none in the other"),
+        ([first, torn], [], "weights in .*torn cannot be read"),
+        ([first, unread], [], "not a readable tokenizer"),
         ([first, scorer], [], "score model with a head that is ordinal"),
         ([first, tmp_path / "nowhere"], [], "no checkpoint"),
         ([first, empty], [], "no safetensors weights"),
@@ -105,6 +112,31 @@ def test_what_does_not_fit_is_told_and_nothing_is_written(pair, checkpoint_facto
             mix_checkpoints(folders, tmp_path / "mixed", shares=shares)
         assert not (tmp_path / "mixed").exists()
         assert not list(tmp_path.glob(".mixed*"))
+
+
+def test_weights_of_other_formats_are_not_carried_along(pair, tmp_path):
+    first = shutil.copytree(pair[0], tmp_path / "first")
+    (first / "onnx").mkdir()
+    for name in ("pytorch_model.bin", "onnx/model.onnx", "model.safetensors.index.json"):
+        (first / name).write_text("{}")
+    mix_checkpoints([first, pair[1]], tmp_path / "mixed")
+    made = {path.relative_to(tmp_path / "mixed") for path in (tmp_path / "mixed").rglob("*")}
+    assert made == {path.relative_to(pair[0]) for path in pair[0].rglob("*")}
+
+
+def test_overwriting_spares_what_is_read_and_what_is_no_checkpoint(pair, tmp_path):
+    one, other = (shutil.copytree(folder, tmp_path / str(n)) for n, folder in enumerate(pair))
+    before = (other / "model.safetensors").read_bytes()
+    for target in (one, other):
+        with pytest.raises(InputError, match="which is read; name another folder"):
+            mix_checkpoints([one, other], target, overwrite=True)
+    run = tmp_path / "run"  # of a training: it has a config.json, too
+    run.mkdir()
+    (run / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="nothing was touched"):
+        mix_checkpoints([one, other], run, overwrite=True)
+    assert (other / "model.safetensors").read_bytes() == before
+    assert [path.name for path in run.iterdir()] == ["config.json"]
 
 
 def test_the_command(pair, relsdk, tmp_path):

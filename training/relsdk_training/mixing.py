@@ -24,7 +24,9 @@ from relsdk.folders import staged_folder
 
 __all__ = ["mix_checkpoints"]
 
-_WEIGHTS = ".safetensors"
+_WEIGHTS = "model.safetensors"
+_SETTINGS = (".json", ".model", ".txt")
+_SHARDS = ".safetensors.index.json"
 _CONFIG = "config.json"
 # Of an encoder: nothing uses it, and training drops it.
 _UNUSED = "pooler."
@@ -48,22 +50,35 @@ def mix_checkpoints(
         overwrite: Replace a checkpoint that is there.
 
     Raises:
-        InputError: There are too few checkpoints, the shares are wrong, or the checkpoints differ in
-            architecture or vocabulary.
+        InputError: There are too few checkpoints, the shares are wrong, the checkpoints differ in kind,
+            architecture or vocabulary, a file is missing or damaged, or `output` is in the way (see
+            `staged_folder`).
+        BundleError: A configuration is damaged.
     """
     if len(checkpoints) < 2:
-        raise InputError(f"{len(checkpoints)} checkpoints; at least two are needed to average")
+        raise InputError(
+            f"{len(checkpoints)} checkpoint to average; name at least two, and the new folder last"
+        )
     parts = _normalised(shares or [1.0] * len(checkpoints), len(checkpoints))
     first = checkpoints[0]
     for other in checkpoints[1:]:
         _check_alike(first, other)
-    with staged_folder(output, marker=_CONFIG, overwrite=overwrite, source=first) as folder:
-        shutil.copytree(first, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(f"*{_WEIGHTS}*"))
-        save_file(_mean(checkpoints, parts), folder / f"model{_WEIGHTS}", metadata={"format": "pt"})
+    with staged_folder(output, marker=_WEIGHTS, overwrite=overwrite, sources=checkpoints) as folder:
+        _copy_settings(first, folder)
+        save_file(_mean(checkpoints, parts), folder / _WEIGHTS, metadata={"format": "pt"})
+
+
+def _copy_settings(source: Path, folder: Path) -> None:
+    """Copy configuration and tokenizer; weights of any format would be those of the first alone."""
+    for path in source.rglob("*"):
+        if path.is_file() and path.suffix in _SETTINGS and not path.name.endswith(_SHARDS):
+            target = folder / path.relative_to(source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
 
 
 def _normalised(shares: Sequence[float], count: int) -> list[float]:
-    if len(shares) != count or not all(math.isfinite(share) and share > 0 for share in shares):
+    if len(shares) != count or not all(share > 0 for share in shares) or not math.isfinite(sum(shares)):
         raise InputError(f"shares {list(shares)} for {count} checkpoints; one number above 0 each is needed")
     return [share / sum(shares) for share in shares]
 
@@ -92,7 +107,10 @@ def _vocabulary(folder: Path) -> Mapping[str, int]:
     path = tokenizer_path(folder)
     if not path.is_file():
         raise InputError(f"{folder} has no {path.name}")
-    found: Mapping[str, int] = Tokenizer.from_file(str(path)).get_vocab()
+    try:
+        found: Mapping[str, int] = Tokenizer.from_file(str(path)).get_vocab()
+    except Exception as error:  # tokenizers raises bare Exception
+        raise InputError(f"{path} is not a readable tokenizer: {error}") from error
     return found
 
 
@@ -113,7 +131,7 @@ def _mean(checkpoints: Sequence[Path], shares: Sequence[float]) -> dict[str, Ten
 
 def _tensors(folder: Path) -> dict[str, Tensor]:
     """Read the weights of a checkpoint that are used."""
-    files = sorted(folder.glob(f"*{_WEIGHTS}"))
+    files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise InputError(f"{folder} has no safetensors weights; name a checkpoint folder")
     try:
@@ -135,5 +153,6 @@ def _check_shapes(
         left, right = (of.get(name, "none") for of in shapes)
         if left != right:
             raise InputError(
-                f"{first} and {other} differ in architecture: {name} is {left} there, {right} here"
+                f"{first} and {other} differ in architecture: "
+                f"{name} is {left} in the one, {right} in the other"
             )

@@ -77,7 +77,8 @@ def _check_models(config: SsraConfig) -> None:
     used, given = {"embed"}, config.filter.checkpoint
     if given:
         _check_given(Path(given), config)
-    if config.filter.scorer == "cross_encoder" and not (given and config.filter.judge != "model"):
+    judge = config.filter.judge == "model" and config.synthesis.rounds > 0
+    if config.filter.scorer == "cross_encoder" and (judge or not given):
         used.add("score")
     if config.synthesis.rounds and not config.synthesis.endpoint_url:
         used.add("query")

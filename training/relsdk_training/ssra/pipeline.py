@@ -80,11 +80,11 @@ class _Pipeline:
         pool = self.done(1, "pool", pool_identity(config), [], lambda work: write_pool(work, config))
         labels = [pool / name for name in ("labelled.jsonl", "dev.jsonl")]
         learning = [config.filter.scorer, training_identity(self.work.judging), config.run.seed]
-        given = config.filter.checkpoint
-        settings: list[Any] = learning
-        if given:
-            settings = [config.filter.scorer, asdict(self.work.judging.model), checkpoint_hash(given)]
-        score = self.done(2, "score", settings, labels, partial(self.work.score, pool=pool))
+        given, judging = config.filter.checkpoint, self.work.judging.model
+        taken = [config.filter.scorer, judging.head, judging.max_tokens, checkpoint_hash(given)]
+        score = self.done(
+            2, "score", taken if given else learning, labels, partial(self.work.score, pool=pool)
+        )
         judge = None
         if config.filter.judge == "model" and config.synthesis.rounds:
             settings = [*learning, config.filter.judge_share]
