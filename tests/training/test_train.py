@@ -82,6 +82,7 @@ def test_an_encoder_learns_and_exports_to_what_dev_measured(settings, files, tmp
     dev = [line for line in lines if line["kind"] == "dev"]
     assert [line["step"] for line in dev] == [0, 20, 40, 60]
     assert result.best["mean_ap"] > dev[0]["mean_ap"] + 0.02
+    assert result.warnings == ()
     steps = [line for line in lines if line["kind"] == "step"]
     assert np.mean([s["loss"] for s in steps[-5:]]) < np.mean([s["loss"] for s in steps[:5]])
     assert {"loss", "accuracy", "embedding_std", "gradient_norm", "learning_rate", "rows_per_second"} <= set(
@@ -111,6 +112,18 @@ def test_a_score_model_learns_and_exports_to_what_dev_measured(settings, files, 
         found = evaluate(open_pair_model(bundle.path), pairs)
     assert found.ranking.mean_ap == pytest.approx(result.best["mean_ap"], abs=2e-3)
     assert found.grading.accuracy == pytest.approx(result.best["accuracy"], abs=2e-3)
+
+
+def test_a_training_that_learns_nothing_says_so(settings, tmp_path, relsdk):
+    still = ["optimiser.learning_rate=0", "optimiser.head_learning_rate=0", "run.max_steps=2"]
+    options = [part for item in [*settings, *still] for part in ("--set", item)]
+    code, _, err = relsdk("train", "score", *options)
+    assert code == 0
+    assert "relsdk: warning: no step had a better mean_ap on dev than the start" in err
+    assert "relsdk: warning: the score model hardly tells levels apart: QWK" in err
+    assert "run.seed" in err
+    kept = json.loads((tmp_path / "run/result.json").read_text())
+    assert [warning.split(":")[0] in err for warning in kept["warnings"]] == [True, True]
 
 
 MINING = ["loss.hard_negatives=2", "loss.queue=64", "loss.momentum=0.9", "loss.ordinal=0.5"]
@@ -233,6 +246,7 @@ def test_patience_ends_a_run_for_good(settings, tmp_path, monkeypatch):
     for resume in (False, True, True):
         result = train_embed(config, resume=resume)
         assert (result.stopped, result.steps, result.best_step) == ("patience", 4, 0)
+        assert len(result.warnings) == 1
         assert [path.name for path in (tmp_path / "run").glob("state-*")] == ["state-00000004"]
     assert weights(tmp_path / "run/last")
 

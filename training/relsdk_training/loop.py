@@ -77,6 +77,7 @@ class TrainResult:
         seconds: Of training, without evaluation.
         rows_per_second: Training throughput.
         stopped: "finished", "patience" or "interrupted".
+        warnings: Signs that nothing was learned, for people; of an ended training only.
     """
 
     steps: int
@@ -85,6 +86,7 @@ class TrainResult:
     seconds: float
     rows_per_second: float
     stopped: str
+    warnings: tuple[str, ...] = ()
 
 
 def train(

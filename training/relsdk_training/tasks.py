@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,8 @@ __all__ = ["Splits", "load_splits", "train_distill", "train_embed", "train_query
 
 OnStep = Callable[[int, int, dict[str, float]], None]
 OnNote = Callable[[str], None]
+# A cross-encoder of 2,000 pairs has 0.4 and more; one that failed, 0.
+_LEAST_QWK = 0.1
 AnyConfig = EmbedConfig | ScoreConfig | QueryConfig | DistillConfig
 
 
@@ -283,9 +285,30 @@ def _trained_alone(
         resume=resume,
         on_step=on_step,
     )
+    if result.stopped != "interrupted":
+        result = replace(result, warnings=tuple(_warnings(result, metric)))
     if is_first() and result.seconds:  # a resume of what is done leaves what it said of itself
         write_file_atomically(output / "result.json", json.dumps(asdict(result), indent=1) + "\n")
     return result
+
+
+def _warnings(result: TrainResult, metric: str) -> Iterator[str]:
+    """Yield what tells a training that failed.
+
+    Fine-tuning may end in a model that gives all pairs the same (Mosbach et al. 2021, "On the Stability of
+    Fine-tuning BERT").
+    """
+    advice = "try another run.seed, a smaller optimiser.learning_rate or a longer optimiser.warmup"
+    if result.best_step == 0:
+        yield (
+            f"no step had a better {metric} on dev than the start ({result.best[metric]:.4f}), so best/ is "
+            f"the model as it started; {advice}"
+        )
+    if result.best.get("qwk", 1.0) < _LEAST_QWK:
+        yield (
+            f"the score model hardly tells levels apart: QWK {result.best['qwk']:.2f} on dev, where 0 is "
+            f"chance; {advice}"
+        )
 
 
 def _content(splits: Splits) -> Any:

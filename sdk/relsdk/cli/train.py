@@ -218,6 +218,8 @@ def _run(
             bar.update(step - bar.pos, statistics)
 
         result = task(config, resume=resume, on_step=on_step, on_note=lambda note: click.echo(note, err=True))
+    for warning in result.warnings:
+        click.echo(f"relsdk: warning: {warning}", err=True)
     if as_json:
         echo_json(asdict(result))
     else:

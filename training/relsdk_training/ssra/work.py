@@ -264,6 +264,8 @@ class StageWork:
         result = task(settings, resume=True, on_step=on_step, on_note=self.on_note)
         if result.stopped == "interrupted":
             raise KeyboardInterrupt
+        for warning in result.warnings:
+            self.on_note(f"{name}: {warning}")
         shutil.rmtree(work / "last", ignore_errors=True)
         for state in work.glob("state-*"):
             shutil.rmtree(state)
