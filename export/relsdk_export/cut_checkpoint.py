@@ -48,7 +48,7 @@ def cut_checkpoint(
         raise InputError(f"{checkpoint} is not a folder; get a checkpoint with: relsdk model pull")
     settings = read_encoder_settings(checkpoint)
     prompts = {"", *settings.prompts.values()}
-    with staged_folder(target, marker="config.json", overwrite=overwrite, sources=[checkpoint]) as staging:
+    with staged_folder(target, marker="modules.json", overwrite=overwrite, sources=[checkpoint]) as staging:
         cut = cut_vocabulary(
             tokenizer_path(checkpoint), (prompt + text for text in texts for prompt in prompts)
         )

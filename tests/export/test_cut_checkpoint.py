@@ -39,6 +39,18 @@ def test_vectors_of_the_corpus_stay(toy_checkpoint, tmp_path):
     )
     with pytest.raises(InputError, match="not empty"):
         cut_checkpoint(toy_checkpoint, tmp_path / "cut", TEXTS)
+    cut_checkpoint(toy_checkpoint, tmp_path / "cut", TEXTS[:1], overwrite=True)
+    assert len(vectors(tmp_path / "cut", TEXTS)) == len(TEXTS) * 2
+
+
+def test_the_folder_of_a_training_is_not_replaced(toy_checkpoint, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("config.json", "log.jsonl"):
+        (run / name).write_text("{}")
+    with pytest.raises(InputError, match="nothing was touched"):
+        cut_checkpoint(toy_checkpoint, run, TEXTS, overwrite=True)
+    assert {path.name for path in run.iterdir()} == {"config.json", "log.jsonl"}
 
 
 def test_the_command(relsdk, toy_checkpoint, tmp_path):
