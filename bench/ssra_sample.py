@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,7 @@ QUICK = [
 ]
 # How far to go from the untrained weights to the trained ones: tried on dev.
 SHARES = (0.25, 0.5, 0.75)
+MEASURES = ("mean_ap", "ap_1", "ap_2", "ap_3", "ndcg_at_10")
 # As in a real log, most queries have no labels: they are text to learn to write by.
 QUERIES_PER_DOCUMENT, PAIRS_PER_QUERY = 0.4, 8
 
@@ -83,42 +84,20 @@ def main(
     data = write_world(world, work / "data")
     backbone = work / "backbone"
     if not (backbone / "config.json").is_file():
-        start = checkpoint or pull(BACKBONE).path
-        texts = (f"{document.title} {document.text}" for document in world.documents)
-        queries = (query.text for query in world.queries)
-        cut_checkpoint(start, backbone, (text for of in (texts, queries) for text in of), overwrite=True)
-    config = load_config(
-        SsraConfig,
-        RECIPE,
-        [
-            f"data.train={data / 'train.jsonl'}",
-            f"data.dev={data / 'dev.jsonl'}",
-            f"data.test={data / 'test.jsonl'}",
-            f"pool.documents=['{data / 'documents.jsonl'}']",
-            f"pool.unlabelled=['{data / 'train.jsonl'}']",
-            *(f"{model}.model.checkpoint={backbone}" for model in MODELS),
-            f"run.output={work / 'run'}",
-            *QUICK,
-            *overrides,
-        ],
-    )
+        cut_checkpoint(checkpoint or pull(BACKBONE).path, backbone, texts_of(world), overwrite=True)
+    config = configuration(data, backbone, work / "run", overrides)
     result = train_ssra(config, on_note=lambda note: click.echo(note, err=True))
     dev = pair_arrays(load_pairs(str(data / "dev.jsonl")))
     encoder, mixed = mixed_by_dev(backbone, Path(result.encoder), work / "mixed", dev, config.embed.model)
-    found = {}
-    pairs = world.split("test")
-    for name, folder in (("untrained", backbone), ("SSRA", encoder)):
-        bundle = export_encoder(folder, work / f"bundle-{name}", variants=["fp32"], overwrite=True)
-        ranking = evaluate(open_pair_model(bundle.path), pairs).ranking
-        found[name] = {
-            key: round(getattr(ranking, key), 4) for key in ("mean_ap", "ap_1", "ap_2", "ap_3", "ndcg_at_10")
-        }
     stages = {stage.name: stage for stage in read_stages(work / "run")}
     row = {
         "machine": machine_record(config.run.seed),
         "labelled_pairs": stages["01-pool"].report["labelled"],
         "dev_by_share_of_the_trained_weights": mixed,
-        "test": found,
+        "test": {
+            name: held_out(folder, work / f"bundle-{name}", world)
+            for name, folder in (("untrained", backbone), ("SSRA", encoder))
+        },
         "agreement_with_the_oracle": {
             name: oracle_agreement(stage, world) for name, stage in stages.items() if "-filter-" in name
         },
@@ -126,15 +105,45 @@ def main(
     }
     output.parent.mkdir(parents=True, exist_ok=True)
     write_file_atomically(output, json.dumps(row, indent=1) + "\n")
-    keys = list(found["SSRA"])
+    tell(row)
+    click.echo(f"next: relsdk calibrate {work / 'bundle-SSRA'} {data / 'dev.jsonl'}")
+
+
+def texts_of(world: SampleWorld) -> Iterator[str]:
+    """Yield what the vocabulary is cut to."""
+    yield from (f"{document.title} {document.text}" for document in world.documents)
+    yield from (query.text for query in world.queries)
+
+
+def configuration(data: Path, backbone: Path, run: Path, overrides: Sequence[str]) -> SsraConfig:
+    """Return the recipe's settings for the sample world."""
+    settings = [
+        *(f"data.{split}={data / split}.jsonl" for split in ("train", "dev", "test")),
+        f"pool.documents=['{data / 'documents.jsonl'}']",
+        f"pool.unlabelled=['{data / 'train.jsonl'}']",
+        *(f"{model}.model.checkpoint={backbone}" for model in MODELS),
+        f"run.output={run}",
+    ]
+    return load_config(SsraConfig, RECIPE, [*settings, *QUICK, *overrides])
+
+
+def held_out(checkpoint: Path, bundle: Path, world: SampleWorld) -> dict[str, float]:
+    """Export an encoder, and measure the bundle on the queries of the test split."""
+    exported = export_encoder(checkpoint, bundle, variants=["fp32"], overwrite=True)
+    ranking = evaluate(open_pair_model(exported.path), world.split("test")).ranking
+    return {name: round(getattr(ranking, name), 4) for name in MEASURES}
+
+
+def tell(row: dict[str, Any]) -> None:
+    """Print the measures of both bundles, and what the oracle said."""
     echo_table(
-        ["bundle", *keys], [[name, *(f"{100 * found[name][key]:.2f}" for key in keys)] for name in found]
+        ["bundle", *MEASURES],
+        [[name, *(f"{100 * found[key]:.2f}" for key in MEASURES)] for name, found in row["test"].items()],
     )
     for stage, told in row["agreement_with_the_oracle"].items():
         for which, shares in told.items():
             cells = ", ".join("-" if share is None else f"{100 * share:.0f} %" for share in shares)
             click.echo(f"{stage}: of the queries {which}, levels 0-3 have the wanted level in {cells}")
-    click.echo(f"next: relsdk calibrate {work / 'bundle-SSRA'} {data / 'dev.jsonl'}")
 
 
 def mixed_by_dev(
