@@ -35,6 +35,7 @@ from relsdk_training.mixing import mix_checkpoints
 from relsdk_training.score_model import ScoreModel
 from relsdk_training.score_objective import ScoreObjective
 from relsdk_training.tasks import train_distill, train_embed, train_score
+from relsdk_training.teachers import labels_alone
 
 DIMS = (32, 64, 128, 256)
 TEACHER = "embed"
@@ -237,7 +238,7 @@ def trained_objective(config: Config, checkpoint: Path, test: PairArrays) -> Obj
     limit = config.model.max_tokens
     if isinstance(config, ScoreConfig):
         model = ScoreModel.load(checkpoint, config.model.head, max_tokens=limit)
-        return ScoreObjective(model, test, test, RunConfig())
+        return ScoreObjective(model, labels_alone(test), test, RunConfig())
     encoder = TextEncoder.load(checkpoint, max_tokens=limit)
     if isinstance(config, DistillConfig) and config.distill.student == "query":
         return _TowerObjective(

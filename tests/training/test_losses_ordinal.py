@@ -115,11 +115,21 @@ def test_bce_by_hand():
     # Label 2: yes, yes, no; label 0: no, no, no. At logit 0 every answer costs log 2.
     logits = torch.tensor([[1.0, 0.0, -1.0], [0.0, 0.0, 0.0]])
     first = 2 * math.log(1 + math.exp(-1)) + math.log(2)
-    loss = cumulative_bce(logits, torch.tensor([2, 0]))
+    loss = cumulative_bce(logits, torch.eye(4)[[2, 0]])
     assert loss.item() == pytest.approx((first + 3 * math.log(2)) / 2)
 
 
-@pytest.mark.parametrize("loss", [ordinal_nll, cumulative_bce])
-def test_ordinal_losses_refuse_other_shapes(loss):
+def test_bce_of_probabilities_is_the_mean_over_labels():
+    logits = torch.tensor([[2.0, 0.5, -1.0]])
+    probabilities = torch.tensor([[0.1, 0.2, 0.3, 0.4]])
+    of_labels = [cumulative_bce(logits, torch.eye(4)[[level]]) for level in range(4)]
+    wanted = sum(p * loss for p, loss in zip(probabilities[0], of_labels, strict=True))
+    assert cumulative_bce(logits, probabilities).item() == pytest.approx(wanted.item(), rel=1e-6)
+
+
+def test_ordinal_losses_refuse_other_shapes():
     with pytest.raises(InputError, match="one label a row"):
-        loss(torch.zeros(3, 3), torch.zeros(2, dtype=torch.long))
+        ordinal_nll(torch.zeros(3, 3), torch.zeros(2, dtype=torch.long))
+    for rows, levels in ((2, 4), (3, 3)):
+        with pytest.raises(InputError, match="a probability of each level"):
+            cumulative_bce(torch.zeros(3, 3), torch.zeros(rows, levels))

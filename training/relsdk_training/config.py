@@ -23,6 +23,7 @@ __all__ = [
     "QueryModelConfig",
     "RunConfig",
     "ScoreConfig",
+    "TeacherConfig",
 ]
 
 
@@ -139,6 +140,27 @@ class DistillLossConfig:
 
 
 @dataclass(frozen=True)
+class TeacherConfig:
+    """Models from which a score model learns beside the labels; see `relsdk_training.teachers`.
+
+    Attributes:
+        checkpoints: Folders of trained encoders and score models, of any size, whose probabilities are
+            pooled; empty trains on labels alone.
+        pairs: Files of pairs for the teachers to grade, as `relsdk mine` writes them; labels are not read.
+        weight: Of the teachers in the target of a labelled pair, 0 to 1; the rest is the label's.
+    """
+
+    checkpoints: tuple[str, ...] = ()
+    pairs: tuple[str, ...] = ()
+    weight: float = 0.7
+
+    def __post_init__(self) -> None:
+        _require("teacher.weight", self.weight, 0, 1)
+        if self.pairs and not self.checkpoints:
+            raise InputError("teacher.pairs has no labels to learn from; name models in teacher.checkpoints")
+
+
+@dataclass(frozen=True)
 class OptimiserConfig:
     """AdamW with warm-up and cosine decay.
 
@@ -226,6 +248,7 @@ class ScoreConfig:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     run: RunConfig = field(default_factory=lambda: RunConfig(batch_size=32))
 

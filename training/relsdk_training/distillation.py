@@ -28,12 +28,11 @@ from relsdk_training.measures import embed_tokens, ranking_statistics, tokenised
 from relsdk_training.precision import autocast_for
 from relsdk_training.processes import world_size
 from relsdk_training.samplers import length_batches
-from relsdk_training.teacher_vectors import teacher_vectors
+from relsdk_training.teacher_outputs import TEACHER_FOLDER, kept_outputs
 from relsdk_training.text import document_text
 
-__all__ = ["TEACHER_FOLDER", "DistillationObjective", "distillation_texts"]
+__all__ = ["DistillationObjective", "distillation_texts"]
 
-TEACHER_FOLDER = "teacher"
 Statistics = dict[str, float]
 # Characters, least and most: of a piece, and of each half of one that is joined.
 _PIECE = (4, 16)
@@ -134,12 +133,11 @@ class DistillationObjective:
         device = default_device()
         teacher.to(device).eval()
         kept = partial(
-            teacher_vectors,
-            teacher,
-            self.tokenizer,
+            kept_outputs,
+            lambda tokens: embed_tokens(teacher, self.tokenizer, tokens, device=device),
+            settings.dimension,
             folder=Path(run.output) / TEACHER_FOLDER,
             identity=f"{_weights_sha256(teacher.source)} {run.precision} {device.type}",
-            device=device,
         )
         with torch.inference_mode(), autocast_for(device, run.precision)():
             self.wanted = kept(self.tokens, on_note=on_note)  # (N, D)

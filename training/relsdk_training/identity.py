@@ -18,6 +18,7 @@ _LEFT_OUT = {
     "distill": ("queries", "pairs"),
     "model": ("checkpoint", "guidance", "temperature", "top_p"),
     "run": ("output", "threads"),
+    "teacher": ("checkpoints", "pairs"),
 }
 
 
@@ -31,7 +32,8 @@ def training_identity(config: Any) -> Any:
         section: {k: v for k, v in values.items() if k not in _LEFT_OUT.get(section, ())}
         for section, values in asdict(config).items()
     }
-    return [content, checkpoint_hash(config.model.checkpoint)]
+    teachers = config.teacher.checkpoints if hasattr(config, "teacher") else ()
+    return [content, *map(checkpoint_hash, (config.model.checkpoint, *teachers))]
 
 
 def checkpoint_hash(checkpoint: str | Path) -> str:

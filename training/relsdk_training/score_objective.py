@@ -26,6 +26,7 @@ from relsdk_training.losses.ordinal import cumulative_bce
 from relsdk_training.measures import Statistics, order_statistics, pair_logits
 from relsdk_training.samplers import balanced_rows, length_batches
 from relsdk_training.score_model import ScoreModel
+from relsdk_training.teachers import Lesson
 
 __all__ = ["ScoreObjective"]
 
@@ -35,40 +36,40 @@ class ScoreObjective:
 
     Args:
         model: What is trained.
-        train: Pairs to train on.
+        lesson: Pairs to train on, and the probabilities of their levels.
         dev: Pairs to measure on.
         run: Batch size, seed.
     """
 
-    def __init__(self, model: ScoreModel, train: PairArrays, dev: PairArrays, run: RunConfig) -> None:
+    def __init__(self, model: ScoreModel, lesson: Lesson, dev: PairArrays, run: RunConfig) -> None:
         self.module = model
         self.run = run
         settings = model.settings
         self.tokenizer = TextTokenizer(
             tokenizer_path(model.source), max_tokens=settings.max_tokens, pad_token=settings.pad_token
         )
-        self.train, self.dev = train, dev
-        self.train_tokens, self.dev_tokens = self._tokenised(train), self._tokenised(dev)
+        self.lesson, self.dev = lesson, dev
+        self.train_tokens, self.dev_tokens = self._tokenised(lesson.pairs), self._tokenised(dev)
 
     def batches(self, epoch: int) -> Sequence[NDArray[np.int64]]:
         """Return rows of the training pairs, (B,) each, of similar length."""
         run = self.run
-        rows = balanced_rows(self.train.labels, run.repeat, seed=run.seed, epoch=epoch)
+        rows = balanced_rows(self.lesson.pairs.labels, run.repeat, seed=run.seed, epoch=epoch)
         lengths = np.array(self.train_tokens.lengths)[rows]
         batches = length_batches(lengths, run.batch_size, seed=run.seed, epoch=epoch)
         return [rows[batch] for batch in batches]
 
     def loss(self, batch: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Statistics]:
         """Return the head's loss."""
-        labels = torch.from_numpy(self.train.labels[batch]).to(device)  # (B,)
+        targets = torch.from_numpy(self.lesson.targets[batch]).to(device)  # (B, L)
         logits = self.module(self._inputs(self.train_tokens, batch, device))  # (B, C)
         if self.module.settings.head == "ordinal":
-            loss = cumulative_bce(logits, labels)
+            loss = cumulative_bce(logits, targets)
             predicted = (logits > 0).cumprod(dim=1).sum(dim=1)  # (B,)
         else:
-            loss = nn.functional.cross_entropy(logits, labels)
+            loss = nn.functional.cross_entropy(logits, targets)
             predicted = logits.argmax(dim=1)  # (B,)
-        return loss, {"accuracy": float((predicted == labels).float().mean())}
+        return loss, {"accuracy": float((predicted == targets.argmax(dim=1)).float().mean())}
 
     def after_step(self) -> None:
         """Nothing follows the module."""

@@ -20,7 +20,7 @@ from relsdk.levels import RelevanceLevel
 from relsdk_training.checkpoint import check_resume, clear_leftovers
 from relsdk_training.config import DataConfig, DistillConfig, EmbedConfig, QueryConfig, ScoreConfig
 from relsdk_training.data import PairArrays, load_pairs, pair_arrays, read_splits
-from relsdk_training.distillation import TEACHER_FOLDER, DistillationObjective, distillation_texts
+from relsdk_training.distillation import DistillationObjective, distillation_texts
 from relsdk_training.embedding_objective import EmbeddingObjective
 from relsdk_training.encoder import TextEncoder
 from relsdk_training.identity import training_identity
@@ -31,6 +31,8 @@ from relsdk_training.query_objective import QueryObjective
 from relsdk_training.run_lock import lock_run
 from relsdk_training.score_model import ScoreModel
 from relsdk_training.score_objective import ScoreObjective
+from relsdk_training.teacher_outputs import TEACHER_FOLDER
+from relsdk_training.teachers import check_teachers, labels_alone, taught, unlabelled_pairs
 from relsdk_training.text import normal_form
 
 __all__ = ["Splits", "load_splits", "train_distill", "train_embed", "train_query", "train_score"]
@@ -99,6 +101,7 @@ def train_score(
     on_note: OnNote = lambda note: None,
 ) -> TrainResult:
     """Train a score model on graded pairs, as `train_embed` an encoder; for `relsdk export scorer`."""
+    check_teachers(config.teacher)
     splits = _prepared(config, resume, on_note)
     _check_dev(splits.dev)
     model = ScoreModel.load(
@@ -109,8 +112,21 @@ def train_score(
         lora_rank=config.model.lora_rank,
         dropout=config.model.dropout,
     )
-    objective = ScoreObjective(model, splits.train, splits.dev, config.run)
-    return _trained(objective, config, _content(splits), resume, on_step)
+    test = load_pairs(config.data.test, config.data.label_map) if config.data.test else []
+    held_out = [*splits.dev.queries, *(pair.query for pair in test)]
+    more, dropped = unlabelled_pairs(config.teacher.pairs, splits.train, held_out)
+    if config.teacher.pairs:
+        on_note(f"{len(more):,} pairs to grade, without {dropped:,} of queries of dev or test")
+    with _alone(config):  # from the teachers' first pair on: it writes into the run's folder
+        lesson = (
+            taught(config.teacher, splits.train, more, splits.dev, config.run, on_note)
+            if config.teacher.checkpoints
+            else labels_alone(splits.train)
+        )
+        objective = ScoreObjective(model, lesson, splits.dev, config.run)
+        result = _trained_alone(objective, config, [_content(splits), more], resume, on_step)
+        _forget_teachers(config, result)
+    return result
 
 
 def train_query(
@@ -160,9 +176,14 @@ def train_distill(
         objective = DistillationObjective(student, teacher, texts, dev, config.distill, config.run, on_note)
         data = [texts, dev.queries, dev.labels.tolist()]
         result = _trained_alone(objective, config, data, resume, on_step)
-        if result.stopped != "interrupted" and is_first():
-            shutil.rmtree(Path(config.run.output) / TEACHER_FOLDER)
+        _forget_teachers(config, result)
     return result
+
+
+def _forget_teachers(config: AnyConfig, result: TrainResult) -> None:
+    """Remove what was kept of teachers for a resume."""
+    if result.stopped != "interrupted" and is_first():
+        shutil.rmtree(Path(config.run.output) / TEACHER_FOLDER, ignore_errors=True)
 
 
 def _texts(config: QueryConfig, held_out: Sequence[str], on_note: OnNote) -> list[str]:

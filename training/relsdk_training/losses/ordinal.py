@@ -84,16 +84,17 @@ def ordinal_nll(cumulative_logits: Tensor, labels: Tensor) -> Tensor:
     return -log_likelihood.mean()
 
 
-def cumulative_bce(logits: Tensor, labels: Tensor) -> Tensor:
+def cumulative_bce(logits: Tensor, targets: Tensor) -> Tensor:
     """Return the summed cross-entropies of the L-1 questions "is the level at least k?", averaged over rows.
 
-        loss = -1/B sum_i sum_k [s_i >= k] log sigmoid(z_ik) + [s_i < k] log sigmoid(-z_ik)
+        loss = -1/B sum_i sum_k q_ik log sigmoid(z_ik) + (1 - q_ik) log sigmoid(-z_ik)
+        q_ik = sum_{l >= k} p_il
 
     For heads with free logits, which need not fall; Frank and Hall, 2001.
 
     Args:
         logits: (B, L-1) float.
-        labels: (B,) int64 in 0..L-1.
+        targets: (B, L) float, probabilities p of the levels; of a label, 1 on it.
 
     Returns:
         The scalar loss.
@@ -101,10 +102,14 @@ def cumulative_bce(logits: Tensor, labels: Tensor) -> Tensor:
     Raises:
         InputError: Shapes do not fit.
     """
-    require_labels(labels, len(logits))
-    steps = torch.arange(1, logits.shape[1] + 1, device=logits.device)  # (L-1,)
-    targets = (labels[:, None] >= steps).to(logits.dtype)  # (B, L-1)
-    return functional.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / len(logits)
+    rows, questions = logits.shape
+    if targets.shape != (rows, questions + 1):
+        raise InputError(
+            f"targets have shape {tuple(targets.shape)} beside logits {tuple(logits.shape)}; a probability "
+            "of each level is needed, one more than there are logits"
+        )
+    at_least = targets.flip(1).cumsum(dim=1).flip(1)[:, 1:].to(logits.dtype)  # (B, L-1)
+    return functional.binary_cross_entropy_with_logits(logits, at_least, reduction="sum") / rows
 
 
 def _softplus_inverse(value: float) -> float:

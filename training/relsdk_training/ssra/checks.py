@@ -28,6 +28,10 @@ def check(config: SsraConfig) -> None:
         raise InputError(
             "run.output names no folder; set it in the configuration or with --set run.output=FOLDER"
         )
+    if config.score.teacher.checkpoints:
+        raise InputError(
+            "score.teacher is for relsdk train score; filter.checkpoint lets a model that is there judge"
+        )
     if config.run.shard < 1:
         raise InputError(f"run.shard={config.run.shard}; at least 1 document is needed")
     asked = config.filter

@@ -1,4 +1,4 @@
-"""A teacher's vectors are computed once, shard by shard, whatever stops the run."""
+"""What a teacher gives is computed once, shard by shard, whatever stops the run."""
 
 import numpy as np
 import pytest
@@ -10,16 +10,15 @@ from relsdk.errors import LockedError
 from relsdk.formats import write_pairs
 from relsdk.sample_world import generate
 from relsdk.tokenizer import TextTokenizer
-from relsdk_training import teacher_vectors as module
+from relsdk_training import teacher_outputs as module
 from relsdk_training.config import DistillConfig
 from relsdk_training.config_files import load_config
-from relsdk_training.distillation import TEACHER_FOLDER
 from relsdk_training.encoder import TextEncoder
 from relsdk_training.errors import TrainingError
 from relsdk_training.measures import embed_tokens
 from relsdk_training.run_lock import lock_run
 from relsdk_training.tasks import train_distill
-from relsdk_training.teacher_vectors import teacher_vectors
+from relsdk_training.teacher_outputs import TEACHER_FOLDER, kept_outputs
 
 
 @pytest.fixture(autouse=True)
@@ -28,20 +27,13 @@ def small_shards(monkeypatch):
 
 
 @pytest.fixture
-def embedded(monkeypatch):
+def embedded():
     """How many texts each call of the encoder embeds."""
-    calls = []
-
-    def counted(encoder, tokenizer, tokens, **options):
-        calls.append(len(tokens.ids))
-        return embed_tokens(encoder, tokenizer, tokens, **options)
-
-    monkeypatch.setattr(module, "embed_tokens", counted)
-    return calls
+    return []
 
 
 @pytest.fixture
-def call(toy_checkpoint, tmp_path):
+def call(toy_checkpoint, tmp_path, embedded):
     """Embed 25 texts with the toy encoder, keeping shards under tmp_path."""
     teacher = TextEncoder.load(toy_checkpoint).eval()
     settings = teacher.settings
@@ -50,17 +42,14 @@ def call(toy_checkpoint, tmp_path):
     )
     tokens = tokenizer.tokenize([f"第{number}个 text" for number in range(25)])
 
+    def make(shard):
+        embedded.append(len(shard.ids))
+        return embed_tokens(teacher, tokenizer, shard, device=torch.device("cpu"))
+
     @torch.inference_mode()
     def embed(identity="a", notes=None):
-        return teacher_vectors(
-            teacher,
-            tokenizer,
-            tokens,
-            tmp_path / "shards",
-            identity,
-            device=torch.device("cpu"),
-            on_note=[].append if notes is None else notes.append,
-        )
+        on_note = [].append if notes is None else notes.append
+        return kept_outputs(make, settings.dimension, tokens, tmp_path / "shards", identity, on_note=on_note)
 
     with torch.inference_mode():
         embed.plain = embed_tokens(teacher, tokenizer, tokens, device=torch.device("cpu"))
@@ -100,9 +89,7 @@ def test_a_full_disk_is_one_clear_error(call, monkeypatch, tmp_path):
     assert list((tmp_path / "shards").iterdir()) == []
 
 
-def test_a_run_that_was_stopped_while_the_teacher_embedded_goes_on(
-    toy_checkpoint, tmp_path, monkeypatch, embedded
-):
+def test_a_run_that_was_stopped_while_the_teacher_embedded_goes_on(toy_checkpoint, tmp_path, monkeypatch):
     world = generate(seed=12, n_documents=300, n_queries=60)
     for name, split in (("pairs", "train"), ("dev", "test")):
         write_pairs(tmp_path / f"{name}.jsonl", world.split(split))
@@ -122,23 +109,28 @@ def test_a_run_that_was_stopped_while_the_teacher_embedded_goes_on(
             ],
         )
 
-    train_distill(config("whole"))
-    shards = len(embedded)
-    assert not (tmp_path / "whole" / TEACHER_FOLDER).exists()
-    counted = module.embed_tokens
+    written, write = [], module._write
 
-    def stopped(*arguments, **options):
+    def counted(path, outputs):
+        write(path, outputs)
+        written.append(path.name)
+
+    def stopped(path, outputs):
         with pytest.raises(LockedError, match="another process"):  # the folder is nobody else's by now
             lock_run(tmp_path / "stopped")
-        if len(embedded) == shards + 2:
+        if len(written) == shards + 2:
             raise KeyboardInterrupt
-        return counted(*arguments, **options)
+        counted(path, outputs)
 
-    monkeypatch.setattr(module, "embed_tokens", stopped)
+    monkeypatch.setattr(module, "_write", counted)
+    train_distill(config("whole"))
+    shards = len(written)
+    assert not (tmp_path / "whole" / TEACHER_FOLDER).exists()
+    monkeypatch.setattr(module, "_write", stopped)
     with pytest.raises(KeyboardInterrupt):
         train_distill(config("stopped"))
-    monkeypatch.setattr(module, "embed_tokens", counted)
+    monkeypatch.setattr(module, "_write", counted)
     train_distill(config("stopped"), resume=True)
-    assert len(embedded) == 2 * shards
+    assert written[:shards] == written[shards:]
     one, other = (load_file(tmp_path / run / "best/model.safetensors") for run in ("whole", "stopped"))
     assert all(torch.equal(one[name], other[name]) for name in one)
