@@ -6,10 +6,14 @@ import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
+
 from relsdk.folders import write_file_atomically
 from relsdk.formats import read_pairs, read_unlabelled_pairs
+from relsdk_training.text_embedder import TextEmbedder
 
 SPLITS = ("train", "dev", "test")
+_NEAR = 12
 
 
 def split_qbqtc(path: Path, folder: Path) -> dict[str, Path]:
@@ -37,6 +41,30 @@ def query_texts(shared: Path, path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = (" ".join(text.split()) for text in texts)
         write_file_atomically(path, "".join(f"{line}\n" for line in lines if line))
+    return path
+
+
+def near_pairs(shared: Path, encoder: Path, path: Path, *, seed: int) -> Path:
+    """Write pairs for teachers to grade: each query, labelled or not, and a title near it.
+
+    One of the twelve nearest, at random: the nearest alone would nearly all be relevant.
+    """
+    if not path.is_file():
+        kuake = shared / "data/kuake_qtr"
+        pairs = [(pair.query, pair.document.title) for pair in read_pairs(kuake / "train.jsonl")]
+        unlabelled = read_unlabelled_pairs(kuake / "unlabelled.jsonl", skip_empty=True)
+        pairs += [(query, document.title) for query, document in unlabelled]
+        queries, titles = (list(dict.fromkeys(column)) for column in zip(*pairs, strict=True))
+        embedder = TextEmbedder(encoder)
+        rng = np.random.default_rng(seed)
+        vectors, of_titles = embedder.queries(queries), embedder.documents(titles)
+        rows = [int(rng.choice(np.argpartition(-(of_titles @ vector), _NEAR)[:_NEAR])) for vector in vectors]
+        lines = (
+            json.dumps({"query": query, "title": titles[row]}, ensure_ascii=False)
+            for query, row in zip(queries, rows, strict=True)
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file_atomically(path, "".join(f"{line}\n" for line in lines))
     return path
 
 

@@ -20,7 +20,7 @@ import torch
 from filelock import FileLock
 
 from bench.machine import machine_record
-from bench.train_data import query_texts, split_qbqtc
+from bench.train_data import near_pairs, query_texts, split_qbqtc
 from bench.train_report import write_report
 from relsdk.folders import write_file_atomically
 from relsdk.metrics import ranking_report
@@ -41,6 +41,7 @@ DIMS = (32, 64, 128, 256)
 TEACHER = "embed"
 RARE_TEACHER = "embed, levels 1 and 2 rare"
 SCORER = "score categorical"
+TAUGHT = "score categorical, taught by two encoders and two score models"
 # name -> recipe and what differs from it. In the ablation, one epoch each, a row adds to the one before it,
 # but for what it says it leaves out again.
 ONE = ["run.epochs=1"]
@@ -65,6 +66,7 @@ EXPERIMENTS: dict[str, tuple[str, list[str]]] = {
     "one epoch: + ordinal": ("embed", [*ONE, "loss.ordinal=0.3"]),
     "score ordinal": ("score", ["model.head=ordinal"]),
     "score categorical, mean of two runs": ("score", []),
+    TAUGHT: ("score", []),
     # At the recipe's rate, which two layers want, six diverge.
     "student, 6 layers": (
         "distill",
@@ -83,6 +85,8 @@ STARTS = {
 }
 # name -> the run with whose weights those of this one, of the same start and the next seed, are averaged.
 MIXED = {"score categorical, mean of two runs": SCORER}
+# What teaches `TAUGHT`, whatever its own seed.
+TAUGHT_BY = [(name, seed) for name in (TEACHER, SCORER) for seed in (0, 1)]
 Objective = EmbeddingObjective | ScoreObjective
 Config = EmbedConfig | ScoreConfig | DistillConfig
 KINDS: dict[str, tuple[type[Config], Callable[..., TrainResult]]] = {
@@ -122,8 +126,8 @@ def main(
             found = rounded(measured(encoder_objective(TextEncoder.load(backbone, max_tokens=128), pairs)))
             row = {"machine": machine_record(), "ndcg_queries": ndcg_queries(pairs), "test": found}
             add_to(output, key, row, write_report)
-    for seed in seeds:
-        for name in only or EXPERIMENTS:
+    for name in only or EXPERIMENTS:
+        for seed in seeds:
             key = f"{name} / seed {seed}"
             if key in read_rows(output):
                 continue
@@ -137,6 +141,8 @@ def main(
                 f"run.output={run_folder(work, key)}",
                 f"run.seed={seed + 1 if partner else seed}",
             ]
+            if name == TAUGHT:
+                settings += teaching(shared, work, start, seed)
             if recipe == "distill":
                 texts = query_texts(shared, work / "query_texts.txt")
                 settings += [f"distill.queries=['{texts}']", f"data.dev={files['dev']}"]
@@ -147,6 +153,14 @@ def main(
             click.echo(json.dumps(row["test"]), err=True)
 
 
+def teaching(shared: Path, work: Path, encoder: Path, seed: int) -> list[str]:
+    """Return what names the teachers, and the pairs that they grade."""
+    checkpoints = [str(needed_run(work, TAUGHT, *teacher)) for teacher in TAUGHT_BY]
+    near = near_pairs(shared, encoder, work / f"near_pairs_{seed}.jsonl", seed=seed)
+    pairs = [str(shared / "data/kuake_qtr/unlabelled.jsonl"), str(near)]
+    return [f"teacher.checkpoints={checkpoints}", f"teacher.pairs={pairs}"]
+
+
 def ndcg_queries(pairs: PairArrays) -> int:
     """How many queries nDCG is a mean over, whatever the scores are."""
     queries = [str(query) for query in pairs.query_of]
@@ -154,18 +168,21 @@ def ndcg_queries(pairs: PairArrays) -> int:
 
 
 def other_run(work: Path, name: str, of: dict[str, str], seed: int) -> Path | None:
-    """Return the checkpoint of another experiment that this one needs; None where it needs none.
+    """Return the checkpoint of another experiment that this one needs; None where it needs none."""
+    return needed_run(work, name, of[name], seed) if name in of else None
+
+
+def needed_run(work: Path, name: str, other: str, seed: int) -> Path:
+    """Return the checkpoint of another experiment.
 
     Raises:
         click.ClickException: It has not been run to its end.
     """
-    if name not in of:
-        return None
-    checkpoint = trained_checkpoint(work, f"{of[name]} / seed {seed}")
+    checkpoint = trained_checkpoint(work, f"{other} / seed {seed}")
     if checkpoint is None:
         raise click.ClickException(
-            f"{name!r} needs the checkpoint of {of[name]!r}, seed {seed}, whose run has not ended "
-            f'under {work}; run it first: --only "{of[name]}"'
+            f"{name!r} needs the checkpoint of {other!r}, seed {seed}, whose run has not ended "
+            f'under {work}; run it first: --only "{other}" --seed {seed}'
         )
     return checkpoint
 
@@ -292,8 +309,13 @@ def without_folders(content: dict[str, Any]) -> dict[str, Any]:
     }.items():
         for key in keys:
             content[section][key] = Path(content[section][key]).name
-    if "distill" in content:
-        content["distill"]["queries"] = [Path(name).name for name in content["distill"]["queries"]]
+    for section, key, parts in (
+        ("distill", "queries", 1),
+        ("teacher", "checkpoints", 2),
+        ("teacher", "pairs", 1),
+    ):
+        if section in content:
+            content[section][key] = ["/".join(Path(name).parts[-parts:]) for name in content[section][key]]
     return content
 
 

@@ -216,12 +216,13 @@ def test_the_committed_results_keep_the_promises():
 
 
 @pytest.mark.slow
-def test_training_at_toy_size(checkpoint_factory, tmp_path):
+def test_training_at_toy_size(checkpoint_factory, tmp_path, monkeypatch):
     """An encoder, its query tower and a score model: rows, resumption, report."""
     shared = toy_shared(tmp_path / "shared", checkpoint_factory(tmp_path / "wide", hidden=384))
     output = tmp_path / "train.json"
     names = ["embed", "query tower, 2 layers", "score categorical", "QBQTC: embed"]
-    names.append("score categorical, mean of two runs")
+    names += ["score categorical, mean of two runs", train_real.TAUGHT]
+    monkeypatch.setattr(train_real, "TAUGHT_BY", [("embed", 0), ("score categorical", 0)])
     arguments = ["--shared", shared, "--output", output, "--work", tmp_path / "work", "--seed", 0]
     arguments += [part for name in names for part in ("--only", name)]
     arguments += ["--set", "run.max_steps=3", "--set", "run.evaluate_every=2", "--set", "run.precision=fp32"]
@@ -235,6 +236,9 @@ def test_training_at_toy_size(checkpoint_factory, tmp_path):
     one, mean = (rows[f"{name} / seed 0"] for name in (names[2], names[4]))
     assert mean["config"]["run"]["seed"] == one["config"]["run"]["seed"] + 1
     assert mean["test"]["log_loss"] != one["test"]["log_loss"]
+    taught = rows[f"{train_real.TAUGHT} / seed 0"]["config"]["teacher"]
+    assert taught["checkpoints"] == ["embed_-_seed_0/best", "score_categorical_-_seed_0/best"]
+    assert taught["pairs"] == ["unlabelled.jsonl", "near_pairs_0.jsonl"]
     assert "mean_ap@32" in rows["query tower, 2 layers / seed 0"]["test"]
     assert str(tmp_path) not in json.dumps({key: row.get("config") for key, row in rows.items()})
     report = (tmp_path / "train.md").read_text()
