@@ -44,7 +44,7 @@ def query_texts(shared: Path, path: Path) -> Path:
     return path
 
 
-def near_pairs(shared: Path, encoder: Path, path: Path, *, seed: int) -> Path:
+def near_pairs(shared: Path, encoder: Path, path: Path) -> Path:
     """Write pairs for teachers to grade: each query, labelled or not, and a title near it.
 
     One of the twelve nearest, at random: the nearest alone would nearly all be relevant.
@@ -56,7 +56,7 @@ def near_pairs(shared: Path, encoder: Path, path: Path, *, seed: int) -> Path:
         pairs += [(query, document.title) for query, document in unlabelled]
         queries, titles = (list(dict.fromkeys(column)) for column in zip(*pairs, strict=True))
         embedder = TextEmbedder(encoder)
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(0)
         vectors, of_titles = embedder.queries(queries), embedder.documents(titles)
         rows = [int(rng.choice(np.argpartition(-(of_titles @ vector), _NEAR)[:_NEAR])) for vector in vectors]
         lines = (

@@ -41,7 +41,8 @@ DIMS = (32, 64, 128, 256)
 TEACHER = "embed"
 RARE_TEACHER = "embed, levels 1 and 2 rare"
 SCORER = "score categorical"
-TAUGHT = "score categorical, taught by two encoders and two score models"
+TWO = "score categorical, mean of two runs"
+TAUGHT = "score categorical, taught by an encoder and two score models"
 # name -> recipe and what differs from it. In the ablation, one epoch each, a row adds to the one before it,
 # but for what it says it leaves out again.
 ONE = ["run.epochs=1"]
@@ -65,7 +66,7 @@ EXPERIMENTS: dict[str, tuple[str, list[str]]] = {
     "one epoch: + CoSENT, - hard negatives (the recipe)": ("embed", ONE),
     "one epoch: + ordinal": ("embed", [*ONE, "loss.ordinal=0.3"]),
     "score ordinal": ("score", ["model.head=ordinal"]),
-    "score categorical, mean of two runs": ("score", []),
+    TWO: ("score", []),
     TAUGHT: ("score", []),
     # At the recipe's rate, which two layers want, six diverge.
     "student, 6 layers": (
@@ -84,9 +85,9 @@ STARTS = {
     if recipe != "embed"
 }
 # name -> the run with whose weights those of this one, of the same start and the next seed, are averaged.
-MIXED = {"score categorical, mean of two runs": SCORER}
-# What teaches `TAUGHT`, whatever its own seed.
-TAUGHT_BY = [(name, seed) for name in (TEACHER, SCORER) for seed in (0, 1)]
+MIXED = {TWO: SCORER}
+# What teaches `TAUGHT`, whatever its own seed: runs before they are averaged. The first finds near pairs.
+TAUGHT_BY = [(TEACHER, 1), (SCORER, 1), (TWO, 1)]
 Objective = EmbeddingObjective | ScoreObjective
 Config = EmbedConfig | ScoreConfig | DistillConfig
 KINDS: dict[str, tuple[type[Config], Callable[..., TrainResult]]] = {
@@ -142,7 +143,7 @@ def main(
                 f"run.seed={seed + 1 if partner else seed}",
             ]
             if name == TAUGHT:
-                settings += teaching(shared, work, start, seed)
+                settings += teaching(shared, work)
             if recipe == "distill":
                 texts = query_texts(shared, work / "query_texts.txt")
                 settings += [f"distill.queries=['{texts}']", f"data.dev={files['dev']}"]
@@ -153,12 +154,15 @@ def main(
             click.echo(json.dumps(row["test"]), err=True)
 
 
-def teaching(shared: Path, work: Path, encoder: Path, seed: int) -> list[str]:
+def teaching(shared: Path, work: Path) -> list[str]:
     """Return what names the teachers, and the pairs that they grade."""
-    checkpoints = [str(needed_run(work, TAUGHT, *teacher)) for teacher in TAUGHT_BY]
-    near = near_pairs(shared, encoder, work / f"near_pairs_{seed}.jsonl", seed=seed)
-    pairs = [str(shared / "data/kuake_qtr/unlabelled.jsonl"), str(near)]
-    return [f"teacher.checkpoints={checkpoints}", f"teacher.pairs={pairs}"]
+    checkpoints = [needed_run(work, TAUGHT, *teacher) for teacher in TAUGHT_BY]
+    near = near_pairs(shared, checkpoints[0], work / "near_pairs.jsonl")
+    pairs = [shared / "data/kuake_qtr/unlabelled.jsonl", near]
+    return [
+        f"teacher.{name}={[str(path) for path in of]}"
+        for name, of in (("checkpoints", checkpoints), ("pairs", pairs))
+    ]
 
 
 def ndcg_queries(pairs: PairArrays) -> int:

@@ -238,7 +238,7 @@ def test_training_at_toy_size(checkpoint_factory, tmp_path, monkeypatch):
     assert mean["test"]["log_loss"] != one["test"]["log_loss"]
     taught = rows[f"{train_real.TAUGHT} / seed 0"]["config"]["teacher"]
     assert taught["checkpoints"] == ["embed_-_seed_0/best", "score_categorical_-_seed_0/best"]
-    assert taught["pairs"] == ["unlabelled.jsonl", "near_pairs_0.jsonl"]
+    assert taught["pairs"] == ["unlabelled.jsonl", "near_pairs.jsonl"]
     assert "mean_ap@32" in rows["query tower, 2 layers / seed 0"]["test"]
     assert str(tmp_path) not in json.dumps({key: row.get("config") for key, row in rows.items()})
     report = (tmp_path / "train.md").read_text()

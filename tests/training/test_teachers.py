@@ -28,9 +28,9 @@ def files(tmp_path_factory):
     world = generate(seed=13, n_documents=400, n_queries=160)
     folder = tmp_path_factory.mktemp("pairs")
     train = world.split("train")
-    write_pairs(folder / "train.jsonl", train[: len(train) // 2])
-    write_pairs(folder / "more.jsonl", train[len(train) // 2 :])
-    write_pairs(folder / "dev.jsonl", world.split("test"))
+    write_pairs(folder / "train.jsonl", train[:200])
+    write_pairs(folder / "more.jsonl", train[200:300])
+    write_pairs(folder / "dev.jsonl", world.split("test")[:250])
     return folder
 
 
@@ -42,6 +42,7 @@ def settings(files, toy_checkpoint, tmp_path):
         f"model.checkpoint={toy_checkpoint}",
         f"run.output={tmp_path / 'run'}",
         "run.precision=fp32",
+        "model.max_tokens=32",
         "run.max_steps=6",
         "run.checkpoint_every=3",
     ]
