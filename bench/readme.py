@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "README.zh-CN.md")
 RESULTS = ROOT / "bench/results"
 TOWER = "query tower, 2 layers"
+TAUGHT = "score categorical, taught by an encoder and two score models"
 
 
 @click.command()
@@ -166,6 +167,7 @@ def _training_table(train: dict[str, Any], students: dict[str, Any]) -> str:
         "embed": "encoder, `train embed`",
         TOWER: "queries by a 2-layer tower, `train distill`",
         "score categorical": "score model, `train score`",
+        TAUGHT: "score model, taught by the encoder and two such",
     }
     header = ("17,885 graded pairs", "seeds", "mean AP", "nDCG@10", "accuracy", "one query, int8, p50 ms")
     lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
