@@ -47,7 +47,7 @@ def query_texts(shared: Path, path: Path) -> Path:
 def near_pairs(shared: Path, encoder: Path, path: Path) -> Path:
     """Write pairs for teachers to grade: each query, labelled or not, and a title near it.
 
-    One of the twelve nearest, at random: the nearest alone would nearly all be relevant.
+    One of the twelve nearest, at random: for pairs of all levels, not of the most relevant alone.
     """
     if not path.is_file():
         kuake = shared / "data/kuake_qtr"

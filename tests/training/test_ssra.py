@@ -206,6 +206,7 @@ def test_killed_in_the_middle_of_each_stage_it_resumes_to_the_same_artefacts(who
         (["run.output="], "run.output names no folder"),
         (["run.shard=0"], "run.shard=0"),
         (["filter.judge_share=0"], "judge_share"),
+        (["score.teacher.checkpoints=['a']"], "score.teacher is for relsdk train score; filter.checkpoint"),
         (["filter.checkpoint=nowhere"], "filter.checkpoint 'nowhere' is no checkpoint; name RUN/best"),
         (["query.model.checkpoint=nowhere"], "query.model.checkpoint 'nowhere' is not a folder"),
         (["query.model.top_p=0"], "top_p=0"),

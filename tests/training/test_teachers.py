@@ -1,6 +1,8 @@
 """A score model learns the pooled probabilities of its teachers, on labelled and on unlabelled pairs."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -157,6 +159,16 @@ def test_a_run_that_was_stopped_goes_on_with_what_teachers_said(settings, files,
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_a_teacher_that_gives_one_number_is_refused(settings, scorer, tmp_path):
+    foreign = Path(shutil.copytree(scorer, tmp_path / "foreign"))
+    config = json.loads((foreign / "config.json").read_text())
+    config |= {"relsdk_head": "regression", "id2label": {"0": "score"}, "num_labels": 1}
+    (foreign / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="gives one number for a pair; a categorical or ordinal head"):
+        train_score(load_config(ScoreConfig, None, [*settings, f"teacher.checkpoints=['{foreign}']"]))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_resume_with_other_teachers_is_refused(settings, files, toy_checkpoint, scorer):
     train_score(load_config(ScoreConfig, None, [*settings, *teachers(files, scorer)]))
     for changed in (teachers(files, toy_checkpoint), []):
@@ -167,7 +179,11 @@ def test_a_resume_with_other_teachers_is_refused(settings, files, toy_checkpoint
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        (["teacher.checkpoints=['nowhere']"], "teacher.checkpoints: nowhere not found"),
+        (
+            ["teacher.checkpoints=['nowhere']"],
+            "'nowhere' is no checkpoint; name folders of",
+        ),
+        (["teacher.checkpoints=['.']"], "'.' is no checkpoint; name folders of"),
         (["teacher.pairs=['a.jsonl']"], "teacher.pairs has no labels to learn from"),
         (["teacher.weight=1.5"], "teacher.weight=1.5; 0 to 1 is needed"),
     ],

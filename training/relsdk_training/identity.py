@@ -32,8 +32,7 @@ def training_identity(config: Any) -> Any:
         section: {k: v for k, v in values.items() if k not in _LEFT_OUT.get(section, ())}
         for section, values in asdict(config).items()
     }
-    teachers = config.teacher.checkpoints if hasattr(config, "teacher") else ()
-    return [content, *map(checkpoint_hash, (config.model.checkpoint, *teachers))]
+    return [content, checkpoint_hash(config.model.checkpoint)]
 
 
 def checkpoint_hash(checkpoint: str | Path) -> str:

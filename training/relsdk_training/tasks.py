@@ -23,7 +23,7 @@ from relsdk_training.data import PairArrays, load_pairs, pair_arrays, read_split
 from relsdk_training.distillation import DistillationObjective, distillation_texts
 from relsdk_training.embedding_objective import EmbeddingObjective
 from relsdk_training.encoder import TextEncoder
-from relsdk_training.identity import training_identity
+from relsdk_training.identity import checkpoint_hash, training_identity
 from relsdk_training.loop import TrainResult, train
 from relsdk_training.processes import is_first, join, wait
 from relsdk_training.query_models.writer import QueryWriter
@@ -100,7 +100,11 @@ def train_score(
     on_step: OnStep = lambda step, steps, statistics: None,
     on_note: OnNote = lambda note: None,
 ) -> TrainResult:
-    """Train a score model on graded pairs, as `train_embed` an encoder; for `relsdk export scorer`."""
+    """Train a score model on graded pairs, as `train_embed` an encoder; for `relsdk export scorer`.
+
+    With `config.teacher`, it also learns what other models say of these pairs and of such without labels; see
+    `relsdk_training.teachers`, also for what it raises beyond `train_embed`.
+    """
     check_teachers(config.teacher)
     splits = _prepared(config, resume, on_note)
     _check_dev(splits.dev)
@@ -112,10 +116,10 @@ def train_score(
         lora_rank=config.model.lora_rank,
         dropout=config.model.dropout,
     )
-    test = load_pairs(config.data.test, config.data.label_map) if config.data.test else []
-    held_out = [*splits.dev.queries, *(pair.query for pair in test)]
-    more, dropped = unlabelled_pairs(config.teacher.pairs, splits.train, held_out)
+    more: list[tuple[str, str]] = []
     if config.teacher.pairs:
+        held_out = _held_out_queries(config.data, splits.dev)
+        more, dropped = unlabelled_pairs(config.teacher.pairs, splits.train, held_out)
         on_note(f"{len(more):,} pairs to grade, without {dropped:,} of queries of dev or test")
     with _alone(config):  # from the teachers' first pair on: it writes into the run's folder
         lesson = (
@@ -124,7 +128,8 @@ def train_score(
             else labels_alone(splits.train)
         )
         objective = ScoreObjective(model, lesson, splits.dev, config.run)
-        result = _trained_alone(objective, config, [_content(splits), more], resume, on_step)
+        data = [_content(splits), more, *map(checkpoint_hash, config.teacher.checkpoints)]
+        result = _trained_alone(objective, config, data, resume, on_step)
         _forget_teachers(config, result)
     return result
 
@@ -138,8 +143,7 @@ def train_query(
 ) -> TrainResult:
     """Train a model that writes a query for a document and a wanted level; see `train_embed`."""
     splits = _prepared(config, resume, on_note)
-    test = load_pairs(config.data.test, config.data.label_map) if config.data.test else []
-    texts = _texts(config, [*splits.dev.queries, *(pair.query for pair in test)], on_note)
+    texts = _texts(config, _held_out_queries(config.data, splits.dev), on_note)
     writer = QueryWriter.load(config.model)
     objective = QueryObjective(writer, splits.train, splits.dev, config.run, texts)
     return _trained(objective, config, [_content(splits), texts], resume, on_step, metric="log_likelihood")
@@ -196,6 +200,12 @@ def _texts(config: QueryConfig, held_out: Sequence[str], on_note: OnNote) -> lis
     if texts:
         on_note(f"texts: {len(found):,} to repeat, without {len(texts) - len(found):,} that dev or test asks")
     return found
+
+
+def _held_out_queries(config: DataConfig, dev: PairArrays) -> list[str]:
+    """Return the queries of dev and of test, which nothing may be learned of."""
+    test = load_pairs(config.test, config.label_map) if config.test else []
+    return [*dev.queries, *(pair.query for pair in test)]
 
 
 def _check_run(config: AnyConfig, resume: bool) -> None:

@@ -40,8 +40,6 @@ from relsdk_training.text_embedder import TextEmbedder
 __all__ = ["Lesson", "check_teachers", "labels_alone", "taught", "unlabelled_pairs"]
 
 Outputs = NDArray[np.float32]
-# A level that one teacher rules out is not out for the pool.
-_LEAST = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,18 +56,28 @@ class Lesson:
 
 
 def labels_alone(pairs: PairArrays) -> Lesson:
-    """Return labelled pairs with all probability on their labels."""
+    """Return N labelled pairs with all probability on their labels: targets (N, L)."""
     return Lesson(pairs, np.eye(len(RelevanceLevel), dtype=np.float32)[pairs.labels])
 
 
 def check_teachers(config: TeacherConfig) -> None:
-    """Raise `InputError` unless each teacher is a folder."""
-    missing = [name for name in config.checkpoints if not Path(name).is_dir()]
-    if missing:
-        raise InputError(
-            f"teacher.checkpoints: {', '.join(missing)} not found; name folders of trained encoders or score "
-            "models, such as RUN/best"
-        )
+    """Check that each teacher is a checkpoint with levels or vectors, before the first one reads a pair.
+
+    Raises:
+        InputError: A folder is no checkpoint, or a score model gives one number instead of levels.
+        BundleError: A configuration is damaged.
+    """
+    for name in config.checkpoints:
+        if not (Path(name) / "config.json").is_file():
+            raise InputError(
+                f"teacher.checkpoints: {name!r} is no checkpoint; name folders of trained encoders or score "
+                "models, such as RUN/best"
+            )
+        if is_scorer_folder(Path(name)) and read_scorer_settings(Path(name)).head == "regression":
+            raise InputError(
+                f"teacher.checkpoints: {name!r} gives one number for a pair; a categorical or ordinal head "
+                "is needed, or an encoder"
+            )
 
 
 def unlabelled_pairs(
@@ -166,10 +174,11 @@ def _pooled(
     queries = [str(query) for query in dev.query_of]
     logs: dict[str, Any] = {"pairs": 0.0, "dev": 0.0}
     for checkpoint in checkpoints:
-        of_dev, of_pairs = (_outputs(Path(checkpoint), some, run, on_note) for some in (dev, pairs))
-        calibration, _ = fit_calibration(of_dev, dev.labels, queries)
+        of_dev = _outputs(Path(checkpoint), dev, run, on_note)
+        calibration, _ = fit_calibration(of_dev, dev.labels, queries)  # fails before the long part
+        of_pairs = _outputs(Path(checkpoint), pairs, run, on_note)
         for name, values in (("pairs", of_pairs), ("dev", of_dev)):
-            logs[name] = logs[name] + np.log(np.maximum(calibration.probabilities(values), _LEAST))
+            logs[name] = logs[name] + np.log(calibration.probabilities(values))
     found = {name: np.exp(total / len(checkpoints)) for name, total in logs.items()}
     pools = {name: values / values.sum(axis=1, keepdims=True) for name, values in found.items()}
     order = ranking_report(queries, dev.labels, expected_level(pools["dev"]))
