@@ -8,13 +8,14 @@ from hypothesis import strategies as st
 from relsdk.calibration import (
     CumulativeLink,
     Isotonic,
+    Temperature,
     calibration_from_dict,
     cross_validated_probabilities,
     fit_calibration,
     method_name,
     threshold_for_precision,
 )
-from relsdk.calibration.fitting import fit_cumulative_link, fit_isotonic
+from relsdk.calibration.fitting import fit_cumulative_link, fit_isotonic, fit_temperature
 from relsdk.errors import CalibrationError, InputError
 
 TRUE = CumulativeLink(20.0, (15.0, 16.5, 17.5))
@@ -79,6 +80,49 @@ def test_probabilities_are_proper_and_monotone(seed, fit):
     np.testing.assert_array_equal(copy.probabilities([0.7, 0.9]), model.probabilities([0.7, 0.9]))
 
 
+@pytest.mark.parametrize("ordinal", [False, True])
+@pytest.mark.parametrize("biased", [False, True])
+def test_logits_give_back_their_temperature_and_biases(ordinal, biased):
+    """On labels drawn from the probabilities of a temperature (and biases), the fit finds them."""
+    biases = ((0.6, -0.4, -1.5) if ordinal else (0.0, -0.5, -1.0, 0.7)) if biased else ()
+    true = Temperature(2.0, ordinal, biases)
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(5_000, 3 if ordinal else 4)) * 3
+    if ordinal:
+        logits = -np.sort(-logits, axis=1)
+    labels = (rng.random((5_000, 1)) > true.probabilities(logits).cumsum(axis=1)[:, :3]).sum(axis=1)
+    found, losses = fit_calibration(logits, labels, [str(i // 10) for i in range(len(labels))])
+    assert isinstance(found, Temperature)
+    assert found.temperature == pytest.approx(2.0, rel=0.1)
+    assert found.ordinal == ordinal
+    np.testing.assert_allclose(found.biases, biases, atol=0.2)
+    assert losses.keys() == {"temperature", "bias_corrected_temperature"}
+    assert method_name(found) == ("bias_corrected_temperature" if biased else "temperature")
+    assert calibration_from_dict(json.loads(json.dumps(found.to_dict()))) == found
+
+
+def test_the_biased_temperature_reaches_the_likelihood_of_an_independent_optimiser():
+    optimize, special = pytest.importorskip("scipy.optimize"), pytest.importorskip("scipy.special")
+    rng = np.random.default_rng(5)
+    logits, labels = rng.normal(size=(300, 4)), rng.choice(4, size=300, p=[0.1, 0.05, 0.25, 0.6])
+
+    def loss(p):
+        logs = special.log_softmax(logits / np.exp(p[0]) + np.array([0.0, *p[1:]]), axis=1)
+        return -logs[np.arange(300), labels].mean()
+
+    found = fit_temperature(logits, labels, biased=True)
+    best = optimize.minimize(loss, np.zeros(4), bounds=[(-5, 5)] * 4)
+    assert loss([np.log(found.temperature), *found.biases[1:]]) <= best.fun + 1e-4
+
+
+def test_a_level_without_pairs_leaves_the_biases_finite():
+    rng = np.random.default_rng(6)
+    logits, labels = rng.normal(size=(200, 4)), rng.choice([0, 1, 3], size=200)
+    found = fit_temperature(logits, labels, biased=True)
+    assert np.isfinite(found.biases).all()
+    assert found.probabilities(logits)[:, 2].max() < 0.05
+
+
 def test_the_better_method_is_kept_by_held_out_log_loss():
     scores, labels, groups = draw(TRUE, 600, 3)
     model, losses = fit_calibration(scores, labels, groups)
@@ -129,6 +173,10 @@ def test_too_little_to_calibrate_on_is_said():
         {"method": "magic"},
         {"method": "isotonic", "scores": [], "values": []},
         {"method": "cumulative_link"},
+        {"method": "bias_corrected_temperature", "temperature": 1.0, "ordinal": False},
+        {"method": "bias_corrected_temperature", "temperature": 1.0, "ordinal": True, "biases": [0.0] * 4},
+        {"method": "bias_corrected_temperature", "temperature": 1.0, "ordinal": False, "biases": ["a"] * 4},
+        {"method": "temperature", "temperature": 0.0, "ordinal": False},
     ],
 )
 def test_a_damaged_calibration_is_an_error(content):

@@ -94,7 +94,7 @@ def test_a_judge_that_knows_nothing_has_no_say():
     outputs, labels, queries = views(3)
     outputs[:, 4] = np.random.default_rng(0).normal(size=len(labels)) * 0.1
     pool, losses = fit_pool(outputs, labels, queries)
-    assert losses["log_linear_pool"] <= losses["scorer"]  # how frequent levels are is all it adds
+    assert losses["log_linear_pool"] <= losses["scorer"] + 1e-3
     low, high = outputs.copy(), outputs.copy()
     low[:, 4], high[:, 4] = -0.1, 0.1
     assert np.abs(pool.probabilities(low) - pool.probabilities(high)).max() < 0.03

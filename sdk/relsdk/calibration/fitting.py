@@ -55,25 +55,36 @@ def fit_cumulative_link(
     return CumulativeLink(slope / scale, (first, second, third), transform)
 
 
-def fit_temperature(logits: Float, labels: Int) -> Temperature:
-    """Maximise the likelihood over the logarithm of the temperature: logits (N, 4), or (N, 3) if ordinal."""
+def fit_temperature(logits: Float, labels: Int, *, biased: bool = False, ridge: float = 1e-6) -> Temperature:
+    """Maximise the likelihood over the temperature's logarithm: logits (N, 4), or (N, 3) of an ordinal head.
+
+    Args:
+        logits: What the head gives.
+        labels: (N,) levels 0-3.
+        biased: Fit a bias of each logit, too (of four, the first is 0: only differences matter).
+        ridge: Keeps the parameters finite where a level has no pairs.
+    """
     ordinal = logits.shape[1] == NUM_LEVELS - 1
 
     def scaled(theta: Float) -> Temperature:
-        return Temperature(float(np.exp(np.clip(theta[0], -5, 5))), ordinal)
+        temperature, *biases = np.clip(theta, -5, 5).tolist()
+        fixed = [0.0] if biased and not ordinal else []
+        return Temperature(float(np.exp(temperature)), ordinal, tuple(fixed + biases))
 
     def loss(theta: Float) -> float:
         likelihood = scaled(theta).probabilities(logits)[np.arange(len(labels)), labels]
-        return float(-np.log(likelihood).mean())
+        return float(-np.log(likelihood).mean() + ridge * (theta**2).sum())
 
-    return scaled(_minimise(loss, np.zeros(1)))
+    return scaled(_minimise(loss, np.zeros(NUM_LEVELS if biased else 1)))
 
 
 def fit_log_linear_pool(outputs: Float, labels: Int) -> LogLinearPool:
     """Calibrate a head's outputs and cosines (N, C + 1) each, then maximise the likelihood over weights."""
     judged, cosines = split_outputs(outputs)
     scorer: Calibration = (
-        fit_temperature(judged, labels) if judged.ndim == 2 else fit_cumulative_link(judged, labels)
+        fit_temperature(judged, labels, biased=True)
+        if judged.ndim == 2
+        else fit_cumulative_link(judged, labels)
     )
     encoder = fit_cumulative_link(np.minimum(cosines, 1.0), labels, "log_distance")
 

@@ -35,6 +35,7 @@ Float = NDArray[np.float64]
 Int = NDArray[np.int64]
 # A level never seen near a score still gets this probability, so that one surprise costs a finite log loss.
 _FLOOR = 1e-4
+_BIAS_CORRECTED = "bias_corrected_temperature"
 TRANSFORMS: dict[str, Callable[[Float], Float]] = {
     "identity": lambda scores: scores,
     "log_distance": lambda scores: np.asarray(-np.log(1.001 - np.minimum(scores, 1.0))),
@@ -110,18 +111,25 @@ class Isotonic:
 class Temperature:
     """A head's own probabilities with all logits divided by one number (Guo et al. 2017).
 
+    With biases it is bias-corrected temperature scaling (Alexandari et al. 2020): levels may be more or less
+    frequent among the pairs of the calibration than the head learned.
+
     Attributes:
         temperature: Above 0; 1 leaves the head as it is, more makes it less sure.
         ordinal: Three logits of P(level >= 1..3), made non-increasing by their running minimum, instead of
             four of P(level = 0..3).
+        biases: Added to the divided logits, one each; none by default.
     """
 
     temperature: float = 1.0
     ordinal: bool = False
+    biases: tuple[float, ...] = ()
 
     def probabilities(self, outputs: ArrayLike) -> Float:
         """Return P(level = 0..3): (N, 4) logits, or (N, 3) of an ordinal head -> (N, L)."""
         logits = as_logits(outputs, NUM_LEVELS - self.ordinal) / self.temperature
+        if self.biases:
+            logits = logits + np.asarray(self.biases)
         if self.ordinal:
             at_least = np.minimum.accumulate(sigmoid(logits), axis=1)  # (N, L-1)
             return _floored(cumulative_to_probabilities(at_least))
@@ -130,7 +138,10 @@ class Temperature:
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON form that `calibration_from_dict` reads."""
-        return {"method": "temperature", "temperature": self.temperature, "ordinal": self.ordinal}
+        scaled = {"temperature": self.temperature, "ordinal": self.ordinal}
+        if not self.biases:
+            return {"method": "temperature", **scaled}
+        return {"method": _BIAS_CORRECTED, **scaled, "biases": list(self.biases)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,11 +199,8 @@ def calibration_from_dict(content: Mapping[str, Any]) -> Calibration:
             return CumulativeLink(float(content["slope"]), (low, middle, high), transform)
         if content["method"] == "isotonic":
             return Isotonic(_rows(content["scores"]), _rows(content["values"]))
-        if content["method"] == "temperature":
-            temperature = float(content["temperature"])
-            if not temperature > 0:
-                raise ValueError(f"temperature {temperature}")
-            return Temperature(temperature, bool(content["ordinal"]))
+        if content["method"] in ("temperature", _BIAS_CORRECTED):
+            return _temperature(content)
         if content["method"] == "log_linear_pool":
             scorer, encoder = (calibration_from_dict(content[name]) for name in ("scorer", "encoder"))
             a, b = (float(weight) for weight in content["weights"])
@@ -204,6 +212,18 @@ def calibration_from_dict(content: Mapping[str, Any]) -> Calibration:
             f"the bundle's calibration is damaged ({error}); run: relsdk calibrate"
         ) from error
     raise CalibrationError(f"unknown calibration method {content['method']!r}; run: relsdk calibrate")
+
+
+def _temperature(content: Mapping[str, Any]) -> Temperature:
+    temperature, ordinal = float(content["temperature"]), bool(content["ordinal"])
+    if not temperature > 0:
+        raise ValueError(f"temperature {temperature}")
+    if content["method"] == "temperature":
+        return Temperature(temperature, ordinal)
+    biases = tuple(float(bias) for bias in content["biases"])
+    if len(biases) != NUM_LEVELS - ordinal:
+        raise ValueError(f"{len(biases)} biases")
+    return Temperature(temperature, ordinal, biases)
 
 
 def method_name(calibration: Calibration) -> str:

@@ -44,6 +44,10 @@ _OF_SCORES: dict[str, Fit] = {
     "cumulative_link_log_distance": partial(fit_cumulative_link, transform="log_distance"),
     "isotonic": fit_isotonic,
 }
+_OF_LOGITS: dict[str, Fit] = {
+    "temperature": fit_temperature,
+    "bias_corrected_temperature": partial(fit_temperature, biased=True),
+}
 
 
 def fit_calibration(
@@ -54,7 +58,6 @@ def fit_calibration(
     Chosen is the simplest model whose held-out log loss is within one standard error of the best one's
     (Breiman et al. 1984), or within one percent of it: refitted to the scores of another ONNX file of the
     same model, step functions grade a tenth of all pairs differently, where the links move one in sixty.
-    Logits have one model, their temperature.
 
     Args:
         outputs: (N,) real scores, higher is better; or (N, 4) logits of the levels, or (N, 3) of an ordinal
@@ -131,7 +134,7 @@ def cross_validated_probabilities(
 
 def _methods(values: Float) -> dict[str, Fit]:
     if values.ndim == 2:
-        return {"temperature": fit_temperature}
+        return _OF_LOGITS
     if len(values) > 0 and values.max() <= 1.0 + _ROUNDING:
         return _OF_SCORES
     return {name: fit for name, fit in _OF_SCORES.items() if name != "cumulative_link_log_distance"}
