@@ -49,7 +49,7 @@ demo-train: $(VENV)/.installed-dev ## SSRA on the sample corpus, whose levels ar
 train-latency: $(VENV)/.installed-dev ## Query latency of what train-real distilled -> bench/results/student_latency.json
 	$(BIN)/python -m bench.student_latency --shared $(SHARED) --work $(WORK) --output bench/results/student_latency.json
 
-pool: $(VENV)/.installed-dev ## Encoder and score model of train-real, alone and pooled -> bench/results/pool.json
+pool: $(VENV)/.installed-dev ## Encoder and taught score model of train-real, alone and pooled -> bench/results/pool.json
 	$(BIN)/python -m bench.pool --shared $(SHARED) --work $(WORK) --output bench/results/pool.json
 
 train-speed: $(VENV)/.installed-dev ## Training throughput beside sentence-transformers (../shared) -> bench/results/train_speed.json

@@ -1,4 +1,4 @@
-"""An encoder, a score model, and both pooled, as they are served: int8, calibrated on dev, measured on test.
+"""An encoder, a taught score model, and both pooled, as they are served: int8, calibrated on dev, measured on test.
 
 Run by `make pool`, after `make train-real` (whose checkpoints it exports). One row a seed.
 """
@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from bench.machine import machine_record
-from bench.train_real import SCORER, TEACHER, add_to, trained_checkpoint
+from bench.train_real import TAUGHT, TEACHER, add_to, trained_checkpoint
 from relsdk import Embedder
 from relsdk.evaluation import Evaluation, calibrate_bundle, evaluate
 from relsdk.formats import read_pairs
@@ -37,7 +37,7 @@ def main(shared: Path, work: Path, output: Path, seeds: tuple[int, ...], fp32: b
     kuake = shared / "data/kuake_qtr"
     found = 0
     for seed in seeds:
-        encoder, scorer = (trained_checkpoint(work, f"{name} / seed {seed}") for name in (TEACHER, SCORER))
+        encoder, scorer = (trained_checkpoint(work, f"{name} / seed {seed}") for name in (TEACHER, TAUGHT))
         if encoder is None or scorer is None:
             continue
         found += 1
@@ -45,7 +45,7 @@ def main(shared: Path, work: Path, output: Path, seeds: tuple[int, ...], fp32: b
         add_to(output, f"seed {seed}", {"machine": machine_record(seed), **rows}, lambda rows, path: None)
         click.echo(json.dumps(rows), err=True)
     if not found:
-        raise click.ClickException(f"{work} holds no {TEACHER!r} with its {SCORER!r}; run: make train-real")
+        raise click.ClickException(f"{work} holds no {TEACHER!r} with its {TAUGHT!r}; run: make train-real")
 
 
 def measure(encoder: Path, scorer: Path, kuake: Path, files: list[str]) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def measure(encoder: Path, scorer: Path, kuake: Path, files: list[str]) -> dict[
         embedder = Embedder(retriever)  # with its levels
         models: dict[str, PairModel] = {
             "encoder": BiEncoder(embedder),
-            "score model": open_pair_model(judge),
+            "score model, taught": open_pair_model(judge),
             "both, pooled": beside(open_pair_model(judge), embedder),
         }
         return {

@@ -264,7 +264,7 @@ def test_training_at_toy_size(checkpoint_factory, tmp_path, monkeypatch):
     pool = call("bench.pool", *latency[:4], "--output", tmp_path / "pool.json", "--seed", 0, "--fp32")
     assert pool.exit_code == 0, pool.output
     (pooled,) = json.loads((tmp_path / "pool.json").read_text()).values()
-    assert set(pooled["test"]) == {"encoder", "score model", "both, pooled"}
+    assert set(pooled["test"]) == {"encoder", "score model, taught", "both, pooled"}
     before = output.read_text()
     again = call("bench.train_real", *arguments)
     assert again.exit_code == 0, again.output
