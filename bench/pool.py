@@ -1,4 +1,4 @@
-"""An encoder, a taught score model, and both pooled, as they are served: int8, calibrated on dev, measured on test.
+"""An encoder, a taught score model, and both pooled, as served: int8, calibrated on dev, measured on test.
 
 Run by `make pool`, after `make train-real` (whose checkpoints it exports). One row a seed.
 """
