@@ -12,18 +12,20 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 import numpy as np
 import torch
 from filelock import FileLock
+from numpy.typing import NDArray
 
 from bench.machine import machine_record
 from bench.train_data import near_pairs, query_texts, split_qbqtc
 from bench.train_report import write_report
+from relsdk.calibration import fit_calibration
 from relsdk.folders import write_file_atomically
-from relsdk.metrics import ranking_report
+from relsdk.metrics import grade_report, ranking_report
 from relsdk_training.config import DistillConfig, EmbedConfig, RunConfig, ScoreConfig
 from relsdk_training.config_files import RECIPES, load_config
 from relsdk_training.data import PairArrays, load_pairs, pair_arrays
@@ -242,7 +244,8 @@ def experiment(recipe: str, settings: list[str], test: Path, partner: Path | Non
         checkpoint = output / "mixed"
         mix_checkpoints([partner, output / "best"], checkpoint, overwrite=True)
         best = measured(trained_objective(config, checkpoint, dev_pairs))
-    return {
+    objective = trained_objective(config, checkpoint, test_pairs)
+    row = {
         "machine": machine_record(config.run.seed),
         "config": without_folders(asdict(config)),
         "steps": result.steps,
@@ -250,8 +253,26 @@ def experiment(recipe: str, settings: list[str], test: Path, partner: Path | Non
         "seconds": round(result.seconds, 1),
         "rows_per_second": round(result.rows_per_second, 2),
         "dev": rounded(best),
-        "test": rounded(measured(trained_objective(config, checkpoint, test_pairs))),
+        "test": rounded(measured(objective)),
     }
+    if isinstance(objective, ScoreObjective):
+        known = trained_objective(config, checkpoint, dev_pairs)
+        row["test"] |= rounded(calibrated(cast("ScoreObjective", known), objective))
+    return row
+
+
+def calibrated(known: ScoreObjective, asked: ScoreObjective) -> dict[str, float]:
+    """Grade the one's pairs as a bundle does, by levels that were calibrated on the other's."""
+    queries = [str(key) for key in known.dev.query_of]
+    calibration, _ = fit_calibration(_logits(known), known.dev.labels, queries)
+    grades = grade_report(asked.dev.labels, calibration.probabilities(_logits(asked))).to_dict()
+    return {f"{name}_by_dev": grades[name] for name in ("accuracy", "qwk", "log_loss", "ece")}
+
+
+def _logits(objective: ScoreObjective) -> NDArray[np.float32]:
+    objective.module.eval()
+    with torch.inference_mode():
+        return objective.logits(objective.dev_tokens, torch.device("cpu"))
 
 
 def trained_objective(config: Config, checkpoint: Path, test: PairArrays) -> Objective | _TowerObjective:

@@ -11,7 +11,9 @@ from relsdk.folders import write_file_atomically
 
 ORDER = ("mean_ap", "ap_1", "ap_2", "ap_3", "ndcg_at_10")
 HEADINGS = ("mean AP", "AP>=1", "AP>=2", "AP=3", "nDCG@10")
-GRADES = ("accuracy", "qwk", "log_loss", "ece", "temperature", "calibrated_ece")
+BY_DEV = ("accuracy_by_dev", "qwk_by_dev", "log_loss_by_dev", "ece_by_dev")
+GRADES = ("accuracy", "qwk", "log_loss", "ece", *BY_DEV)
+SHARES = (*ORDER, "accuracy", "accuracy_by_dev")
 DIMS = (32, 64, 128, 256)
 
 
@@ -47,9 +49,10 @@ def write_report(rows: dict[str, Any], path: Path) -> None:
             _table(header, kept),
         ]
     if scorers:
-        names = ("accuracy", "QWK", "log loss (nats)", "ECE", "temperature", "ECE at it (held-out queries)")
+        names = ("accuracy", "QWK", "log loss (nats)", "ECE")
         lines = [_row(name, found, (*ORDER, *GRADES)) for name, found in scorers.items()]
-        parts += ["## Score models", _table(("run", "seeds", *HEADINGS, *names), lines)]
+        header = ("run", "seeds", *HEADINGS, *names, *(f"{name}, calibrated on dev" for name in names))
+        parts += ["## Score models", _table(header, lines)]
     write_file_atomically(path, "\n\n".join(parts) + "\n")
 
 
@@ -86,9 +89,9 @@ def _row(name: str, runs: list[dict[str, Any]], keys: tuple[str, ...]) -> list[s
 
 def _cell(key: str, values: list[float | None]) -> str:
     found = [value for value in values if value is not None]
-    if not found:
+    if len(found) < len(values) or not found:  # a mean over other seeds than its row's misleads
         return ""
-    unit, digits = (1.0, 3) if key in GRADES[1:] else (100.0, 2)
+    unit, digits = (100.0, 2) if key.partition("@")[0] in SHARES else (1.0, 3)
     text = f"{unit * np.mean(found):.{digits}f}"
     return text + (f" ± {unit * np.std(found, ddof=1):.{digits}f}" if len(found) > 1 else "")
 

@@ -236,6 +236,7 @@ def test_training_at_toy_size(checkpoint_factory, tmp_path, monkeypatch):
     one, mean = (rows[f"{name} / seed 0"] for name in (names[2], names[4]))
     assert mean["config"]["run"]["seed"] == one["config"]["run"]["seed"] + 1
     assert mean["test"]["log_loss"] != one["test"]["log_loss"]
+    assert 0 < one["test"]["log_loss_by_dev"] < one["test"]["log_loss"] + 0.5
     taught = rows[f"{train_real.TAUGHT} / seed 0"]["config"]["teacher"]
     assert taught["checkpoints"] == ["embed_-_seed_0/best", "score_categorical_-_seed_0/best"]
     assert taught["pairs"] == ["unlabelled.jsonl", "near_pairs.jsonl"]
