@@ -1,5 +1,7 @@
 """A one-layer student comes closer to its two-layer teacher, alone and as a query tower."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from safetensors.torch import load_file
 from relsdk.errors import InputError
 from relsdk.formats import write_pairs
 from relsdk.sample_world import generate
+from relsdk_training import tasks
 from relsdk_training.config import DistillConfig, DistillLossConfig
 from relsdk_training.config_files import RECIPES, load_config
 from relsdk_training.distillation import distillation_texts
@@ -51,6 +54,19 @@ def test_a_student_comes_closer_to_its_teacher(settings, tmp_path, student):
     assert result.steps == 60
     kept = load_file(tmp_path / "run" / "best" / "model.safetensors")
     assert not any("layer.1." in name for name in kept)
+
+
+def test_the_teacher_of_a_run_that_has_ended_reads_nothing_again(settings, monkeypatch):
+    config = load_config(DistillConfig, None, [*settings, "run.max_steps=2"])
+    ended = train_distill(config)
+
+    def read_again(*arguments):
+        raise RuntimeError("the teacher reads")
+
+    monkeypatch.setattr(tasks, "DistillationObjective", read_again)
+    assert train_distill(config, resume=True) == ended
+    with pytest.raises(RuntimeError, match="the teacher reads"):
+        train_distill(replace(config, run=replace(config.run, seed=7)), resume=True)
 
 
 def test_layers_are_also_counted_from_the_end(toy_checkpoint):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from relsdk.errors import InputError
 from relsdk.formats import write_pairs
 from relsdk.records import Document, LabelledPair
 from relsdk.sample_world import generate
+from relsdk_training import tasks
 from relsdk_training.config import RunConfig, ScoreConfig, TeacherConfig
 from relsdk_training.config_files import load_config
 from relsdk_training.data import PairArrays, load_pairs, pair_arrays
@@ -157,6 +159,23 @@ def test_a_run_that_was_stopped_goes_on_with_what_teachers_said(settings, files,
     train_score(config("stopped"), resume=True, on_step=look)
     one, other = (load_file(tmp_path / name / "best/model.safetensors") for name in ("whole", "stopped"))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_teachers_of_a_run_that_has_ended_read_nothing_again(settings, files, scorer, tmp_path, monkeypatch):
+    config = load_config(ScoreConfig, None, [*settings, *teachers(files, scorer)])
+    ended = train_score(config)
+
+    def read_again(*arguments):
+        raise RuntimeError("a teacher reads")
+
+    monkeypatch.setattr(tasks, "taught", read_again)
+    assert train_score(config, resume=True) == ended
+    with pytest.raises(RuntimeError, match="a teacher reads"):
+        train_score(replace(config, run=replace(config.run, seed=config.run.seed + 1)), resume=True)
+    result = tmp_path / "run/result.json"
+    result.write_text(json.dumps(json.loads(result.read_text()) | {"stopped": "interrupted"}))
+    with pytest.raises(RuntimeError, match="a teacher reads"):
+        train_score(config, resume=True)
 
 
 def test_a_teacher_that_gives_one_number_is_refused(settings, scorer, tmp_path):

@@ -121,6 +121,10 @@ def train_score(
         held_out = _held_out_queries(config.data, splits.dev)
         more, dropped = unlabelled_pairs(config.teacher.pairs, splits.train, held_out)
         on_note(f"{len(more):,} pairs to grade, without {dropped:,} of queries of dev or test")
+    data = [_content(splits), more, *map(checkpoint_hash, config.teacher.checkpoints)]
+    ended = _ended(config, data) if resume else None
+    if ended is not None:
+        return ended
     with _alone(config):  # from the teachers' first pair on: it writes into the run's folder
         lesson = (
             taught(config.teacher, splits.train, more, splits.dev, config.run, on_note)
@@ -128,7 +132,6 @@ def train_score(
             else labels_alone(splits.train)
         )
         objective = ScoreObjective(model, lesson, splits.dev, config.run)
-        data = [_content(splits), more, *map(checkpoint_hash, config.teacher.checkpoints)]
         result = _trained_alone(objective, config, data, resume, on_step)
         _forget_teachers(config, result)
     return result
@@ -176,12 +179,26 @@ def train_distill(
     _check_dev(dev)
     texts = distillation_texts(config.distill, teacher.settings.prompts, config.run.seed)
     on_note(f"{len(texts):,} texts; dev: {dev.describe()}")
+    data = [texts, dev.queries, dev.labels.tolist()]
+    ended = _ended(config, data) if resume else None
+    if ended is not None:
+        return ended
     with _alone(config):  # from the teacher's first text on: it writes into the run's folder
         objective = DistillationObjective(student, teacher, texts, dev, config.distill, config.run, on_note)
-        data = [texts, dev.queries, dev.labels.tolist()]
         result = _trained_alone(objective, config, data, resume, on_step)
         _forget_teachers(config, result)
     return result
+
+
+def _ended(config: AnyConfig, data: Any) -> TrainResult | None:
+    """Return how this very training ended, once it has: its teachers need not read everything again."""
+    try:
+        content = json.loads((Path(config.run.output) / "result.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if content.pop("identity", None) != _identity(config, data) or content["stopped"] == "interrupted":
+        return None
+    return TrainResult(**{**content, "warnings": tuple(content["warnings"])})
 
 
 def _forget_teachers(config: AnyConfig, result: TrainResult) -> None:
@@ -300,7 +317,7 @@ def _trained_alone(
 ) -> TrainResult:
     """Train in a folder whose lock is held."""
     output = Path(config.run.output)
-    identity = json_sha256([training_identity(config), data])
+    identity = _identity(config, data)
     if resume:
         check_resume(output, identity, objective)
     if is_first():
@@ -319,8 +336,13 @@ def _trained_alone(
     if result.stopped != "interrupted":
         result = replace(result, warnings=tuple(_warnings(result, metric)))
     if is_first() and result.seconds:  # a resume of what is done leaves what it said of itself
-        write_file_atomically(output / "result.json", json.dumps(asdict(result), indent=1) + "\n")
+        said = {**asdict(result), "identity": identity}
+        write_file_atomically(output / "result.json", json.dumps(said, indent=1) + "\n")
     return result
+
+
+def _identity(config: AnyConfig, data: Any) -> str:
+    return json_sha256([training_identity(config), data])
 
 
 def _warnings(result: TrainResult, metric: str) -> Iterator[str]:
