@@ -115,6 +115,18 @@ def test_the_biased_temperature_reaches_the_likelihood_of_an_independent_optimis
     assert loss([np.log(found.temperature), *found.biases[1:]]) <= best.fun + 1e-4
 
 
+def test_a_small_gain_that_is_sure_is_taken_of_biases():
+    """Less than a percent, but beyond a standard error: against a smooth map nothing speaks."""
+    rng = np.random.default_rng(8)
+    logits = rng.normal(size=(5_000, 4)) * 2
+    true = Temperature(1.0, False, (0.0, -0.25, 0.0, 0.0))
+    labels = (rng.random((5_000, 1)) > true.probabilities(logits).cumsum(axis=1)[:, :3]).sum(axis=1)
+    found, losses = fit_calibration(logits, labels, [str(i // 10) for i in range(len(labels))])
+    gain = 1 - losses["bias_corrected_temperature"] / losses["temperature"]
+    assert 0 < gain < 0.01
+    assert method_name(found) == "bias_corrected_temperature"
+
+
 def test_a_level_without_pairs_leaves_the_biases_finite():
     rng = np.random.default_rng(6)
     logits, labels = rng.normal(size=(200, 4)), rng.choice([0, 1, 3], size=200)

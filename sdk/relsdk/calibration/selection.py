@@ -56,8 +56,9 @@ def fit_calibration(
     """Fit each model, compare them on held-out groups, and fit the chosen one on everything.
 
     Chosen is the simplest model whose held-out log loss is within one standard error of the best one's
-    (Breiman et al. 1984), or within one percent of it: refitted to the scores of another ONNX file of the
-    same model, step functions grade a tenth of all pairs differently, where the links move one in sixty.
+    (Breiman et al. 1984). Of scores, also one within one percent of it: refitted to those of another ONNX
+    file of the same model, step functions grade a tenth of all pairs differently, where the links move one
+    in sixty.
 
     Args:
         outputs: (N,) real scores, higher is better; or (N, 4) logits of the levels, or (N, 3) of an ordinal
@@ -81,7 +82,8 @@ def fit_calibration(
         for name, fit in methods.items()
     }
     best = losses[min(losses, key=lambda name: float(losses[name].mean()))]
-    chosen = next(name for name, loss in losses.items() if _not_worse(loss, best))
+    unnoticed = _SAME if methods is not _OF_LOGITS else 0.0
+    chosen = next(name for name, loss in losses.items() if _not_worse(loss, best, unnoticed))
     return methods[chosen](values, levels), {name: float(loss.mean()) for name, loss in losses.items()}
 
 
@@ -208,10 +210,10 @@ def _log_losses(probabilities: Float, labels: Int) -> Float:
     return np.asarray(-np.log(probabilities[np.arange(len(labels)), labels]))
 
 
-def _not_worse(loss: Float, best: Float) -> bool:
-    """Whether losses (N,) are, in the mean, within one standard error or one percent of the best ones."""
+def _not_worse(loss: Float, best: Float, unnoticed: float) -> bool:
+    """Whether losses (N,) are, in the mean, within one standard error or that share of the best ones."""
     difference = loss - best
-    tolerance = max(difference.std() / np.sqrt(len(difference)), _SAME * best.mean())
+    tolerance = max(difference.std() / np.sqrt(len(difference)), unnoticed * best.mean())
     return bool(difference.mean() <= tolerance)
 
 
