@@ -91,7 +91,7 @@ def test_the_weights_are_the_likeliest():
 
 
 def test_a_judge_that_knows_nothing_has_no_say():
-    outputs, labels, queries = views(3)
+    outputs, labels, queries = views(3, count=2000)
     outputs[:, 4] = np.random.default_rng(0).normal(size=len(labels)) * 0.1
     pool, losses = fit_pool(outputs, labels, queries)
     assert losses["log_linear_pool"] <= losses["scorer"] + 1e-3

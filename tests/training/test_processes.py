@@ -100,7 +100,11 @@ def test_two_processes_resume_exactly(toy_checkpoint, tmp_path):
     ]
     (tmp_path / "stopped.py").write_text(STOPPED)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    alone = [sys.executable, str(tmp_path / "stopped.py"), "resume", "0", *settings]
     for name, mode, last in (("whole", "start", 0), ("halves", "start", 3), ("halves", "resume", 0)):
+        if mode == "resume":
+            done = subprocess.run([*alone, f"run.output={tmp_path / name}"], capture_output=True, text=True)
+            assert "is of 2 processes, and here are 1" in done.stderr
         command = [*torchrun, str(tmp_path / "stopped.py"), mode, str(last), *settings]
         done = subprocess.run(
             [*command, f"run.output={tmp_path / name}"], capture_output=True, text=True, timeout=500
@@ -108,6 +112,3 @@ def test_two_processes_resume_exactly(toy_checkpoint, tmp_path):
         assert done.returncode == 0, done.stderr
     whole, halves = (load_file(tmp_path / name / "last/model.safetensors") for name in ("whole", "halves"))
     assert all(torch.equal(whole[name], halves[name]) for name in whole)
-    alone = [sys.executable, str(tmp_path / "stopped.py"), "resume", "0", *settings]
-    done = subprocess.run([*alone, f"run.output={tmp_path / 'whole'}"], capture_output=True, text=True)
-    assert "is of 2 processes, and here are 1" in done.stderr

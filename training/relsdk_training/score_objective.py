@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from relsdk.bundle import tokenizer_path
 from relsdk.calibration import Temperature as CalibratedTemperature
-from relsdk.calibration import cross_validated_probabilities, fit_calibration
+from relsdk.calibration import cross_validated_probabilities
+from relsdk.calibration.fitting import fit_temperature
 from relsdk.errors import CalibrationError
 from relsdk.levels import expected_level
 from relsdk.metrics import grade_report, ranking_report
@@ -127,15 +128,14 @@ class ScoreObjective:
 
 def _tempered(logits: NDArray[np.float32], labels: NDArray[np.int64], queries: list[str]) -> Statistics:
     """Fit a temperature and measure it on held-out queries; nothing where there are too few pairs for one."""
+    fitted = fit_temperature(logits.astype(np.float64), labels)
     try:
-        fitted, _ = fit_calibration(logits, labels, queries)
         held_out = cross_validated_probabilities(fitted, logits, labels, queries)
     except CalibrationError:
         return {}
     grades = grade_report(labels, held_out)
-    temperature = float(fitted.to_dict()["temperature"])
     return {
-        "temperature": temperature,
+        "temperature": fitted.temperature,
         "calibrated_log_loss": grades.log_loss,
         "calibrated_ece": grades.ece,
     }
