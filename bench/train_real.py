@@ -256,16 +256,16 @@ def experiment(recipe: str, settings: list[str], test: Path, partner: Path | Non
         "test": rounded(measured(objective)),
     }
     if isinstance(objective, ScoreObjective):
-        known = trained_objective(config, checkpoint, dev_pairs)
-        row["test"] |= rounded(calibrated(cast("ScoreObjective", known), objective))
+        of_dev = cast("ScoreObjective", trained_objective(config, checkpoint, dev_pairs))
+        row["test"] |= rounded(calibrated(of_dev, objective))
     return row
 
 
-def calibrated(known: ScoreObjective, asked: ScoreObjective) -> dict[str, float]:
-    """Grade the one's pairs as a bundle does, by levels that were calibrated on the other's."""
-    queries = [str(key) for key in known.dev.query_of]
-    calibration, _ = fit_calibration(_logits(known), known.dev.labels, queries)
-    grades = grade_report(asked.dev.labels, calibration.probabilities(_logits(asked))).to_dict()
+def calibrated(of_dev: ScoreObjective, of_test: ScoreObjective) -> dict[str, float]:
+    """Grade test as a bundle does, by levels that were calibrated on dev."""
+    queries = [str(key) for key in of_dev.dev.query_of]
+    calibration, _ = fit_calibration(_logits(of_dev), of_dev.dev.labels, queries)
+    grades = grade_report(of_test.dev.labels, calibration.probabilities(_logits(of_test))).to_dict()
     return {f"{name}_by_dev": grades[name] for name in ("accuracy", "qwk", "log_loss", "ece")}
 
 

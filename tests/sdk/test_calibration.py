@@ -18,6 +18,7 @@ from relsdk.calibration import (
 from relsdk.calibration.fitting import fit_cumulative_link, fit_isotonic, fit_temperature
 from relsdk.errors import CalibrationError, InputError
 
+BIASED = {"method": "bias_corrected_temperature", "temperature": 1.0, "ordinal": False}
 TRUE = CumulativeLink(20.0, (15.0, 16.5, 17.5))
 
 
@@ -185,9 +186,10 @@ def test_too_little_to_calibrate_on_is_said():
         {"method": "magic"},
         {"method": "isotonic", "scores": [], "values": []},
         {"method": "cumulative_link"},
-        {"method": "bias_corrected_temperature", "temperature": 1.0, "ordinal": False},
-        {"method": "bias_corrected_temperature", "temperature": 1.0, "ordinal": True, "biases": [0.0] * 4},
-        {"method": "bias_corrected_temperature", "temperature": 1.0, "ordinal": False, "biases": ["a"] * 4},
+        BIASED,
+        {**BIASED, "biases": [0.0] * 3},
+        {**BIASED, "biases": ["a"] * 4},
+        {**BIASED, "biases": [float("nan")] * 4},
         {"method": "temperature", "temperature": 0.0, "ordinal": False},
     ],
 )

@@ -122,8 +122,7 @@ def train_score(
         more, dropped = unlabelled_pairs(config.teacher.pairs, splits.train, held_out)
         on_note(f"{len(more):,} pairs to grade, without {dropped:,} of queries of dev or test")
     data = [_content(splits), more, *map(checkpoint_hash, config.teacher.checkpoints)]
-    ended = _ended(config, data) if resume else None
-    if ended is not None:
+    if resume and (ended := _ended(config, data)):
         return ended
     with _alone(config):  # from the teachers' first pair on: it writes into the run's folder
         lesson = (
@@ -180,8 +179,7 @@ def train_distill(
     texts = distillation_texts(config.distill, teacher.settings.prompts, config.run.seed)
     on_note(f"{len(texts):,} texts; dev: {dev.describe()}")
     data = [texts, dev.queries, dev.labels.tolist()]
-    ended = _ended(config, data) if resume else None
-    if ended is not None:
+    if resume and (ended := _ended(config, data)):
         return ended
     with _alone(config):  # from the teacher's first text on: it writes into the run's folder
         objective = DistillationObjective(student, teacher, texts, dev, config.distill, config.run, on_note)
@@ -193,8 +191,8 @@ def train_distill(
 def _ended(config: AnyConfig, data: Any) -> TrainResult | None:
     """Return how this very training ended, once it has: its teachers need not read everything again."""
     try:
-        content = json.loads((Path(config.run.output) / "result.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = dict(json.loads((Path(config.run.output) / "result.json").read_text(encoding="utf-8")))
+    except (OSError, TypeError, ValueError):  # none, or damaged: the run's checkpoints say where it is
         return None
     if content.pop("identity", None) != _identity(config, data) or content["stopped"] == "interrupted":
         return None

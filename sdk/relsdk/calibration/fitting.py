@@ -25,10 +25,11 @@ from relsdk.levels import NUM_LEVELS, cumulative_to_probabilities
 
 __all__ = ["fit_cumulative_link", "fit_isotonic", "fit_log_linear_pool", "fit_temperature"]
 
+# Keeps parameters finite where a level has no pairs.
+_RIDGE = 1e-6
 
-def fit_cumulative_link(
-    scores: Float, labels: Int, transform: str = "identity", ridge: float = 1e-6
-) -> CumulativeLink:
+
+def fit_cumulative_link(scores: Float, labels: Int, transform: str = "identity") -> CumulativeLink:
     """Maximise the likelihood over (slope, cut_1..3) by Newton's method with step halving.
 
     The parameters are log(slope), cut_1 and the logs of the steps between cuts, so that every point is valid.
@@ -47,7 +48,7 @@ def fit_cumulative_link(
     def loss(p: Float) -> float:
         slope, at = unpack(np.clip(p, -20, 20))
         likelihood = cumulative_to_probabilities(sigmoid(slope * z[:, None] - at))[np.arange(len(z)), labels]
-        return float(-np.log(np.maximum(likelihood, 1e-12)).mean() + ridge * (p**2).sum())
+        return float(-np.log(np.maximum(likelihood, 1e-12)).mean() + _RIDGE * (p**2).sum())
 
     theta = _minimise(loss, theta)
     slope, at = unpack(np.clip(theta, -20, 20))
@@ -55,14 +56,13 @@ def fit_cumulative_link(
     return CumulativeLink(slope / scale, (first, second, third), transform)
 
 
-def fit_temperature(logits: Float, labels: Int, *, biased: bool = False, ridge: float = 1e-6) -> Temperature:
+def fit_temperature(logits: Float, labels: Int, *, biased: bool = False) -> Temperature:
     """Maximise the likelihood over the temperature's logarithm: logits (N, 4), or (N, 3) of an ordinal head.
 
     Args:
         logits: What the head gives.
         labels: (N,) levels 0-3.
         biased: Fit a bias of each logit, too (of four, the first is 0: only differences matter).
-        ridge: Keeps the parameters finite where a level has no pairs.
     """
     ordinal = logits.shape[1] == NUM_LEVELS - 1
 
@@ -73,7 +73,7 @@ def fit_temperature(logits: Float, labels: Int, *, biased: bool = False, ridge: 
 
     def loss(theta: Float) -> float:
         likelihood = scaled(theta).probabilities(logits)[np.arange(len(labels)), labels]
-        return float(-np.log(likelihood).mean() + ridge * (theta**2).sum())
+        return float(-np.log(likelihood).mean() + _RIDGE * (theta**2).sum())
 
     return scaled(_minimise(loss, np.zeros(NUM_LEVELS if biased else 1)))
 

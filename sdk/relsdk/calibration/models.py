@@ -221,8 +221,8 @@ def _temperature(content: Mapping[str, Any]) -> Temperature:
     if content["method"] == "temperature":
         return Temperature(temperature, ordinal)
     biases = tuple(float(bias) for bias in content["biases"])
-    if len(biases) != NUM_LEVELS - ordinal:
-        raise ValueError(f"{len(biases)} biases")
+    if len(biases) != NUM_LEVELS - ordinal or not np.isfinite(biases).all():
+        raise ValueError(f"biases {biases}")
     return Temperature(temperature, ordinal, biases)
 
 

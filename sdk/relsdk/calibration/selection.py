@@ -82,7 +82,7 @@ def fit_calibration(
         for name, fit in methods.items()
     }
     best = losses[min(losses, key=lambda name: float(losses[name].mean()))]
-    unnoticed = _SAME if methods is not _OF_LOGITS else 0.0
+    unnoticed = _SAME if values.ndim == 1 else 0.0
     chosen = next(name for name, loss in losses.items() if _not_worse(loss, best, unnoticed))
     return methods[chosen](values, levels), {name: float(loss.mean()) for name, loss in losses.items()}
 
