@@ -270,7 +270,10 @@ def _peers_tables(suites: dict[str, Any], million: dict[str, Any]) -> str:
 
 
 def _where(header: dict[str, Any]) -> str:
-    return f"{header['machine']['cpu']}, {header['machine']['date']}"
+    """The CPU, and the day, or the first and the last of its suites."""
+    suites = header.get("suites", {"all": header["machine"]})
+    days = sorted({suite["date"] for suite in suites.values()})
+    return f"{header['machine']['cpu']}, {' to '.join(dict.fromkeys((days[0], days[-1])))}"
 
 
 def _peers_table(rows: list[dict[str, Any]], lines: dict[str, tuple[Case, str, str]]) -> str:
