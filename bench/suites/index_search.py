@@ -7,6 +7,7 @@ contender the index remembers none and reads them all from the file.
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import click
@@ -14,7 +15,7 @@ import click
 from bench.interleave import Contender, measure
 from bench.suites.quality import recall
 from bench.suites.settings import Settings
-from bench.suites.vector_sets import Graph, K, VectorSet, graphs
+from bench.suites.vector_sets import Graph, K, VectorSet, graphs, kept
 from relsdk import Index
 from relsdk.index.documents import Recent
 
@@ -27,26 +28,25 @@ def run(settings: Settings) -> list[dict[str, Any]]:
     sizes = [(count, dimension) for count in (10_000, 100_000) for dimension in DIMENSIONS]
     rows = []
     for count, dimension in [(500, 32)] if settings.small else sizes:
-        rows += _size(settings, "index_search", count, dimension)
+        rows += _size(settings, "index_search", count, dimension, settings.temporary)
     return rows
 
 
 def _million(dimension: int, settings: Settings) -> list[dict[str, Any]]:
-    """Search a million vectors at each effort."""
-    return _size(settings, f"million_{dimension}", 500 if settings.small else 1_000_000, dimension)
+    """Search a million vectors at each effort; the graphs, which take hours, are kept for the next run."""
+    count = 500 if settings.small else 1_000_000
+    return _size(settings, f"million_{dimension}", count, dimension, settings.cache / "graphs")
 
 
 million_64, million_128, million_384 = (partial(_million, dimension) for dimension in DIMENSIONS)
 
 
-def _size(settings: Settings, suite: str, count: int, dimension: int) -> list[dict[str, Any]]:
+def _size(settings: Settings, suite: str, count: int, dimension: int, keep: Path) -> list[dict[str, Any]]:
     vectors = VectorSet(count, dimension)
     exact = vectors.exact()
     case = f"{count:,} x {dimension}"
-    built, rows = list[tuple[Graph, Any]](), list[dict[str, Any]]()
-    for graph in graphs(settings):
-        click.echo(f"{case}: {graph.name} builds its graph", err=True)
-        built.append((graph, graph.build(vectors.documents)))
+    built = [(graph, kept(graph, settings.present[graph.name], vectors, keep)) for graph in graphs(settings)]
+    rows = list[dict[str, Any]]()
     path = settings.temporary / f"index-{count}-{dimension}"
     click.echo(f"{case}: relsdk builds its index", err=True)
     Index.build(path, vectors.records(), vectors, num_threads=settings.threads).close()

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 from numpy.typing import NDArray
 
@@ -84,11 +86,36 @@ class Graph:
         name: Of the library.
         build: (N, D) to the library's index, with relsdk's settings.
         search: (index, query (D,), ef) to row numbers.
+        save: (index, path) to a file.
+        load: (path, D) to the index that was saved.
     """
 
     name: str
     build: Callable[[Matrix], Any]
     search: Callable[[Any, Matrix, int], Any]
+    save: Callable[[Any, str], Any]
+    load: Callable[[str, int], Any]
+
+
+def kept(graph: Graph, version: str, vectors: VectorSet, folder: Path) -> Any:
+    """Return a graph of a vector set out of a folder, built and put there unless an earlier run did.
+
+    It is searched as it was read in both cases. Nothing of relsdk is kept: its version does not tell its
+    builds apart.
+    """
+    config = IndexConfig()
+    count, dimension = vectors.documents.shape
+    name = (
+        f"{graph.name}-{version}-{count}x{dimension}-m{config.M}-ef{config.ef_construction}-seed{config.seed}"
+    )
+    path = folder / name
+    if not path.is_file():
+        click.echo(f"{count:,} x {dimension}: {graph.name} builds its graph", err=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f"{path.name}.part")
+        graph.save(graph.build(vectors.documents), str(part))
+        part.replace(path)
+    return graph.load(str(path), dimension)
 
 
 def graphs(settings: Settings) -> list[Graph]:
@@ -122,7 +149,13 @@ def _hnswlib(library: Any, config: IndexConfig, threads: int) -> Graph:
         graph.set_ef(ef)
         return graph.knn_query(query, k=K)[0][0]
 
-    return Graph("hnswlib", build, search)
+    def load(path: str, dimension: int) -> Any:
+        graph = library.Index(space="ip", dim=dimension)
+        graph.load_index(path)
+        graph.set_num_threads(threads)
+        return graph
+
+    return Graph("hnswlib", build, search, lambda graph, path: graph.save_index(path), load)
 
 
 def _usearch(library: Any, config: IndexConfig, threads: int) -> Graph:
@@ -141,7 +174,10 @@ def _usearch(library: Any, config: IndexConfig, threads: int) -> Graph:
         graph.expansion_search = ef
         return graph.search(query, K, threads=threads).keys
 
-    return Graph("usearch", build, search)
+    def load(path: str, dimension: int) -> Any:
+        return library.Index.restore(path)
+
+    return Graph("usearch", build, search, lambda graph, path: graph.save(path), load)
 
 
 def _faiss(library: Any, config: IndexConfig, threads: int) -> Graph:
@@ -157,4 +193,7 @@ def _faiss(library: Any, config: IndexConfig, threads: int) -> Graph:
         graph.hnsw.efSearch = ef
         return graph.search(query[None], K)[1][0]
 
-    return Graph("faiss", build, search)
+    def load(path: str, dimension: int) -> Any:
+        return library.read_index(path)
+
+    return Graph("faiss", build, search, library.write_index, load)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
@@ -26,6 +27,7 @@ from bench.suites import (
 from bench.suites.__main__ import main as suites_main
 from bench.suites.settings import header, make_settings
 from relsdk.bench_results import compare_results, markdown_report, read_results
+from relsdk.index import IndexConfig
 from relsdk_export.encoder import export_encoder
 from tests.bench.test_interleave import FakeClock
 
@@ -80,6 +82,33 @@ def test_million_vectors_are_searched_where_it_is_asked_for(settings, tmp_path):
     assert {(row["parameters"]["documents"], row["parameters"]["dimension"]) for row in rows} == {(500, 128)}
     report = markdown_report([result_of(rows, settings, tmp_path / "r.json")])
     assert "### Search a million vectors of 128 dimensions" in report
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("name", ["hnswlib", "usearch", "faiss"])
+def test_a_graph_that_was_built_is_kept_and_finds_the_same(name, toy_bundle, tmp_path):
+    settings = make_settings(tmp_path, small=True, peers=True, bundle=toy_bundle)
+    graph = next((graph for graph in vector_sets.graphs(settings) if graph.name == name), None)
+    if graph is None:
+        pytest.skip(f"{name} is not here")
+    vectors = vector_sets.VectorSet(500, 16)
+
+    def found(made):
+        return [list(graph.search(made, query, 64)) for query in vectors.queries]
+
+    def build_again(_):
+        raise AssertionError("built again")
+
+    expected = found(graph.build(vectors.documents))
+    assert found(vector_sets.kept(graph, "1.0", vectors, tmp_path / "graphs")) == expected
+    assert [path.name for path in (tmp_path / "graphs").iterdir()] == [
+        f"{name}-1.0-500x16-m{IndexConfig().M}-ef{IndexConfig().ef_construction}-seed{IndexConfig().seed}"
+    ]
+    later = replace(graph, build=build_again)
+    assert found(vector_sets.kept(later, "1.0", vectors, tmp_path / "graphs")) == expected
+    for version, other in (("1.1", vectors), ("1.0", vector_sets.VectorSet(500, 8))):
+        with pytest.raises(AssertionError, match="built again"):
+            vector_sets.kept(later, version, other, tmp_path / "graphs")
 
 
 def test_texts_have_the_tokens_that_are_asked_for(settings):
