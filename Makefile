@@ -64,7 +64,7 @@ suites: $(VENV)/.installed-dev ## Beside the peers, by turns, hours -> bench/res
 	$(BIN)/python -m bench.suites --output bench/results/suites.json
 	$(REPORT)
 
-million: $(VENV)/.installed-dev ## A million vectors of 64, 128, 384 beside the peers, 4 hours -> bench/results/million.json, the same report
+million: $(VENV)/.installed-dev ## A million vectors of 64, 128, 384 beside the peers, 5 hours -> bench/results/million.json, the same report
 	$(BIN)/python -m bench.suites --output bench/results/million.json --only million_64 --only million_128 --only million_384
 	$(REPORT)
 

@@ -5,6 +5,7 @@ Shape letters: N documents, Q queries, D dimension, K results.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,12 @@ from numpy.typing import NDArray
 from bench.suites.peers import module
 from bench.suites.settings import Settings
 from relsdk import Document
+from relsdk.folders import staged_folder
 from relsdk.index import IndexConfig
 
 K = 10
 QUERIES = 500
+_FILE = "graph"
 Matrix = NDArray[np.float32]
 
 
@@ -102,20 +105,31 @@ def kept(graph: Graph, version: str, vectors: VectorSet, folder: Path) -> Any:
 
     It is searched as it was read in both cases. Nothing of relsdk is kept: its version does not tell its
     builds apart.
+
+    Args:
+        graph: How the library builds and reads one.
+        version: Of the library.
+        vectors: N documents of D dimensions.
+        folder: Where graphs are kept: one folder each, by library, vectors and settings.
+
+    Raises:
+        click.ClickException: What an earlier run left does not load.
+        RelsdkError: The file system refused.
     """
     config = IndexConfig()
     count, dimension = vectors.documents.shape
-    name = (
-        f"{graph.name}-{version}-{count}x{dimension}-m{config.M}-ef{config.ef_construction}-seed{config.seed}"
-    )
-    path = folder / name
-    if not path.is_file():
+    digest = hashlib.sha256(vectors.documents.data).hexdigest()[:8]
+    how = f"m{config.M}-ef{config.ef_construction}-seed{config.seed}"
+    path = folder / f"{graph.name}-{version}-{count}x{dimension}-{digest}-{how}"
+    if not path.is_dir():
         click.echo(f"{count:,} x {dimension}: {graph.name} builds its graph", err=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.part")
-        graph.save(graph.build(vectors.documents), str(part))
-        part.replace(path)
-    return graph.load(str(path), dimension)
+        with staged_folder(path, marker=_FILE) as staging:
+            graph.save(graph.build(vectors.documents), str(staging / _FILE))
+            return graph.load(str(staging / _FILE), dimension)  # before it is put there: a full disk cuts it
+    try:
+        return graph.load(str(path / _FILE), dimension)
+    except Exception as error:  # each library has its own
+        raise click.ClickException(f"{path} does not load ({error}); remove it to build it anew") from error
 
 
 def graphs(settings: Settings) -> list[Graph]:
@@ -175,7 +189,10 @@ def _usearch(library: Any, config: IndexConfig, threads: int) -> Graph:
         return graph.search(query, K, threads=threads).keys
 
     def load(path: str, dimension: int) -> Any:
-        return library.Index.restore(path)
+        graph = library.Index.restore(path)
+        if graph is None:
+            raise ValueError("not a graph of usearch")
+        return graph
 
     return Graph("usearch", build, search, lambda graph, path: graph.save(path), load)
 

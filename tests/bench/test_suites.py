@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -27,7 +28,6 @@ from bench.suites import (
 from bench.suites.__main__ import main as suites_main
 from bench.suites.settings import header, make_settings
 from relsdk.bench_results import compare_results, markdown_report, read_results
-from relsdk.index import IndexConfig
 from relsdk_export.encoder import export_encoder
 from tests.bench.test_interleave import FakeClock
 
@@ -99,16 +99,22 @@ def test_a_graph_that_was_built_is_kept_and_finds_the_same(name, toy_bundle, tmp
     def build_again(_):
         raise AssertionError("built again")
 
+    folder = tmp_path / "graphs"
     expected = found(graph.build(vectors.documents))
-    assert found(vector_sets.kept(graph, "1.0", vectors, tmp_path / "graphs")) == expected
-    assert [path.name for path in (tmp_path / "graphs").iterdir()] == [
-        f"{name}-1.0-500x16-m{IndexConfig().M}-ef{IndexConfig().ef_construction}-seed{IndexConfig().seed}"
-    ]
+    assert found(vector_sets.kept(graph, "1.0", vectors, folder)) == expected
     later = replace(graph, build=build_again)
-    assert found(vector_sets.kept(later, "1.0", vectors, tmp_path / "graphs")) == expected
-    for version, other in (("1.1", vectors), ("1.0", vector_sets.VectorSet(500, 8))):
+    assert found(vector_sets.kept(later, "1.0", vectors, folder)) == expected
+    moved = vector_sets.VectorSet(500, 16)
+    moved.documents[0] *= -1
+    for version, other in (("1.1", vectors), ("1.0", vector_sets.VectorSet(500, 8)), ("1.0", moved)):
         with pytest.raises(AssertionError, match="built again"):
-            vector_sets.kept(later, version, other, tmp_path / "graphs")
+            vector_sets.kept(later, version, other, folder)
+    (path,) = folder.iterdir()  # a build that failed left nothing
+    whole = (path / "graph").read_bytes()
+    for left in (whole[: len(whole) // 2], b""):
+        (path / "graph").write_bytes(left)
+        with pytest.raises(click.ClickException, match=r"does not load .*; remove it to build it anew"):
+            vector_sets.kept(later, "1.0", vectors, folder)
 
 
 def test_texts_have_the_tokens_that_are_asked_for(settings):
