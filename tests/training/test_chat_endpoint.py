@@ -6,6 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from relsdk.errors import InputError
+from relsdk_training import chat_endpoint
 from relsdk_training.chat_endpoint import ChatEndpoint
 from relsdk_training.errors import TrainingError
 from relsdk_training.query_models.base import QueryExample, QueryRequest
@@ -36,6 +37,14 @@ class Server:
                     outer.released.wait(30)
                     return
                 if reply == "hang up":
+                    return
+                if reply in ("drip", "cut off"):
+                    self.send_response(200)
+                    self.send_header("Content-Length", "1000")
+                    self.end_headers()
+                    while reply == "drip" and not outer.released.wait(0.05):
+                        self.wfile.write(b" ")
+                        self.wfile.flush()
                     return
                 if callable(reply):
                     reply = reply(outer.bodies[-1])
@@ -184,6 +193,30 @@ def test_a_server_that_hangs_up_is_retried(server, endpoint, waits):
     assert waits == [1]
 
 
+def test_an_answer_that_drips_for_ever_is_none(server, waits):
+    server.replies = ["drip", (200, choices("ok"))]
+    assert ask(ChatEndpoint(server.url, "qwen", timeout=0.2, sleep=waits.append)) == ["ok"]
+    assert waits[0] == 1
+    server.replies = ["drip"]
+    with pytest.raises(TrainingError, match="not whole after 2 seconds"):
+        ask(ChatEndpoint(server.url, "qwen", timeout=0.2, retries=0))
+
+
+def test_an_answer_that_is_cut_off_is_none(server, endpoint, waits):
+    server.replies = ["cut off", (200, choices("ok"))]
+    assert ask(endpoint) == ["ok"]
+    server.replies = ["cut off"]
+    with pytest.raises(TrainingError, match="lacks its last 1,000 bytes"):
+        ask(endpoint)
+
+
+def test_an_answer_without_end_is_none(server, monkeypatch):
+    monkeypatch.setattr(chat_endpoint, "_LONGEST_ANSWER", 1000)
+    server.replies = [(200, b" " * 1001)]
+    with pytest.raises(TrainingError, match="more than 1,000 bytes"):
+        ask(ChatEndpoint(server.url, "qwen", retries=0))
+
+
 def test_nobody_listens(waits):
     with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as free:
         port = free.server_port
@@ -235,6 +268,15 @@ def test_the_key_is_sent(server, monkeypatch):
     server.replies = [(200, choices("ok"))]
     ask(ChatEndpoint(server.url, "qwen", api_key_env="SOME_KEY"))
     assert server.headers[0]["Authorization"] == "Bearer secret"
+
+
+@pytest.mark.parametrize("status", [200, 401, 503])
+def test_a_key_that_is_sent_back_is_not_shown(server, monkeypatch, status):
+    monkeypatch.setenv("SOME_KEY", "sk-secret-123")
+    server.replies = [(status, b"Received API Key = Bearer sk-secret-123")]
+    with pytest.raises(TrainingError, match=r"Bearer \*\*\*") as caught:
+        ask(ChatEndpoint(server.url, "qwen", api_key_env="SOME_KEY", retries=0))
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -380,6 +422,23 @@ def test_empty_answers_are_left_out(server, endpoint):
     model = EndpointQueryModel(endpoint, EXAMPLES)
     assert model.write([QueryRequest("甲", 3)], samples=4, seed=0) == [["一"]]
     assert model.write([], samples=4, seed=0) == []
+
+
+@pytest.mark.parametrize(("answer", "requests"), [("", 20), ("抱歉，我无法完成这个请求。", 100)])
+def test_a_model_that_writes_nothing_new_is_stopped(server, endpoint, answer, requests):
+    model = EndpointQueryModel(endpoint, EXAMPLES)
+    server.replies = [(200, choices(answer))]
+    documents = [QueryRequest(f"文档{number}", 3) for number in range(requests)]
+    model.write(documents[:-1], samples=1, seed=0)
+    with pytest.raises(TrainingError, match=r"hardly any answer of qwen is a new query.*endpoint_name"):
+        model.write(documents[-1:], samples=1, seed=0)
+
+
+def test_a_model_that_writes_is_not_stopped(server, endpoint):
+    server.replies = [lambda body: (200, choices(body["messages"][-1]["content"][:8]))]
+    requests = [QueryRequest(f"文档{number}", 3) for number in range(150)]
+    written = EndpointQueryModel(endpoint, EXAMPLES).write(requests, samples=1, seed=0)
+    assert len(written) == 150
 
 
 def test_a_missing_level_is_named(endpoint):

@@ -1,6 +1,8 @@
 """The parts of SSRA by hand: balance, consistency, priors, cleaning, candidates, judging, stages, filters."""
 
 import json
+import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -502,6 +504,8 @@ def test_an_endpoint_is_asked_about_pairs_of_different_levels():
         ("<think>\nA or B? A is…\n</think>\nB", "B"),
         ("Both are equally good", ""),
         ("A 和 B 都可以", ""),
+        ("I'm sorry, as a language model I cannot compare these.", ""),
+        ("It is not a question of taste: B", "B"),
         ("", ""),
         ("<think>B", ""),
     ],
@@ -513,10 +517,23 @@ def test_the_letter_of_an_answer(answer, letter):
 def test_a_judge_that_never_names_one_is_no_judge():
     group = Group("红烧肉", ["甲", "乙"], [1, 3])
     lost = EndpointJudge(Endpoint(*["都好"] * 20))
-    with pytest.raises(TrainingError, match=r"20 answers of toy name neither A nor B.*'都好'.*judge_name"):
-        lost.contradictions([group] * 30)
-    found = EndpointJudge(Endpoint("A", *["都好"] * 29)).contradictions([group] * 30)
+    with pytest.raises(TrainingError, match=r"hardly any answer of toy names A or B.*'都好'.*judge_name"):
+        lost.contradictions([group] * 20)
+    found = EndpointJudge(Endpoint("A", *["都好"] * 98)).contradictions([group] * 99)
     assert not np.any(found)
+
+
+@pytest.mark.parametrize(("clear", "stops"), [(0, True), (1, True), (4, True), (5, False), (100, False)])
+def test_a_judge_that_falls_silent_is_told(clear, stops):
+    """After a hundred clear answers, of the next hundred so many are."""
+    answers = [*["A"] * 100, *["A"] * clear, *["抱歉，我无法比较"] * (100 - clear)]
+    judge = EndpointJudge(Endpoint(*answers))
+    groups = [Group("红烧肉", ["甲", "乙"], [1, 3])] * 200
+    if stops:
+        with pytest.raises(TrainingError, match="无法比较"):
+            judge.contradictions(groups)
+    else:
+        judge.contradictions(groups)
 
 
 # -------------------------------------------------------------------------------------------------- stages
@@ -637,9 +654,12 @@ def test_a_stage_that_was_killed_goes_on(run):
     with pytest.raises(ValueError, match=r"^half$"):
         run.stages.done(Stage("01-a", 1, [], fail))
     mark = run.folder / "work" / "01-a" / "identity"
-    mark.write_text(mark.read_text(encoding="utf-8").split()[0] + " 0\n")
+    mark.write_text(mark.read_text(encoding="utf-8").split()[0] + " 100\n")
+    os.utime(mark, (1000, 1000))  # it began after 100 s of earlier tries, and wrote for 50 s
+    os.utime(mark.with_name("half"), (1050, 1050))
     folder = run.a(1)
     assert (folder / "half").exists()
+    assert 150 <= json.loads((folder / "stage.json").read_text())["seconds"] < 170
     assert run.notes[1] == "01-a: goes on"
     assert not (folder / "identity").exists()
 
@@ -664,11 +684,34 @@ def test_a_damaged_description_is_told(run):
             read_stages(run.folder)
 
 
-def test_what_is_lost_is_made_again(run):
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("")])
+def test_what_is_lost_or_changed_is_made_again(run, damage):
     folder = run.a(1)
-    (folder / "text.txt").unlink()
-    assert (run.a(1) / "text.txt").exists()
+    damage(folder / "text.txt")
+    assert (run.a(1) / "text.txt").read_text(encoding="utf-8") == "一"
     assert run.made == ["a", "a"]
+    assert run.notes[2] == "01-a: what it made is lost or changed, it is made again"
+
+
+def test_what_a_training_goes_on_from_is_kept_until_its_stage_is_done(run):
+    """The stage fails after its training, as at the fit of levels."""
+
+    def make(work):
+        if not (work / "state-1").exists():
+            run.made.append("trained")
+            for name in ("best", "last", "state-1"):
+                (work / name).mkdir()
+                (work / name / "weights").write_text("1")
+            raise KeyboardInterrupt
+        return {}
+
+    stage = Stage("01-a", 0, [], make)
+    with pytest.raises(KeyboardInterrupt):
+        run.stages.done(stage)
+    folder = run.stages.done(stage)
+    assert run.made == ["trained"]
+    assert sorted(path.name for path in folder.iterdir()) == ["best", "stage.json"]
+    assert list(json.loads((folder / "stage.json").read_text())["outputs"]) == ["best/weights"]
 
 
 @pytest.mark.parametrize("at", ["rmtree", "rename"])

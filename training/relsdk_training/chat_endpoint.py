@@ -6,6 +6,7 @@ import json
 import os
 import re
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from http.client import HTTPException, HTTPResponse
 from typing import Any
@@ -15,13 +16,19 @@ from urllib.request import HTTPErrorProcessor, Request, build_opener
 from relsdk.errors import InputError
 from relsdk_training.errors import TrainingError
 
-__all__ = ["ChatEndpoint", "without_thoughts"]
+__all__ = ["ChatEndpoint", "UselessAnswers", "without_thoughts"]
 
 _LONGEST_WAIT = 3600.0  # seconds
+# An answer may take so many timeouts, and be so many bytes: one that drips, or does not end, is none.
+_TIMEOUTS_AN_ANSWER = 10
+_LONGEST_ANSWER = 16 * 2**20
+_PIECE = 2**16
 # What may succeed later: busy, timed out, in conflict with itself, broken.
 _PASSING = (408, 409, 429)
 # How content filters name themselves in a refusal; the conversation is at fault, not the request.
 _FILTERED = ("content_filter", "contentfilter", "content_policy", "data_inspection_failed")
+# When answers are of no use: none of the first ones was, or hardly any of the latest.
+_FIRST, _LATEST, _HARDLY_ANY = 20, 100, 5
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 
@@ -37,7 +44,8 @@ class ChatEndpoint:
         url: What comes before `/chat/completions`, such as `http://localhost:8000/v1`.
         model: Name of the model, as the endpoint calls it; not empty.
         api_key_env: Environment variable that holds the key; empty sends no key.
-        timeout: Seconds to wait for the endpoint to send something.
+        timeout: Seconds to wait for the endpoint to send something; an answer that is not whole after ten
+            times as many counts as failed.
         retries: How often a failed request is sent again.
         first_wait: Seconds before the first retry; each further one waits twice as long, or as long as the
             server's Retry-After says when that is longer; at most an hour.
@@ -69,8 +77,9 @@ class ChatEndpoint:
             raise InputError(f"no model is named for the endpoint {self.url}; say which one shall answer")
         self.model = model
         self._headers = {"Content-Type": "application/json", "User-Agent": "relsdk"}
-        if api_key_env:
-            self._headers["Authorization"] = f"Bearer {_key(api_key_env)}"
+        self._secret = _key(api_key_env) if api_key_env else ""
+        if self._secret:
+            self._headers["Authorization"] = f"Bearer {self._secret}"
         self._timeout = timeout
         self._retries = retries
         self._first_wait = first_wait
@@ -140,11 +149,11 @@ class ChatEndpoint:
         try:
             with self._opener.open(request, timeout=self._timeout) as response:
                 status, retry_after = response.status, response.headers.get("Retry-After", "")
-                body = response.read()
+                body = self._body(response)
         except (OSError, HTTPException) as error:
             cause = getattr(error, "reason", error)
             raise _FailedTryError(f"{type(cause).__name__}: {cause}") from error
-        start = repr(body.decode(errors="replace")[:200])
+        start = repr(self._shown(body)[:200])
         if status in _PASSING or status >= 500:
             raise _FailedTryError(f"status {status}: {start}", _seconds(retry_after))
         if status == 400 and any(name in body.decode(errors="replace").lower() for name in _FILTERED):
@@ -160,6 +169,39 @@ class ChatEndpoint:
         if not answers:
             raise _FailedTryError(f"a body without choices[].message.content: {start}")
         return answers
+
+    def _body(self, response: HTTPResponse) -> bytes:
+        """Read an answer that comes piece by piece, each of them within the timeout."""
+        end, body = time.monotonic() + _TIMEOUTS_AN_ANSWER * self._timeout, bytearray()
+        while piece := response.read1(_PIECE):
+            body += piece
+            if len(body) > _LONGEST_ANSWER:
+                raise _FailedTryError(f"an answer of more than {_LONGEST_ANSWER:,} bytes")
+            if time.monotonic() > end:
+                raise _FailedTryError(
+                    f"an answer that is not whole after {_TIMEOUTS_AN_ANSWER * self._timeout:g} seconds"
+                )
+        if response.length:
+            raise _FailedTryError(f"an answer that lacks its last {response.length:,} bytes")
+        return bytes(body)
+
+    def _shown(self, body: bytes) -> str:
+        """Return a body as text for people: a proxy may send the key back, which is not for logs."""
+        text = body.decode(errors="replace")
+        return text.replace(self._secret, "***") if self._secret else text
+
+
+class UselessAnswers:
+    """Counts answers that a caller cannot use, and says when asking on is a waste."""
+
+    def __init__(self) -> None:
+        self._useful: deque[bool] = deque(maxlen=_LATEST)
+
+    def told_by(self, useful: bool) -> bool:
+        """Count one more answer; return whether the first 20, or 96 of the latest 100, were of no use."""
+        self._useful.append(useful)
+        enough = _HARDLY_ANY if len(self._useful) == _LATEST else 1
+        return len(self._useful) >= _FIRST and sum(self._useful) < enough
 
 
 class _FailedTryError(Exception):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 import re
+from collections import deque
 from collections.abc import Sequence
 
 from relsdk.errors import InputError
 from relsdk.levels import NUM_LEVELS, parse_level
-from relsdk_training.chat_endpoint import ChatEndpoint, without_thoughts
+from relsdk_training.chat_endpoint import ChatEndpoint, UselessAnswers, without_thoughts
+from relsdk_training.errors import TrainingError
 from relsdk_training.query_models.base import QueryExample, QueryRequest
 
 __all__ = ["EndpointQueryModel"]
@@ -23,6 +25,9 @@ _INSTRUCTIONS = """\
 0：不相关，文档不满足查询的意图。
 
 查询要简短自然，像真实用户输入的那样，语言与示例一致。只输出一个查询，不要解释、编号或引号。"""
+
+# A query that was among the latest so many is nothing new.
+_REMEMBERED = 200
 
 _LEAD = re.compile(
     r"^(?:[-*•]\s+"  # a bullet
@@ -70,6 +75,8 @@ class EndpointQueryModel:
         self._examples_per_level = examples_per_level
         self._temperature = temperature
         self._instructions = _INSTRUCTIONS if instructions is None else instructions
+        self._useless = UselessAnswers()
+        self._latest: deque[str] = deque(maxlen=_REMEMBERED)
 
     def write(self, requests: Sequence[QueryRequest], *, samples: int, seed: int) -> list[list[str]]:
         """Write queries, with one conversation for each request.
@@ -86,14 +93,27 @@ class EndpointQueryModel:
 
         Raises:
             InputError: A level is not 0-3.
-            TrainingError: The endpoint refuses or keeps failing.
+            TrainingError: The endpoint refuses or keeps failing, or writes nothing, or the same again and
+                again; see `UselessAnswers`.
         """
         conversations = [self._messages(request, seed) for request in requests]
         written = []
         for messages in conversations:
             answers = self._endpoint.ask(messages, temperature=self._temperature, seed=seed, samples=samples)
             written.append([query for query in map(_first_query, answers) if query])
+            self._check(written[-1], answers[-1])
         return written
+
+    def _check(self, queries: Sequence[str], answer: str) -> None:
+        """Stop asking a model that refuses in words, or has one answer for everything."""
+        useful = any(query not in self._latest for query in queries)
+        self._latest.extend(queries)
+        if self._useless.told_by(useful):
+            raise TrainingError(
+                f"hardly any answer of {self._endpoint.model} is a new query, the last is {answer[-100:]!r}; "
+                "let another model write (synthesis.endpoint_name), or raise query.model.temperature; "
+                "finished work is kept and the same command goes on from there"
+            )
 
     def _messages(self, request: QueryRequest, seed: int) -> list[dict[str, str]]:
         """Return the conversation: examples of the wanted level come last, next to the question."""

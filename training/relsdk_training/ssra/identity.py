@@ -8,7 +8,7 @@ from typing import Any
 from relsdk_training.config import QueryModelConfig
 from relsdk_training.ssra.config import FilterConfig, SsraConfig
 
-__all__ = ["filter_identity", "sampling_identity", "writing_identity"]
+__all__ = ["filter_identity", "judging_identity", "sampling_identity", "writing_identity"]
 
 # Where a model or an endpoint is and how it is asked; which model answers does count.
 _PLACES = ("checkpoint", "judge_url", "judge_key_env", "judge_timeout")
@@ -29,6 +29,13 @@ def writing_identity(config: SsraConfig) -> list[Any]:
 def sampling_identity(model: QueryModelConfig) -> list[float]:
     """Return what the choice of the next token depends on."""
     return [model.guidance, model.temperature, model.top_p]
+
+
+def judging_identity(config: SsraConfig) -> list[Any]:
+    """Return how a model that judges is read; its weights and its levels are inputs."""
+    kind = config.filter.scorer
+    model = config.score.model if kind == "cross_encoder" else config.embed.model
+    return [kind, model.head, model.max_tokens]
 
 
 def filter_identity(config: FilterConfig) -> dict[str, Any]:

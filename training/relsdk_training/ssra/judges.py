@@ -14,16 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relsdk.levels import expected_level
-from relsdk_training.chat_endpoint import ChatEndpoint, without_thoughts
+from relsdk_training.chat_endpoint import ChatEndpoint, UselessAnswers, without_thoughts
 from relsdk_training.errors import TrainingError
 from relsdk_training.ssra.scoring import PairScorer
 
 __all__ = ["EndpointJudge", "Group", "Judge", "ModelJudge", "consistent", "contradictions", "named"]
 
-# After so many answers without a letter, and none with one, there will be none.
-_ENOUGH = 20
-# A or B as a word of its own: not that of "Both" or "as".
-_LETTER = re.compile(r"(?<![A-Za-z])[ABab](?![A-Za-z])")
+# A or B as a word of its own: not that of "Both".
+_LETTER = re.compile(r"(?<![A-Za-z])[AB](?![A-Za-z])")
+# All of an answer: "a" in a sentence is a word.
+_SMALL_LETTER = re.compile(r"\W*([ab])\W*")
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,12 @@ class EndpointJudge:
     """Asks a language model which of two queries a document answers better.
 
     Raises:
-        TrainingError: Many answers name neither query, and none has named one: no judge at all.
+        TrainingError: Hardly any answer names one query; see `UselessAnswers`.
     """
 
     def __init__(self, endpoint: ChatEndpoint) -> None:
         self.endpoint = endpoint
-        self._clear, self._unclear = 0, 0
+        self._useless = UselessAnswers()
 
     def contradictions(self, groups: Sequence[Group]) -> list[NDArray[np.bool_]]:
         """See `Judge`; an answer that names neither query contradicts nothing."""
@@ -95,19 +95,19 @@ class EndpointJudge:
         question = f"文档：{document}\nA：{one}\nB：{other}\n这篇文档更能满足哪个搜索词？只回答 A 或 B。"
         (answer,) = self.endpoint.ask([{"role": "user", "content": question}], temperature=0.0, seed=0)
         found = named(answer)
-        self._clear += bool(found)
-        self._unclear += not found
-        if not self._clear and self._unclear >= _ENOUGH:
+        if self._useless.told_by(useful=bool(found)):
             raise TrainingError(
-                f"{self._unclear} answers of {self.endpoint.model} name neither A nor B, the last is "
-                f"{answer[-100:]!r}; let another model judge (filter.judge_name), or none (filter.judge)"
+                f"hardly any answer of {self.endpoint.model} names A or B, the last is {answer[-100:]!r}; "
+                "let another model judge (filter.judge_name), or none (filter.judge)"
             )
         return found == letter
 
 
 def named(answer: str) -> str:
     """Return which of A and B an answer names; "" when it names none, or both."""
-    found = {letter.upper() for letter in _LETTER.findall(without_thoughts(answer))}
+    said = without_thoughts(answer)
+    small = _SMALL_LETTER.fullmatch(said)
+    found = {small[1].upper()} if small else set(_LETTER.findall(said))
     return found.pop() if len(found) == 1 else ""
 
 

@@ -14,7 +14,12 @@ from typing import Any
 from relsdk_training.identity import checkpoint_hash, training_identity
 from relsdk_training.ssra.checks import check
 from relsdk_training.ssra.config import SsraConfig
-from relsdk_training.ssra.identity import filter_identity, sampling_identity, writing_identity
+from relsdk_training.ssra.identity import (
+    filter_identity,
+    judging_identity,
+    sampling_identity,
+    writing_identity,
+)
 from relsdk_training.ssra.pool import pool_identity, write_pool
 from relsdk_training.ssra.stages import Stage, Stages, read_stages, shard_paths
 from relsdk_training.ssra.work import OnNote, OnProgress, StageWork
@@ -79,9 +84,10 @@ class _Pipeline:
         config = self.config
         pool = self.done(1, "pool", pool_identity(config), [], lambda work: write_pool(work, config))
         labels = [pool / name for name in ("labelled.jsonl", "dev.jsonl")]
+        documents = shard_paths(pool, "documents")
         learning = [config.filter.scorer, training_identity(self.work.judging), config.run.seed]
-        given, judging = config.filter.checkpoint, self.work.judging.model
-        taken = [config.filter.scorer, judging.head, judging.max_tokens, checkpoint_hash(given)]
+        given = config.filter.checkpoint
+        taken = [judging_identity(config), checkpoint_hash(given)]
         score = self.done(
             2, "score", taken if given else learning, labels, partial(self.work.score, pool=pool)
         )
@@ -93,12 +99,13 @@ class _Pipeline:
         if config.synthesis.reannotate or config.balance.annotated:
             start = config.embed.model
             settings = [asdict(config.candidates), checkpoint_hash(start.checkpoint), start.max_tokens]
-            candidates = self.done(
-                4, "candidates", settings, [pool], partial(self.work.candidates, pool=pool)
-            )
-            settings = [config.filter.thresholds, config.filter.adjust]
+            sources = [*documents, pool / "queries.jsonl"]
+            find = partial(self.work.candidates, pool=pool)
+            candidates = self.done(4, "candidates", settings, sources, find)
+            settings = [config.filter.thresholds, config.filter.adjust, judging_identity(config)]
             annotate = partial(self.work.annotate, pool=pool, candidates=candidates, score=score)
-            made.append(self.done(5, "annotate", settings, [candidates, score, *labels], annotate))
+            sources = [candidates, score, labels[0]]
+            made.append(self.done(5, "annotate", settings, sources, annotate))
         made += self._rounds(pool, score, judge, made)
         last = _STAGES_A_ROUND * config.synthesis.rounds
         settings = [asdict(config.balance), config.run.seed]
@@ -127,7 +134,8 @@ class _Pipeline:
         config, made = self.config, list[Path]()
         followed = -1.0
         learned = annotated if config.synthesis.reannotate else []
-        dev = pool / "dev.jsonl"
+        dev, labelled = pool / "dev.jsonl", pool / "labelled.jsonl"
+        documents = shard_paths(pool, "documents")
         rounds = config.synthesis.rounds
         if config.synthesis.endpoint_url and rounds > 1:
             self.on_note(
@@ -138,14 +146,14 @@ class _Pipeline:
             query, at = None, _STAGES_A_ROUND * (number - 1)
             if not config.synthesis.endpoint_url:
                 stages = [*learned, *made[-1:]]
-                inputs = [pool / "labelled.jsonl", dev, *stages]
+                inputs = [labelled, dev, *stages]
                 if config.query.model.kind == "warm_start":  # it learns to read by unlabelled text
-                    inputs += [pool / "queries.jsonl", *shard_paths(pool, "documents")]
+                    inputs += [pool / "queries.jsonl", *documents]
                 train = partial(self.work.query, pool=pool, stages=stages)
                 settings = [training_identity(config.query), config.run.seed]
                 query = self.done(6 + at, f"query-{number}", settings, inputs, train)
                 settings = [sampling_identity(config.query.model), config.synthesis.levels]
-                settings += [config.filter.adjust, config.run.seed]
+                settings += [config.filter.adjust, judging_identity(config), config.run.seed]
                 attempt = partial(self.work.attempt, query=query, score=score, dev=dev)
                 tried = self.done(7 + at, f"try-{number}", settings, [query, score, dev], attempt)
                 found = self.stages.report(tried)["mean"]
@@ -156,9 +164,9 @@ class _Pipeline:
                     break
                 followed = found
             settings = [writing_identity(config), config.run.seed]
-            writers = [query] if query else []
+            writer = query or labelled  # an endpoint is shown examples
             writing = partial(self.work.write, pool=pool, query=query)
-            written = self.done(8 + at, f"write-{number}", settings, [pool, *writers], writing)
+            written = self.done(8 + at, f"write-{number}", settings, [writer, *documents], writing)
             judges = [judge] if judge else []
             sift = partial(
                 self.work.filter,
@@ -169,8 +177,9 @@ class _Pipeline:
                 judge=judge,
                 query=query,
             )
-            sources = [written, pool, score, *judges]
-            made.append(self.done(9 + at, f"filter-{number}", filter_identity(config.filter), sources, sift))
+            sources = [written, pool / "held_out.jsonl", score, *judges]
+            settings = [filter_identity(config.filter), judging_identity(config)]
+            made.append(self.done(9 + at, f"filter-{number}", settings, sources, sift))
         return made
 
     def done(

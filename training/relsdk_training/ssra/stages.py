@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from relsdk.errors import InputError
 from relsdk.folders import file_sha256, json_sha256, write_file_atomically
@@ -42,6 +42,8 @@ _REPLACED = "replaced"
 _FORMAT = 2
 # What differs between two equal runs: times and places. At the top of a stage; below it they are content.
 _PASSING = ("log.jsonl", "result.json", "config.json", LOCK_FILE, _IDENTITY, _DESCRIPTION)
+# What a training goes on from: of no use once its stage is done.
+_UNDER_WAY = ("last", "state-*")
 
 
 @dataclass(frozen=True)
@@ -114,10 +116,14 @@ class Stages:
         target = self.run / "stages" / stage.name
         inputs = [_outputs(source) for source in stage.inputs]
         identity = json_sha256([_FORMAT, stage.name, stage.settings, inputs])
-        if target.is_dir() and _is_whole(target, identity):
+        state = _state(target, identity)
+        if state == "whole":
             self.on_note(f"{stage.name}: done before")
         else:
+            if state == "damaged":
+                self.on_note(f"{stage.name}: what it made is lost or changed, it is made again")
             self._run(stage, identity, inputs, target)
+        _remove_what_was_under_way(target)
         self._row.append(stage.name)
         write_file_atomically(self.run / _ROW, json.dumps({"stages": self._row}) + "\n")
         return target
@@ -137,7 +143,8 @@ class Stages:
             _mark(work, identity, (spent or 0.0) + time.perf_counter() - started)
             raise
         seconds = round((spent or 0.0) + time.perf_counter() - started, 1)
-        files = sorted(path for path in work.rglob("*") if path.is_file())
+        passing = {path for pattern in _UNDER_WAY for path in work.glob(pattern)}
+        files = sorted(path for path in work.rglob("*") if path.is_file() and not passing & {*path.parents})
         names = [path.relative_to(work).as_posix() for path in files]
         content = {
             "stage": stage.name,
@@ -260,12 +267,18 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def _begin(work: Path, identity: str) -> float | None:
-    """Make the work folder and return None, or take over that of a stopped try and return its seconds."""
+    """Make the work folder and return None, or take over that of a stopped try and return its seconds.
+
+    One that was killed could not write them down: it worked at least until its newest file.
+    """
     mark = work / _IDENTITY
     if mark.is_file():
         found, _, seconds = mark.read_text(encoding="utf-8").strip().partition(" ")
         if found == identity:
-            return float(seconds)
+            newest = max(path.stat().st_mtime for path in work.rglob("*"))
+            spent = float(seconds) + max(0.0, newest - mark.stat().st_mtime)
+            _mark(work, identity, spent)
+            return spent
     if work.exists():
         shutil.rmtree(work)
     work.mkdir(parents=True)
@@ -277,10 +290,22 @@ def _mark(work: Path, identity: str, seconds: float) -> None:
     write_file_atomically(work / _IDENTITY, f"{identity} {seconds:.1f}\n")
 
 
-def _is_whole(folder: Path, identity: str) -> bool:
-    """Whether a stage of that identity is done, and what it made is still there."""
+def _state(folder: Path, identity: str) -> Literal["none", "other", "damaged", "whole"]:
+    """Say whether a stage of that identity is done, and what it made is still there as it was made."""
+    if not folder.is_dir():
+        return "none"
     stage = _finished(folder)
-    return stage.identity == identity and all((folder / name).is_file() for name in stage.outputs)
+    if stage.identity != identity:
+        return "other"
+    paths = {folder / name: sha256 for name, sha256 in stage.outputs.items()}
+    whole = all(path.is_file() and file_sha256(path) == sha256 for path, sha256 in paths.items())
+    return "whole" if whole else "damaged"
+
+
+def _remove_what_was_under_way(folder: Path) -> None:
+    for pattern in _UNDER_WAY:
+        for path in folder.glob(pattern):
+            shutil.rmtree(path)
 
 
 def _finished(folder: Path) -> FinishedStage:

@@ -266,9 +266,6 @@ class StageWork:
             raise KeyboardInterrupt
         for warning in result.warnings:
             self.on_note(f"{name}: {warning}")
-        shutil.rmtree(work / "last", ignore_errors=True)
-        for state in work.glob("state-*"):
-            shutil.rmtree(state)
         dev = {measure: value for measure, value in result.best.items() if math.isfinite(value)}
         return {"dev": dev, "steps": result.steps, "best_step": result.best_step}
 
