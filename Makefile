@@ -42,6 +42,7 @@ train-real: $(VENV)/.installed-dev ## Train on the real data (../shared), resuma
 
 ssra-real: $(VENV)/.installed-dev ## SSRA and what it should beat on the real data (../shared), hours -> bench/results/ssra.json
 	$(BIN)/python -m bench.ssra_real --shared $(SHARED) --output bench/results/ssra.json --work $(WORK) --outsider "$(WORK)/score_categorical_-_seed_0"
+	$(BIN)/python -m bench.ssra_real --shared $(SHARED) --output bench/results/ssra.json --work $(WORK) --outsider "$(WORK)/score_categorical_-_seed_0" --steps 100 --budget 2000 --budget 500 --seed 0
 
 demo-train: $(VENV)/.installed-dev ## SSRA on the sample corpus, whose levels are exact -> bench/results/ssra_sample.json
 	$(BIN)/python -m bench.ssra_sample --output bench/results/ssra_sample.json --work $(WORK)/sample

@@ -12,7 +12,8 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,15 @@ from bench.machine import machine_record
 from bench.ssra_report import against, write_report
 from bench.ssra_rows import row_key
 from bench.train_real import add_to, read_rows
-from relsdk.bundle import tokenizer_path
+from relsdk.bundle import is_scorer_folder, tokenizer_path
+from relsdk.formats import read_pairs, write_pairs
+from relsdk.levels import RelevanceLevel
 from relsdk.metrics import ranking_report
 from relsdk.tokenizer import TextTokenizer
 from relsdk_training.config import DataConfig, EmbedConfig
 from relsdk_training.config_files import RECIPES, load_config
 from relsdk_training.data import PairArrays, load_pairs, pair_arrays
+from relsdk_training.identity import weights_hash
 from relsdk_training.measures import order_statistics, pair_logits
 from relsdk_training.score_model import ScoreModel
 from relsdk_training.ssra.config import SsraConfig
@@ -44,21 +48,25 @@ FULL = "SSRA"
 BASE = "untrained"
 VANILLA = "vanilla SFT"
 UPPER = "all labels"
+BINARY = "SSRA, binary labels"
+PROMPTED = "prompt synthesis"
 UNFILTERED = ["filter.by_score=false", "filter.judge=none"]
+WITHOUT_STAGE_1 = ["synthesis.reannotate=false", "balance.annotated=false"]
 BETTER_JUDGE = ["filter.checkpoint={folder}/all_labels/best"]
 # name -> what differs from the recipe; stages that are the same are shared.
 VARIANTS = {
     FULL: [],
     "SSRA without the judge": ["filter.judge=none"],
     "SSRA without stage 2": UNFILTERED,
-    "SSRA without stages 1 and 2": ["synthesis.reannotate=false", "balance.annotated=false", *UNFILTERED],
+    "SSRA without stages 1 and 2": [*WITHOUT_STAGE_1, *UNFILTERED],
     "pseudo-labels, no generation": ["synthesis.rounds=0"],
-    "SSRA, binary label weights": ["embed.loss.weighting=binary"],
+    # A language model behind `--endpoint` writes, told by examples, and nobody checks.
+    PROMPTED: [*WITHOUT_STAGE_1, *UNFILTERED],
     # No methods but a question: what if the annotator were better? It is the encoder of the row "all labels".
     "SSRA, judged by the encoder of all labels": BETTER_JUDGE,
     "pseudo-labels, judged by the encoder of all labels": ["synthesis.rounds=0", *BETTER_JUDGE],
 }
-ROWS = (VANILLA, BASE, UPPER, *VARIANTS)  # in this order: the others are compared with the first
+ROWS = (VANILLA, BASE, UPPER, *VARIANTS, BINARY)  # in this order: the others are compared with the first
 _COSINES = "vanilla.npy"  # of the test pairs, for the paired intervals of the other rows
 _EVALUATIONS = 6
 # Records of each wanted level whose level an outsider checks.
@@ -73,10 +81,13 @@ _CHECKED = 200
 @click.option("--steps", default=300, show_default=True, help="Of every encoder's training.")
 @click.option("--seed", "seeds", multiple=True, type=int, default=(0, 1, 2), show_default=True)
 @click.option("--only", multiple=True, help=f"Rows out of {ROWS} [default: all].")
-@click.option("--documents", default=0, help="Unlabelled documents; 0 takes all.")
+@click.option("--documents", default=1000, show_default=True, help="Unlabelled documents; 0 takes all.")
 @click.option(
-    "--outsider", type=click.Path(path_type=Path), help="A score model trained on all labels: RUN folder."
+    "--outsider",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="A score model trained on all labels: RUN folder.",
 )
+@click.option("--endpoint", nargs=2, help=f"OpenAI-compatible URL and its model, for the row {PROMPTED!r}.")
 @click.option(
     "--set", "overrides", multiple=True, metavar="A.B=C", help="For every run; tests make it small."
 )
@@ -90,51 +101,69 @@ def main(
     only: tuple[str, ...],
     documents: int,
     outsider: Path | None,
+    endpoint: tuple[str, str] | None,
     overrides: tuple[str, ...],
 ) -> None:
     """Run what has no row yet."""
     unknown = [name for name in only if name not in ROWS]
     if unknown:
         raise click.UsageError(f"unknown rows {unknown}; there are {ROWS}")
+    if PROMPTED in only and endpoint is None:
+        raise click.UsageError(f"the row {PROMPTED!r} needs --endpoint URL MODEL")
+    if outsider is not None and not is_scorer_folder(outsider / "best"):
+        raise click.UsageError(f"{outsider} has no score model in best/; make train-real makes one")
+    names = [name for name in ROWS if name in (only or ROWS) and (name != PROMPTED or endpoint)]
     data = {
         split: shared / f"data/kuake_qtr/{split}.jsonl" for split in ("train", "dev", "test", "unlabelled")
     }
     test = pair_arrays(load_pairs(str(data["test"])))
     backbone = shared / "models/me5-small-zh"
-    for budget in budgets:
-        for seed in seeds:
-            for name in (row for row in ROWS if row in (only or ROWS)):
-                key = row_key(name, budget, steps, seed)
-                if key in read_rows(output):
-                    continue
-                click.echo(key, err=True)
-                settings = [
-                    *(f"data.{split}={data[split]}" for split in ("train", "dev", "test")),
-                    "data.rare_share=0.045",
-                    f"data.limit={budget}",
-                    f"pool.unlabelled=['{data['train']}', '{data['unlabelled']}']",
-                    f"pool.limit={documents}",
-                    *(f"{model}.model.checkpoint={backbone}" for model in ("score", "query", "embed")),
-                    f"embed.run.max_steps={steps}",
-                    f"embed.run.evaluate_every={max(1, steps // _EVALUATIONS)}",
-                    f"run.seed={seed}",
-                    *overrides,
-                ]
-                folder = work / f"ssra_{budget}_{steps}_{seed}"
-                row = made_row(name, settings, folder, backbone, outsider)
-                folder.mkdir(parents=True, exist_ok=True)
-                cosines = TextEmbedder(Path(row["encoder"]), max_tokens=128).cosines(test)
-                if name == VANILLA:
-                    np.save(folder / _COSINES, cosines)
-                elif (folder / _COSINES).is_file():
-                    row["against_vanilla"] = against(test, np.load(folder / _COSINES), cosines)
-                row |= {
-                    "machine": machine_record(seed),
-                    "encoder": Path(row["encoder"]).name,
-                    "test": measures(test, cosines),
-                }
-                add_to(output, key, row, write_report)
-                click.echo(json.dumps(row["test"]), err=True)
+    for budget, seed, name in product(budgets, seeds, names):
+        key = row_key(name, budget, steps, seed)
+        if is_there(output, key, documents):
+            continue
+        click.echo(key, err=True)
+        settings = [
+            *(f"data.{split}={data[split]}" for split in ("train", "dev", "test")),
+            "data.rare_share=0.045",
+            f"data.limit={budget}",
+            f"pool.unlabelled=['{data['train']}', '{data['unlabelled']}']",
+            f"pool.limit={documents}",
+            *(f"{model}.model.checkpoint={backbone}" for model in ("score", "query", "embed")),
+            f"embed.run.max_steps={steps}",
+            f"embed.run.evaluate_every={max(1, steps // _EVALUATIONS)}",
+            f"run.seed={seed}",
+            *overrides,
+        ]
+        if name == PROMPTED and endpoint:
+            settings += [f"synthesis.endpoint_url={endpoint[0]}", f"synthesis.endpoint_name={endpoint[1]}"]
+        folder = work / f"ssra_{budget}_{steps}_{seed}"
+        row = made_row(name, settings, folder, backbone, outsider)
+        folder.mkdir(parents=True, exist_ok=True)
+        cosines = TextEmbedder(Path(row["encoder"]), max_tokens=128).cosines(test)
+        if name == VANILLA:
+            np.save(folder / _COSINES, cosines)
+        elif (folder / _COSINES).is_file():
+            row["against_vanilla"] = against(test, np.load(folder / _COSINES), cosines)
+        row |= {
+            "machine": machine_record(seed),
+            "documents": documents,
+            "encoder": Path(row["encoder"]).name,
+            "test": measures(test, cosines),
+        }
+        add_to(output, key, row, write_report)
+        click.echo(json.dumps(row["test"]), err=True)
+
+
+def is_there(output: Path, key: str, documents: int) -> bool:
+    """Whether a row is there, made with so many unlabelled documents; with another number it is an error."""
+    row = read_rows(output).get(key)
+    made_with = documents if row is None else row.get("documents", documents)
+    if made_with != documents:
+        raise click.ClickException(
+            f"{key} is there with {made_with} documents, and {documents} are asked for; take another --output"
+        )
+    return row is not None
 
 
 def made_row(
@@ -147,15 +176,26 @@ def made_row(
     run = folder / name.replace(" ", "_").replace(",", "")
     changes = [change.format(folder=folder) for change in VARIANTS.get(name, [])]
     config = load_config(SsraConfig, recipe, [*settings, *changes, f"run.output={run}"])
-    if name in (VANILLA, UPPER):
-        return _supervised(config, run, all_labels=name == UPPER)
+    if name == VANILLA:
+        return _supervised(config, run, config.data)
+    if name == UPPER:
+        return _supervised(config, run, DataConfig(**_files(config.data)))
+    if name == BINARY:
+        return _supervised(config, run, DataConfig(**_files(config.data) | {"train": _binary(folder)}))
     for source in sorted(folder.glob("*/stages")):
         _share_stages(source, run / "stages")
     result = train_ssra(config, on_note=lambda note: click.echo(note, err=True), on_progress=_print)
     stages = read_stages(run)
     reports = {stage.name: _told(stage.report) for stage in stages}
-    row = {"encoder": result.encoder, "dev": result.dev, "seconds": result.stages, "stages": reports}
+    row = {
+        "encoder": result.encoder,
+        "dev": result.dev,
+        "seconds": result.stages,
+        "stages": reports,
+        "settings": without_places(asdict(config)),
+    }
     if outsider is not None:
+        row["outsider"] = weights_hash(outsider / "best")
         row["agreement"] = {
             stage.name: outside_agreement(stage.folder, outsider)
             for stage in stages
@@ -164,18 +204,56 @@ def made_row(
     return row
 
 
-def _supervised(config: SsraConfig, run: Path, *, all_labels: bool) -> dict[str, Any]:
-    """Train the encoder on labelled pairs alone: those of the budget, or all there are."""
-    data = config.data
-    if all_labels:
-        data = DataConfig(train=data.train, dev=data.dev, test=data.test)
+def _supervised(config: SsraConfig, run: Path, data: DataConfig) -> dict[str, Any]:
+    """Train the encoder on labelled pairs alone."""
     settings: EmbedConfig = replace(
         config.embed,
         data=data,
         run=replace(config.embed.run, output=str(run), seed=config.run.seed, threads=config.run.threads),
     )
     result = train_embed(settings, resume=run.exists(), on_step=lambda s, n, _: _print("embed", s, n))
-    return {"encoder": str(run / "best"), "dev": result.best, "seconds": {"embed": round(result.seconds, 1)}}
+    if result.stopped == "interrupted":
+        raise click.ClickException(
+            f"interrupted at step {result.steps}, no row is written; the same command goes on"
+        )
+    return {
+        "encoder": str(run / "best"),
+        "dev": result.best,
+        "steps": result.steps,
+        "best_step": result.best_step,
+        "seconds": {"embed": round(result.seconds, 1)},
+        "settings": without_places(asdict(settings)),
+    }
+
+
+def _files(data: DataConfig) -> dict[str, str]:
+    """Return where the splits are, without what makes labels few."""
+    return {"train": data.train, "dev": data.dev, "test": data.test}
+
+
+def _binary(folder: Path) -> str:
+    """Write the pairs of SSRA's encoder with two levels: 2 and 3 become relevant, 0 and 1 irrelevant."""
+    balanced = sorted((folder / FULL / "stages").glob("*-balance/pairs.jsonl"))
+    if not balanced:
+        raise click.ClickException(f"the row {BINARY!r} takes the pairs of {FULL!r}; run that first")
+    target = folder / "binary.jsonl"
+    write_pairs(
+        target,
+        (
+            replace(pair, level=RelevanceLevel.FULL if pair.level >= 2 else RelevanceLevel.IRRELEVANT)
+            for pair in read_pairs(balanced[-1])
+        ),
+    )
+    return str(target)
+
+
+def without_places(settings: Any) -> Any:
+    """Return settings with the last part of each absolute path: where a machine keeps things is its own."""
+    if isinstance(settings, dict):
+        return {name: without_places(value) for name, value in settings.items()}
+    if isinstance(settings, list | tuple):
+        return [without_places(value) for value in settings]
+    return Path(settings).name if isinstance(settings, str) and settings.startswith("/") else settings
 
 
 def _share_stages(source: Path, target: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +16,24 @@ BY_DEV = ("accuracy_by_dev", "qwk_by_dev", "log_loss_by_dev", "ece_by_dev")
 GRADES = ("accuracy", "qwk", "log_loss", "ece", *BY_DEV)
 SHARES = (*ORDER, "accuracy", "accuracy_by_dev")
 DIMS = (32, 64, 128, 256)
+Runs = dict[str, dict[str, Any]]  # the rows of one name by their seed, "" where nothing is drawn
 
 
 def write_report(rows: dict[str, Any], path: Path) -> None:
     """Write the tables of all rows."""
-    runs: dict[str, list[dict[str, Any]]] = {}
+    runs: dict[str, Runs] = {}
     for key, row in rows.items():
-        runs.setdefault(key.rpartition(" / seed ")[0] or key, []).append(row)
-    encoders = {name: found for name, found in runs.items() if "accuracy" not in found[0]["test"]}
-    scorers = {name: found for name, found in runs.items() if "accuracy" in found[0]["test"]}
+        name, _, seed = key.partition(" / seed ")
+        runs.setdefault(name, {})[seed] = row
+    scorers = {name: found for name, found in runs.items() if _grades(found)}
+    encoders = {name: found for name, found in runs.items() if name not in scorers}
     parts = [
         "# Training on real data",
-        "Test split, percent; mean over seeds, with the standard deviation where there are several. nDCG@10: "
-        f"exponential gain, queries with at least three documents and more than one level{_counts(rows)}. "
-        "Settings were chosen on dev. Written by `make train-real`; machine, versions and settings are in "
-        "the JSON.",
+        "Test split, percent; mean over seeds, with the standard deviation where there are several. Compare "
+        "runs of the same seeds: seeds differ by as much as many runs do. nDCG@10: exponential gain, queries "
+        f"with at least three documents and more than one level{_counts(rows)}. Settings were chosen on dev. "
+        "All seeds of the taught score model have the same teachers, so that they differ by less than whole "
+        "repetitions would. Written by `make train-real`; machine, versions and settings are in the JSON.",
         "## Encoders",
         _table(("run", "seeds", *HEADINGS), [_row(name, found, ORDER) for name, found in encoders.items()]),
         "## Mean AP by dimension",
@@ -66,7 +70,7 @@ def _counts(rows: dict[str, Any]) -> str:
 
 def _gain_kept(rows: dict[str, Any]) -> list[list[str]]:
     """Return (run - untrained) / (teacher of the same seed - untrained), the mean over seeds."""
-    shares: dict[str, list[tuple[float, ...]]] = {}
+    shares: dict[str, dict[str, tuple[float, ...]]] = {}
     for key, row in rows.items():
         name, _, seed = key.rpartition(" / seed ")
         teacher = rows.get(f"embed / seed {seed}")
@@ -76,15 +80,26 @@ def _gain_kept(rows: dict[str, Any]) -> list[list[str]]:
         keys = ("ndcg_at_10", "mean_ap")
         if any(best[k] <= start[k] for k in keys):  # no gain to keep a share of
             continue
-        shares.setdefault(name, []).append(tuple((found[k] - start[k]) / (best[k] - start[k]) for k in keys))
+        share = tuple((found[k] - start[k]) / (best[k] - start[k]) for k in keys)
+        shares.setdefault(name, {})[seed] = share
     return [
-        [name, str(len(found)), *(f"{100 * share:.1f}" for share in np.mean(found, axis=0))]
+        [name, _told(found), *(f"{100 * share:.1f}" for share in np.mean([*found.values()], axis=0))]
         for name, found in shares.items()
     ]
 
 
-def _row(name: str, runs: list[dict[str, Any]], keys: tuple[str, ...]) -> list[str]:
-    return [name, str(len(runs)), *(_cell(key, [run["test"].get(key) for run in runs]) for key in keys)]
+def _grades(runs: Runs) -> bool:
+    return any("accuracy" in run["test"] for run in runs.values())
+
+
+def _row(name: str, runs: Runs, keys: tuple[str, ...]) -> list[str]:
+    values = ([run["test"].get(key) for run in runs.values()] for key in keys)
+    return [name, _told(runs), *map(_cell, keys, values)]
+
+
+def _told(seeds: Iterable[str]) -> str:
+    """Return the numbers of seeds; nothing is drawn in what was not trained."""
+    return ", ".join(sorted(seeds)) or "-"
 
 
 def _cell(key: str, values: list[float | None]) -> str:

@@ -1,12 +1,17 @@
 """The SSRA studies, run whole at toy size."""
 
 import json
+import signal
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 
-from bench.ssra_report import paired_interval
+from bench import ssra_real
+from bench.ssra_report import paired_interval, write_report
 from bench.ssra_rows import row_key, row_name
+from relsdk.formats import read_pairs
 from relsdk.metrics import mean_ap_over_levels
 from relsdk.sample_world import generate
 from relsdk_training.data import pair_arrays
@@ -45,12 +50,20 @@ def test_the_study_at_toy_size(toy_checkpoint, tmp_path):
         "SSRA without stage 2",
         "SSRA without stages 1 and 2",
         "pseudo-labels, no generation",
-        "SSRA, binary label weights",
         "SSRA, judged by the encoder of all labels",
         "pseudo-labels, judged by the encoder of all labels",
+        "SSRA, binary labels",
     ]
     assert all(0 < row["test"]["mean_ap"] <= 1 for row in rows.values())
     assert str(tmp_path) not in output.read_text()
+    assert {row["documents"] for row in rows.values()} == {12}
+    assert all(row["settings"]["embed"]["run"]["max_steps"] == 3 for row in rows.values() if "stages" in row)
+    (ssra,) = (tmp_path / "work").glob("ssra_*")
+    (balanced,) = (ssra / "SSRA/stages").glob("*-balance")
+    both = [list(read_pairs(path)) for path in (balanced / "pairs.jsonl", ssra / "binary.jsonl")]
+    assert [(pair.query, 3 * (pair.level >= 2)) for pair in both[0]] == [
+        (pair.query, pair.level) for pair in both[1]
+    ]
     for key, row in rows.items():
         intervals = row.get("against_vanilla")
         assert (intervals is None) == key.startswith("vanilla")
@@ -61,16 +74,78 @@ def test_the_study_at_toy_size(toy_checkpoint, tmp_path):
     report = output.with_suffix(".md").read_text()
     assert "Share of the gap" in report
     assert "| SSRA | 1 |" in report
-    # Stages that are the same are shared: one training of the model that judges, and one more for the row
-    # whose encoders, this one among them, have another loss. Two rows are given the model of another.
+    # Stages that are the same are shared: one training of the model that judges. Two rows are given the model
+    # of another.
     trained = [
         folder.stat().st_ino for folder in (tmp_path / "work").rglob("02-score/best/model.safetensors")
     ]
-    assert len(trained) == 8
-    assert len(set(trained)) == 4
+    assert len(trained) == 7
+    assert len(set(trained)) == 3
     before = output.read_bytes()
     assert run("bench.ssra_real", *arguments).exit_code == 0
     assert output.read_bytes() == before
+    other = run("bench.ssra_real", *arguments, "--documents", 13)
+    assert "there with 12 documents, and 13 are asked for" in other.output
+    assert output.read_bytes() == before
+    nobody = run("bench.ssra_real", *arguments, "--outsider", tmp_path)
+    assert "no score model in best/" in nobody.output
+
+
+@pytest.mark.slow
+def test_prompts_alone(toy_checkpoint, tmp_path):
+    """The row that needs a language model; here a server that always has something to say."""
+    shared = toy_shared(tmp_path / "shared", toy_checkpoint)
+    output = tmp_path / "ssra.json"
+    arguments = ["--shared", shared, "--output", output, "--work", tmp_path / "work", "--budget", 200]
+    arguments += ["--steps", 3, "--seed", 0, "--documents", 5, "--only", "prompt synthesis"]
+    assert "needs --endpoint" in run("bench.ssra_real", *arguments).output
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            content = {"choices": [{"message": {"content": f"第{len(asked)}个怎么做"}}] * asked[-1]["n"]}
+            body = json.dumps(content).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/v1"
+        done = run("bench.ssra_real", *arguments, "--endpoint", url, "toy")
+        server.shutdown()
+    assert done.exit_code == 0, done.output
+    (row,) = json.loads(output.read_text()).values()
+    assert len(asked) == 5 * 3  # documents and levels
+    assert row["stages"]["09-filter-1"]["kept"] > 0
+    assert row["stages"]["10-balance"]["sources"]["synthesised"] != [0, 0, 0, 0]
+
+
+@pytest.mark.slow
+def test_an_interrupted_training_is_no_row(toy_checkpoint, tmp_path):
+    shared = toy_shared(tmp_path / "shared", toy_checkpoint)
+    output = tmp_path / "ssra.json"
+    arguments = ["--shared", shared, "--output", output, "--work", tmp_path / "work", "--budget", 200]
+    arguments += ["--steps", 3, "--seed", 0, "--documents", 5, "--only", "vanilla SFT"]
+
+    def interrupt(stage, done, total):
+        if done == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ssra_real, "_print", interrupt)
+        stopped = run("bench.ssra_real", *arguments)
+    assert stopped.exit_code == 1
+    assert "interrupted at step 1, no row is written" in stopped.output
+    assert not output.exists()
+    assert run("bench.ssra_real", *arguments).exit_code == 0
+    (row,) = json.loads(output.read_text()).values()
+    assert row["steps"] == 3
 
 
 @pytest.mark.slow
@@ -87,6 +162,26 @@ def test_the_sample_world_at_toy_size(toy_checkpoint, tmp_path):
     (agreement,) = row["agreement_with_the_oracle"].values()
     assert set(agreement) == {"written", "kept"}
     assert (tmp_path / "work/bundle-SSRA/relsdk.json").is_file()
+
+
+def test_the_report_tells_changes_and_duplicates(tmp_path):
+    test = {"mean_ap": 0.5, "ap_1": 0.5, "ap_2": 0.5, "ap_3": 0.5, "ndcg_at_10": 0.5}
+    shares = {
+        "written": {"agreement": [None, 0.3, 0.4, 0.8], "queries": 1200},
+        "kept": {"agreement": [None, 0.45, 0.2, 0.8], "queries": 300},
+    }
+    row = {
+        "test": test,
+        "seconds": {"09-filter-1": 1.0},
+        "stages": {"09-filter-1": {"duplicate_rate": 0.125}, "05-annotate": {"duplicate_rate": 0.4}},
+        "agreement": {"09-filter-1": shares},
+    }
+    write_report({row_key("SSRA", 200, 3, 0): row}, tmp_path / "ssra.md")
+    told = (tmp_path / "ssra.md").read_text()
+    levels = "- | 30.0 to 45.0 (+50%) | 40.0 to 20.0 (-50%) | 80.0 to 80.0 (+0%) |"
+    assert f"| SSRA / 200 / 3 / 0 | 09-filter-1 | 1,200 | 300 | {levels}" in told
+    assert "| SSRA / 200 / 3 / 0 | 09-filter-1 | 12.50 |" in told
+    assert "40.00" not in told  # existing queries are not written
 
 
 def test_a_paired_interval():

@@ -46,6 +46,14 @@ def test_mistakes_name_the_key_and_what_is_allowed(override, message):
         load_config(EmbedConfig, None, [override])
 
 
+@pytest.mark.parametrize(
+    ("typed", "prompt"), [("query: ", "query: "), ("'query: '", "query: "), ('"q"', "q"), ("", "")]
+)
+def test_a_prompt_is_what_was_typed(typed, prompt):
+    config = load_config(EmbedConfig, None, [f"model.query_prompt={typed}"])
+    assert config.model.query_prompt == prompt
+
+
 def test_a_bare_name_is_a_recipe_unless_the_folder_has_a_file_of_that_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     own = load_config(EmbedConfig, Path("embed.toml"))

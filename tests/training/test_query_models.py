@@ -612,7 +612,7 @@ def test_a_level_is_learned(toy_checkpoint, titles, tmp_path):
         run,
     )
     optimiser = OptimiserConfig(learning_rate=3e-3)
-    result = train(objective, optimiser, run, metric="log_likelihood", identity="toy")
+    result = train(objective, optimiser, run, metric="log_likelihood", identity="toy", about={})
     log = list(read_log(tmp_path / "log.jsonl"))
     before = next(line for line in log if line["kind"] == "dev")
     assert before["level_accuracy"] < 0.5

@@ -27,10 +27,10 @@ from relsdk_training.score_model import ScoreModel
 from relsdk_training.ssra import stages as stages_module
 from relsdk_training.ssra.balance import balanced_choice, level_counts, write_balanced
 from relsdk_training.ssra.candidates import Candidates
-from relsdk_training.ssra.cleaning import cleaned, fault
+from relsdk_training.ssra.cleaning import cleaned, fault, scripts
 from relsdk_training.ssra.config import BalanceConfig, CandidateConfig
 from relsdk_training.ssra.judges import EndpointJudge, Group, ModelJudge, consistent, contradictions, named
-from relsdk_training.ssra.records import document_of, new_record, pair_key
+from relsdk_training.ssra.records import distinct, document_of, drawn, new_record, pair_key
 from relsdk_training.ssra.scoring import PairScorer, adjusted, fit_levels
 from relsdk_training.ssra.stages import (
     Stage,
@@ -268,6 +268,54 @@ def test_cleaned(raw, clean):
 )
 def test_faults(query, reason):
     assert fault(query, "how to make ｂread") == reason
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("红烧肉Ａbc", {"CJK", "LATIN"}),
+        ("сборка", {"CYRILLIC"}),
+        ("ラーメン の 作り方", {"KATAKANA", "HIRAGANA", "CJK"}),
+        ("12 345？", set()),
+    ],
+)
+def test_scripts(text, found):
+    assert scripts(text) - {"KATAKANA-HIRAGANA"} == found  # the sound mark of both
+
+
+def test_a_query_of_another_script_is_none_of_this_domain():
+    for query, title, reason in (
+        ("红烧肉怎么做", "", ""),
+        ("привет мир", "", "script"),
+        ("红烧肉 рецепт", "", "script"),
+        ("привет мир", "Привет", ""),  # the document has it
+        ("红烧肉 3 ？", "", ""),
+    ):
+        assert fault(query, title, {"CJK"}) == reason
+        assert fault(query, title) == ""
+
+
+@given(st.lists(st.integers()), st.integers(0, 10), st.integers())
+def test_as_many_as_wanted_are_drawn_in_their_order(items, most, seed):
+    numbered = list(enumerate(items))
+    chosen = drawn(iter(numbered), most, seed)
+    assert len(chosen) == min(most, len(items))
+    assert chosen == sorted(set(chosen), key=lambda one: one[0])
+    assert set(chosen) <= set(numbered)
+    assert chosen == drawn(numbered, most, seed)
+
+
+def test_every_item_is_drawn_equally_often():
+    counts = np.bincount([x for seed in range(2000) for x in drawn(range(8), 2, seed)], minlength=8)
+    assert abs(counts - 500).max() < 5 * np.sqrt(2000 * 0.25 * 0.75)
+
+
+@given(st.lists(st.text(max_size=2)))
+def test_the_first_of_equal_keys_is_kept(items):
+    first = {}
+    for item in items:
+        first.setdefault(item.casefold(), item)
+    assert list(distinct(items, str.casefold)) == list(first.values())
 
 
 def test_normal_forms():
@@ -815,7 +863,13 @@ BREAD = {"id": "2", "title": "", "text": "how to make bread"}
 
 
 def filters(table, **changes):
-    settings = {"thresholds": [0.4] * 4, "by_score": True, "judge": None, "held_out": ()}
+    settings = {
+        "thresholds": [0.4] * 4,
+        "by_score": True,
+        "judge": None,
+        "held_out": (),
+        "scripts": ("CJK", "LATIN"),
+    }
     return Filters(scorer=TableScorer(**table), **{**settings, **changes})
 
 

@@ -26,6 +26,7 @@ from relsdk.records import Document, LabelledPair
 from relsdk.sample_world import generate
 from relsdk_training import checkpoint as checkpoint_module
 from relsdk_training import loop
+from relsdk_training import precision as precision_module
 from relsdk_training.config import EmbedConfig, LossConfig, RunConfig, ScoreConfig
 from relsdk_training.config_files import load_config
 from relsdk_training.embedding_objective import EmbeddingObjective
@@ -131,8 +132,18 @@ MINING = ["loss.hard_negatives=2", "loss.queue=64", "loss.momentum=0.9", "loss.o
 
 @pytest.mark.parametrize(
     "extra",
-    [[], ["run.precision=bf16"], ["run.accumulation=2", "run.chunk=8"], MINING],
-    ids=["fp32", "bf16", "accumulation and chunks", "mining"],
+    [
+        [],
+        ["run.precision=bf16"],
+        ["run.accumulation=2", "run.chunk=8"],
+        [
+            "run.precision=bf16",
+            "run.chunk=8",
+            "model.dropout=0.0",
+        ],
+        MINING,
+    ],
+    ids=["fp32", "bf16", "accumulation and chunks", "chunks in bf16", "mining"],
 )
 def test_resume_is_exact(settings, tmp_path, extra):
     """Ten steps equal five, a stop inside the epoch, and five more: bit for bit, dropout included."""
@@ -367,8 +378,109 @@ def test_another_run_or_architecture_is_refused(settings, tmp_path, checkpoint_f
         train_embed(replace(config, loss=replace(config.loss, temperature=0.1)), resume=True)
     assert (tmp_path / "run/config.json").read_bytes() == said  # where the message sends the reader
     wide = checkpoint_factory(tmp_path / "wide", hidden=48)
-    with pytest.raises(InputError, match=r"numbers, and this run trains .* numbers"):
+    both = r"checkpoint of bert \(2 layers, 32 wide, .* and this run trains bert \(2 layers, 48 wide, "
+    with pytest.raises(InputError, match=both):
         train_embed(replace(config, model=replace(config.model, checkpoint=str(wide))), resume=True)
+
+
+def test_other_documents_under_the_same_queries_and_labels_are_other_data(settings, tmp_path):
+    def pairs(*documents):
+        return [
+            LabelledPair(query, Document(id=document, title=document), RelevanceLevel(level))
+            for query, document, level in zip("甲甲乙", documents, (3, 0, 3), strict=True)
+        ]
+
+    write_pairs(tmp_path / "one.jsonl", pairs("一", "二", "一"))
+    write_pairs(tmp_path / "other.jsonl", pairs("一", "二", "二"))
+    settings = [*settings, "run.max_steps=2", "run.batch_size=2"]
+    train_embed(load_config(EmbedConfig, None, [*settings, f"data.train={tmp_path / 'one.jsonl'}"]))
+    with pytest.raises(InputError, match="other data"):
+        train_embed(
+            load_config(EmbedConfig, None, [*settings, f"data.train={tmp_path / 'other.jsonl'}"]), resume=True
+        )
+
+
+def test_a_training_that_has_ended_is_not_repeated(settings, tmp_path):
+    """Its states take the most space, and whoever wants the checkpoint only removes them."""
+    config = load_config(EmbedConfig, None, [*settings, "run.max_steps=4"])
+    result = train_embed(config)
+    for state in (tmp_path / "run").glob("state-*"):
+        shutil.rmtree(state)
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert train_embed(config, resume=True) == result
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_time_and_throughput_are_those_of_all_tries(settings, tmp_path):
+    config = load_config(EmbedConfig, None, [*settings, "run.max_steps=6", "run.checkpoint_every=1"])
+
+    class Stop(Exception):
+        pass
+
+    def stop(step, steps, statistics):
+        if step == 4:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train_embed(config, on_step=stop)  # three steps are kept
+    result = train_embed(config, resume=True)
+    steps = [line for line in read_log(tmp_path / "run/log.jsonl") if line["kind"] == "step"]
+    assert result.seconds * result.rows_per_second == pytest.approx(6 * 32)
+    assert len(steps) == 6
+    (tmp_path / "run/result.json").unlink()  # killed before it was written
+    again = train_embed(config, resume=True)
+    assert (again.steps, again.seconds, again.best) == (6, result.seconds, result.best)
+    assert json.loads((tmp_path / "run/result.json").read_text())["seconds"] == result.seconds
+
+
+def test_the_rate_that_is_logged_is_the_one_that_was_used(settings, tmp_path):
+    train_embed(load_config(EmbedConfig, None, [*settings, "run.max_steps=4", "optimiser.warmup=0.5"]))
+    rates = [line["learning_rate"] for line in read_log(tmp_path / "run/log.jsonl") if line["kind"] == "step"]
+    assert rates == pytest.approx([5e-4, 1e-3, 1e-3, 5e-4])  # half a cosine from step 2 on
+
+
+def test_a_checkpoint_says_what_made_it(settings, files, tmp_path):
+    train_embed(load_config(EmbedConfig, None, [*settings, "run.max_steps=2"]))
+    for folder in ("best", "last"):
+        said = json.loads((tmp_path / "run" / folder / "training.json").read_text())
+        assert said["task"] == "embed"
+        assert said["precision"] == "fp32"
+        assert said["settings"]["optimiser"]["learning_rate"] == 1e-3
+        assert len(said["data"]) == 64
+        assert str(tmp_path) not in json.dumps(said)
+        assert str(files) not in json.dumps(said)
+    from relsdk_export.encoder import export_encoder
+
+    bundle = export_encoder(tmp_path / "run/best", tmp_path / "bundle", variants=["fp32"])
+    assert bundle.provenance["training"] == said
+    (tmp_path / "run/best/training.json").write_text("{")
+    with pytest.raises(InputError, match=r"training\.json is damaged"):
+        export_encoder(tmp_path / "run/best", tmp_path / "other", variants=["fp32"])
+    assert not (tmp_path / "other").exists()
+
+
+def test_another_precision_is_another_run(settings, monkeypatch):
+    """What "auto" is depends on the machine."""
+    config = load_config(EmbedConfig, None, [*settings, "run.max_steps=2", "run.precision=auto"])
+    features = frozenset()
+    monkeypatch.setattr(precision_module, "cpu_features", lambda: features)
+    train_embed(config)
+    features = frozenset({"avx512_bf16"})
+    with pytest.raises(InputError, match="another configuration"):
+        train_embed(config, resume=True)
+
+
+@pytest.mark.parametrize("setting", ["run.chunk=8", "run.group=false"])
+def test_a_setting_that_would_do_nothing_is_refused(settings, tmp_path, setting):
+    with pytest.raises(InputError, match="would do nothing in this training"):
+        train_score(load_config(ScoreConfig, None, [*settings, setting]))
+    assert not (tmp_path / "run").exists()
+
+
+def test_more_dimensions_than_there_are_are_refused(settings, tmp_path):
+    with pytest.raises(InputError, match=r"matryoshka_dims \[8, 64\]; .* have 32 dimensions"):
+        train_embed(load_config(EmbedConfig, None, [*settings, "loss.matryoshka_dims=[8, 64]"]))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_loss_that_is_not_finite_stops_and_spares_the_checkpoint(settings, tmp_path, monkeypatch):
@@ -385,6 +497,36 @@ def test_a_loss_that_is_not_finite_stops_and_spares_the_checkpoint(settings, tmp
         train_embed(config)
     monkeypatch.setattr(EmbeddingObjective, "loss", original)
     assert train_embed(config, resume=True).steps == 10
+
+
+SMALL_FILES = """
+import resource, signal, sys
+from relsdk.cli import main
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the write fails instead, as on a full disk
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+sys.argv[1:] = sys.argv[2:]
+main()
+"""
+
+
+@pytest.mark.parametrize(("times", "name"), [(0.5, "best"), (2.0, "state-00000010")])
+def test_a_file_that_cannot_be_written_is_told_in_a_line(settings, toy_checkpoint, tmp_path, times, name):
+    """The weights are too large, or the state, which has three times as many numbers."""
+    size = int(times * (toy_checkpoint / "model.safetensors").stat().st_size)
+    overrides = [word for setting in settings for word in ("--set", setting)]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", SMALL_FILES, str(size), "train", "embed", *overrides],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert f"run/{name} cannot be written" in done.stderr.splitlines()[-1]
+    whole = {"best", "last"} if name != "best" else set()
+    left = {path.name for path in (tmp_path / "run").iterdir() if path.is_dir()}
+    assert left == whole  # and nothing half of it
 
 
 def test_a_full_disk_spares_the_checkpoint(settings, tmp_path, monkeypatch):

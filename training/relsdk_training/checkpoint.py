@@ -1,8 +1,8 @@
 """Checkpoints: what a user exports, and what an exact resume needs; nothing is pickled.
 
-A run's folder holds `best/` and `last/` (what the objective saves) and `state-STEP/` (module, optimiser,
-random numbers as safetensors; the rest as JSON). A new state is written aside and renamed before the old one
-goes, so a kill at any moment leaves one that is whole.
+A run's folder holds `best/` and `last/` (what the objective saves, and `training.json`: what made it) and
+`state-STEP/` (module, optimiser, random numbers as safetensors; the rest as JSON). A new state is written
+aside and renamed before the old one goes, so a kill at any moment leaves one that is whole.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from relsdk.bundle import TRAINING_FILE
 from relsdk.errors import InputError, RelsdkError
 from relsdk.folders import staged_folder
 from relsdk_training.errors import TrainingError
@@ -52,6 +54,8 @@ class Progress:
         best_step: Step of the best dev measure.
         best: Dev measures there.
         without_improvement: Evaluations since.
+        seconds: Of the steps.
+        rows: That the steps learned from.
     """
 
     step: int = 0
@@ -59,11 +63,13 @@ class Progress:
     best_step: int = 0
     best: dict[str, float] = field(default_factory=dict)
     without_improvement: int = 0
+    seconds: float = 0.0
+    rows: int = 0
 
 
-def save_best(folder: Path, objective: Objective) -> None:
-    """Replace `best/` by what the objective saves now."""
-    _save(folder / "best", objective)
+def save_best(folder: Path, objective: Objective, about: Mapping[str, Any]) -> None:
+    """Replace `best/` by what the objective saves now, and what made it."""
+    _save(folder / "best", objective, about)
 
 
 def save_training_state(
@@ -74,6 +80,7 @@ def save_training_state(
     schedule: LambdaLR,
     progress: Progress,
     numbers: Mapping[str, Tensor],
+    about: Mapping[str, Any],
 ) -> None:
     """Write `last/` and a state, then remove older states.
 
@@ -85,6 +92,7 @@ def save_training_state(
         schedule: Its learning rate.
         progress: Where it is.
         numbers: What `random_state` returned.
+        about: What made it, for `training.json` of `last/`.
 
     Raises:
         TrainingError: The disk is full or not writable; the checkpoint before is intact.
@@ -105,7 +113,7 @@ def save_training_state(
         "python_random": random.getstate(),
         "numpy_random": [part.tolist() if isinstance(part, np.ndarray) else part for part in _numpy_state()],
     }
-    _save(folder / "last", objective)  # first: a resume of a whole state need not repeat it
+    _save(folder / "last", objective, about)  # first: a resume of a whole state need not repeat it
     target = folder / f"{_STATE}{progress.step:08d}"
     try:
         with staged_folder(target, marker="state.json", overwrite=True) as staging:
@@ -117,7 +125,7 @@ def save_training_state(
         for old in folder.glob(f"{_STATE}*"):
             if old != target:
                 shutil.rmtree(old)
-    except (OSError, RelsdkError) as error:
+    except (OSError, RelsdkError, SafetensorError) as error:
         raise TrainingError(
             f"{target} cannot be written ({error}); free some space and go on with --resume from the "
             "checkpoint before it, which is intact"
@@ -205,11 +213,13 @@ def _content(state: Path) -> dict[str, Any]:
     return content
 
 
-def _save(target: Path, objective: Objective) -> None:
+def _save(target: Path, objective: Objective, about: Mapping[str, Any]) -> None:
     try:
         with staged_folder(target, marker="config.json", overwrite=True) as staging:
             objective.save(staging)
-    except (OSError, RelsdkError) as error:
+            text = json.dumps(about, ensure_ascii=False, indent=1)
+            (staging / TRAINING_FILE).write_text(text + "\n", encoding="utf-8")
+    except (OSError, RelsdkError, SafetensorError) as error:
         raise TrainingError(
             f"{target} cannot be written ({error}); what was there before is intact: free some space and go "
             "on with --resume"
@@ -218,9 +228,16 @@ def _save(target: Path, objective: Objective) -> None:
 
 def _architecture(objective: Objective) -> dict[str, Any]:
     shapes = {name: list(value.shape) for name, value in objective.module.state_dict().items()}
-    transformer = getattr(objective.module, "transformer", objective.module)
     count = sum(int(np.prod(shape)) for shape in shapes.values())
-    return {"name": f"{type(transformer).__name__} with {count:,} numbers", "shapes": shapes}
+    configs = (getattr(part, "config", None) for part in objective.module.modules())
+    known = next((config for config in configs if hasattr(config, "model_type")), None)
+    size = [
+        f"{getattr(known, name)} {word}"
+        for name, word in (("num_hidden_layers", "layers"), ("hidden_size", "wide"))
+        if hasattr(known, name)
+    ]
+    kind = getattr(known, "model_type", type(objective.module).__name__)
+    return {"name": f"{kind} ({', '.join([*size, f'{count:,} numbers'])})", "shapes": shapes}
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

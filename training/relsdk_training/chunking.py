@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from relsdk.errors import InputError
+from relsdk_training.precision import recomputed_alike
 
 __all__ = ["encode_in_chunks"]
 
@@ -63,7 +64,9 @@ def encode_in_chunks(
         for rows, columns in zip(torch.split(order, chunk_rows), longest, strict=True)
     ]
     parts = [
-        encode(chunk) if keep_activations else checkpoint(encode, chunk, use_reentrant=False)
+        encode(chunk)
+        if keep_activations
+        else checkpoint(encode, chunk, use_reentrant=False, context_fn=recomputed_alike)
         for chunk in chunks
     ]
     return torch.cat(parts)[order.argsort()]  # (B, D)

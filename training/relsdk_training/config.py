@@ -166,7 +166,7 @@ class OptimiserConfig:
 
     Attributes:
         learning_rate: At its peak, for the transformer.
-        head_learning_rate: For everything else: heads, temperature, thresholds.
+        head_learning_rate: For everything else: the layer that gives the logits, temperature, thresholds.
         weight_decay: Of matrices; vectors have none.
         warmup: Share of the steps.
         max_grad_norm: Gradients are scaled down to this norm.

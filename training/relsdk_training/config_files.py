@@ -67,7 +67,7 @@ def load_config(kind: type[Config], path: Path | None, overrides: Sequence[str] 
         names = key.strip().split(".")
         if not separator or len(names) < 2 or not all(names):
             raise InputError(f"--set {override!r}; section.key=value is needed, such as run.seed=1")
-        change: Any = _parsed(text.strip())
+        change: Any = _parsed(text)
         for name in reversed(names):
             change = {name: change}
         config = _merged(config, change, f"--set {override}")
@@ -160,6 +160,7 @@ def _number(value: float, where: str) -> float:
 
 
 def _parsed(text: str) -> Any:
+    """Return a TOML value, or a text as it was typed: a prompt may end in a space."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from relsdk.bundle import tokenizer_path
 from relsdk.errors import InputError
-from relsdk.folders import file_sha256, json_sha256
 from relsdk.formats import read_queries, read_unlabelled_pairs
 from relsdk.tokenizer import TextTokenizer
 from relsdk_training.config import DistillLossConfig, RunConfig
 from relsdk_training.data import PairArrays, token_tensors
 from relsdk_training.device import default_device
 from relsdk_training.encoder import TextEncoder
+from relsdk_training.identity import weights_hash
 from relsdk_training.losses.distillation import cosine_distance, similarity_matrix_loss
 from relsdk_training.measures import embed_tokens, ranking_statistics, tokenised_pairs
 from relsdk_training.precision import autocast_for
@@ -137,7 +137,7 @@ class DistillationObjective:
             lambda tokens: embed_tokens(teacher, self.tokenizer, tokens, device=device),
             settings.dimension,
             folder=Path(run.output) / TEACHER_FOLDER,
-            identity=f"{_weights_sha256(teacher.source)} {run.precision} {device.type}",
+            identity=f"{weights_hash(teacher.source)} {run.precision} {device.type}",
         )
         with torch.inference_mode(), autocast_for(device, run.precision)():
             self.wanted = kept(self.tokens, on_note=on_note)  # (N, D)
@@ -180,7 +180,3 @@ class DistillationObjective:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over nothing."""
-
-
-def _weights_sha256(checkpoint: Path) -> str:
-    return json_sha256([file_sha256(path) for path in sorted(checkpoint.glob("*.safetensors"))])

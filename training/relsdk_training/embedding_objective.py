@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from relsdk.bundle import tokenizer_path
+from relsdk.errors import InputError
 from relsdk.tokenizer import TextTokenizer, TokenizedTexts
 from relsdk_training.chunking import encode_in_chunks
 from relsdk_training.config import LossConfig, RunConfig
@@ -72,6 +73,11 @@ class EmbeddingObjective:
         self.train, self.dev = (
             tokenised_pairs(self.tokenizer, pairs, settings.prompts) for pairs in (train, dev)
         )
+        if any(dim > settings.dimension for dim in loss.matryoshka_dims):
+            raise InputError(
+                f"loss.matryoshka_dims {list(loss.matryoshka_dims)}; the encoder's vectors have "
+                f"{settings.dimension} dimensions, and no more can be kept"
+            )
         self.dims = tuple(dict.fromkeys((*loss.matryoshka_dims, settings.dimension)))
         self.module = _EmbeddingModule(encoder, loss, thresholds=(0.25, 0.5, 0.75))
         self.queue: DocumentQueue | None = None

@@ -96,6 +96,7 @@ def train(
     *,
     metric: str,
     identity: str,
+    about: Mapping[str, Any],
     resume: bool = False,
     on_step: Callable[[int, int, Statistics], None] = lambda step, steps, statistics: None,
 ) -> TrainResult:
@@ -110,6 +111,7 @@ def train(
         run: Epochs, checkpoints, precision, seed.
         metric: Which dev measure decides; higher is better.
         identity: Names configuration and data: a resume under another one is refused.
+        about: What checkpoints shall say of how they were made, a JSON object.
         resume: Go on from the last checkpoint; without one, start.
         on_step: Called after each optimiser step with its number, how many there are, and statistics.
 
@@ -135,7 +137,9 @@ def train(
     if resume:
         progress = load_training_state(folder, identity, objective, adam, schedule)
     log = RunLog(folder / "log.jsonl", after=progress.step) if is_first() else None
-    keeper = _Keeper(objective, device, autocast, metric, identity, folder, log, progress, adam, schedule)
+    keeper = _Keeper(
+        objective, device, autocast, metric, identity, about, folder, log, progress, adam, schedule
+    )
     if not progress.best:
         keeper.evaluate()
     return _run(objective, optimiser, run, total, keeper, on_step)
@@ -151,7 +155,7 @@ def _run(
 ) -> TrainResult:
     progress, module = keeper.progress, objective.module
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    seconds, rows, stopped = 0.0, 0, "finished"
+    stopped = "finished"
     with InterruptAfterStep() as interrupt:
         for group, ends_epoch in _steps(objective, run, progress.step):
             if progress.step >= total:
@@ -171,9 +175,10 @@ def _run(
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 kept = f"the checkpoint of step {progress.saved_step} is intact; " * bool(progress.saved_step)
                 raise TrainingError(
-                    f"step {progress.step + 1}: loss {loss}, gradient norm {norm}; {kept}"
-                    "try a smaller learning rate or run.precision=fp32"
+                    f"step {progress.step + 1}: loss {loss}, gradient norm {norm}; {kept}start again, into "
+                    "another run.output, with a smaller optimiser.learning_rate or run.precision=fp32"
                 )
+            rate = float(keeper.schedule.get_last_lr()[0])
             keeper.optimiser.step()
             keeper.schedule.step()
             keeper.optimiser.zero_grad(set_to_none=True)
@@ -181,11 +186,11 @@ def _run(
             progress.step += 1
             took = time.perf_counter() - started
             count = world_size() * sum(len(batch) for batch in group)
-            seconds, rows = seconds + took, rows + count
+            progress.seconds, progress.rows = progress.seconds + took, progress.rows + count
             statistics = {
                 "loss": loss,
                 "gradient_norm": norm,
-                "learning_rate": float(keeper.schedule.get_last_lr()[0]),
+                "learning_rate": rate,
                 "rows_per_second": count / took,
                 **statistics,
             }
@@ -198,8 +203,9 @@ def _run(
                 keeper.checkpoint()
     if stopped != "interrupted" and progress.saved_step < progress.step:
         keeper.checkpoint()
+    throughput = progress.rows / max(progress.seconds, 1e-9)
     return TrainResult(
-        progress.step, progress.best_step, dict(progress.best), seconds, rows / max(seconds, 1e-9), stopped
+        progress.step, progress.best_step, dict(progress.best), progress.seconds, throughput, stopped
     )
 
 
@@ -213,6 +219,7 @@ class _Keeper:
         autocast: Autocast,
         metric: str,
         identity: str,
+        about: Mapping[str, Any],
         folder: Path,
         log: RunLog | None,
         progress: Progress,
@@ -224,6 +231,7 @@ class _Keeper:
         self.autocast = autocast
         self.metric = metric
         self.identity = identity
+        self.about = about
         self.folder = folder
         self.log = log
         self.progress = progress
@@ -240,7 +248,7 @@ class _Keeper:
         if found[self.metric] > progress.best.get(self.metric, -math.inf):
             progress.best, progress.best_step, progress.without_improvement = found, progress.step, 0
             if is_first():
-                save_best(self.folder, self.objective)
+                save_best(self.folder, self.objective, self.about)
         else:
             progress.without_improvement += 1
 
@@ -257,6 +265,7 @@ class _Keeper:
                 self.schedule,
                 self.progress,
                 numbers,
+                self.about,
             )
         wait()
 

@@ -212,9 +212,10 @@ class MomentumCopy:
             buffer.copy_(current)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the copy's weights."""
-        return self.model.state_dict()
+        """Return the copy's weights; one that never moves is what the model was at the start."""
+        return {} if self.momentum == 1 else self.model.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over saved weights."""
-        self.model.load_state_dict(state)
+        """Take over what `state_dict` returned."""
+        if self.momentum != 1:
+            self.model.load_state_dict(state)

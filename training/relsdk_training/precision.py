@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from relsdk.hardware import cpu_features
 
-__all__ = ["Autocast", "Precision", "autocast_for", "has_bf16"]
+__all__ = ["Autocast", "Precision", "autocast_for", "has_bf16", "recomputed_alike", "resolved"]
 
 Precision = Literal["auto", "bf16", "fp32"]
 Autocast = Callable[[], AbstractContextManager[None]]
@@ -34,10 +34,23 @@ def autocast_for(device: torch.device, precision: Precision) -> Autocast:
         precision: "auto" takes bf16 where the hardware has it: emulated, it is some hundred times slower than
             fp32.
     """
-    bf16 = precision == "bf16" or (precision == "auto" and has_bf16(device))
+    bf16 = resolved(device, precision) == "bf16"
     if bf16 and device.type == "cpu":
         return _bf16_on_cpu
     return partial(torch.autocast, device.type, torch.bfloat16, enabled=bf16)
+
+
+def resolved(device: torch.device, precision: Precision) -> Precision:
+    """Return what "auto" is on a device: "bf16" or "fp32"."""
+    if precision != "auto":
+        return precision
+    return "bf16" if has_bf16(device) else "fp32"
+
+
+def recomputed_alike() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+    """Return what torch's checkpoint computes within, first and again: it restores autocast by itself."""
+    on_cpu = torch.is_autocast_enabled("cpu")
+    return nullcontext(), _AttentionInFp32() if on_cpu else nullcontext()
 
 
 @contextmanager

@@ -8,23 +8,33 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 
 from relsdk.errors import InputError
 from relsdk.folders import json_sha256, write_file_atomically
 from relsdk.formats import read_queries
 from relsdk.levels import RelevanceLevel
 from relsdk_training.checkpoint import check_resume, clear_leftovers
-from relsdk_training.config import DataConfig, DistillConfig, EmbedConfig, QueryConfig, ScoreConfig
+from relsdk_training.config import (
+    DataConfig,
+    DistillConfig,
+    EmbedConfig,
+    QueryConfig,
+    RunConfig,
+    ScoreConfig,
+)
 from relsdk_training.data import PairArrays, load_pairs, pair_arrays, read_splits
 from relsdk_training.distillation import DistillationObjective, distillation_texts
 from relsdk_training.embedding_objective import EmbeddingObjective
 from relsdk_training.encoder import TextEncoder
 from relsdk_training.identity import checkpoint_hash, training_identity
 from relsdk_training.loop import TrainResult, train
+from relsdk_training.precision import resolved
 from relsdk_training.processes import is_first, join, wait
 from relsdk_training.query_models.writer import QueryWriter
 from relsdk_training.query_objective import QueryObjective
@@ -42,6 +52,12 @@ OnNote = Callable[[str], None]
 # A cross-encoder of 2,000 pairs has 0.4 and more; one that failed, 0.
 _LEAST_QWK = 0.1
 AnyConfig = EmbedConfig | ScoreConfig | QueryConfig | DistillConfig
+# Settings of a run that some trainings have no use for.
+_ONLY_FOR: dict[str, tuple[type, ...]] = {
+    "chunk": (EmbedConfig,),
+    "group": (EmbedConfig,),
+    "repeat": (EmbedConfig, ScoreConfig, QueryConfig),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +194,7 @@ def train_distill(
     _check_dev(dev)
     texts = distillation_texts(config.distill, teacher.settings.prompts, config.run.seed)
     on_note(f"{len(texts):,} texts; dev: {dev.describe()}")
-    data = [texts, dev.queries, dev.labels.tolist()]
+    data = [texts, _pairs_content(dev)]
     if resume and (ended := _ended(config, data)):
         return ended
     with _alone(config):  # from the teacher's first text on: it writes into the run's folder
@@ -189,12 +205,14 @@ def train_distill(
 
 
 def _ended(config: AnyConfig, data: Any) -> TrainResult | None:
-    """Return how this very training ended, once it has: its teachers need not read everything again."""
+    """Return how this very training ended, once it has: it needs neither its states nor its teachers then."""
     try:
         content = dict(json.loads((Path(config.run.output) / "result.json").read_text(encoding="utf-8")))
     except (OSError, TypeError, ValueError):  # none, or damaged: the run's checkpoints say where it is
         return None
     if content.pop("identity", None) != _identity(config, data) or content["stopped"] == "interrupted":
+        return None
+    if not (Path(config.run.output) / "best").is_dir():
         return None
     return TrainResult(**{**content, "warnings": tuple(content["warnings"])})
 
@@ -225,6 +243,10 @@ def _held_out_queries(config: DataConfig, dev: PairArrays) -> list[str]:
 
 def _check_run(config: AnyConfig, resume: bool) -> None:
     """Raise `InputError` unless there is a checkpoint to start from and a folder to write to."""
+    for name, kinds in _ONLY_FOR.items():
+        if not isinstance(config, kinds) and getattr(config.run, name) != getattr(RunConfig(), name):
+            value = getattr(config.run, name)
+            raise InputError(f"run.{name}={value} would do nothing in this training; leave it out")
     if not config.run.output:
         raise InputError(
             "run.output names no folder; set it in the configuration or with --set run.output=FOLDER"
@@ -313,9 +335,11 @@ def _trained_alone(
     *,
     metric: str = "mean_ap",
 ) -> TrainResult:
-    """Train in a folder whose lock is held."""
+    """Train in a folder whose lock is held; a training that has ended is not repeated."""
     output = Path(config.run.output)
     identity = _identity(config, data)
+    if resume and (ended := _ended(config, data)):
+        return ended
     if resume:
         check_resume(output, identity, objective)
     if is_first():
@@ -328,19 +352,37 @@ def _trained_alone(
         config.run,
         metric=metric,
         identity=identity,
+        about=_about(config, data),
         resume=resume,
         on_step=on_step,
     )
     if result.stopped != "interrupted":
         result = replace(result, warnings=tuple(_warnings(result, metric)))
-    if is_first() and result.seconds:  # a resume of what is done leaves what it said of itself
+    if is_first():
         said = {**asdict(result), "identity": identity}
         write_file_atomically(output / "result.json", json.dumps(said, indent=1) + "\n")
     return result
 
 
+def _task(kind: type) -> str:
+    return kind.__name__.removesuffix("Config").lower()
+
+
 def _identity(config: AnyConfig, data: Any) -> str:
-    return json_sha256([training_identity(config), data])
+    return json_sha256(_about(config, data))
+
+
+def _about(config: AnyConfig, data: Any) -> dict[str, Any]:
+    """Return what a training depends on, as its checkpoints and their bundles tell it; no place is named."""
+    settings, started_from = training_identity(config)
+    return {
+        "task": _task(type(config)),
+        "settings": settings,
+        "precision": resolved(Accelerator(cpu=not torch.cuda.is_available()).device, config.run.precision),
+        "started_from": started_from,
+        "data": json_sha256(data),
+        "relsdk": version("relsdk"),
+    }
 
 
 def _warnings(result: TrainResult, metric: str) -> Iterator[str]:
@@ -364,7 +406,14 @@ def _warnings(result: TrainResult, metric: str) -> Iterator[str]:
 
 def _content(splits: Splits) -> Any:
     """Return what identifies the data of a run."""
+    return [_pairs_content(pairs) for pairs in (splits.train, splits.dev)]
+
+
+def _pairs_content(pairs: PairArrays) -> Any:
     return [
-        [pairs.queries, pairs.documents, pairs.query_of.tolist(), pairs.labels.tolist()]
-        for pairs in (splits.train, splits.dev)
+        pairs.queries,
+        pairs.documents,
+        pairs.query_of.tolist(),
+        pairs.document_of.tolist(),
+        pairs.labels.tolist(),
     ]

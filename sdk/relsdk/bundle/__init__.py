@@ -16,7 +16,7 @@ from relsdk.bundle.layout import (
     write_scorer_layout,
     write_tokenizer,
 )
-from relsdk.bundle.model import RELSDK_JSON, Bundle, Tower, Variant, onnx_file
+from relsdk.bundle.model import RELSDK_JSON, TRAINING_FILE, Bundle, Tower, Variant, onnx_file
 from relsdk.bundle.modules import says_how_to_pool
 from relsdk.bundle.reading import read_bundle
 from relsdk.bundle.writing import finish_bundle, open_for_calibration, save_calibration
@@ -24,6 +24,7 @@ from relsdk.bundle.writing import finish_bundle, open_for_calibration, save_cali
 __all__ = [
     "GOLDEN_TEXTS",
     "RELSDK_JSON",
+    "TRAINING_FILE",
     "Bundle",
     "EncoderSettings",
     "GoldenVectors",

@@ -22,7 +22,7 @@ def synth() -> None:
 
 @synth.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--stage", "name", help="A stage, as 04-annotate or annotate [default: the last with records].")
+@click.option("--stage", "name", help="As 05-annotate or annotate [default: the last that dropped any].")
 @click.option("--per-level", default=5, show_default=True, help="Kept and dropped examples of each level.")
 @click.option("--seed", default=0, show_default=True, help="Of the choice of examples.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -60,7 +60,7 @@ def _choose(stages: Sequence[Any], name: str | None) -> Any:
     if not stages:
         raise InputError("no stage has made records yet; go on with: relsdk train ssra CONFIG.toml")
     if name is None:
-        return stages[-1]
+        return ([stage for stage in stages if stage.report.get("dropped_because")] or stages)[-1]
     found = [stage for stage in stages if name in (stage.name, stage.name.partition("-")[2])]
     if len(found) != 1:
         which = "several stages" if found else "no stage with records"

@@ -5,8 +5,6 @@ Shape letters: L = 4 levels.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +16,15 @@ from relsdk.errors import InputError
 from relsdk.formats import read_pairs, write_pairs
 from relsdk.levels import NUM_LEVELS
 from relsdk_training.ssra.config import BalanceConfig
-from relsdk_training.ssra.records import Record, kept_pairs, key_of, level_of, new_record, read_records
+from relsdk_training.ssra.records import (
+    Record,
+    distinct,
+    kept_pairs,
+    key_of,
+    level_of,
+    new_record,
+    read_records,
+)
 from relsdk_training.ssra.stages import write_shards
 
 __all__ = ["balanced_choice", "checked_shares", "level_counts", "write_balanced"]
@@ -123,12 +129,7 @@ def write_balanced(
 
 def _distinct_records(labelled: Path, made: Sequence[Path]) -> Iterator[Record]:
     """Yield the first record of each pair: labelled ones, then those that stages kept."""
-    seen: set[bytes] = set()
-    for record in _records(labelled, made):
-        key = hashlib.blake2b(json.dumps(key_of(record)).encode(), digest_size=16).digest()
-        if key not in seen:
-            seen.add(key)
-            yield record
+    return distinct(_records(labelled, made), key_of)
 
 
 def _records(labelled: Path, made: Sequence[Path]) -> Iterator[Record]:

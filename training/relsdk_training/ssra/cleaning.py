@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections.abc import Collection
 
 from relsdk_training.text import normal_form
 
-__all__ = ["cleaned", "fault"]
+__all__ = ["cleaned", "fault", "scripts"]
 
 _LONGEST = 64
 # Opening quotes and their partners.
@@ -31,11 +33,25 @@ def cleaned(query: str) -> str:
     return line
 
 
-def fault(query: str, title: str) -> str:
-    """Say why a cleaned query cannot be used: "cleaning", "echo" of the title, or "" when it can."""
+def scripts(text: str) -> set[str]:
+    """Return the scripts that a text's letters are of, as Unicode names them: CJK, LATIN, HIRAGANA, THAI."""
+    letters = (character for character in unicodedata.normalize("NFKC", text) if character.isalpha())
+    return {unicodedata.name(letter, "UNKNOWN").partition(" ")[0] for letter in letters}
+
+
+def fault(query: str, title: str, known: Collection[str] | None = None) -> str:
+    """Say why a cleaned query cannot be used: "cleaning", "script", "echo" of the title, or "" when it can.
+
+    Args:
+        query: Cleaned.
+        title: Of the document that it was written for.
+        known: Scripts that queries may have, besides those of the title; None allows all.
+    """
     letters = sum(character.isalnum() for character in query)
     if letters < 2 or len(query) > _LONGEST or 2 * letters < len(query.replace(" ", "")):
         return "cleaning"
     if "\ufffd" in query or _STUTTER.search(query):
         return "cleaning"
+    if known is not None and not scripts(query) <= {*known, *scripts(title)}:
+        return "script"
     return "echo" if normal_form(query) == normal_form(title) else ""

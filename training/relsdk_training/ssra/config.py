@@ -64,7 +64,8 @@ class FilterConfig:
             (Menon et al. 2021); 0 does not.
         by_score: Keep a written query only if the score model gives it the wanted level.
         judge: Ask a second model whether queries of one document are in the order of their levels: "model"
-            trains one on other labels and seed, "endpoint" asks a language model, "none" asks nobody.
+            trains one on a part of the labelled queries and another seed, "endpoint" asks a language model,
+            "none" asks nobody.
         judge_share: Share of the labelled queries that the second model learns from.
         judge_url: Of an OpenAI-compatible endpoint.
         judge_name: Its model.
@@ -93,6 +94,8 @@ class SynthesisConfig:
         reannotate: Stage 1: the first query model learns from re-annotated candidates, too.
         levels: Wanted levels.
         samples: Queries for each document and level.
+        most_pairs: Made pairs that a query model learns from besides the labelled ones, at most; of more, so
+            many are drawn.
         rounds: How often the query model is trained and writes; 0 writes nothing. An endpoint writes once.
         min_gain: Stop when the agreement on dev documents rises by less; below 0, go on in spite of a loss.
         endpoint_url: Let an OpenAI-compatible language model write instead of a trained one.
@@ -104,6 +107,7 @@ class SynthesisConfig:
     reannotate: bool = True
     levels: tuple[int, ...] = (0, 1, 2, 3)
     samples: int = 2
+    most_pairs: int = 200_000
     rounds: int = 2
     min_gain: float = 0.0
     endpoint_url: str = ""

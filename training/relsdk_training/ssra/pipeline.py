@@ -150,7 +150,7 @@ class _Pipeline:
                 if config.query.model.kind == "warm_start":  # it learns to read by unlabelled text
                     inputs += [pool / "queries.jsonl", *documents]
                 train = partial(self.work.query, pool=pool, stages=stages)
-                settings = [training_identity(config.query), config.run.seed]
+                settings = [training_identity(config.query), config.run.seed, config.synthesis.most_pairs]
                 query = self.done(6 + at, f"query-{number}", settings, inputs, train)
                 settings = [sampling_identity(config.query.model), config.synthesis.levels]
                 settings += [config.filter.adjust, judging_identity(config), config.run.seed]
@@ -177,7 +177,7 @@ class _Pipeline:
                 judge=judge,
                 query=query,
             )
-            sources = [written, pool / "held_out.jsonl", score, *judges]
+            sources = [written, labelled, pool / "held_out.jsonl", score, *judges]
             settings = [filter_identity(config.filter), judging_identity(config)]
             made.append(self.done(9 + at, f"filter-{number}", settings, sources, sift))
         return made

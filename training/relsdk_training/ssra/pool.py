@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +18,7 @@ from relsdk.levels import NUM_LEVELS
 from relsdk.records import Document, LabelledPair
 from relsdk_training.data import read_splits
 from relsdk_training.ssra.config import PoolConfig, SsraConfig
+from relsdk_training.ssra.records import distinct
 from relsdk_training.ssra.stages import write_lines, write_shards
 from relsdk_training.text import document_text, normal_form
 
@@ -61,8 +61,8 @@ def write_pool(work: Path, config: SsraConfig) -> dict[str, Any]:
     count = write_shards(work, "documents", documents, config.run.shard)
     if not count:
         raise InputError("no unlabelled document; name files in pool.unlabelled or pool.documents")
-    distinct = _distinct_queries(labelled, config.pool)
-    queries = [query for same, query in distinct.items() if same not in held_out]
+    found = _distinct_queries(labelled, config.pool)
+    queries = [query for same, query in found.items() if same not in held_out]
     write_lines(work / "queries.jsonl", ({"query": query} for query in queries))
     return {
         "labelled": counts.tolist(),
@@ -91,13 +91,8 @@ def _chosen_rows(config: SsraConfig) -> set[int] | None:
 
 
 def _distinct_documents(pool: PoolConfig) -> Iterator[Document]:
-    """Yield the first document of each text; memory grows by a hash for each."""
-    seen: set[bytes] = set()
-    for document in _documents(pool):
-        text = hashlib.blake2b(document_text(document).encode(), digest_size=16).digest()
-        if text not in seen:
-            seen.add(text)
-            yield document
+    """Yield the first document of each text."""
+    return distinct(_documents(pool), document_text)
 
 
 def _documents(pool: PoolConfig) -> Iterator[Document]:

@@ -5,11 +5,14 @@ A record is an object of JSON with the keys of `new_record`. Imports nothing hea
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, TypeVar
 
 from relsdk.errors import InputError
 from relsdk.levels import NUM_LEVELS, RelevanceLevel
@@ -19,12 +22,14 @@ from relsdk_training.text import document_text, normal_form
 
 __all__ = [
     "Record",
-    "distinct_pairs",
+    "distinct",
     "document_of",
+    "drawn",
     "drop",
     "has_records",
     "kept_pairs",
     "key_of",
+    "labelled_key",
     "level_of",
     "new_record",
     "pair_key",
@@ -33,6 +38,7 @@ __all__ = [
 ]
 
 Record = dict[str, Any]
+_T = TypeVar("_T")
 
 _SHARDS = "records"
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -109,12 +115,27 @@ def kept_pairs(stage_folder: Path) -> Iterator[LabelledPair]:
     return (pair_of(record) for record in read_records(stage_folder) if record["kept"])
 
 
-def distinct_pairs(pairs: Iterable[LabelledPair]) -> list[LabelledPair]:
-    """Return the first of the pairs that are the same; see `pair_key`."""
-    found: dict[tuple[str, str], LabelledPair] = {}
-    for pair in pairs:
-        found.setdefault(pair_key(pair.query, document_text(pair.document)), pair)
-    return list(found.values())
+def distinct(items: Iterable[_T], key: Callable[[_T], object]) -> Iterator[_T]:
+    """Yield the first of the items with the same key, a JSON value; memory grows by a hash for each."""
+    seen: set[bytes] = set()
+    for item in items:
+        digest = hashlib.blake2b(json.dumps(key(item)).encode(), digest_size=16).digest()
+        if digest not in seen:
+            seen.add(digest)
+            yield item
+
+
+def drawn(items: Iterable[_T], most: int, seed: int) -> list[_T]:
+    """Return all items, or `most` of them drawn at random, in their order; no more than that is in memory."""
+    chance = random.Random(seed)
+    chosen: list[tuple[int, _T]] = []
+    for number, item in enumerate(items):
+        at = number if number < most else chance.randrange(number + 1)
+        if at < len(chosen):
+            chosen[at] = number, item
+        elif at < most:
+            chosen.append((number, item))
+    return [item for _, item in sorted(chosen, key=lambda one: one[0])]
 
 
 def level_of(record: Mapping[str, Any]) -> int | None:
@@ -143,6 +164,11 @@ def key_of(record: Mapping[str, Any]) -> tuple[str, str]:
 def pair_key(query: str, document: str) -> tuple[str, str]:
     """Return what the same pairs have in common: the query but for case and width, the document's text."""
     return normal_form(query), document
+
+
+def labelled_key(pair: LabelledPair) -> tuple[str, str]:
+    """Return what makes two labelled pairs the same; see `pair_key`."""
+    return pair_key(pair.query, document_text(pair.document))
 
 
 def document_of(document: Mapping[str, Any]) -> str:

@@ -29,6 +29,7 @@ class Filters:
         by_score: Whether the scorer must agree with the wanted level.
         judge: Checks the order of a document's queries; None checks nothing.
         held_out: Normal forms of queries that must not be learned: those of dev and test.
+        scripts: Of the labelled queries; a written one of another script is no query of this domain.
     """
 
     scorer: PairScorer
@@ -36,6 +37,7 @@ class Filters:
     by_score: bool
     judge: Judge | None
     held_out: Collection[str]
+    scripts: Collection[str]
 
 
 def annotate(
@@ -151,7 +153,7 @@ def filtered(
             record = new_record(document, query, wanted=level, source="synthesised")
             record |= {"round": round_number, "model": model_hash}
             key = (document_of(document), level, normal_form(query))
-            reason = fault(query, document["title"]) or ("duplicate" if key in seen else "")
+            reason = fault(query, document["title"], filters.scripts) or ("duplicate" if key in seen else "")
             reason = reason or ("held out" if normal_form(query) in filters.held_out else "")
             seen.add(key)
             if reason:

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,23 @@ from relsdk_training.query_objective import examples_of
 from relsdk_training.ssra.balance import write_balanced
 from relsdk_training.ssra.candidates import Candidates
 from relsdk_training.ssra.checks import judging_endpoint, writing_endpoint
+from relsdk_training.ssra.cleaning import scripts
 from relsdk_training.ssra.comparison import measured
 from relsdk_training.ssra.config import SsraConfig
 from relsdk_training.ssra.judges import EndpointJudge, Judge, ModelJudge
-from relsdk_training.ssra.records import distinct_pairs, document_of, kept_pairs, pair_key, read_records
+from relsdk_training.ssra.records import (
+    distinct,
+    document_of,
+    drawn,
+    kept_pairs,
+    labelled_key,
+    read_records,
+)
 from relsdk_training.ssra.report import stage_report
 from relsdk_training.ssra.scoring import PairScorer, fit_levels
 from relsdk_training.ssra.stages import read_lines, shard_paths, write_lines
 from relsdk_training.ssra.synthesis import Filters, agreement, annotate, filtered, write
 from relsdk_training.tasks import train_embed, train_query, train_score
-from relsdk_training.text import document_text
 from relsdk_training.text_embedder import TextEmbedder
 
 __all__ = ["OnNote", "OnProgress", "StageWork"]
@@ -126,7 +133,7 @@ class StageWork:
         """Let the score model judge the candidates."""
         filters = _Lazy(lambda: self._filters(pool, score, None))
         labelled = read_pairs(pool / "labelled.jsonl")
-        known = {pair_key(pair.query, document_text(pair.document)) for pair in labelled}
+        known = {labelled_key(pair) for pair in labelled}
 
         def make(lines: list[dict[str, Any]], number: int) -> list[dict[str, Any]]:
             return annotate(lines, filters.get(), known)
@@ -136,9 +143,11 @@ class StageWork:
 
     def query(self, work: Path, pool: Path, stages: list[Path]) -> Mapping[str, Any]:
         """Train the query model on labelled pairs and what is kept of the stages before it."""
-        pairs = list(read_pairs(pool / "labelled.jsonl"))
-        pairs += [pair for stage in stages for pair in kept_pairs(stage)]
-        write_pairs(work / "pairs.jsonl", distinct_pairs(pairs))
+        made = chain.from_iterable(map(kept_pairs, stages))
+        some = drawn(made, self.config.synthesis.most_pairs, self.config.run.seed)
+        pairs = chain(read_pairs(pool / "labelled.jsonl"), some)
+        write_pairs(work / "pairs.jsonl", distinct(pairs, labelled_key))
+        del some, pairs  # the training reads the file
         data = QueryDataConfig(
             train=str(work / "pairs.jsonl"), dev=str(pool / "dev.jsonl"), texts=self._repeated(work, pool)
         )
@@ -297,12 +306,13 @@ class StageWork:
     def _filters(self, pool: Path, score: Path, judge: Path | None) -> Filters:
         settings = self.config.filter
         held_out = {line["query"] for line in read_lines(pool / "held_out.jsonl")}
+        known = set[str]().union(*(scripts(pair.query) for pair in read_pairs(pool / "labelled.jsonl")))
         asked: Judge | None = None
         if judge is not None:
             asked = ModelJudge(self._scorer(judge))
         elif settings.judge == "endpoint":
             asked = EndpointJudge(judging_endpoint(self.config))
-        return Filters(self._scorer(score), settings.thresholds, settings.by_score, asked, held_out)
+        return Filters(self._scorer(score), settings.thresholds, settings.by_score, asked, held_out, known)
 
     def _scorer(self, stage: Path) -> PairScorer:
         if stage not in self._scorers:
