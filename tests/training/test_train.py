@@ -521,7 +521,7 @@ def test_a_file_that_cannot_be_written_is_told_in_a_line(settings, toy_checkpoin
         text=True,
         timeout=300,
     )
-    assert done.returncode == 1, done.stderr
+    assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert f"run/{name} cannot be written" in done.stderr.splitlines()[-1]
     whole = {"best", "last"} if name != "best" else set()

@@ -293,7 +293,7 @@ class QueryModelConfig:
             u + guidance * (c - u), of u without and c with the level (Ho & Salimans 2022); 1 adds nothing.
             Warm starts only.
         temperature: Of sampling.
-        top_p: Sample among the most probable tokens that hold this much probability.
+        top_p: Sample among the most probable tokens that hold this much probability, 64 of them at most.
         lora_rank: Train low-rank updates (peft) instead of all weights; 0 trains all.
         dropout: In training; None takes the checkpoint's.
     """

@@ -338,12 +338,13 @@ def _trained_alone(
     """Train in a folder whose lock is held; a training that has ended is not repeated."""
     output = Path(config.run.output)
     identity = _identity(config, data)
+    if is_first():
+        clear_leftovers(output)
     if resume and (ended := _ended(config, data)):
         return ended
     if resume:
         check_resume(output, identity, objective)
     if is_first():
-        clear_leftovers(output)
         content = json.dumps(asdict(config), ensure_ascii=False, indent=1)
         write_file_atomically(output / "config.json", content + "\n")
     result = train(
