@@ -42,6 +42,7 @@ from relsdk_training.ssra.pipeline import train_ssra
 from relsdk_training.ssra.records import document_of, read_records
 from relsdk_training.ssra.stages import read_stages
 from relsdk_training.tasks import train_embed
+from relsdk_training.text import normal_form
 from relsdk_training.text_embedder import TextEmbedder
 
 FULL = "SSRA"
@@ -194,6 +195,9 @@ def made_row(
         "stages": reports,
         "settings": without_places(asdict(config)),
     }
+    row["first_repeats"] = {
+        stage.name: first_repeats(stage.folder) for stage in stages if "-filter-" in stage.name
+    }
     if outsider is not None:
         row["outsider"] = weights_hash(outsider / "best")
         row["agreement"] = {
@@ -287,6 +291,24 @@ def outside_agreement(stage: Path, outsider: Path) -> dict[str, Any]:
             shares.append(round(float((scorer.levels(pairs) == level).mean()), 4) if pairs else None)
         found[name] = {"agreement": shares, "queries": len(some)}
     return found
+
+
+def first_repeats(stage: Path) -> float:
+    """Return the share of queries that were written before, of the first for each document and level alone.
+
+    It tells whether the query model has something new to say, and not whether it says it again when it is
+    asked again; `stage_report` counts all samples.
+
+    Args:
+        stage: Folder of a filter stage.
+    """
+    asked, first = set[tuple[str, int]](), list[str]()
+    for record in read_records(stage):
+        query, question = normal_form(record["query"]), (document_of(record["document"]), record["wanted"])
+        if query and question not in asked:
+            first.append(query)
+            asked.add(question)
+    return round(1 - len(set(first)) / max(1, len(first)), 4)
 
 
 class _Outsider:

@@ -15,6 +15,8 @@ from relsdk.formats import read_pairs
 from relsdk.metrics import mean_ap_over_levels
 from relsdk.sample_world import generate
 from relsdk_training.data import pair_arrays
+from relsdk_training.ssra.records import new_record
+from relsdk_training.ssra.stages import write_lines
 from tests.bench.test_bench import call, toy_shared
 
 SMALL = [f"{m}.run.{x}" for m in ("score", "query", "embed") for x in ("max_steps=3", "batch_size=16")]
@@ -174,14 +176,32 @@ def test_the_report_tells_changes_and_duplicates(tmp_path):
         "test": test,
         "seconds": {"09-filter-1": 1.0},
         "stages": {"09-filter-1": {"duplicate_rate": 0.125}, "05-annotate": {"duplicate_rate": 0.4}},
+        "first_repeats": {"09-filter-1": 0.03},
         "agreement": {"09-filter-1": shares},
     }
     write_report({row_key("SSRA", 200, 3, 0): row}, tmp_path / "ssra.md")
     told = (tmp_path / "ssra.md").read_text()
     levels = "- | 30.0 to 45.0 (+50%) | 40.0 to 20.0 (-50%) | 80.0 to 80.0 (+0%) |"
     assert f"| SSRA / 200 / 3 / 0 | 09-filter-1 | 1,200 | 300 | {levels}" in told
-    assert "| SSRA / 200 / 3 / 0 | 09-filter-1 | 12.50 |" in told
+    assert "| SSRA / 200 / 3 / 0 | 09-filter-1 | 12.50 | 3.00 |" in told
     assert "40.00" not in told  # existing queries are not written
+
+
+def test_repeats_by_hand(tmp_path):
+    asked = [
+        ("肉", 3, "红烧肉"),
+        ("肉", 3, "红烧肉"),
+        ("肉", 2, ""),
+        ("肉", 2, "红烧 肉"),
+        ("肉", 2, "红烧肉"),
+        ("鱼", 3, "红烧肉"),
+    ]
+    records = [
+        new_record({"id": title, "title": title, "text": ""}, query, wanted=level, source="synthesised")
+        for title, level, query in asked
+    ]
+    write_lines(tmp_path / "records-00000.jsonl", records)
+    assert ssra_real.first_repeats(tmp_path) == pytest.approx(1 / 3, abs=1e-4)
 
 
 def test_a_paired_interval():
