@@ -181,6 +181,8 @@ def test_the_report_tells_changes_and_duplicates(tmp_path):
     }
     write_report({row_key("SSRA", 200, 3, 0): row}, tmp_path / "ssra.md")
     told = (tmp_path / "ssra.md").read_text()
+    assert "](ssra.png)" in told
+    assert (tmp_path / "ssra.png").read_bytes().startswith(b"\x89PNG")
     levels = "- | 30.0 to 45.0 (+50%) | 40.0 to 20.0 (-50%) | 80.0 to 80.0 (+0%) |"
     assert f"| SSRA / 200 / 3 / 0 | 09-filter-1 | 1,200 | 300 | {levels}" in told
     assert "| SSRA / 200 / 3 / 0 | 09-filter-1 | 12.50 | 3.00 |" in told
