@@ -125,7 +125,7 @@ def test_prompts_alone(toy_checkpoint, tmp_path):
     (row,) = json.loads(output.read_text()).values()
     assert len(asked) == 5 * 3  # documents and levels
     assert row["stages"]["09-filter-1"]["kept"] > 0
-    assert row["stages"]["10-balance"]["sources"]["synthesised"] != [0, 0, 0, 0]
+    assert row["stages"]["90-balance"]["sources"]["synthesised"] != [0, 0, 0, 0]
 
 
 @pytest.mark.slow

@@ -86,9 +86,9 @@ def test_a_run_ends_with_an_encoder_and_balanced_pairs(whole, files):
     pairs = list(read_pairs(result.pairs))
     labelled = {(pair.query, pair.document.title) for pair in list(read_pairs(files / "train.jsonl"))[:120]}
     assert labelled <= {(pair.query, pair.document.title) for pair in pairs}
-    sources = Counter(record["source"] for record in read_records(run / "stages/14-balance"))
+    sources = Counter(record["source"] for record in read_records(run / "stages/90-balance"))
     assert min(sources["labelled"], sources["annotated"], sources["synthesised"]) > 0
-    assert artefacts(run)["15-embed"][1]["best_step"] > 0  # it learned, and is not what it started from
+    assert artefacts(run)["91-embed"][1]["best_step"] > 0  # it learned, and is not what it started from
     held_out = {pair.query for pair in read_pairs(files / "dev.jsonl")}
     assert not held_out & {pair.query for pair in pairs}
     assert not list((run / "work").iterdir())
@@ -132,8 +132,8 @@ def test_a_changed_setting_repeats_its_stage_and_what_reads_it(whole, tmp_path):
     notes = []
     train_ssra(load_config(SsraConfig, None, changed), on_note=notes.append)
     repeated = {note.partition(":")[0] for note in notes if note.endswith("begins")}
-    assert artefacts(copy)["14-balance"] != artefacts(run)["14-balance"]
-    assert repeated == {"14-balance", "15-embed", "16-compare"}
+    assert artefacts(copy)["90-balance"] != artefacts(run)["90-balance"]
+    assert repeated == {"90-balance", "91-embed", "92-compare"}
 
 
 def test_a_model_that_is_there_judges_like_the_one_it_is(whole, tmp_path):
@@ -145,6 +145,20 @@ def test_a_model_that_is_there_judges_like_the_one_it_is(whole, tmp_path):
     assert not (tmp_path / "run/stages/02-score/log.jsonl").exists()  # nothing was trained
     del made["02-score"], expected["02-score"]
     assert made == expected
+
+
+def test_a_round_that_is_not_followed_trains_nothing_twice(whole, tmp_path):
+    """The second round's query model agrees no better, so it writes nothing: all is as with one round."""
+    settings, _, run, _ = whole
+    shutil.copytree(run, tmp_path / "run")
+    changed = [*settings, f"run.output={tmp_path / 'run'}", "synthesis.rounds=1"]
+    train_ssra(load_config(SsraConfig, None, changed))
+    made, notes = artefacts(tmp_path / "run"), []
+    changed += ["synthesis.rounds=2", "synthesis.min_gain=1"]
+    train_ssra(load_config(SsraConfig, None, changed), on_note=notes.append)
+    assert any(note.startswith("round 2: agreement") for note in notes)
+    assert not [note for note in notes if note.endswith("begins")]
+    assert artefacts(tmp_path / "run") == made
 
 
 def test_a_model_of_another_kind_does_not_judge(whole, tmp_path):
@@ -233,6 +247,7 @@ def test_killed_in_the_middle_of_each_stage_it_resumes_to_the_same_artefacts(who
         (["filter.thresholds=[0.5]"], "four probabilities"),
         (["filter.thresholds=[50, 30, 30, 50]"], "four probabilities from 0 to 1"),
         (["filter.adjust=400"], "filter.adjust=400.0; 0 to 10"),
+        (["synthesis.rounds=21"], "rounds=21; 0 to 20"),
         (["synthesis.levels=[7]"], "levels out of 0 to 3"),
         (["synthesis.levels=[]"], "levels out of 0 to 3, at least one"),
         (["synthesis.levels=[1, 1]"], "different levels"),
@@ -317,7 +332,7 @@ def test_another_tokenizer_is_another_checkpoint(whole, tmp_path):
     notes = []
     train_ssra(load_config(SsraConfig, None, changed), on_note=notes.append)
     begun = {note.partition(":")[0] for note in notes if note.endswith("begins")}
-    assert {"02-score", "04-candidates", "06-query-1", "15-embed"} <= begun
+    assert {"02-score", "04-candidates", "06-query-1", "91-embed"} <= begun
 
 
 def test_a_query_model_that_learned_other_text_is_another(whole, tmp_path):

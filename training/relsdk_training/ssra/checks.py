@@ -10,12 +10,13 @@ from relsdk.levels import NUM_LEVELS
 from relsdk_training.chat_endpoint import ChatEndpoint
 from relsdk_training.query_models.checks import check_checkpoint, check_settings
 from relsdk_training.ssra.balance import checked_shares
-from relsdk_training.ssra.config import SsraConfig
+from relsdk_training.ssra.config import SsraConfig, SynthesisConfig
 
 __all__ = ["check", "judging_endpoint", "writing_endpoint"]
 
 # Beyond this, probabilities of a level that is rare on dev leave the range of numbers.
 _MOST_ADJUSTED = 10
+_MOST_ROUNDS = 20
 
 
 def check(config: SsraConfig) -> None:
@@ -43,19 +44,25 @@ def check(config: SsraConfig) -> None:
         raise InputError(f"filter.adjust={asked.adjust}; 0 to {_MOST_ADJUSTED} is needed, 1 is in full")
     if not 0 < asked.judge_share <= 1:
         raise InputError(f"filter.judge_share={asked.judge_share}; above 0 and at most 1 is needed")
-    levels = config.synthesis.levels
-    wrong = not levels or len(set(levels)) < len(levels) or not set(levels) <= set(range(NUM_LEVELS))
-    if wrong or config.synthesis.samples < 1:
-        raise InputError(
-            f"synthesis.levels {list(levels)}, samples {config.synthesis.samples}; needed are different "
-            "levels out of 0 to 3, at least one, and at least 1 sample"
-        )
+    _check_synthesis(config.synthesis)
     checked_shares(config.balance.shares)
     _check_models(config)
     if asked.judge == "endpoint":
         judging_endpoint(config)
     if config.synthesis.endpoint_url:
         writing_endpoint(config)
+
+
+def _check_synthesis(asked: SynthesisConfig) -> None:
+    levels = asked.levels
+    wrong = not levels or len(set(levels)) < len(levels) or not set(levels) <= set(range(NUM_LEVELS))
+    if wrong or asked.samples < 1:
+        raise InputError(
+            f"synthesis.levels {list(levels)}, samples {asked.samples}; needed are different "
+            "levels out of 0 to 3, at least one, and at least 1 sample"
+        )
+    if not asked.rounds <= _MOST_ROUNDS:
+        raise InputError(f"synthesis.rounds={asked.rounds}; 0 to {_MOST_ROUNDS} is needed")
 
 
 def judging_endpoint(config: SsraConfig) -> ChatEndpoint:

@@ -28,6 +28,8 @@ __all__ = ["SsraResult", "train_ssra"]
 
 # Query, try, write, filter.
 _STAGES_A_ROUND = 4
+# The number of the first stage after all rounds, however many they are.
+_AFTER = 90
 
 
 @dataclass(frozen=True)
@@ -107,16 +109,15 @@ class _Pipeline:
             sources = [candidates, score, labels[0]]
             made.append(self.done(5, "annotate", settings, sources, annotate))
         made += self._rounds(pool, score, judge, made)
-        last = _STAGES_A_ROUND * config.synthesis.rounds
         settings = [asdict(config.balance), config.run.seed]
         sources = [labels[0], *made]
         balance = self.done(
-            6 + last, "balance", settings, sources, partial(self.work.balance, pool=pool, made=made)
+            _AFTER, "balance", settings, sources, partial(self.work.balance, pool=pool, made=made)
         )
         settings = [training_identity(config.embed), config.run.seed]
         sources = [balance / "pairs.jsonl", labels[1]]
         embed = self.done(
-            7 + last, "embed", settings, sources, partial(self.work.embed, balance=balance, pool=pool)
+            _AFTER + 1, "embed", settings, sources, partial(self.work.embed, balance=balance, pool=pool)
         )
         settings = [
             checkpoint_hash(config.embed.model.checkpoint),
@@ -124,7 +125,7 @@ class _Pipeline:
             config.run.seed,
         ]
         compare = partial(self.work.compare, embed=embed, pool=pool)
-        self.done(8 + last, "compare", settings, [embed, labels[1]], compare)
+        self.done(_AFTER + 2, "compare", settings, [embed, labels[1]], compare)
         seconds = {stage.name: stage.seconds for stage in read_stages(self.stages.run)}
         dev = self.stages.report(embed)["dev"]
         return SsraResult(str(embed / "best"), str(balance / "pairs.jsonl"), dev, seconds)
@@ -190,5 +191,5 @@ class _Pipeline:
         inputs: list[Path],
         make: Callable[[Path], Mapping[str, Any]],
     ) -> Path:
-        """Run a stage, unless it is done. Numbers stay the same when a stage is left out."""
+        """Run a stage, unless it is done. Numbers stay the same when stages or rounds are left out."""
         return self.stages.done(Stage(f"{number:02d}-{name}", settings, inputs, make))
