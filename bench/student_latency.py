@@ -1,17 +1,20 @@
 """What a query costs with a student or a query tower: int8, one thread, all in one interleaved run.
 
-Run by `make train-latency`, after `make train-real` (whose checkpoints it exports).
+Run by `make train-latency`, after `make train-real` (whose checkpoints it exports). A student that was not
+trained is cut from its teacher: what a query costs depends on the shape of a model and not on its weights.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
 import numpy as np
+from transformers import AutoConfig
 
 from bench.machine import machine_record
 from bench.quantisation import interleaved
@@ -21,6 +24,9 @@ from relsdk.folders import write_file_atomically
 from relsdk.formats import read_queries
 from relsdk_export.encoder import export_encoder
 from relsdk_export.pipeline import DEFAULT_VARIANTS
+from relsdk_training.config import DistillConfig
+from relsdk_training.config_files import RECIPES, load_config
+from relsdk_training.encoder import TextEncoder
 
 INT8 = [name for name in DEFAULT_VARIANTS if name.startswith("int8")]
 
@@ -33,15 +39,23 @@ INT8 = [name for name in DEFAULT_VARIANTS if name.startswith("int8")]
 @click.option("--seed", default=0, show_default=True, help="Whose checkpoints; all seeds are as fast.")
 def main(shared: Path, work: Path, output: Path, rounds: int, seed: int) -> None:
     """Time every student of a seed beside its teacher."""
-    runs = {name: trained_checkpoint(work, f"{name} / seed {seed}") for name in EXPERIMENTS}
-    teacher = runs[TEACHER]
+    teacher = trained_checkpoint(work, f"{TEACHER} / seed {seed}")
     if teacher is None:
         raise click.ClickException(f"{work} holds no {TEACHER!r} of seed {seed}; run: make train-real")
     texts = [query.text for query in read_queries(shared / "data/queries/video_search.txt")][:rounds]
     with TemporaryDirectory() as folder:
         models = {TEACHER: _exported(teacher, Path(folder) / "teacher")}
-        for number, (name, checkpoint) in enumerate(runs.items()):
-            if EXPERIMENTS[name][0] != "distill" or checkpoint is None:
+        trained = []
+        for number, (name, (recipe, settings)) in enumerate(EXPERIMENTS.items()):
+            if recipe != "distill":
+                continue
+            checkpoint = trained_checkpoint(work, f"{name} / seed {seed}")
+            if checkpoint is not None:
+                trained.append(name)
+            else:
+                layers = load_config(DistillConfig, RECIPES / "distill.toml", settings).model.layers
+                checkpoint = _cut(teacher, layers, Path(folder) / f"cut-{number}")
+            if checkpoint is None:
                 continue
             click.echo(f"export {name}", err=True)
             target = Path(folder) / str(number)
@@ -58,12 +72,22 @@ def main(shared: Path, work: Path, output: Path, rounds: int, seed: int) -> None
             name: {
                 "query_p50_ms": round(float(seconds) * 1e3, 3),
                 "time_to_teacher": round(float(seconds / times[TEACHER]), 3),
+                "weights": "trained" if name in (TEACHER, *trained) else "cut from the teacher",
             }
             for name, seconds in times.items()
         },
     }
     write_file_atomically(output, json.dumps(result, indent=1) + "\n")
     click.echo(json.dumps(result["models"], indent=1))
+
+
+def _cut(teacher: Path, layers: Sequence[int], folder: Path) -> Path | None:
+    """Write those layers of a teacher as a checkpoint; None where it has not as many."""
+    if max(layers) >= AutoConfig.from_pretrained(teacher).num_hidden_layers:
+        return None
+    folder.mkdir()
+    TextEncoder.load(teacher, layers=layers).save(folder)
+    return folder
 
 
 def _exported(checkpoint: Path, target: Path, tower: Path | None = None) -> Embedder:

@@ -258,6 +258,7 @@ def test_training_at_toy_size(checkpoint_factory, tmp_path, monkeypatch):
     models = json.loads((tmp_path / "l.json").read_text())["models"]
     assert set(models) == {"embed", "query tower, 2 layers"}
     assert models["embed"]["time_to_teacher"] == 1.0
+    assert {model["weights"] for model in models.values()} == {"trained"}
     missing = call("bench.student_latency", *latency, "--seed", 1)
     assert missing.exit_code == 1
     assert "holds no 'embed' of seed 1; run: make train-real" in missing.output
