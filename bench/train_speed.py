@@ -173,6 +173,7 @@ class _Ours:
                 run,
                 metric="mean_ap",
                 identity="speed",
+                about={},
                 on_step=on_step,
             )
         return times
