@@ -124,18 +124,7 @@ def main(
         if is_there(output, key, documents):
             continue
         click.echo(key, err=True)
-        settings = [
-            *(f"data.{split}={data[split]}" for split in ("train", "dev", "test")),
-            "data.rare_share=0.045",
-            f"data.limit={budget}",
-            f"pool.unlabelled=['{data['train']}', '{data['unlabelled']}']",
-            f"pool.limit={documents}",
-            *(f"{model}.model.checkpoint={backbone}" for model in ("score", "query", "embed")),
-            f"embed.run.max_steps={steps}",
-            f"embed.run.evaluate_every={max(1, steps // _EVALUATIONS)}",
-            f"run.seed={seed}",
-            *overrides,
-        ]
+        settings = [*study(data, backbone, budget, steps, seed), f"pool.limit={documents}", *overrides]
         if name == PROMPTED and endpoint:
             settings += [f"synthesis.endpoint_url={endpoint[0]}", f"synthesis.endpoint_name={endpoint[1]}"]
         folder = work / f"ssra_{budget}_{steps}_{seed}"
@@ -156,13 +145,27 @@ def main(
         click.echo(json.dumps(row["test"]), err=True)
 
 
+def study(data: dict[str, Path], backbone: Path, budget: int, steps: int, seed: int) -> list[str]:
+    """Return what all rows of one study have in common: few labels, the rest without labels, equal steps."""
+    return [
+        *(f"data.{split}={data[split]}" for split in ("train", "dev", "test")),
+        "data.rare_share=0.045",
+        f"data.limit={budget}",
+        f"pool.unlabelled=['{data['train']}', '{data['unlabelled']}']",
+        *(f"{model}.model.checkpoint={backbone}" for model in ("score", "query", "embed")),
+        f"embed.run.max_steps={steps}",
+        f"embed.run.evaluate_every={max(1, steps // _EVALUATIONS)}",
+        f"run.seed={seed}",
+    ]
+
+
 def is_there(output: Path, key: str, documents: int) -> bool:
     """Whether a row is there, made with so many unlabelled documents; with another number it is an error."""
     row = read_rows(output).get(key)
-    made_with = documents if row is None else row.get("documents", documents)
-    if made_with != documents:
+    if row is not None and row["documents"] != documents:
         raise click.ClickException(
-            f"{key} is there with {made_with} documents, and {documents} are asked for; take another --output"
+            f"{key} is there with {row['documents']} documents, and {documents} are asked for; "
+            "take another --output"
         )
     return row is not None
 
@@ -188,23 +191,18 @@ def made_row(
     result = train_ssra(config, on_note=lambda note: click.echo(note, err=True), on_progress=_print)
     stages = read_stages(run)
     reports = {stage.name: _told(stage.report) for stage in stages}
+    filters = {stage.name: stage.folder for stage in stages if "-filter-" in stage.name}
     row = {
         "encoder": result.encoder,
         "dev": result.dev,
         "seconds": result.stages,
         "stages": reports,
         "settings": without_places(asdict(config)),
-    }
-    row["first_repeats"] = {
-        stage.name: first_repeats(stage.folder) for stage in stages if "-filter-" in stage.name
+        "first_repeats": {name: first_repeats(folder) for name, folder in filters.items()},
     }
     if outsider is not None:
         row["outsider"] = weights_hash(outsider / "best")
-        row["agreement"] = {
-            stage.name: outside_agreement(stage.folder, outsider)
-            for stage in stages
-            if "-filter-" in stage.name
-        }
+        row["agreement"] = {name: outside_agreement(folder, outsider) for name, folder in filters.items()}
     return row
 
 

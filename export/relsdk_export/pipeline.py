@@ -5,7 +5,6 @@ What differs between encoders and scorers is in their jobs (`encoder`, `scorer`)
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -18,7 +17,6 @@ from numpy.typing import NDArray
 
 from relsdk.bundle import (
     RELSDK_JSON,
-    TRAINING_FILE,
     Bundle,
     EncoderSettings,
     ScorerSettings,
@@ -28,6 +26,7 @@ from relsdk.bundle import (
     golden_inputs,
     onnx_file,
     read_bundle,
+    read_training,
     write_golden,
     write_model_card,
 )
@@ -286,31 +285,18 @@ def _provenance(job: ExportJob) -> dict[str, Any]:
         "checkpoint": job.checkpoint.resolve().name,
         "checkpoint_sha256": _weights_sha256(job.checkpoint),
         "versions": {package: version(package) for package in _PACKAGES},
-        **_training("training", job.checkpoint),
+        "training": read_training(job.checkpoint),
     }
     if "query_model" in job.towers:
         tower = job.towers["query_model"]
         provenance |= {
             "query_tower": tower.resolve().name,
             "query_tower_sha256": _weights_sha256(tower),
-            **_training("query_tower_training", tower),
+            "query_tower_training": read_training(tower),
         }
     if job.cuts():
         provenance["cuts"] = dict(job.cuts())
     return provenance
-
-
-def _training(name: str, checkpoint: Path) -> dict[str, Any]:
-    """Return what a checkpoint says of how it was trained, under a name; nothing where it says nothing."""
-    path = checkpoint / TRAINING_FILE
-    if not path.is_file():
-        return {}
-    try:
-        return {name: json.loads(path.read_text(encoding="utf-8"))}
-    except ValueError as error:
-        raise InputError(
-            f"{path} is damaged ({error}); copy the checkpoint again, or delete the file"
-        ) from error
 
 
 def _weights_sha256(checkpoint: Path) -> str:

@@ -33,13 +33,17 @@ def run(module, *arguments):
     return call(module, *arguments, *(word for setting in SMALL for word in ("--set", setting)))
 
 
+def toy_study(folder, checkpoint, documents):
+    """Where a study's rows go, and its arguments: 200 labels, three steps, one seed."""
+    output = folder / "ssra.json"
+    arguments = ["--shared", toy_shared(folder / "shared", checkpoint), "--work", folder / "work"]
+    arguments += ["--output", output, "--budget", 200, "--steps", 3, "--seed", 0, "--documents", documents]
+    return output, arguments
+
+
 @pytest.mark.slow
 def test_the_study_at_toy_size(toy_checkpoint, tmp_path):
-    shared = toy_shared(tmp_path / "shared", toy_checkpoint)
-    output = tmp_path / "out/ssra.json"
-    output.parent.mkdir()
-    arguments = ["--shared", shared, "--output", output, "--work", tmp_path / "work"]
-    arguments += ["--budget", 200, "--steps", 3, "--seed", 0, "--documents", 12]
+    output, arguments = toy_study(tmp_path, toy_checkpoint, documents=12)
     done = run("bench.ssra_real", *arguments)
     assert done.exit_code == 0, done.output
     rows = json.loads(output.read_text())
@@ -96,10 +100,8 @@ def test_the_study_at_toy_size(toy_checkpoint, tmp_path):
 @pytest.mark.slow
 def test_prompts_alone(toy_checkpoint, tmp_path):
     """The row that needs a language model; here a server that always has something to say."""
-    shared = toy_shared(tmp_path / "shared", toy_checkpoint)
-    output = tmp_path / "ssra.json"
-    arguments = ["--shared", shared, "--output", output, "--work", tmp_path / "work", "--budget", 200]
-    arguments += ["--steps", 3, "--seed", 0, "--documents", 5, "--only", "prompt synthesis"]
+    output, arguments = toy_study(tmp_path, toy_checkpoint, documents=5)
+    arguments += ["--only", "prompt synthesis"]
     assert "needs --endpoint" in run("bench.ssra_real", *arguments).output
     asked = []
 
@@ -130,10 +132,8 @@ def test_prompts_alone(toy_checkpoint, tmp_path):
 
 @pytest.mark.slow
 def test_an_interrupted_training_is_no_row(toy_checkpoint, tmp_path):
-    shared = toy_shared(tmp_path / "shared", toy_checkpoint)
-    output = tmp_path / "ssra.json"
-    arguments = ["--shared", shared, "--output", output, "--work", tmp_path / "work", "--budget", 200]
-    arguments += ["--steps", 3, "--seed", 0, "--documents", 5, "--only", "vanilla SFT"]
+    output, arguments = toy_study(tmp_path, toy_checkpoint, documents=5)
+    arguments += ["--only", "vanilla SFT"]
 
     def interrupt(stage, done, total):
         if done == 1:

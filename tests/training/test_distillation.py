@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from relsdk.errors import InputError
-from relsdk.formats import write_pairs
+from relsdk.formats import read_pairs, write_pairs
+from relsdk.records import Document
 from relsdk.sample_world import generate
 from relsdk_training import tasks
 from relsdk_training.config import DistillConfig, DistillLossConfig
@@ -56,7 +57,7 @@ def test_a_student_comes_closer_to_its_teacher(settings, tmp_path, student):
     assert not any("layer.1." in name for name in kept)
 
 
-def test_the_teacher_of_a_run_that_has_ended_reads_nothing_again(settings, monkeypatch):
+def test_the_teacher_of_a_run_that_has_ended_reads_nothing_again(settings, monkeypatch, tmp_path):
     config = load_config(DistillConfig, None, [*settings, "run.max_steps=2"])
     ended = train_distill(config)
 
@@ -64,6 +65,14 @@ def test_the_teacher_of_a_run_that_has_ended_reads_nothing_again(settings, monke
     assert train_distill(config, resume=True) == ended
     with pytest.raises(NameError, match="DistillationObjective"):
         train_distill(replace(config, run=replace(config.run, seed=7)), resume=True)
+    dev = [
+        replace(pair, document=Document(id=str(number), title=f"另一个{number}"))
+        for number, pair in enumerate(read_pairs(config.data.dev))
+    ]
+    write_pairs(tmp_path / "dev.jsonl", dev)
+    other = replace(config, data=replace(config.data, dev=str(tmp_path / "dev.jsonl")))
+    with pytest.raises(NameError, match="DistillationObjective"):  # the same queries and labels
+        train_distill(other, resume=True)
 
 
 def test_layers_are_also_counted_from_the_end(toy_checkpoint):

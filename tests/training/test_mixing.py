@@ -2,15 +2,19 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from relsdk.errors import InputError
+from relsdk.errors import BundleError, InputError
+from relsdk_training import mixing
+from relsdk_training.errors import TrainingError
 from relsdk_training.mixing import mix_checkpoints
 from relsdk_training.score_model import ScoreModel
 from relsdk_training.text_embedder import TextEmbedder
@@ -33,7 +37,8 @@ def test_the_mean_by_shares(pair, tmp_path):
     assert mixed.keys() == one.keys()
     for name, tensor in mixed.items():
         torch.testing.assert_close(tensor, 0.25 * one[name] + 0.75 * other[name])
-    assert {path.name for path in (tmp_path / "mixed").iterdir()} == {path.name for path in pair[0].iterdir()}
+    made, first = ({path.name for path in folder.iterdir()} for folder in (tmp_path / "mixed", pair[0]))
+    assert made == {*first, "training.json"}
 
 
 @settings(max_examples=10, deadline=None)
@@ -121,7 +126,35 @@ def test_weights_of_other_formats_are_not_carried_along(pair, tmp_path):
         (first / name).write_text("{}")
     mix_checkpoints([first, pair[1]], tmp_path / "mixed")
     made = {path.relative_to(tmp_path / "mixed") for path in (tmp_path / "mixed").rglob("*")}
-    assert made == {path.relative_to(pair[0]) for path in pair[0].rglob("*")}
+    assert made == {path.relative_to(pair[0]) for path in pair[0].rglob("*")} | {Path("training.json")}
+
+
+def test_a_mean_says_what_it_is_of(pair, tmp_path):
+    """And not what the first of them was trained with."""
+    trained = shutil.copytree(pair[0], tmp_path / "trained")
+    (trained / "training.json").write_text('{"task": "embed"}')
+    mix_checkpoints([trained, pair[1]], tmp_path / "mixed", shares=[3, 1])
+    said = json.loads((tmp_path / "mixed/training.json").read_text())
+    assert said["task"] == "mix"
+    assert [(part["share"], part["training"]) for part in said["mixed"]] == [
+        (0.75, {"task": "embed"}),
+        (0.25, {}),
+    ]
+    assert str(tmp_path) not in json.dumps(said)
+    (trained / "training.json").write_text("{")
+    with pytest.raises(BundleError, match=r"training\.json is not readable JSON"):
+        mix_checkpoints([trained, pair[1]], tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_full_disk_is_told(pair, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise SafetensorError("I/O error: No space left on device")
+
+    monkeypatch.setattr(mixing, "save_file", full)
+    with pytest.raises(TrainingError, match=r"mixed cannot be written .*No space left"):
+        mix_checkpoints(pair, tmp_path / "mixed")
+    assert not list(tmp_path.glob("*mixed*"))
 
 
 def test_overwriting_spares_what_is_read_and_what_is_no_checkpoint(pair, tmp_path):

@@ -244,6 +244,7 @@ def test_killed_in_the_middle_of_each_stage_it_resumes_to_the_same_artefacts(who
         (["data.limit=3"], "at least one of each"),
         (["pool.unlabelled=[]"], "no unlabelled document"),
         (["pool.unlabelled=['nowhere.jsonl']"], "nowhere.jsonl is not a file"),
+        (["query.run.chunk=8"], "run.chunk=8 would do nothing"),
         (["filter.thresholds=[0.5]"], "four probabilities"),
         (["filter.thresholds=[50, 30, 30, 50]"], "four probabilities from 0 to 1"),
         (["filter.adjust=400"], "filter.adjust=400.0; 0 to 10"),
@@ -358,6 +359,33 @@ def test_two_processes_in_one_folder(whole, tmp_path):
         train_ssra(load_config(SsraConfig, None, [*whole[0], f"run.output={tmp_path / 'run'}"]))
 
 
+def test_how_a_judge_reads_counts(whole, tmp_path):
+    """A model that is given is the same whatever it reads of a pair; its judgements are not."""
+    settings, _, run, _ = whole
+    shutil.copytree(run, tmp_path / "run")
+    given = run / "stages/02-score/best"
+    changed = [*settings, f"run.output={tmp_path / 'run'}", f"filter.checkpoint={given}"]
+    train_ssra(load_config(SsraConfig, None, changed))
+    notes = []
+    changed += ["score.model.max_tokens=4", "filter.judge=none"]
+    train_ssra(load_config(SsraConfig, None, changed), on_note=notes.append)
+    assert {"02-score: begins", "05-annotate: begins"} <= set(notes)
+    assert "04-candidates: done before" in notes
+
+
+def test_a_query_model_learns_from_no_more_than_is_asked_for(whole, tmp_path):
+    settings, _, run, _ = whole
+    shutil.copytree(run, tmp_path / "run")
+    labelled = list(read_pairs(run / "stages/01-pool/labelled.jsonl"))
+    everything = list(read_pairs(run / "stages/06-query-1/pairs.jsonl"))
+    changed = [*settings, f"run.output={tmp_path / 'run'}", "synthesis.rounds=1", "synthesis.most_pairs=7"]
+    train_ssra(load_config(SsraConfig, None, changed))
+    some = list(read_pairs(tmp_path / "run/stages/06-query-1/pairs.jsonl"))
+    assert len(some) == len(labelled) + 7 < len(everything)
+    assert some[: len(labelled)] == everything[: len(labelled)]
+    assert [pair for pair in everything if pair in some] == some
+
+
 def test_other_sampling_does_not_train_again(whole, tmp_path):
     settings, _, run, _ = whole
     copy = tmp_path / "run"
@@ -456,7 +484,7 @@ def test_an_endpoint_that_refuses_keeps_what_is_done(whole, endpoint, tmp_path):
     assert endpoint.asked - asked == 2 * per_shard
 
 
-def test_an_endpoint_writes_once_and_is_asked_nothing_twice(whole, endpoint, tmp_path):
+def test_an_endpoint_writes_once_and_is_asked_nothing_twice(whole, files, endpoint, tmp_path):
     """One document is refused by a content filter, and the run is stopped within its only shard."""
     settings, _, run, _ = whole
     copy = tmp_path / "run"
@@ -492,6 +520,12 @@ def test_an_endpoint_writes_once_and_is_asked_nothing_twice(whole, endpoint, tmp
     assert not list(copy.rglob("part-*"))
     lines = (copy / "stages/08-write-1/written-00000.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(lines) == documents * levels
+    asked, queries = endpoint.asked, tmp_path / "queries.txt"
+    queries.write_text("全新的搜索词\n", encoding="utf-8")
+    more = [*changed, f"pool.queries=['{queries}']", f"data.test={files / 'dev.jsonl'}"]
+    train_ssra(load_config(SsraConfig, None, more), on_note=notes.append)
+    assert {"01-pool: begins", "04-candidates: begins", "08-write-1: done before"} <= set(notes)
+    assert endpoint.asked == asked
     assert "filter-2" not in (copy / "row.json").read_text()
 
 
@@ -521,6 +555,7 @@ def test_the_commands(whole, relsdk):
     assert "relsdk export encoder" in out
     code, out, err = relsdk("synth", "inspect", str(run))
     assert code == 0, err
+    assert out.startswith("13-filter-2: ")  # the balance after it drops nothing
     code, out, err = relsdk("synth", "report", str(run))
     assert code == 0, err
     assert (run / "report.html").is_file()

@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from relsdk.errors import InputError, LockedError
+from relsdk.errors import BundleError, InputError, LockedError
 from relsdk.evaluation import evaluate
 from relsdk.formats import read_pairs, write_pairs
 from relsdk.levels import RelevanceLevel
@@ -136,11 +136,7 @@ MINING = ["loss.hard_negatives=2", "loss.queue=64", "loss.momentum=0.9", "loss.o
         [],
         ["run.precision=bf16"],
         ["run.accumulation=2", "run.chunk=8"],
-        [
-            "run.precision=bf16",
-            "run.chunk=8",
-            "model.dropout=0.0",
-        ],
+        ["run.precision=bf16", "run.chunk=8", "model.dropout=0.0"],
         MINING,
     ],
     ids=["fp32", "bf16", "accumulation and chunks", "chunks in bf16", "mining"],
@@ -454,7 +450,7 @@ def test_a_checkpoint_says_what_made_it(settings, files, tmp_path):
     bundle = export_encoder(tmp_path / "run/best", tmp_path / "bundle", variants=["fp32"])
     assert bundle.provenance["training"] == said
     (tmp_path / "run/best/training.json").write_text("{")
-    with pytest.raises(InputError, match=r"training\.json is damaged"):
+    with pytest.raises(BundleError, match=r"training\.json is not readable JSON"):
         export_encoder(tmp_path / "run/best", tmp_path / "other", variants=["fp32"])
     assert not (tmp_path / "other").exists()
 

@@ -197,7 +197,7 @@ class UselessAnswers:
     def __init__(self) -> None:
         self._useful: deque[bool] = deque(maxlen=_LATEST)
 
-    def told_by(self, useful: bool) -> bool:
+    def give_up(self, useful: bool) -> bool:
         """Count one more answer; return whether the first 20, or 96 of the latest 100, were of no use."""
         self._useful.append(useful)
         enough = _HARDLY_ANY if len(self._useful) == _LATEST else 1

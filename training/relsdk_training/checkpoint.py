@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from relsdk.bundle import TRAINING_FILE
+from relsdk.bundle import write_training
 from relsdk.errors import InputError, RelsdkError
 from relsdk.folders import staged_folder
 from relsdk_training.errors import TrainingError
@@ -217,8 +217,7 @@ def _save(target: Path, objective: Objective, about: Mapping[str, Any]) -> None:
     try:
         with staged_folder(target, marker="config.json", overwrite=True) as staging:
             objective.save(staging)
-            text = json.dumps(about, ensure_ascii=False, indent=1)
-            (staging / TRAINING_FILE).write_text(text + "\n", encoding="utf-8")
+            write_training(staging, about)
     except (OSError, RelsdkError, SafetensorError) as error:
         raise TrainingError(
             f"{target} cannot be written ({error}); what was there before is intact: free some space and go "

@@ -18,9 +18,18 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from relsdk.bundle import is_scorer_folder, read_encoder_settings, read_scorer_settings, tokenizer_path
+from relsdk.bundle import (
+    is_scorer_folder,
+    read_encoder_settings,
+    read_scorer_settings,
+    read_training,
+    tokenizer_path,
+    write_training,
+)
 from relsdk.errors import InputError
 from relsdk.folders import staged_folder
+from relsdk_training.errors import TrainingError
+from relsdk_training.identity import weights_hash
 
 __all__ = ["mix_checkpoints"]
 
@@ -53,7 +62,8 @@ def mix_checkpoints(
         InputError: There are too few checkpoints, the shares are wrong, the checkpoints differ in kind,
             architecture or vocabulary, a file is missing or damaged, or `output` is in the way (see
             `staged_folder`).
-        BundleError: A configuration is damaged.
+        BundleError: A configuration, or what a checkpoint says of its training, is damaged.
+        TrainingError: The disk is full.
     """
     if len(checkpoints) < 2:
         raise InputError(
@@ -65,7 +75,12 @@ def mix_checkpoints(
         _check_alike(first, other)
     with staged_folder(output, marker=_WEIGHTS, overwrite=overwrite, sources=checkpoints) as folder:
         _copy_settings(first, folder)
-        save_file(_mean(checkpoints, parts), folder / _WEIGHTS, metadata={"format": "pt"})
+        _write_origin(folder, checkpoints, parts)
+        mean = _mean(checkpoints, parts)
+        try:
+            save_file(mean, folder / _WEIGHTS, metadata={"format": "pt"})
+        except SafetensorError as error:  # of a full disk, too
+            raise TrainingError(f"{output} cannot be written ({error}); free some space") from error
 
 
 def _copy_settings(source: Path, folder: Path) -> None:
@@ -75,6 +90,15 @@ def _copy_settings(source: Path, folder: Path) -> None:
             target = folder / path.relative_to(source)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
+
+
+def _write_origin(folder: Path, checkpoints: Sequence[Path], shares: Sequence[float]) -> None:
+    """Say what was averaged, and what each of them says of its training."""
+    mixed = [
+        {"share": share, "weights": weights_hash(checkpoint), "training": read_training(checkpoint)}
+        for checkpoint, share in zip(checkpoints, shares, strict=True)
+    ]
+    write_training(folder, {"task": "mix", "mixed": mixed})
 
 
 def _normalised(shares: Sequence[float], count: int) -> list[float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 
 from relsdk.errors import InputError
 from relsdk.folders import json_sha256, write_file_atomically
@@ -29,6 +28,7 @@ from relsdk_training.config import (
     ScoreConfig,
 )
 from relsdk_training.data import PairArrays, load_pairs, pair_arrays, read_splits
+from relsdk_training.device import default_device
 from relsdk_training.distillation import DistillationObjective, distillation_texts
 from relsdk_training.embedding_objective import EmbeddingObjective
 from relsdk_training.encoder import TextEncoder
@@ -45,7 +45,15 @@ from relsdk_training.teacher_outputs import TEACHER_FOLDER
 from relsdk_training.teachers import check_teachers, labels_alone, taught, unlabelled_pairs
 from relsdk_training.text import normal_form
 
-__all__ = ["Splits", "load_splits", "train_distill", "train_embed", "train_query", "train_score"]
+__all__ = [
+    "Splits",
+    "check_used",
+    "load_splits",
+    "train_distill",
+    "train_embed",
+    "train_query",
+    "train_score",
+]
 
 OnStep = Callable[[int, int, dict[str, float]], None]
 OnNote = Callable[[str], None]
@@ -138,7 +146,7 @@ def train_score(
         more, dropped = unlabelled_pairs(config.teacher.pairs, splits.train, held_out)
         on_note(f"{len(more):,} pairs to grade, without {dropped:,} of queries of dev or test")
     data = [_content(splits), more, *map(checkpoint_hash, config.teacher.checkpoints)]
-    if resume and (ended := _ended(config, data)):
+    if resume and (ended := _ended(config, _about(config, data))):
         return ended
     with _alone(config):  # from the teachers' first pair on: it writes into the run's folder
         lesson = (
@@ -195,7 +203,7 @@ def train_distill(
     texts = distillation_texts(config.distill, teacher.settings.prompts, config.run.seed)
     on_note(f"{len(texts):,} texts; dev: {dev.describe()}")
     data = [texts, _pairs_content(dev)]
-    if resume and (ended := _ended(config, data)):
+    if resume and (ended := _ended(config, _about(config, data))):
         return ended
     with _alone(config):  # from the teacher's first text on: it writes into the run's folder
         objective = DistillationObjective(student, teacher, texts, dev, config.distill, config.run, on_note)
@@ -204,13 +212,13 @@ def train_distill(
     return result
 
 
-def _ended(config: AnyConfig, data: Any) -> TrainResult | None:
+def _ended(config: AnyConfig, about: Mapping[str, Any]) -> TrainResult | None:
     """Return how this very training ended, once it has: it needs neither its states nor its teachers then."""
     try:
         content = dict(json.loads((Path(config.run.output) / "result.json").read_text(encoding="utf-8")))
     except (OSError, TypeError, ValueError):  # none, or damaged: the run's checkpoints say where it is
         return None
-    if content.pop("identity", None) != _identity(config, data) or content["stopped"] == "interrupted":
+    if content.pop("identity", None) != json_sha256(about) or content["stopped"] == "interrupted":
         return None
     if not (Path(config.run.output) / "best").is_dir():
         return None
@@ -243,10 +251,7 @@ def _held_out_queries(config: DataConfig, dev: PairArrays) -> list[str]:
 
 def _check_run(config: AnyConfig, resume: bool) -> None:
     """Raise `InputError` unless there is a checkpoint to start from and a folder to write to."""
-    for name, kinds in _ONLY_FOR.items():
-        if not isinstance(config, kinds) and getattr(config.run, name) != getattr(RunConfig(), name):
-            value = getattr(config.run, name)
-            raise InputError(f"run.{name}={value} would do nothing in this training; leave it out")
+    check_used(config)
     if not config.run.output:
         raise InputError(
             "run.output names no folder; set it in the configuration or with --set run.output=FOLDER"
@@ -261,6 +266,18 @@ def _check_run(config: AnyConfig, resume: bool) -> None:
         _check_output(output, resume)
     wait()  # nobody writes before all have looked
     torch.manual_seed(config.run.seed)  # before a head is drawn
+
+
+def check_used(config: AnyConfig) -> None:
+    """Check that a training has a use for what its `run` settings say.
+
+    Raises:
+        InputError: One of them would do nothing.
+    """
+    for name, kinds in _ONLY_FOR.items():
+        value = getattr(config.run, name)
+        if not isinstance(config, kinds) and value != getattr(RunConfig(), name):
+            raise InputError(f"run.{name}={value} would do nothing in this training; leave it out")
 
 
 def _check_output(output: Path, resume: bool) -> None:
@@ -337,10 +354,11 @@ def _trained_alone(
 ) -> TrainResult:
     """Train in a folder whose lock is held; a training that has ended is not repeated."""
     output = Path(config.run.output)
-    identity = _identity(config, data)
+    about = _about(config, data)
+    identity = json_sha256(about)
     if is_first():
         clear_leftovers(output)
-    if resume and (ended := _ended(config, data)):
+    if resume and (ended := _ended(config, about)):
         return ended
     if resume:
         check_resume(output, identity, objective)
@@ -353,7 +371,7 @@ def _trained_alone(
         config.run,
         metric=metric,
         identity=identity,
-        about=_about(config, data),
+        about={**about, "relsdk": version("relsdk")},  # another version may go on
         resume=resume,
         on_step=on_step,
     )
@@ -365,24 +383,15 @@ def _trained_alone(
     return result
 
 
-def _task(kind: type) -> str:
-    return kind.__name__.removesuffix("Config").lower()
-
-
-def _identity(config: AnyConfig, data: Any) -> str:
-    return json_sha256(_about(config, data))
-
-
 def _about(config: AnyConfig, data: Any) -> dict[str, Any]:
     """Return what a training depends on, as its checkpoints and their bundles tell it; no place is named."""
     settings, started_from = training_identity(config)
     return {
-        "task": _task(type(config)),
+        "task": type(config).__name__.removesuffix("Config").lower(),
         "settings": settings,
-        "precision": resolved(Accelerator(cpu=not torch.cuda.is_available()).device, config.run.precision),
+        "precision": resolved(default_device(), config.run.precision),
         "started_from": started_from,
         "data": json_sha256(data),
-        "relsdk": version("relsdk"),
     }
 
 

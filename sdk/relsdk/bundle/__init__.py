@@ -9,14 +9,16 @@ from relsdk.bundle.layout import (
     is_scorer_folder,
     read_encoder_settings,
     read_scorer_settings,
+    read_training,
     tokenizer_path,
     update_model_config,
     write_layout,
     write_model_card,
     write_scorer_layout,
     write_tokenizer,
+    write_training,
 )
-from relsdk.bundle.model import RELSDK_JSON, TRAINING_FILE, Bundle, Tower, Variant, onnx_file
+from relsdk.bundle.model import RELSDK_JSON, Bundle, Tower, Variant, onnx_file
 from relsdk.bundle.modules import says_how_to_pool
 from relsdk.bundle.reading import read_bundle
 from relsdk.bundle.writing import finish_bundle, open_for_calibration, save_calibration
@@ -24,7 +26,6 @@ from relsdk.bundle.writing import finish_bundle, open_for_calibration, save_cali
 __all__ = [
     "GOLDEN_TEXTS",
     "RELSDK_JSON",
-    "TRAINING_FILE",
     "Bundle",
     "EncoderSettings",
     "GoldenVectors",
@@ -42,6 +43,7 @@ __all__ = [
     "read_encoder_settings",
     "read_golden",
     "read_scorer_settings",
+    "read_training",
     "save_calibration",
     "says_how_to_pool",
     "tokenizer_path",
@@ -51,4 +53,5 @@ __all__ = [
     "write_model_card",
     "write_scorer_layout",
     "write_tokenizer",
+    "write_training",
 ]

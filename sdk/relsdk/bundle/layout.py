@@ -21,12 +21,14 @@ __all__ = [
     "is_scorer_folder",
     "read_encoder_settings",
     "read_scorer_settings",
+    "read_training",
     "tokenizer_path",
     "update_model_config",
     "write_layout",
     "write_model_card",
     "write_scorer_layout",
     "write_tokenizer",
+    "write_training",
 ]
 
 TOKENIZER_JSON = "tokenizer.json"
@@ -36,6 +38,7 @@ MODEL_CONFIG = "config.json"
 PROMPTS = "config_sentence_transformers.json"
 MAX_LENGTH = "sentence_bert_config.json"
 MODEL_CARD = "README.md"
+TRAINING = "training.json"
 # Our key in PROMPTS, which keeps what it does not know.
 MATRYOSHKA = "matryoshka_dims"
 
@@ -232,6 +235,21 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
     for name in (TOKENIZER_JSON, TOKENIZER_CONFIG, MODEL_CONFIG):
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
+
+
+def read_training(checkpoint: Path) -> dict[str, Any]:
+    """Return what a checkpoint says of how it was made; nothing where it says nothing.
+
+    Raises:
+        BundleError: What it says is damaged.
+    """
+    content: dict[str, Any] = read_json(checkpoint / TRAINING, required=False)
+    return content
+
+
+def write_training(checkpoint: Path, about: Mapping[str, Any]) -> None:
+    """Say in a checkpoint's folder how it was made: settings, hashes, precision, and no place."""
+    write_json(checkpoint / TRAINING, about)
 
 
 def tokenizer_path(folder: Path) -> Path:

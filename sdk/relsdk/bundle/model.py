@@ -11,14 +11,12 @@ from relsdk.bundle.layout import TOKENIZER_JSON, EncoderSettings, ScorerSettings
 from relsdk.errors import BundleError, InputError
 from relsdk.folders import file_sha256
 
-__all__ = ["FORMAT_VERSION", "RELSDK_JSON", "TRAINING_FILE", "Bundle", "Tower", "Variant", "onnx_file"]
+__all__ = ["FORMAT_VERSION", "RELSDK_JSON", "Bundle", "Tower", "Variant", "onnx_file"]
 
 # What encodes everything, or everything but queries; and what encodes queries where they have their own.
 Tower = Literal["model", "query_model"]
 FORMAT_VERSION = 1
 RELSDK_JSON = "relsdk.json"
-# In a checkpoint that relsdk trained: what made it.
-TRAINING_FILE = "training.json"
 # Weights beside the graph, as exporters name them.
 _DATA_ENDINGS = ("_data", ".data")
 

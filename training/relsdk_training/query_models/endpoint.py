@@ -108,7 +108,7 @@ class EndpointQueryModel:
         """Stop asking a model that refuses in words, or has one answer for everything."""
         useful = any(query not in self._latest for query in queries)
         self._latest.extend(queries)
-        if self._useless.told_by(useful):
+        if self._useless.give_up(useful):
             raise TrainingError(
                 f"hardly any answer of {self._endpoint.model} is a new query, the last is {answer[-100:]!r}; "
                 "let another model write (synthesis.endpoint_name), or raise query.model.temperature; "

@@ -11,6 +11,7 @@ from relsdk_training.chat_endpoint import ChatEndpoint
 from relsdk_training.query_models.checks import check_checkpoint, check_settings
 from relsdk_training.ssra.balance import checked_shares
 from relsdk_training.ssra.config import SsraConfig, SynthesisConfig
+from relsdk_training.tasks import check_used
 
 __all__ = ["check", "judging_endpoint", "writing_endpoint"]
 
@@ -98,6 +99,8 @@ def _check_models(config: SsraConfig) -> None:
         section = getattr(config, name)
         if section.data != type(section.data)() or section.run.output:
             raise InputError(f"{name}.data and {name}.run.output are set by the run; leave them out")
+        if name in used:
+            check_used(section)
         checkpoint = section.model.checkpoint
         if name in used and not (checkpoint and Path(checkpoint).is_dir()):
             raise InputError(

@@ -95,7 +95,7 @@ class EndpointJudge:
         question = f"文档：{document}\nA：{one}\nB：{other}\n这篇文档更能满足哪个搜索词？只回答 A 或 B。"
         (answer,) = self.endpoint.ask([{"role": "user", "content": question}], temperature=0.0, seed=0)
         found = named(answer)
-        if self._useless.told_by(useful=bool(found)):
+        if self._useless.give_up(useful=bool(found)):
             raise TrainingError(
                 f"hardly any answer of {self.endpoint.model} names A or B, the last is {answer[-100:]!r}; "
                 "let another model judge (filter.judge_name), or none (filter.judge)"

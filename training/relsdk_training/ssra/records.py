@@ -116,7 +116,12 @@ def kept_pairs(stage_folder: Path) -> Iterator[LabelledPair]:
 
 
 def distinct(items: Iterable[_T], key: Callable[[_T], object]) -> Iterator[_T]:
-    """Yield the first of the items with the same key, a JSON value; memory grows by a hash for each."""
+    """Yield the first of the items with the same key; memory grows by a hash for each.
+
+    Args:
+        items: N items.
+        key: Makes a JSON value of one.
+    """
     seen: set[bytes] = set()
     for item in items:
         digest = hashlib.blake2b(json.dumps(key(item)).encode(), digest_size=16).digest()
@@ -126,7 +131,13 @@ def distinct(items: Iterable[_T], key: Callable[[_T], object]) -> Iterator[_T]:
 
 
 def drawn(items: Iterable[_T], most: int, seed: int) -> list[_T]:
-    """Return all items, or `most` of them drawn at random, in their order; no more than that is in memory."""
+    """Return all items, or a random few in their order; no more than that is in memory (reservoir sampling).
+
+    Args:
+        items: N items.
+        most: How many are returned at most, 0 or more.
+        seed: Of the choice; each subset of that size is equally likely.
+    """
     chance = random.Random(seed)
     chosen: list[tuple[int, _T]] = []
     for number, item in enumerate(items):

@@ -2,9 +2,9 @@
 
 `RUN/stages/NN-name/` holds what a finished stage made, and `stage.json`: what it was made from (settings,
 hashes of the inputs, relsdk's version), how long it took, a report. `RUN/work/NN-name/` is a stage under way;
-it goes on where it stood. A stage whose settings and inputs are what they were is not done again; one whose
-are not is, and so is what reads it. `RUN/row.json` names the stages of the latest configuration: others may
-lie about, and are found again when it returns.
+it goes on where it stood. A stage whose settings, inputs and files are what they were is not done again; one
+whose are not is, and so is what reads it. `RUN/row.json` names the stages of the latest configuration: others
+may lie about, and are found again when it returns.
 """
 
 from __future__ import annotations
