@@ -140,6 +140,7 @@ def test_a_model_that_is_there_judges_like_the_one_it_is(whole, tmp_path):
     settings, _, run, _ = whole
     given = run / "stages/02-score/best"
     changed = [*settings, f"run.output={tmp_path / 'run'}", f"filter.checkpoint={given}"]
+    changed += ["synthesis.rounds=0"]
     train_ssra(load_config(SsraConfig, None, changed))
     made, expected = artefacts(tmp_path / "run"), artefacts(run)
     assert not (tmp_path / "run/stages/02-score/log.jsonl").exists()  # nothing was trained
@@ -328,7 +329,7 @@ def test_another_tokenizer_is_another_checkpoint(whole, tmp_path):
     shutil.copytree(checkpoint, tmp_path / "checkpoint")
     path = tmp_path / "checkpoint/tokenizer.json"
     path.write_bytes(path.read_bytes() + b"\n")
-    changed = [*settings, f"run.output={tmp_path / 'run'}"]
+    changed = [*settings, f"run.output={tmp_path / 'run'}", "synthesis.rounds=1"]
     changed += [f"{model}.model.checkpoint={tmp_path / 'checkpoint'}" for model in MODELS]
     notes = []
     train_ssra(load_config(SsraConfig, None, changed), on_note=notes.append)
@@ -367,7 +368,7 @@ def test_how_a_judge_reads_counts(whole, tmp_path):
     changed = [*settings, f"run.output={tmp_path / 'run'}", f"filter.checkpoint={given}"]
     train_ssra(load_config(SsraConfig, None, changed))
     notes = []
-    changed += ["score.model.max_tokens=4", "filter.judge=none"]
+    changed += ["score.model.max_tokens=4"]
     train_ssra(load_config(SsraConfig, None, changed), on_note=notes.append)
     assert {"02-score: begins", "05-annotate: begins"} <= set(notes)
     assert "04-candidates: done before" in notes
@@ -484,7 +485,7 @@ def test_an_endpoint_that_refuses_keeps_what_is_done(whole, endpoint, tmp_path):
     assert endpoint.asked - asked == 2 * per_shard
 
 
-def test_an_endpoint_writes_once_and_is_asked_nothing_twice(whole, files, endpoint, tmp_path):
+def test_an_endpoint_writes_once_and_is_asked_nothing_twice(whole, endpoint, tmp_path):
     """One document is refused by a content filter, and the run is stopped within its only shard."""
     settings, _, run, _ = whole
     copy = tmp_path / "run"
@@ -522,8 +523,8 @@ def test_an_endpoint_writes_once_and_is_asked_nothing_twice(whole, files, endpoi
     assert len(lines) == documents * levels
     asked, queries = endpoint.asked, tmp_path / "queries.txt"
     queries.write_text("全新的搜索词\n", encoding="utf-8")
-    more = [*changed, f"pool.queries=['{queries}']", f"data.test={files / 'dev.jsonl'}"]
-    train_ssra(load_config(SsraConfig, None, more), on_note=notes.append)
+    more = load_config(SsraConfig, None, [*changed, f"pool.queries=['{queries}']"])
+    train_ssra(more, on_note=notes.append)
     assert {"01-pool: begins", "04-candidates: begins", "08-write-1: done before"} <= set(notes)
     assert endpoint.asked == asked
     assert "filter-2" not in (copy / "row.json").read_text()
