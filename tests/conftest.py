@@ -169,3 +169,26 @@ def relsdk(capsys):
         return code, captured.out, captured.err
 
     return run
+
+
+@pytest.fixture
+def relsdk_on_small_disk():
+    """Run the command in a process that can write no file above so many bytes; return what it was."""
+    import subprocess
+    import sys
+
+    program = """
+import resource, signal, sys
+from relsdk.cli import main
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the write fails instead, as on a full disk
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+sys.argv[1:] = sys.argv[2:]
+main()
+"""
+
+    def run(size, *arguments):
+        command = [sys.executable, "-W", "ignore", "-c", program, str(size), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+    return run

