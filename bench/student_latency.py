@@ -18,7 +18,8 @@ from transformers import AutoConfig
 
 from bench.machine import machine_record
 from bench.quantisation import interleaved
-from bench.train_real import EXPERIMENTS, TEACHER, trained_checkpoint
+from bench.train_real import EXPERIMENTS, TEACHER, read_rows, trained_checkpoint
+from bench.train_report import write_report
 from relsdk import Embedder
 from relsdk.folders import write_file_atomically
 from relsdk.formats import read_queries
@@ -64,7 +65,7 @@ def main(shared: Path, work: Path, output: Path, rounds: int, seed: int) -> None
         times = {name: np.median(found) for name, found in interleaved(models, texts).items()}
     tokens = models[TEACHER]._runner.tokenizer.tokenize([f"query: {text}" for text in texts]).lengths
     result: dict[str, Any] = {
-        "machine": machine_record(),
+        "machine": machine_record(seed),
         "threads": 1,
         "variant": models[TEACHER].variant.name,
         "tokens_p50": float(np.median(tokens)),
@@ -78,6 +79,9 @@ def main(shared: Path, work: Path, output: Path, rounds: int, seed: int) -> None
         },
     }
     write_file_atomically(output, json.dumps(result, indent=1) + "\n")
+    trained_rows = output.with_name("train.json")
+    if trained_rows.is_file():  # its report shows times, too
+        write_report(read_rows(trained_rows), trained_rows.with_suffix(".md"))
     click.echo(json.dumps(result["models"], indent=1))
 
 

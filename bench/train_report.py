@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -47,10 +48,12 @@ def write_report(rows: dict[str, Any], path: Path) -> None:
     ]
     kept = _gain_kept(rows)
     if kept:
-        header = ("run", "seeds", "nDCG@10", "mean AP")
+        timed = _query_times(path.parent)
+        header = ("run", "seeds", "nDCG@10", "mean AP", *(f"query time, {machine}" for machine in timed))
         parts += [
-            "## Students and query towers: share of the teacher's gain kept, percent",
-            _table(header, kept),
+            "## Students and query towers: share of the teacher's gain kept, and of its query time, percent",
+            "Query time: int8, one thread, models of a column by turns in one run (`make train-latency`).",
+            _table(header, [[*line, *(times.get(line[0], "") for times in timed.values())] for line in kept]),
         ]
     if scorers:
         names = ("accuracy", "QWK", "log loss (nats)", "ECE")
@@ -86,6 +89,18 @@ def _gain_kept(rows: dict[str, Any]) -> list[list[str]]:
         [name, _told(found), *(f"{100 * share:.1f}" for share in np.mean([*found.values()], axis=0))]
         for name, found in shares.items()
     ]
+
+
+def _query_times(folder: Path) -> dict[str, dict[str, str]]:
+    """Return what `bench.student_latency` found on each machine: its name, and percents by run."""
+    found: dict[str, dict[str, str]] = {}
+    for path in sorted(folder.glob("student_latency*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        amx = " with AMX" if "amx_int8" in content["machine"]["cpu_features"] else ""
+        found[f"{content['machine']['cpu']}{amx}, {content['variant']}"] = {
+            name: f"{100 * model['time_to_teacher']:.1f}" for name, model in content["models"].items()
+        }
+    return found
 
 
 def _grades(runs: Runs) -> bool:

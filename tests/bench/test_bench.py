@@ -249,13 +249,13 @@ def test_training_at_toy_size(checkpoint_factory, tmp_path, monkeypatch):
         "--work",
         tmp_path / "work",
         "--output",
-        tmp_path / "l.json",
+        tmp_path / "student_latency.json",
         "--rounds",
         20,
     ]
     timed = call("bench.student_latency", *latency)
     assert timed.exit_code == 0, timed.output
-    models = json.loads((tmp_path / "l.json").read_text())["models"]
+    models = json.loads((tmp_path / "student_latency.json").read_text())["models"]
     assert set(models) == {"embed", "query tower, 2 layers"}
     assert models["embed"]["time_to_teacher"] == 1.0
     assert {model["weights"] for model in models.values()} == {"trained"}
