@@ -49,11 +49,11 @@ def write_report(rows: dict[str, Any], path: Path) -> None:
     kept = _gain_kept(rows)
     if kept:
         timed = _query_times(path.parent)
-        header = ("run", "seeds", "nDCG@10", "mean AP", *(f"query time, {machine}" for machine in timed))
+        header = ("run", "seeds", "nDCG@10", "mean AP", *(f"query time, {machine}" for machine, _ in timed))
         parts += [
             "## Students and query towers: share of the teacher's gain kept, and of its query time, percent",
             "Query time: int8, one thread, models of a column by turns in one run (`make train-latency`).",
-            _table(header, [[*line, *(times.get(line[0], "") for times in timed.values())] for line in kept]),
+            _table(header, [[*line, *(times.get(line[0], "") for _, times in timed)] for line in kept]),
         ]
     if scorers:
         names = ("accuracy", "QWK", "log loss (nats)", "ECE")
@@ -91,15 +91,14 @@ def _gain_kept(rows: dict[str, Any]) -> list[list[str]]:
     ]
 
 
-def _query_times(folder: Path) -> dict[str, dict[str, str]]:
-    """Return what `bench.student_latency` found on each machine: its name, and percents by run."""
-    found: dict[str, dict[str, str]] = {}
+def _query_times(folder: Path) -> list[tuple[str, dict[str, str]]]:
+    """Return what `bench.student_latency` found, a file each: the machine, and percents by run."""
+    found = []
     for path in sorted(folder.glob("student_latency*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
         amx = " with AMX" if "amx_int8" in content["machine"]["cpu_features"] else ""
-        found[f"{content['machine']['cpu']}{amx}, {content['variant']}"] = {
-            name: f"{100 * model['time_to_teacher']:.1f}" for name, model in content["models"].items()
-        }
+        shares = {name: f"{100 * model['time_to_teacher']:.1f}" for name, model in content["models"].items()}
+        found.append((f"{content['machine']['cpu']}{amx}, {content['variant']}", shares))
     return found
 
 

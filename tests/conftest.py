@@ -2,6 +2,8 @@
 
 import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -173,10 +175,7 @@ def relsdk(capsys):
 
 @pytest.fixture
 def relsdk_on_small_disk():
-    """Run the command in a process that can write no file above so many bytes; return what it was."""
-    import subprocess
-    import sys
-
+    """Run the command in a process that can write no file above so many bytes; return the ended process."""
     program = """
 import resource, signal, sys
 from relsdk.cli import main

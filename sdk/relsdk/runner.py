@@ -86,7 +86,7 @@ class BatchRunner:
             compute: A batch's (B, T) arrays to (B, W).
             batch_size: Upper bound on B; by default only the token count is bounded.
             truncation: What to do when inputs exceed the limit; always counted in `truncated_count`.
-            progress: Draw a bar on stderr with this label; None draws none.
+            progress: Draw a bar on stderr with this label, where that is a terminal; None draws none.
 
         Raises:
             InputError: An input or an argument is wrong.
@@ -103,7 +103,7 @@ class BatchRunner:
             return np.array(compute(self.tokenizer.pad(tokens, [0])), dtype=np.float32)
         result = np.empty((len(tokens.ids), width), dtype=np.float32)
         batches: Iterable[NDArray[np.int64]] = token_budget_batches(tokens.lengths, batch_size=batch_size)
-        if progress is None:
+        if progress is None or not sys.stderr.isatty():
             for rows in batches:
                 result[rows] = compute(self.tokenizer.pad(tokens, rows))
             return result

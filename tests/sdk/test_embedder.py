@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import shutil
@@ -131,6 +132,17 @@ def test_bad_input_is_explained(embedder, call, message):
 def test_unknown_arguments_are_errors(embedder):
     with pytest.raises(TypeError, match="device"):
         embedder.encode("a", device="cuda")
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_bar_is_drawn_where_somebody_looks(embedder, corpus, monkeypatch, terminal):
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setattr(sys, "stderr", stream)
+    vectors = embedder.encode(corpus, show_progress_bar=True)
+    np.testing.assert_array_equal(vectors, embedder.encode(corpus))
+    assert ("encode" in stream.getvalue() and "100%" in stream.getvalue()) is terminal
+    assert bool(stream.getvalue()) is terminal
 
 
 def test_bad_models_are_explained(toy_bundle, toy_checkpoint, tmp_path):
