@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Bytecode is made when a module is first imported: most of torch and transformers never is.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 SHARED ?= ../shared
 WORK ?= runs
 REPORT = $(BIN)/python -m bench.report bench/results/suites.json bench/results/million.json --output bench/results/report
