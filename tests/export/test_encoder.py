@@ -297,7 +297,7 @@ def test_the_real_encoder_on_mixed_texts(shared, tmp_path):
     bundle = export_encoder(checkpoint, tmp_path / "bundle", variants=["fp32", best_int8()])
     titles = [pair.document.title for pair in read_pairs(shared / "data/kuake_qtr/dev.jsonl")]
     rng = np.random.default_rng(0)
-    texts = list(PARITY_TEXTS) + titles[:468]
+    texts = list(PARITY_TEXTS) + titles[:448]
     while len(texts) < 500:
         texts.append("，".join(titles[i] for i in rng.integers(0, len(titles), int(rng.integers(2, 40)))))
     model = load_encoder(checkpoint, bundle.settings)
