@@ -6,10 +6,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 SHARED ?= ../shared
 WORK ?= runs
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --benchmark-disable
 REPORT = $(BIN)/python -m bench.report bench/results/suites.json bench/results/million.json --output bench/results/report
 
 .DEFAULT_GOAL := help
-.PHONY: million pool demo-train ssra-real real-trained train-real train-speed train-latency help demo test check lint types real quantisation bench suites readme clean
+.PHONY: million pool demo-train ssra-real real-trained train-real train-speed train-latency help demo test test-all check lint types real quantisation bench suites readme clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -17,8 +18,11 @@ help: ## Show this list
 demo: $(VENV)/.installed-demo ## Main job: export a real encoder, index a sample corpus, answer queries with levels
 	$(BIN)/relsdk demo
 
-test: $(VENV)/.installed-dev ## The whole test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --benchmark-disable
+test: $(VENV)/.installed-dev ## The tests, without those marked slow
+	$(PYTEST) -m "not slow"
+
+test-all: $(VENV)/.installed-dev ## Every test; before a release, and when a slow part is touched
+	$(PYTEST)
 
 check: lint types test readme ## What CI runs: ruff, mypy, tests, and that README's numbers are the committed ones
 

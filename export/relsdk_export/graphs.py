@@ -25,7 +25,11 @@ def save_graph(model: onnx.ModelProto, path: Path) -> None:
 
 
 def save_program(model: onnx_ir.Model, path: Path) -> None:
-    """Write what torch exported, as `save_graph` does, without a second copy of the weights in memory."""
+    """Write what torch exported, as `save_graph` does, without a second copy of the weights in memory.
+
+    Without the exporter's notes, too: they hold the paths of the machine that exported.
+    """
+    _forget_notes(model)
     weights = sum(
         value.const_value.nbytes
         for value in model.graph.initializers.values()
@@ -33,6 +37,21 @@ def save_program(model: onnx_ir.Model, path: Path) -> None:
     )
     data = f"{path.name}_data" if weights > EXTERNAL_ABOVE else None
     onnx_ir.save(model, path, external_data=data, size_threshold_bytes=1024)
+
+
+def _forget_notes(model: onnx_ir.Model) -> None:
+    """Remove the metadata of a model, its graphs, nodes and values."""
+    parts: list[onnx_ir.Graph | onnx_ir.Function] = [model.graph, *model.functions.values()]
+    values = list(model.graph.initializers.values())
+    for part in parts:
+        part.metadata_props.clear()
+        values.extend(part.inputs)
+        for node in onnx_ir.traversal.RecursiveGraphIterator(part):
+            node.metadata_props.clear()
+            values.extend(node.outputs)
+    model.metadata_props.clear()
+    for value in values:
+        value.metadata_props.clear()
 
 
 def check_graph(path: Path) -> None:

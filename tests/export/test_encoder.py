@@ -310,3 +310,11 @@ def test_the_real_encoder_on_mixed_texts(shared, tmp_path):
         cosines = (got * expected).sum(axis=1)
         assert cosines.min() >= worst, variant
         assert cosines.mean() >= mean, variant
+
+
+def test_a_graph_holds_nothing_of_the_machine_that_exported_it(toy_bundle):
+    for path in (toy_bundle / "onnx").glob("*.onnx"):
+        content = path.read_bytes()
+        assert b"stack_trace" not in content
+        assert b"site-packages" not in content
+        assert b"pkg.torch" not in content

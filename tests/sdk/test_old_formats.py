@@ -1,0 +1,47 @@
+"""Folders that earlier versions wrote open for ever, and answer as they did."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from relsdk import Embedder, Index, RelevanceScorer, Searcher
+from relsdk.index import verify_index
+
+FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return json.loads((FIXTURES / "expected-v1.json").read_text(encoding="utf-8"))
+
+
+def test_an_encoder_gives_the_vectors_that_it_gave(expected):
+    embedder = Embedder(FIXTURES / "encoder-bundle-v1", variant="fp32")
+    texts = expected["texts"]
+    np.testing.assert_allclose(embedder.encode_query(texts), expected["query_vectors"], atol=1e-5)
+    np.testing.assert_allclose(embedder.encode_document(texts), expected["document_vectors"], atol=1e-5)
+    tower = Embedder(FIXTURES / "tower-bundle-v1", variant="fp32")
+    np.testing.assert_allclose(tower.encode_query(texts), expected["tower_query_vectors"], atol=1e-5)
+    np.testing.assert_allclose(tower.encode_document(texts), expected["document_vectors"], atol=1e-5)
+
+
+def test_an_index_finds_and_grades_what_it_did(expected):
+    assert verify_index(FIXTURES / "index-v1").ok
+    with Index.open(FIXTURES / "index-v1") as index:
+        searcher = Searcher(Embedder(FIXTURES / "encoder-bundle-v1", variant="fp32"), index)
+        for search in expected["searches"]:
+            hits = searcher.search(search["query"], k=5)
+            assert [hit.document.id for hit in hits] == [hit["id"] for hit in search["hits"]]
+            for hit, old in zip(hits, search["hits"], strict=True):
+                assert (hit.document.title, int(hit.level)) == (old["title"], old["level"])
+                assert hit.score == pytest.approx(old["score"], abs=1e-5)
+                np.testing.assert_allclose(hit.probabilities, old["probabilities"], atol=1e-4)
+
+
+def test_a_scorer_grades_as_it_did(expected):
+    scorer = RelevanceScorer(FIXTURES / "scorer-bundle-v1", variant="fp32")
+    found = scorer.predict([tuple(pair) for pair in expected["pairs"]])
+    np.testing.assert_allclose(found.probabilities, expected["pair_probabilities"], atol=1e-4)
+    assert found.levels.tolist() == expected["pair_levels"]
