@@ -1,5 +1,6 @@
-"""README's numbers, generated from the committed results: `--write` puts them in, `--check` fails when stale.
+"""The numbers of README and docs/, generated from the committed results.
 
+`--write` puts them in, `--check` fails when one is stale.
 A generated part stands between `<!-- NAME -->` and `<!-- /NAME -->`.
 """
 
@@ -17,7 +18,7 @@ from bench.ssra_rows import row_name, study_of
 from relsdk.index import IndexConfig
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "README.zh-CN.md")
+PAGES = ("README.md", "README.zh-CN.md", "docs/benchmarks.md", "docs/training.md", "docs/ssra.md")
 RESULTS = ROOT / "bench/results"
 TOWER = "query tower, 2 layers"
 TAUGHT = "score categorical, taught by an encoder and two score models"
@@ -80,7 +81,7 @@ def blocks(
         "peers": _peers_tables(suites, million),
         "ssra": _ssra_table(ssra),
         "pool": _pool_table(pool),
-        "demo": _verbatim("demo.txt"),
+        "demo": _first_answers(_verbatim("demo.txt")),
         "example": _verbatim("example.txt"),
     }
 
@@ -106,14 +107,12 @@ def _numbers(
     ndcg["embed"] = 100 * _mean(teachers, "embed", "ndcg_at_10")  # of the same seeds
     return (
         f"- **{tower:.2f} ms** to encode a query on one CPU thread with a two-layer query tower, "
-        f"{teacher:.1f} ms with the twelve-layer encoder that it learned from (int8): nDCG@10 "
-        f"{ndcg[TOWER]:.2f} and {ndcg['embed']:.2f} on real Chinese search pairs (the tower's own teacher; "
-        f"pretrained: {ndcg['untrained']:.2f}).\n"
-        f"- **{moved:.0e}**: how far a coordinate of an int8 vector moves when the text is encoded in "
-        f"another batch: scores do not depend on batch mates. int8 takes {size:.0%} of fp32's space, with "
-        f"mean AP {ap:.2f} against {exact_ap:.2f}.\n"
-        f"- **{own:.1%}** of the exact ten nearest documents found by the default index on "
-        f"{real['index']['count']:,} real titles ({foreign:.1%} for queries of a foreign domain).\n"
+        f"{teacher:.1f} ms with the encoder that it learned from (int8): nDCG@10 {ndcg[TOWER]:.1f} and "
+        f"{ndcg['embed']:.1f} on real Chinese search pairs, {ndcg['untrained']:.1f} before training.\n"
+        f"- **{size:.0%}** of fp32's space for int8, mean AP {ap:.2f} against {exact_ap:.2f}; a text has the "
+        f"same vector alone and in any batch (to {moved:.0e}).\n"
+        f"- **{own:.1%}** of the exact ten nearest documents found among {real['index']['count']:,} real "
+        f"titles ({foreign:.1%} for queries of a foreign domain).\n"
     )
 
 
@@ -307,6 +306,12 @@ def _value(row: dict[str, Any], field: str) -> float | None:
 
 def _verbatim(name: str) -> str:
     return f"```\n{(RESULTS / name).read_text(encoding='utf-8').strip(chr(10))}\n```\n"
+
+
+def _first_answers(demo: str) -> str:
+    """Keep the steps of the demo and the answers to its first query."""
+    paragraphs = demo.split("\n\n")
+    return "\n\n".join(paragraphs[:2]) + "\n```\n"
 
 
 def _by_variant(real: dict[str, Any]) -> dict[str, Any]:

