@@ -10,13 +10,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = {"relsdk": "sdk", "relsdk_export": "export", "relsdk_training": "training"}
 STANDARD = set(sys.stdlib_module_names)
-BASE = {"numpy", "onnxruntime", "tokenizers", "hnswlib", "click", "filelock", "relsdk"}
+BASE = {"numpy", "onnxruntime", "tokenizers", "hnswlib", "click", "filelock", "msgspec", "relsdk"}
 # Imported inside a function only, with an error that names the extra.
 LAZY = {"huggingface_hub", "matplotlib", "pyarrow"}
 # What training shares with serving: pure modules, the model folder, what the CPU has, the tokenizer.
 FOR_TRAINING = {
     *("levels", "records", "metrics", "errors", "formats", "folders", "batching", "calibration"),
-    *("bundle", "hardware", "tokenizer"),
+    *("bundle", "hardware", "tokenizer", "typed_json"),
 }
 ORDER = [
     {
@@ -33,6 +33,7 @@ ORDER = [
         "hub",
         "query_cache",
         "sample_world",
+        "typed_json",
     },
     {"bundle"},
     {"tokenizer", "session", "calibration", "verification"},
@@ -155,7 +156,7 @@ def test_inside_relsdk_imports_go_downwards():
 
 def test_import_relsdk_loads_no_package_beyond_its_dependencies():
     program = """
-import numpy, onnxruntime, tokenizers, hnswlib, click, filelock, sqlite3
+import numpy, onnxruntime, tokenizers, hnswlib, click, filelock, msgspec, sqlite3
 import sys
 before = set(sys.modules)
 import relsdk
