@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,7 +89,7 @@ def read_golden(folder: Path) -> GoldenVectors:
     path = folder / GOLDEN_JSON
     if not path.is_file():
         raise BundleError(f"{folder} has no golden vectors ({GOLDEN_JSON}); export the bundle again")
-    content = read_json(path)
+    content = read_json(path, dict[str, Any])
     try:
         texts = tuple((str(prompt), str(text)) for prompt, text in content["texts"])
         vectors = {str(name): np.asarray(rows, dtype=np.float32) for name, rows in content["vectors"].items()}

@@ -9,7 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from relsdk.bundle.json_files import read_json, write_json
+from relsdk.bundle.json_files import (
+    Limits,
+    ModelConfig,
+    PromptConfig,
+    SpecialTokens,
+    TokenizerConfig,
+    TokenizerFile,
+    read_json,
+    write_json,
+)
 from relsdk.bundle.modules import POOLING, Pooling, read_modules, write_modules
 from relsdk.errors import BundleError
 
@@ -110,8 +119,8 @@ class ScorerSettings:
 
 def is_scorer_folder(folder: Path) -> bool:
     """Whether a Hugging Face folder holds a cross-encoder, by the architecture that it names."""
-    architectures = read_json(folder / MODEL_CONFIG, required=False).get("architectures") or []
-    return any(str(name).endswith("ForSequenceClassification") for name in architectures)
+    architectures = read_json(folder / MODEL_CONFIG, ModelConfig, required=False).get("architectures") or []
+    return any(name.endswith("ForSequenceClassification") for name in architectures)
 
 
 def read_scorer_settings(folder: Path) -> ScorerSettings:
@@ -120,10 +129,10 @@ def read_scorer_settings(folder: Path) -> ScorerSettings:
     Raises:
         BundleError: A file is damaged, or the outputs are not those of a relevance model.
     """
-    config = read_json(folder / MODEL_CONFIG)
-    tokenizer_config = read_json(folder / TOKENIZER_CONFIG, required=False)
-    labels = config.get("id2label")
-    outputs = len(labels) if labels else int(config.get("num_labels", 2))  # transformers' own default
+    config = read_json(folder / MODEL_CONFIG, ModelConfig)
+    tokenizer_config = read_json(folder / TOKENIZER_CONFIG, TokenizerConfig, required=False)
+    labels, count = config.get("id2label"), config.get("num_labels")
+    outputs = len(labels) if labels else 2 if count is None else count  # transformers' own default
     stated = config.get(HEAD_KEY)
     head = stated or {4: "categorical", 1: "regression"}.get(outputs)
     if head not in HEADS or HEADS[head] != outputs:
@@ -150,38 +159,34 @@ def read_encoder_settings(folder: Path, *, dimension: int | None = None) -> Enco
     """
     modules = read_modules(folder)
     _check_case(folder)
-    model_config = read_json(folder / MODEL_CONFIG, required=False)
-    prompt_config = read_json(folder / PROMPTS, required=False)
-    tokenizer_config = read_json(folder / TOKENIZER_CONFIG, required=False)
-    width = (
-        dimension
-        or modules.dimension
-        or model_config.get("hidden_size")
-        or model_config.get("dim")  # DistilBERT
-    )
+    model_config = read_json(folder / MODEL_CONFIG, ModelConfig, required=False)
+    prompt_config = read_json(folder / PROMPTS, PromptConfig, required=False)
+    tokenizer_config = read_json(folder / TOKENIZER_CONFIG, TokenizerConfig, required=False)
+    width = dimension or modules.dimension or model_config.get("hidden_size") or model_config.get("dim")
     if not width:
         raise BundleError(f"{folder} does not say how wide its vectors are ({POOLING} or {MODEL_CONFIG})")
     prompts = prompt_config.get("prompts") or {}
     if "document" not in prompts and "passage" in prompts:
         prompts = {**prompts, "document": prompts["passage"]}
     return EncoderSettings(
-        dimension=int(width),
+        dimension=width,
         max_tokens=_max_tokens(folder, model_config, tokenizer_config),
         pooling=modules.pooling,
         normalize=modules.normalize,
-        prompts={str(k): str(v) for k, v in prompts.items()},
+        prompts=prompts,
         pad_token=_pad_token(folder, model_config, tokenizer_config),
-        matryoshka_dims=tuple(int(dim) for dim in prompt_config.get(MATRYOSHKA, ())),
+        matryoshka_dims=tuple(prompt_config.get("matryoshka_dims") or ()),
     )
 
 
-def _pad_token(folder: Path, model: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+def _pad_token(folder: Path, model: ModelConfig, config: TokenizerConfig) -> str:
     """Return the padding by the first file that names it; `[PAD]` where none does, as in BERT."""
-    special = read_json(folder / SPECIAL_TOKENS, required=False)
-    tokenizer = read_json(folder / TOKENIZER_JSON, required=False)
+    special = read_json(folder / SPECIAL_TOKENS, SpecialTokens, required=False)
+    tokenizer = read_json(folder / TOKENIZER_JSON, TokenizerFile, required=False)
     named = config.get("pad_token") or special.get("pad_token")
-    named = named or (tokenizer.get("padding") or {}).get("pad_token") or "[PAD]"
-    name = named["content"] if isinstance(named, dict) else str(named)
+    padding = tokenizer.get("padding")
+    named = named or (padding and padding.get("pad_token")) or "[PAD]"
+    name = named if isinstance(named, str) else named["content"]
     known = {token["content"]: token["id"] for token in tokenizer.get("added_tokens") or ()}
     if known and name not in known:
         name = next((token for token, of in known.items() if of == model.get("pad_token_id")), name)
@@ -190,15 +195,15 @@ def _pad_token(folder: Path, model: Mapping[str, Any], config: Mapping[str, Any]
 
 def _check_case(folder: Path) -> None:
     """Refuse texts that sentence-transformers makes lower case before the tokenizer sees them."""
-    if read_json(folder / MAX_LENGTH, required=False).get("do_lower_case"):
+    if read_json(folder / MAX_LENGTH, Limits, required=False).get("do_lower_case"):
         raise BundleError(
             f"{folder / MAX_LENGTH} has do_lower_case: true, which is not supported; put a Lowercase "
             f"normalizer into {TOKENIZER_JSON} and set it to false"
         )
 
 
-def _max_tokens(folder: Path, model: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> int:
-    stated = read_json(folder / MAX_LENGTH, required=False).get("max_seq_length")
+def _max_tokens(folder: Path, model: ModelConfig, tokenizer: TokenizerConfig) -> int:
+    stated = read_json(folder / MAX_LENGTH, Limits, required=False).get("max_seq_length")
     positions = model.get("max_position_embeddings")
     if positions is not None and model.get("model_type") in _OFFSET_POSITIONS:
         pad = model.get("pad_token_id")
@@ -220,14 +225,18 @@ def write_layout(folder: Path, settings: EncoderSettings) -> None:
 
 def write_scorer_layout(folder: Path, settings: ScorerSettings) -> None:
     """Complete the model and tokenizer configuration of a scorer: what its outputs mean, and its limit."""
-    write_json(folder / MODEL_CONFIG, {**read_json(folder / MODEL_CONFIG), HEAD_KEY: settings.head})
+    write_json(
+        folder / MODEL_CONFIG, {**read_json(folder / MODEL_CONFIG, dict[str, Any]), HEAD_KEY: settings.head}
+    )
     _write_limit(folder, settings.max_tokens)
 
 
 def _write_limit(folder: Path, max_tokens: int) -> None:
     if (folder / TOKENIZER_CONFIG).is_file():  # fastembed reads the limit here and nowhere else
         limit = {"model_max_length": max_tokens}
-        write_json(folder / TOKENIZER_CONFIG, {**read_json(folder / TOKENIZER_CONFIG), **limit})
+        write_json(
+            folder / TOKENIZER_CONFIG, {**read_json(folder / TOKENIZER_CONFIG, dict[str, Any]), **limit}
+        )
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:
@@ -243,8 +252,7 @@ def read_training(checkpoint: Path) -> dict[str, Any]:
     Raises:
         BundleError: What it says is damaged.
     """
-    content: dict[str, Any] = read_json(checkpoint / TRAINING, required=False)
-    return content
+    return read_json(checkpoint / TRAINING, dict[str, Any], required=False)
 
 
 def write_training(checkpoint: Path, about: Mapping[str, Any]) -> None:
@@ -264,7 +272,7 @@ def write_tokenizer(folder: Path, content: Mapping[str, Any]) -> None:
 
 def update_model_config(folder: Path, changes: Mapping[str, Any]) -> None:
     """Change keys of the model configuration of a bundle being made."""
-    write_json(folder / MODEL_CONFIG, {**read_json(folder / MODEL_CONFIG), **changes})
+    write_json(folder / MODEL_CONFIG, {**read_json(folder / MODEL_CONFIG, dict[str, Any]), **changes})
 
 
 def write_model_card(folder: Path, text: str) -> None:

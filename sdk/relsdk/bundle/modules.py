@@ -57,7 +57,7 @@ def read_modules(folder: Path) -> Modules:
         BundleError: sentence-transformers would compute what this package does not, such as a Dense layer.
     """
     found = []
-    for module in read_json(folder / MODULES, required=False, kind=list):
+    for module in read_json(folder / MODULES, list[Any], required=False):
         entry = module if isinstance(module, dict) else {"type": module}
         kind, path = str(entry.get("type", "")).rpartition(".")[2], str(entry.get("path", ""))
         if kind not in _MODULES:
@@ -76,7 +76,7 @@ def read_modules(folder: Path) -> Modules:
             pooling = folder / path / "config.json"
             if not pooling.is_file():
                 raise BundleError(f"{pooling} is missing, and {MODULES} names it; copy the checkpoint again")
-    config = read_json(pooling, required=False)
+    config = read_json(pooling, dict[str, Any], required=False)
     width = config.get("embedding_dimension") or config.get("word_embedding_dimension")
     return Modules(_pooling_mode(pooling, config), "Normalize" in kinds, int(width) if width else None)
 

@@ -48,7 +48,7 @@ def read_bundle(path: str | Path) -> Bundle:
 
 
 def _read_own(folder: Path) -> Bundle:
-    content = read_json(folder / RELSDK_JSON)
+    content = read_json(folder / RELSDK_JSON, dict[str, Any])
     version = content.get("format_version")
     if version != FORMAT_VERSION:
         raise BundleError(f"{folder / RELSDK_JSON} has format {version!r}; only {FORMAT_VERSION} is known")
