@@ -90,9 +90,10 @@ class SearchResult(list[Hit]):
         scored_hits: How many of the hits the scorer saw: they come first, and only their `score` is the
             scorer's.
         elapsed_ms: From the call of the search to its result, in milliseconds.
+        matching: How many documents the filter allowed; without a filter, all of the index.
     """
 
-    __slots__ = ("candidates", "elapsed_ms", "scored", "scored_hits", "skipped")
+    __slots__ = ("candidates", "elapsed_ms", "matching", "scored", "scored_hits", "skipped")
 
     def __init__(
         self,
@@ -103,6 +104,7 @@ class SearchResult(list[Hit]):
         skipped: int = 0,
         scored_hits: int = 0,
         elapsed_ms: float = 0.0,
+        matching: int = 0,
     ) -> None:
         super().__init__(hits)
         self.candidates = candidates
@@ -110,3 +112,4 @@ class SearchResult(list[Hit]):
         self.skipped = skipped
         self.scored_hits = scored_hits
         self.elapsed_ms = elapsed_ms
+        self.matching = matching

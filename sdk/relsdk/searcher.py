@@ -102,8 +102,9 @@ class Searcher:
                 Only re-scoring is cut short; without a scorer nothing is.
 
         Returns:
-            Hits in falling order of score, as a list that also says how many candidates were scored and how
-            many skipped. `Hit.relevance` is None when the model has no calibration.
+            Hits in falling order of score, as a list that also says how many documents the filter allowed,
+            how many candidates were scored and how many skipped. `Hit.relevance` is None when the model has
+            no calibration.
 
         Raises:
             InputError: The query is empty or longer than `MAX_QUERY_CHARACTERS`, or an argument is out of
@@ -150,12 +151,14 @@ class Searcher:
         vectors = self.embedder.encode_query(list(queries))  # (n, D)
         candidates = wanted.k if self.scorer is None else wanted.k * _CANDIDATES_PER_HIT
         found = self.index.search(vectors, candidates, where=where, ef_search=ef_search)
+        matching = self.index.count(where)
         results = []
         for query, hits in zip(queries, found, strict=True):
             if self.scorer is None:
                 result = SearchResult(self._by_encoder(hits, wanted), candidates=len(hits))
             else:
                 result = self._by_scorer(self.scorer, query, hits, wanted, deadline)
+            result.matching = matching
             result.elapsed_ms = deadline.elapsed * 1e3
             results.append(result)
         return results

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from relsdk.cli.output import clip, echo_json, echo_table, hit_to_dict, relevance_cells
-from relsdk.cli.where import parse_where
+from relsdk.cli.where import WHERE_HELP, parse_where
 from relsdk.embedder import Embedder
 from relsdk.errors import InputError
-from relsdk.formats import read_queries
+from relsdk.formats import Query, read_queries, run_lines
 from relsdk.index import Index
-from relsdk.records import Hit
+from relsdk.records import Hit, SearchResult
 from relsdk.scorer import scorer_for
 from relsdk.searcher import Searcher
 
@@ -28,14 +27,22 @@ __all__ = ["echo_hits", "open_searcher", "query"]
 @click.option("-k", type=int, default=10, show_default=True, help="Hits per query.")
 @click.option("--min-level", type=int, help="Leave out hits below this level (0-3).")
 @click.option("--min-score", type=float, help="Leave out hits below this score.")
-@click.option("--where", multiple=True, help="Filter on metadata: FIELD=VALUE, FIELD<VALUE, FIELD>VALUE.")
+@click.option("--where", multiple=True, help=WHERE_HELP)
 @click.option("--ef-search", type=int, help="Search effort of the graph [default: the index's own].")
 @click.option("--budget-ms", type=float, help="With --scorer: re-score what fits into so many milliseconds.")
 @click.option("--model", "-m", help="Bundle [default: the one the index was built with].")
 @click.option("--scorer", help="Bundle that re-scores and grades the top candidates.")
 @click.option("--variant", default="auto", show_default=True, help="ONNX file of the bundle.")
 @click.option("--threads", type=int, help="CPU threads.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a query.")
+@click.option(
+    "--format",
+    "layout",
+    type=click.Choice(["table", "json", "trec"]),
+    default="table",
+    show_default=True,
+    help="json: one object a query. trec: a run file, for relsdk eval --run.",
+)
+@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 def query(
     path: Path,
     text: str | None,
@@ -50,19 +57,26 @@ def query(
     scorer: str | None,
     variant: str,
     threads: int | None,
+    layout: str,
     as_json: bool,
 ) -> None:
     """Search INDEX for QUERY."""
+    if as_json and layout == "trec":
+        raise InputError("--json and --format trec were given; choose one")
+    layout = "json" if as_json else layout
+    if layout == "trec" and budget_ms is not None:
+        raise InputError(
+            "--format trec orders by one score, and --budget-ms gives two kinds of scores; leave one out"
+        )
     if (text is None) == (source is None):
         raise InputError("give either a QUERY or --input FILE")
-    texts = [text] if text is not None else [item.text for item in read_queries(source or "")]
+    condition = parse_where(where)
+    queries = [Query("1", text)] if text is not None else list(read_queries(source or ""))
     searcher = open_searcher(path, model, variant, threads, scorer)
     searcher.warmup()
-    condition = parse_where(where)
-    for one in texts:
-        started = time.perf_counter()
+    for one in queries:
         hits = searcher.search(
-            one,
+            one.text,
             k,
             min_level=min_level,
             min_score=min_score,
@@ -70,15 +84,24 @@ def query(
             ef_search=ef_search,
             budget_ms=budget_ms,
         )
-        milliseconds = (time.perf_counter() - started) * 1e3
-        if as_json:
-            found = [hit_to_dict(hit) for hit in hits]
+        if layout == "trec":
+            for line in run_lines({one.id: {hit.document.id: hit.score for hit in hits}}):
+                click.echo(line)
+        elif layout == "json":
             counts = {} if scorer is None else {"scored": hits.scored, "skipped": hits.skipped}
-            echo_json({"query": one, "milliseconds": round(milliseconds, 3), **counts, "hits": found})
+            answer: dict[str, object] = {"id": None if source is None else one.id, "query": one.text}
+            answer |= {"milliseconds": round(hits.elapsed_ms, 3), "matching": hits.matching, **counts}
+            echo_json({**answer, "hits": [hit_to_dict(hit) for hit in hits]})
         else:
-            skipped = f", {hits.skipped} of {hits.candidates} candidates not scored" if hits.skipped else ""
-            click.echo(click.style(one, bold=True) + f"  ({len(hits)} hits, {milliseconds:.1f} ms{skipped})")
+            name = "" if source is None else f"{one.id}  "
+            click.echo(name + click.style(one.text, bold=True) + f"  ({_summary(hits, bool(where))})")
             echo_hits(hits)
+
+
+def _summary(hits: SearchResult, filtered: bool) -> str:
+    left = f" among the {hits.matching:,} documents that the filter leaves" if filtered else ""
+    skipped = f", {hits.skipped} of {hits.candidates} candidates not scored" if hits.skipped else ""
+    return f"{len(hits)} hits{left}, {hits.elapsed_ms:.1f} ms{skipped}"
 
 
 def open_searcher(

@@ -1,49 +1,257 @@
-"""`--where` conditions of the command line."""
+"""`--where` conditions of the command line: a small grammar, read by recursive descent.
+
+    filter     = conjunction { "or" conjunction }
+    conjunction = negation { "and" negation }
+    negation   = "not" negation | "(" filter ")" | comparison
+    comparison = field ( "=" | "==" | "!=" | "<>" | "<" | "<=" | ">" | ">=" ) value
+               | field [ "not" ] "in" "(" value { "," value } ")"
+               | field "exists"
+
+A field is words, or a name in double quotes. A value is words, which end where `and`, `or`, a
+bracket or (in a list) a comma stands, or a text in single or double quotes with the escapes of JSON.
+"""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NoReturn
 
 from relsdk.errors import InputError
+from relsdk.index.filters import MAX_DEPTH
 
-__all__ = ["parse_where"]
+__all__ = ["WHERE_HELP", "parse_where"]
 
-_CONDITION = re.compile(r"^(?P<field>[^<>=]+?)\s*(?P<operator><=|>=|<|>|=)\s*(?P<value>.+)$")
-_OPERATORS = {"=": "eq", "<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}
+WHERE_HELP = (
+    "Filter, as in 'duration<60 and not author in (a, b)'. Comparisons: = != < <= > >=, in (...), exists; "
+    "together with and, or, not and parentheses. Given twice, both hold."
+)
+_GRAMMAR = (
+    "write FIELD=VALUE (or != < <= > >=), FIELD in (A, B) or FIELD exists, put together with and, or, not "
+    "and ( ); quote values that hold such words or signs"
+)
+_MAX_CHARACTERS = 100_000
+_TOKEN = re.compile(
+    r"""\s*(?:(?P<operator><=|>=|<>|!=|==|<|>|=)
+    |(?P<sign>[(),])
+    |(?P<double>"(?:[^"\\]|\\.)*")
+    |(?P<single>'(?:[^'\\]|\\.)*')
+    |(?P<word>(?:[^\s(),=<>!]|!(?!=))+))""",
+    re.VERBOSE | re.DOTALL,
+)
+_OPERATORS = {"=": "eq", "==": "eq", "!=": "ne", "<>": "ne", "<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}
+_LOWER, _UPPER = ("gt", "gte"), ("lt", "lte")
+_KEYWORDS = ("and", "or", "not", "in", "exists")
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+_WORDS = {"true": True, "false": False, "null": None}
 
 
 def parse_where(conditions: Sequence[str]) -> dict[str, Any] | None:
-    """Turn `field=value`, `field<value` ... into the filter that `Index.search` takes; all must hold.
+    """Turn the texts of `--where` into the filter that `Index.search` takes; all must hold.
 
-    A value that reads as a JSON number, true, false or null is one; anything else is text.
+    A bare value that reads as a number, true, false or null is one; anything else, and all that is quoted, is
+    text. A lower and an upper bound of one field that are put together with "and" hold for the same element
+    of a list.
+
+    Returns:
+        The filter; None without a condition.
 
     Raises:
-        InputError: A condition has another form, or a field has two values, or a value and a bound.
+        InputError: A text is wrong: which, and at which character.
     """
-    where: dict[str, dict[str, Any]] = {}
-    for condition in conditions:
-        match = _CONDITION.match(condition)
-        if match is None:
-            raise InputError(
-                f"--where {condition!r}; write FIELD=VALUE, FIELD<VALUE, FIELD<=VALUE, ... instead"
-            )
-        name, operator = match["field"], _OPERATORS[match["operator"]]
-        wanted = where.setdefault(name, {})
-        if operator in wanted or (wanted and "eq" in (operator, *wanted)):
-            raise InputError(
-                f"--where {condition!r} is a second condition on {name!r}, and one would be lost; "
-                f"a field takes one value, or one bound of each kind"
-            )
-        wanted[operator] = _value(match["value"])
-    return where or None
+    parts = [part for text in conditions for part in _conjuncts(_Parser(text).parse())]
+    return _all_of(parts) if parts else None
 
 
-def _value(text: str) -> Any:
-    try:
-        value = json.loads(text)
-    except ValueError:
+@dataclass(frozen=True, slots=True)
+class _Token:
+    kind: str  # "operator", "sign", "double", "single", "word" or "end"
+    text: str
+    start: int
+    end: int
+
+
+class _Parser:
+    def __init__(self, text: str) -> None:
+        if len(text) > _MAX_CHARACTERS:
+            raise InputError(f"--where has {len(text):,} characters; at most {_MAX_CHARACTERS:,} are allowed")
+        self._text = text
+        self._tokens = self._split(text)
+        self._at = 0
+        self._depth = 0
+
+    def parse(self) -> dict[str, Any]:
+        wanted = self._filter()
+        if self._next.kind != "end":
+            self._fail(self._next, "'and', 'or' or the end is expected")
+        return wanted
+
+    def _split(self, text: str) -> list[_Token]:
+        tokens, at = [], 0
+        while at < len(text.rstrip()):
+            match = _TOKEN.match(text, at)
+            if match is None:
+                self._fail_at(at, "this is no part of a condition")
+            kind = str(match.lastgroup)
+            token = _Token(kind, match[kind], match.start(kind), match.end())
+            if kind == "word" and token.text[0] in "\"'":
+                self._fail(token, "the quote is never closed")
+            tokens.append(token)
+            at = match.end()
+        return [*tokens, _Token("end", "", len(text), len(text))]
+
+    @property
+    def _next(self) -> _Token:
+        return self._tokens[self._at]
+
+    def _word(self, *words: str) -> bool:
+        """Tell whether the next token is one of the words, in any case."""
+        return self._next.kind == "word" and self._next.text.lower() in words
+
+    def _take(self, *words: str) -> bool:
+        """Step over the next token if it is one of the words or signs."""
+        found = self._word(*words) or (self._next.kind == "sign" and self._next.text in words)
+        self._at += found
+        return found
+
+    def _filter(self) -> dict[str, Any]:
+        parts = [self._conjunction()]
+        while self._take("or"):
+            parts.append(self._conjunction())
+        return parts[0] if len(parts) == 1 else {"or": parts}
+
+    def _conjunction(self) -> dict[str, Any]:
+        parts = _conjuncts(self._negation())
+        while self._take("and"):
+            parts += _conjuncts(self._negation())
+        return _all_of(parts)
+
+    def _negation(self) -> dict[str, Any]:
+        opening = self._next
+        if not self._take("not", "("):
+            return self._comparison()
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            self._fail(opening, f"nested more than {MAX_DEPTH} levels deep; write it flatter")
+        if opening.text == "(":
+            wanted = self._filter()
+            if not self._take(")"):
+                self._fail(self._next, f"')' is expected, for '(' at character {opening.start + 1}")
+        else:
+            wanted = {"not": self._negation()}
+        self._depth -= 1
+        return wanted
+
+    def _comparison(self) -> dict[str, Any]:
+        name = self._field()
+        token = self._next
+        if token.kind == "operator":
+            self._at += 1
+            return {name: {_OPERATORS[token.text]: self._value()}}
+        if self._take("exists"):
+            return {name: {"exists": True}}
+        negated = self._take("not")
+        if self._take("in"):
+            return {name: {"nin" if negated else "in": self._values()}}
+        self._fail(self._next, f"a comparison of {name!r} is expected")
+
+    def _field(self) -> str:
+        first = self._next
+        if first.kind == "double":
+            self._at += 1
+            name = self._unquoted(first)
+            return f"metadata.{name}" if name in ("and", "or", "not") else name
+        if first.kind != "word" or self._word(*_KEYWORDS):
+            self._fail(first, "a field is expected")
+        return self._words()
+
+    def _value(self, ends: tuple[str, ...] = ()) -> Any:
+        token = self._next
+        if token.kind in ("double", "single"):
+            self._at += 1
+            return self._unquoted(token)
+        if token.kind != "word" or self._word("and", "or"):
+            self._fail(token, "a value is expected")
+        text = self._words(("and", "or"), "" if "," in ends else ",")
+        if self._next.kind == "operator" or (
+            self._next.kind == "sign" and self._next.text not in (")", *ends)
+        ):
+            self._fail(self._next, "this sign is part of no bare value")
+        if _NUMBER.fullmatch(text):
+            return _number(text)
+        return _WORDS.get(text, text)
+
+    def _values(self) -> list[Any]:
+        if not self._take("("):
+            self._fail(self._next, "'(' is expected, and values with commas between them")
+        values = [self._value((",",))]
+        while self._take(","):
+            values.append(self._value((",",)))
+        if not self._take(")"):
+            self._fail(self._next, "',' or ')' is expected")
+        return values
+
+    def _words(self, stops: tuple[str, ...] = _KEYWORDS, sign: str = "") -> str:
+        """Take words and a sign up to something else, as they stand in the text, spaces included."""
+        first = last = self._next
+        while (self._next.kind == "word" and not self._word(*stops)) or (sign and self._next.text == sign):
+            last = self._next
+            self._at += 1
+        return self._text[first.start : last.end]
+
+    def _unquoted(self, token: _Token) -> str:
+        inside = token.text[1:-1]
+        if token.kind == "single":
+            inside = re.sub(
+                r'\\.|"', lambda m: {"\\'": "'", '"': '\\"'}.get(m[0], m[0]), inside, flags=re.DOTALL
+            )
+        try:
+            text: str = json.loads(f'"{inside}"', strict=False)
+        except ValueError:
+            self._fail(token, "a backslash starts an escape of JSON; write \\\\ for the character itself")
         return text
-    return value if value is None or isinstance(value, int | float | str) else text
+
+    def _fail(self, token: _Token, expected: str) -> NoReturn:
+        self._fail_at(token.start, expected)
+
+    def _fail_at(self, at: int, expected: str) -> NoReturn:
+        rest = self._text[at:].strip()
+        place = f"at character {at + 1}, {rest[:20]!r}" if rest else "at its end"
+        shown = self._text if len(self._text) <= 80 else self._text[:77] + "..."
+        raise InputError(f"--where {shown!r}, {place}: {expected}; {_GRAMMAR}")
+
+
+def _number(text: str) -> int | float | str:
+    try:
+        return int(text) if text.lstrip("-").isdigit() else float(text)
+    except ValueError:  # more digits than Python reads
+        return text
+
+
+def _conjuncts(wanted: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the parts of a conjunction, so that nested ones become one."""
+    return list(wanted["and"]) if "and" in wanted else [wanted]
+
+
+def _all_of(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Put parts together; a lower and an upper bound of one field become one range."""
+    merged: list[dict[str, Any]] = []
+    for part in parts:
+        ((name, operators),) = part.items()
+        joined = name in ("and", "or", "not")
+        partner = next((one for one in merged if not joined and _completes(one.get(name), operators)), None)
+        if partner is None:
+            merged.append(part)
+        else:
+            merged[merged.index(partner)] = {name: {**partner[name], **operators}}
+    return merged[0] if len(merged) == 1 else {"and": merged}
+
+
+def _completes(bound: object, other: object) -> bool:
+    """Tell whether the operators of one field are a lower and an upper bound, one each."""
+    if not isinstance(bound, dict) or not isinstance(other, dict) or len(bound) != 1 or len(other) != 1:
+        return False
+    (first,), (second,) = bound, other
+    return (first in _LOWER and second in _UPPER) or (first in _UPPER and second in _LOWER)

@@ -111,7 +111,7 @@ def write_run(path: Source, run: Mapping[str, Mapping[str, float]], tag: str = "
         InputError: An id or the tag is empty or holds white space, a score is not finite, or the file cannot
             be written.
     """
-    return write_lines(path, _run_lines(run, tag))
+    return write_lines(path, run_lines(run, tag))
 
 
 def _filled_lines(path: Source) -> Iterator[tuple[int, str]]:
@@ -177,7 +177,12 @@ def _qrel_lines(qrels: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
             yield f"{_column(query, 'query id')} 0 {_column(document, 'document id')} {whole}"
 
 
-def _run_lines(run: Mapping[str, Mapping[str, float]], tag: str) -> Iterator[str]:
+def run_lines(run: Mapping[str, Mapping[str, float]], tag: str = "relsdk") -> Iterator[str]:
+    """Yield the lines that `write_run` writes, without their ends.
+
+    Raises:
+        InputError: An id or the tag is empty or holds white space, or a score is not finite.
+    """
     _column(tag, "tag")
     for query, found in run.items():
         for document, score in found.items():

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from relsdk.errors import IndexFolderError, InputError, RelsdkError
 from relsdk.folders import FileStamp
-from relsdk.index.filters import Condition
+from relsdk.index.filter_sql import Condition
 from relsdk.index.storage import writing
 from relsdk.records import Document
 
@@ -185,6 +185,17 @@ class DocumentReader:
             rows = np.fromiter((row for (row,) in cursor), dtype=np.int64)
         allowed[rows] = True
         return allowed
+
+    def any(self, condition: Condition) -> bool:
+        """Return whether a document fulfils a condition; the first that does ends the search."""
+        return bool(
+            self.select(f"SELECT 1 FROM documents WHERE {condition.sql} LIMIT 1", condition.parameters)
+        )
+
+    def select(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Return all rows of a query."""
+        with self._borrow() as connection:
+            return connection.execute(sql, parameters).fetchall()
 
     def problems(self) -> list[str]:
         """Return what SQLite's own integrity check and the order of the rows show, empty when all is well."""

@@ -1,171 +1,291 @@
-"""Conditions on metadata, as SQL.
+"""Filters on documents, parsed into a small closed algebra.
 
-A value reaches SQLite only as a bound parameter. The types of JSON are kept apart: 1 is not "1" and not true.
+`parse_filter` checks a filter once and gives its one parsed form; what stores the documents translates that
+form (`relsdk.index.filter_sql` into SQL). The types of JSON are kept apart: 1 is not "1" and not true.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from relsdk.errors import InputError
 
-__all__ = ["Condition", "compile_filter"]
+__all__ = [
+    "MAX_COMPARISONS",
+    "MAX_DEPTH",
+    "MAX_VALUES",
+    "OWN_FIELDS",
+    "And",
+    "Equals",
+    "Exists",
+    "Field",
+    "Filter",
+    "Not",
+    "Or",
+    "Value",
+    "Within",
+    "comparisons",
+    "parse_filter",
+]
 
-_RANGES = {"lt": "<", "lte": "<=", "gt": ">", "gte": ">="}
-_OPERATORS = ("eq", "ne", "in", *_RANGES)
-_NUMBERS = "item.type IN ('integer', 'real')"
+# What every SQLite bears with room to spare: it allows 1,000 levels of an expression, 100 entries of its
+# parser's stack and, before 3.32, 999 parameters. So many values cost a tenth of a second.
+MAX_COMPARISONS, MAX_DEPTH, MAX_VALUES = 100, 8, 100_000
+_MAX_NAME = 1000
+# The parts of a document that are no metadata, by the names they have in a filter.
+OWN_FIELDS = {"_id": "id", "id": "id", "title": "title", "text": "text"}
+_METADATA = "metadata."
+_RANGES = ("lt", "lte", "gt", "gte")
+_OPERATORS = ("eq", "ne", "in", "nin", *_RANGES, "exists")
+
+Value: TypeAlias = "str | int | float | bool | None"
 
 
-@dataclass(frozen=True)
-class Condition:
-    """A boolean SQL expression over a row of `documents`, and the values of its question marks."""
+@dataclass(frozen=True, slots=True)
+class Field:
+    """What a comparison looks at.
 
-    sql: str
-    parameters: tuple[str | int | float, ...] = ()
+    Attributes:
+        name: As the filter has it, for messages.
+        column: "id", "title" or "text" of the document; None for metadata.
+        paths: Keys from the top of the metadata downwards; of two ways, the first that a document has counts.
+    """
+
+    name: str
+    column: str | None
+    paths: tuple[tuple[str, ...], ...]
 
 
-def compile_filter(where: Mapping[str, Any]) -> Condition:
-    """Turn a filter into SQL; all its fields must match.
+@dataclass(frozen=True, slots=True)
+class Equals:
+    """The field, or an element of its list, equals one of the values; None is null, or no field."""
 
-    A field is a top-level key of the metadata. What it is compared with:
+    field: Field
+    values: tuple[Value, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Within:
+    """The field, or one and the same element of its list, is within all bounds: ("lt", 60), ("gte", 10)."""
+
+    field: Field
+    bounds: tuple[tuple[str, str | int | float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Exists:
+    """The field is there and not null; a title or a text is there when it is not empty."""
+
+    field: Field
+
+
+@dataclass(frozen=True, slots=True)
+class And:
+    """All parts hold; without parts always true."""
+
+    parts: tuple[Filter, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Or:
+    """At least one part holds."""
+
+    parts: tuple[Filter, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Not:
+    """The part does not hold."""
+
+    part: Filter
+
+
+Filter: TypeAlias = "Equals | Within | Exists | And | Or | Not"
+
+
+def parse_filter(where: Mapping[str, Any]) -> Filter:
+    """Check a filter and return its parsed form.
+
+    All entries of a filter must hold. An entry is a field and what it is compared with:
 
     - `{"author": "x"}` or `{"author": {"eq": "x"}}`: equal. Text, numbers, true and false; None matches null
       and documents without the field.
     - `{"author": {"ne": "x"}}`: all that `eq` does not match, documents without the field included.
-    - `{"author": {"in": ["x", "y"]}}`: equal to one of them.
+    - `{"author": {"in": ["x", "y"]}}`, `{"author": {"nin": ["x", "y"]}}`: equal to one of them, to none.
     - `{"duration": {"gte": 10, "lt": 60}}`: within bounds; numbers with numbers, text with text (by code
       point, which orders ISO dates).
+    - `{"author": {"exists": True}}`: there and not null.
+
+    or filters put together: `{"or": [FILTER, ...]}`, `{"and": [FILTER, ...]}`, `{"not": FILTER}`.
 
     A field that holds a list matches when one of its elements does: `{"tags": "cat"}` means that the tags
     contain "cat", and both bounds of a range must hold for the same element.
 
-    Args:
-        where: The filter.
+    `id` (or `_id`), `title` and `text` are the document's own; every other field is a key of the metadata. A
+    name with dots, `author.name`, is the key of that very name in a document that has it, else the key `name`
+    of the object `author`. `metadata.NAME` is the key NAME of the metadata, whatever it is called.
 
-    Returns:
-        The condition; an empty filter gives one that is always true.
+    Args:
+        where: The filter: at most 100 comparisons, 100,000 values and 8 levels of `and`, `or` and `not`.
 
     Raises:
-        InputError: An unknown operator, or a name or value that cannot be compared.
+        InputError: An unknown operator, a name or value that cannot be compared, or more than is allowed.
     """
+    parsed = _parse(where, 0)
+    leaves = list(comparisons(parsed))
+    if len(leaves) > MAX_COMPARISONS:
+        raise InputError(
+            f"where has {len(leaves):,} comparisons; at most {MAX_COMPARISONS:,} are allowed: use 'in' for "
+            f"many values of one field"
+        )
+    count = sum(len(leaf.values) for leaf in leaves if isinstance(leaf, Equals))
+    if count > MAX_VALUES:
+        raise InputError(
+            f"where has {count:,} values; at most {MAX_VALUES:,} are allowed: search in several parts, or "
+            f"build the index with a field that says what they have in common"
+        )
+    return parsed
+
+
+def comparisons(parsed: Filter) -> Iterator[Equals | Within | Exists]:
+    """Yield the comparisons of a filter, from left to right."""
+    if isinstance(parsed, And | Or):
+        for part in parsed.parts:
+            yield from comparisons(part)
+    elif isinstance(parsed, Not):
+        yield from comparisons(parsed.part)
+    else:
+        yield parsed
+
+
+def _parse(where: object, depth: int) -> Filter:
     if not isinstance(where, Mapping):
         raise InputError(f'where is {_shown(where)}; write a mapping such as {{"author": "x"}}')
-    parts = []
+    if depth > MAX_DEPTH:
+        raise InputError(f"where is nested more than {MAX_DEPTH} levels deep; write it flatter")
+    if len(where) > MAX_COMPARISONS:
+        raise InputError(f"where has {len(where):,} fields; at most {MAX_COMPARISONS:,} are allowed")
+    parts: list[Filter] = []
     for name, wanted in where.items():
-        path = _path(name)
-        operators = wanted if isinstance(wanted, Mapping) else {"eq": wanted}
-        parts.extend(_field_conditions(name, path, operators))
-    return _join(" AND ", parts) if parts else Condition("1")
+        if name in ("and", "or"):
+            listed = _filters(name, wanted, depth)
+            parts.append(And(listed) if name == "and" else Or(listed))
+        elif name == "not":
+            if not isinstance(wanted, Mapping):
+                raise InputError(
+                    f"where has {_shown(wanted)} as 'not'; a filter is needed{_field_hint(name)}"
+                )
+            parts.append(Not(_parse(wanted, depth + 1)))
+        else:
+            operators = wanted if isinstance(wanted, Mapping) else {"eq": wanted}
+            parts += _field_parts(_field(name), operators)
+    return parts[0] if len(parts) == 1 else And(tuple(parts))
 
 
-def _path(name: object) -> str:
-    if not isinstance(name, str) or not name:
-        raise InputError(f"where has the field {name!r}; a field is a name, as text that is not empty")
+def _filters(name: str, wanted: object, depth: int) -> tuple[Filter, ...]:
+    if isinstance(wanted, str | bytes) or not isinstance(wanted, Sequence) or not wanted:
+        raise InputError(
+            f"where has {_shown(wanted)} as {name!r}; a list of filters is needed{_field_hint(name)}"
+        )
+    if len(wanted) > MAX_COMPARISONS:
+        raise InputError(
+            f"where has {len(wanted):,} filters in {name!r}; at most {MAX_COMPARISONS:,} are allowed: use "
+            f"'in' for many values of one field"
+        )
+    return tuple(_parse(one, depth + 1) for one in wanted)
+
+
+def _field_hint(name: str) -> str:
+    return f" (a field of that name is {_METADATA + name!r})"
+
+
+def _field(name: object) -> Field:
+    if not isinstance(name, str) or not name or len(name) > _MAX_NAME:
+        raise InputError(
+            f"where has the field {_shown(name)}; a field is a name, as text of 1 to {_MAX_NAME:,} characters"
+        )
     if any(character in '"\\' or ord(character) < 32 for character in name):
         raise InputError(
             f"where has the field {name!r}; quotes, backslashes and control characters cannot be"
         )
-    return _text(f'$."{name}"', name)
+    _text(name, name)
+    if name in OWN_FIELDS:
+        return Field(name, OWN_FIELDS[name], ())
+    key = name.removeprefix(_METADATA) or name
+    steps = tuple(key.split("."))
+    return Field(name, None, ((key,), steps) if len(steps) > 1 and all(steps) else ((key,),))
 
 
-def _field_conditions(name: str, path: str, operators: Mapping[str, Any]) -> list[Condition]:
+def _field_parts(field: Field, operators: Mapping[str, Any]) -> list[Filter]:
     unknown = [operator for operator in operators if operator not in _OPERATORS]
     if unknown or not operators:
         got = repr(unknown[0]) if unknown else "no operator"
-        raise InputError(f"where has {got} for {name!r}; allowed are {', '.join(_OPERATORS)}")
-    parts = []
-    if "eq" in operators:
-        parts.append(_equals(name, path, [operators["eq"]]))
-    if "ne" in operators:
-        equal = _equals(name, path, [operators["ne"]])
-        parts.append(Condition(f"NOT {equal.sql}", equal.parameters))
-    if "in" in operators:
-        values = operators["in"]
-        if isinstance(values, str | bytes | Mapping) or not isinstance(values, Sequence | set | frozenset):
-            raise InputError(f"where has {_shown(values)} as 'in' for {name!r}; a list of values is needed")
-        parts.append(_equals(name, path, list(values)))
+        hint = f"; a field of an object is {field.name + '.' + unknown[0]!r}" if unknown else ""
+        raise InputError(f"where has {got} for {field.name!r}; allowed are {', '.join(_OPERATORS)}{hint}")
+    parts: list[Filter] = []
+    for operator, value in operators.items():
+        if operator in ("eq", "ne"):
+            equal = Equals(field, (_value(value, field.name),))
+            parts.append(equal if operator == "eq" else Not(equal))
+        elif operator in ("in", "nin"):
+            among = Equals(field, _values(operator, value, field.name))
+            parts.append(among if operator == "in" else Not(among))
+        elif operator == "exists":
+            if not isinstance(value, bool):
+                raise InputError(f"where has {_shown(value)} as 'exists' for {field.name!r}; true or false")
+            parts.append(Exists(field) if value else Not(Exists(field)))
     bounds = {operator: operators[operator] for operator in _RANGES if operator in operators}
     if bounds:
-        parts.append(_within(name, path, bounds))
+        parts.append(Within(field, _bounds(bounds, field.name)))
     return parts
 
 
-def _equals(name: str, path: str, values: list[Any]) -> Condition:
-    """The field, or an element of it, equals one of the values."""
-    texts = [_text(value, name) for value in values if isinstance(value, str)]
-    numbers = [_number(value, name) for value in values if _is_number(value)]
-    flags = sorted({value for value in values if isinstance(value, bool)})
-    if len(texts) + len(numbers) + sum(isinstance(value, bool) or value is None for value in values) < len(
-        values
-    ):
-        wrong = next(v for v in values if not (v is None or isinstance(v, str | bool) or _is_number(v)))
+def _values(operator: str, values: object, name: str) -> tuple[Value, ...]:
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Sequence | set | frozenset):
         raise InputError(
-            f"where compares {name!r} with {_shown(wrong)}; allowed are text, numbers, true, false and null "
-            f"(a list goes to 'in')"
+            f"where has {_shown(values)} as {operator!r} for {name!r}; a list of values is needed"
         )
-    choices = [Condition(f"item.type = '{'true' if flag else 'false'}'") for flag in flags]
-    for kind, found in (("item.type = 'text'", texts), (_NUMBERS, numbers)):
-        if len(found) == 1:
-            choices.append(Condition(f"{kind} AND item.value = ?", (found[0],)))
-        elif found:
-            listed = json.dumps(found, ensure_ascii=False)
-            choices.append(Condition(f"{kind} AND item.value IN (SELECT value FROM json_each(?))", (listed,)))
-    found_any = [_some_item(path, _join(" OR ", choices))] if choices else []
-    if None in values:
-        null = "ifnull(json_type(documents.metadata, ?), 'null') = 'null'"
-        found_any += [Condition(null, (path,)), _some_item(path, Condition("item.type = 'null'"))]
-    return _join(" OR ", found_any) if found_any else Condition("0")
-
-
-def _within(name: str, path: str, bounds: Mapping[str, Any]) -> Condition:
-    """The field, or an element of it, lies within the bounds."""
-    take: Callable[[Any, str], str | int | float]
-    if all(isinstance(value, str) for value in bounds.values()):
-        kind, take = "item.type = 'text'", _text
-    elif all(_is_number(value) for value in bounds.values()):
-        kind, take = _NUMBERS, _number
-    else:
+    if len(values) > MAX_VALUES:
         raise InputError(
-            f"where has the bounds {dict(bounds)!r} for {name!r}; give numbers only, or text only"
+            f"where has {len(values):,} values as {operator!r} for {name!r}; at most {MAX_VALUES:,} are "
+            f"allowed: search in several parts"
         )
-    parts = [Condition(kind)]
-    parts += [
-        Condition(f"item.value {_RANGES[operator]} ?", (take(value, name),))
-        for operator, value in bounds.items()
-    ]
-    return _some_item(path, _join(" AND ", parts))
+    return tuple(_value(value, name) for value in values)
 
 
-def _some_item(path: str, condition: Condition) -> Condition:
-    """Some element of the field, or the field itself when it is no list, fulfils a condition on `item`."""
-    sql = (
-        "(ifnull(json_type(documents.metadata, ?), 'object') <> 'object' AND EXISTS "
-        f"(SELECT 1 FROM json_each(documents.metadata, ?) AS item WHERE {condition.sql}))"
+def _value(value: object, name: str) -> Value:
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return _text(value, name)
+    if isinstance(value, int | float):
+        return _number(value, name)
+    raise InputError(
+        f"where compares {name!r} with {_shown(value)}; allowed are text, numbers, true, false and null "
+        f"(a list goes to 'in')"
     )
-    return Condition(sql, (path, path, *condition.parameters))
 
 
-def _join(word: str, parts: Sequence[Condition]) -> Condition:
-    sql = word.join(f"({part.sql})" for part in parts)
-    return Condition(f"({sql})", tuple(value for part in parts for value in part.parameters))
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _bounds(bounds: Mapping[str, Any], name: str) -> tuple[tuple[str, str | int | float], ...]:
+    values = list(bounds.values())
+    if all(isinstance(value, str) for value in values):
+        return tuple((operator, _text(value, name)) for operator, value in bounds.items())
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        return tuple((operator, _number(value, name)) for operator, value in bounds.items())
+    raise InputError(f"where has the bounds {_shown(dict(bounds))} for {name!r}; numbers only, or text only")
 
 
 def _number(value: int | float, name: str) -> int | float:
-    """Return the number as SQLite holds it: integers beyond 64 bits are floating point."""
+    """Return the number as databases hold it: integers beyond 64 bits are floating point."""
     try:
         number = value if isinstance(value, int) and abs(value) < 2**63 else float(value)
     except OverflowError:
         number = math.inf
     if isinstance(number, float) and not math.isfinite(number):
-        raise InputError(f"where compares {name!r} with {value!r}; a finite number is needed")
+        raise InputError(f"where compares {name!r} with {_shown(value)}; a finite number is needed")
     return number
 
 
@@ -178,5 +298,8 @@ def _text(value: str, name: str) -> str:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python prints
+        text = "a very long number"
     return f"{text if len(text) <= 40 else text[:37] + '...'} ({type(value).__name__})"

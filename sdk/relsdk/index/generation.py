@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,8 @@ from relsdk.errors import IndexFolderError
 from relsdk.index.base import IndexConfig, VectorIndex
 from relsdk.index.building import INDEX_KINDS
 from relsdk.index.documents import DOCUMENTS_FILE, DocumentReader
-from relsdk.index.filters import Condition
+from relsdk.index.filter_fields import FilterFields
+from relsdk.index.filter_sql import Condition
 from relsdk.index.manifest import Manifest, read_manifest
 from relsdk.index.vectors import VECTORS_FILE, map_vectors
 
@@ -69,6 +71,7 @@ class Generation:
         searcher: Over the vectors.
         documents: Their documents.
         allowed: Which of N rows fulfil a condition; the latest answers are kept.
+        fields: Of the documents' metadata: checks filters and turns them into conditions.
     """
 
     name: str
@@ -77,6 +80,11 @@ class Generation:
     searcher: VectorIndex
     documents: DocumentReader
     allowed: Callable[[Condition, int], NDArray[np.bool_]]
+    fields: FilterFields
+
+    def matching(self, where: Mapping[str, Any]) -> NDArray[np.bool_]:
+        """Return which rows a filter allows, (N,) bool; not to be written to."""
+        return self.allowed(self.fields.condition(where), len(self.vectors))
 
     def info(self, path: Path) -> IndexInfo:
         """Return what the index at `path` holds."""
@@ -125,4 +133,4 @@ def load_generation(name: str, folder: Path) -> Generation:
         )
     # Of the reader, not of the Index: no reference cycle keeps closed files open.
     allowed = lru_cache(maxsize=_FILTERS_KEPT)(documents.matching)
-    return Generation(name, manifest, vectors, searcher, documents, allowed)
+    return Generation(name, manifest, vectors, searcher, documents, allowed, FilterFields(documents))

@@ -18,7 +18,6 @@ from relsdk.errors import EncoderMismatchError, InputError
 from relsdk.index.base import Encoder, IndexConfig, Neighbours, Progress, check_whole_number
 from relsdk.index.building import build_index
 from relsdk.index.filtered import filtered_search
-from relsdk.index.filters import compile_filter
 from relsdk.index.flat import exact_search
 from relsdk.index.generation import Generation, IndexInfo, load_generation
 from relsdk.index.storage import open_current
@@ -127,8 +126,8 @@ class Index:
             k: How many hits at most; fewer is not an error.
             ef_search: Candidates kept while the graph is searched; None takes the index's own.
             where: Filter on metadata: `{"author": "x", "duration": {"lt": 60}, "tags": {"in": ["a", "b"]}}`.
-                All fields must match; a field that holds a list matches when an element does. See
-                `relsdk.index.filters.compile_filter`.
+                All fields must match; a field that holds a list matches when an element does. `or`, `and`,
+                `not`, nested fields and the other comparisons: `relsdk.index.filters.parse_filter`.
             exact: Compare with every vector instead of searching the graph.
 
         Returns:
@@ -152,6 +151,15 @@ class Index:
             for rows, scores in zip(listed, found.scores.tolist(), strict=True)
         ]
         return hits[0] if queries.ndim == 1 else hits
+
+    def count(self, where: Mapping[str, Any] | None = None) -> int:
+        """Return how many documents a filter allows; None allows all.
+
+        Raises:
+            InputError: The filter is wrong, or asks for a field that no document has.
+        """
+        generation = self._open()
+        return int(np.count_nonzero(generation.matching(where))) if where else generation.manifest.count
 
     def get(self, ids: Sequence[str]) -> list[Document]:
         """Return documents by id, in the order of `ids`.
@@ -261,7 +269,7 @@ class Index:
         """Choose how to search; (Q, K) rows and scores."""
         vectors, config = generation.vectors, generation.manifest.config
         if where:
-            allowed = generation.allowed(compile_filter(where), len(vectors))
+            allowed = generation.matching(where)
             if exact:
                 return exact_search(vectors, queries, k, rows=np.flatnonzero(allowed))
             return filtered_search(
