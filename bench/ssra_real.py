@@ -214,7 +214,7 @@ def _supervised(config: SsraConfig, run: Path, data: DataConfig) -> dict[str, An
         run=replace(config.embed.run, output=str(run), seed=config.run.seed, threads=config.run.threads),
     )
     result = train_embed(settings, resume=run.exists(), on_step=lambda s, n, _: _print("embed", s, n))
-    if result.stopped == "interrupted":
+    if result.stopped in ("interrupted", "terminated"):
         raise click.ClickException(
             f"interrupted at step {result.steps}, no row is written; the same command goes on"
         )

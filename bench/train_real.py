@@ -202,7 +202,7 @@ def trained_checkpoint(work: Path, key: str) -> Path | None:
     """Return a run's best checkpoint, once the run has ended: before, another one may still become best."""
     run = run_folder(work, key)
     result = run / "result.json"
-    if not result.is_file() or json.loads(result.read_text())["stopped"] == "interrupted":
+    if not result.is_file() or json.loads(result.read_text())["stopped"] in ("interrupted", "terminated"):
         return None
     return run / "best"
 
@@ -230,7 +230,7 @@ def experiment(recipe: str, settings: list[str], test: Path, partner: Path | Non
     config = load_config(kind, RECIPES / f"{recipe}.toml", settings)
     output = Path(config.run.output)
     result: TrainResult = task(config, resume=output.exists(), on_step=_print)
-    if result.stopped == "interrupted":
+    if result.stopped in ("interrupted", "terminated"):
         raise click.ClickException(
             f"interrupted at step {result.steps}, no row is written; the same command goes on"
         )

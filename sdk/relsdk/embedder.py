@@ -153,7 +153,7 @@ class Embedder:
                 with a query tower encodes with it what has the prompt "query".
             prompt: A prompt of your own instead.
             batch_size: Upper bound on the texts of a batch; by default only the token count is bounded.
-            show_progress_bar: Draw a bar on stderr, where that is a terminal.
+            show_progress_bar: Show how far it has come on stderr.
             normalize_embeddings: Give vectors unit length; None does what the model was trained with.
             precision: "float32"; "int8" (each vector scaled so that its largest magnitude is 127, which keeps
                 its direction); or "ubinary" (the signs, eight to a byte).

@@ -5,7 +5,6 @@ Shape letters: N inputs, B inputs of one batch, T tokens, W width of a result.
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
@@ -17,6 +16,7 @@ from relsdk.batching import token_budget_batches
 from relsdk.bundle import Bundle, Variant
 from relsdk.errors import InputError, TruncationError
 from relsdk.hardware import choose_threads
+from relsdk.progress import Progress
 from relsdk.session import ModelSession, choose_variant, loading
 from relsdk.tokenizer import TextTokenizer, TokenizedTexts
 
@@ -86,7 +86,7 @@ class BatchRunner:
             compute: A batch's (B, T) arrays to (B, W).
             batch_size: Upper bound on B; by default only the token count is bounded.
             truncation: What to do when inputs exceed the limit; always counted in `truncated_count`.
-            progress: Draw a bar on stderr with this label, where that is a terminal; None draws none.
+            progress: Show how far it has come on stderr, with this label; None shows nothing.
 
         Raises:
             InputError: An input or an argument is wrong.
@@ -103,16 +103,13 @@ class BatchRunner:
             return np.array(compute(self.tokenizer.pad(tokens, [0])), dtype=np.float32)
         result = np.empty((len(tokens.ids), width), dtype=np.float32)
         batches: Iterable[NDArray[np.int64]] = token_budget_batches(tokens.lengths, batch_size=batch_size)
-        if progress is None or not sys.stderr.isatty():
+        with Progress(len(result)) as shown:
+            done = 0
             for rows in batches:
                 result[rows] = compute(self.tokenizer.pad(tokens, rows))
-            return result
-        import click  # not needed to serve
-
-        with click.progressbar(length=len(result), label=progress, file=sys.stderr) as bar:
-            for rows in batches:
-                result[rows] = compute(self.tokenizer.pad(tokens, rows))
-                bar.update(len(rows))
+                done += len(rows)
+                if progress is not None:
+                    shown(progress, done)
         return result
 
     def _note_truncation(self, tokens: TokenizedTexts, truncation: Truncation) -> None:

@@ -733,8 +733,23 @@ def test_fewer_layers_read(toy_checkpoint, tmp_path):
     writer.save(tmp_path / "saved")
     again = QueryWriter.open(tmp_path / "saved")
     assert again.write(REQUESTS, samples=2, seed=3) == writer.write(REQUESTS, samples=2, seed=3)
-    with pytest.raises(InputError, match=r"encoder_layers=3; 0 \(all\) to 2 are allowed"):
-        QueryWriter.load(replace(settings, encoder_layers=3))
+    assert (
+        QueryWriter.load(replace(settings, encoder_layers=6)).transformer.encoder.config.num_hidden_layers
+        == 2
+    )
+
+
+DEPTHS = [(2, [0, 1]), (3, [0, 1, 2]), (6, [1, 2, 4, 5]), (12, [2, 5, 8, 11]), (24, [2, 5, 8, 11])]
+
+
+@pytest.mark.parametrize(("layers", "wanted"), DEPTHS)
+def test_the_usual_decoder_layers_fit_an_encoder_of_another_depth(layers, wanted):
+    from transformers import BertConfig
+
+    from relsdk_training.query_models.warm_start import _fitting
+
+    config = BertConfig(num_hidden_layers=layers)
+    assert _fitting(config, "here", QueryModelConfig().decoder_layers, 0) == (wanted, 0)
 
 
 @pytest.fixture

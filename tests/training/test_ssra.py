@@ -239,7 +239,6 @@ def test_killed_in_the_middle_of_each_stage_it_resumes_to_the_same_artefacts(who
         (["filter.checkpoint=nowhere"], "filter.checkpoint 'nowhere' is no checkpoint; name RUN/best"),
         (["query.model.checkpoint=nowhere"], "query.model.checkpoint 'nowhere' is not a folder"),
         (["query.model.top_p=0"], "top_p=0"),
-        (["query.model.encoder_layers=6"], r"encoder_layers=6; 0 \(all\) to 2 are allowed"),
         (["query.model.decoder_layers=[5]"], r"decoder_layers \[5\]; rising numbers out of 0 to 1"),
         (["synthesis.endpoint_url=ftp://x"], "http or https URL"),
         (["data.dev="], "data.dev names no file"),

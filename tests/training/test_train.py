@@ -473,10 +473,15 @@ def test_a_setting_that_would_do_nothing_is_refused(settings, tmp_path, setting)
     assert not (tmp_path / "run").exists()
 
 
-def test_more_dimensions_than_there_are_are_refused(settings, tmp_path):
-    with pytest.raises(InputError, match=r"matryoshka_dims \[8, 64\]; .* have 32 dimensions"):
-        train_embed(load_config(EmbedConfig, None, [*settings, "loss.matryoshka_dims=[8, 64]"]))
-    assert not (tmp_path / "run").exists()
+def test_dimensions_above_the_encoders_width_are_left_out_and_said(settings, tmp_path):
+    """The recipe's dimensions are of a 384-wide encoder."""
+    config = load_config(EmbedConfig, Path("embed.toml"), [*settings, "run.max_steps=1"])
+    assert max(config.loss.matryoshka_dims) == 384
+    notes = []
+    train_embed(config, on_note=notes.append)
+    assert any("[64, 128, 256, 384] left out" in note and "32 dimensions" in note for note in notes)
+    saved = json.loads((tmp_path / "run" / "best" / "config_sentence_transformers.json").read_text())
+    assert saved["matryoshka_dims"] == [32]
 
 
 def test_a_loss_that_is_not_finite_stops_and_spares_the_checkpoint(settings, tmp_path, monkeypatch):

@@ -89,7 +89,8 @@ class LossConfig:
         temperature: Where the learned temperature starts.
         mask_margin: Drop candidates more similar than the positive by more than this; negative keeps all.
         self_contrast: Add other queries and other documents as candidates.
-        matryoshka_dims: Average the loss over these leading dimensions and the full width.
+        matryoshka_dims: Average the loss over these leading dimensions and the full width; those above the
+            encoder's width are left out, and a note says so.
         hard_negatives: Mined documents for each query; 0 mines none.
         queue: Documents that the miner remembers.
         max_ratio: A mined negative is at most this times as similar as the positive.
@@ -279,9 +280,11 @@ class QueryModelConfig:
     Attributes:
         kind: "warm_start" makes a writer out of an encoder, "seq2seq" and "causal" take one that exists.
         checkpoint: Folder of the encoder, or of the language model.
-        decoder_layers: Of a warm start: which of the encoder's layers the decoder starts from.
-        encoder_layers: Of a warm start: how many of the encoder's first layers read the document; 0 takes
-            all. In the last layers of a sentence encoder all tokens of a text are nearly alike.
+        decoder_layers: Of a warm start: which of the encoder's layers the decoder starts from; the default
+            is spread over the layers of an encoder that has fewer than 12.
+        encoder_layers: Of a warm start: how many of the encoder's first layers read the document; 0, or
+            more than it has, takes all. In the last layers of a sentence encoder all tokens of a text are
+            nearly alike.
         freeze_encoder: Train the decoder alone; half the work.
         prompt: Of "seq2seq" and "causal": what they read; {level} and {document} are filled in.
         level_names: What {level} becomes for levels 0-3.

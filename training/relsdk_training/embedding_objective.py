@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from relsdk.bundle import tokenizer_path
-from relsdk.errors import InputError
 from relsdk.tokenizer import TextTokenizer, TokenizedTexts
 from relsdk_training.chunking import encode_in_chunks
 from relsdk_training.config import LossConfig, RunConfig
@@ -73,12 +72,8 @@ class EmbeddingObjective:
         self.train, self.dev = (
             tokenised_pairs(self.tokenizer, pairs, settings.prompts) for pairs in (train, dev)
         )
-        if any(dim > settings.dimension for dim in loss.matryoshka_dims):
-            raise InputError(
-                f"loss.matryoshka_dims {list(loss.matryoshka_dims)}; the encoder's vectors have "
-                f"{settings.dimension} dimensions, and no more can be kept"
-            )
-        self.dims = tuple(dict.fromkeys((*loss.matryoshka_dims, settings.dimension)))
+        self.cuts = tuple(dim for dim in loss.matryoshka_dims if dim <= settings.dimension)
+        self.dims = tuple(dict.fromkeys((*self.cuts, settings.dimension)))
         self.module = _EmbeddingModule(encoder, loss, thresholds=(0.25, 0.5, 0.75))
         self.queue: DocumentQueue | None = None
         self.copy: MomentumCopy | None = None
@@ -156,7 +151,7 @@ class EmbeddingObjective:
 
     def save(self, folder: Path) -> None:
         """Write the encoder."""
-        self.module.encoder.save(folder, matryoshka_dims=self.config.matryoshka_dims)
+        self.module.encoder.save(folder, matryoshka_dims=self.cuts)
 
     def state_dict(self) -> Mapping[str, Tensor]:
         """Return the queue and, where it moves, the momentum copy."""

@@ -1,31 +1,39 @@
-"""Ctrl-C during training."""
+"""Ctrl-C and SIGTERM during training."""
 
 from __future__ import annotations
 
 import signal
 import threading
+from types import FrameType
 from typing import Any
 
-__all__ = ["InterruptAfterStep"]
+__all__ = ["STOPPED_FROM_OUTSIDE", "InterruptAfterStep"]
+
+# How a training ended that goes on with --resume.
+STOPPED_FROM_OUTSIDE = ("interrupted", "terminated")
 
 
 class InterruptAfterStep:
-    """Remembers the first Ctrl-C, so that a step is never half done; the second one interrupts at once."""
+    """Remembers the first Ctrl-C or SIGTERM, so that a step is never half done; the second acts at once."""
 
     def __init__(self) -> None:
         self.asked = False
-        self._before: Any = None
+        self.stopped = "interrupted"  # or "terminated", by SIGTERM
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> InterruptAfterStep:
         if threading.current_thread() is threading.main_thread():  # no other may set handlers
-            self._before = signal.signal(signal.SIGINT, self._note)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
-    def _note(self, *_: object) -> None:
+    def _note(self, number: int, _: FrameType | None) -> None:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
+        if number == signal.SIGTERM:
+            self.stopped = "terminated"

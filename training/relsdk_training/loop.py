@@ -29,7 +29,7 @@ from relsdk_training.checkpoint import (
 )
 from relsdk_training.config import OptimiserConfig, RunConfig
 from relsdk_training.errors import TrainingError
-from relsdk_training.interrupt import InterruptAfterStep
+from relsdk_training.interrupt import STOPPED_FROM_OUTSIDE, InterruptAfterStep
 from relsdk_training.precision import Autocast, autocast_for
 from relsdk_training.processes import any_process, average_gradients, is_first, share, wait, world_size
 from relsdk_training.run_log import RunLog
@@ -76,7 +76,7 @@ class TrainResult:
         best: Dev measures there.
         seconds: Of training, without evaluation.
         rows_per_second: Training throughput.
-        stopped: "finished", "patience" or "interrupted".
+        stopped: "finished", "patience", "interrupted" or, by SIGTERM, "terminated".
         warnings: Signs that nothing was learned, for people; of an ended training only.
     """
 
@@ -165,7 +165,7 @@ def _run(
                 break
             if any_process(interrupt.asked, keeper.device):
                 keeper.checkpoint()
-                stopped = "interrupted"
+                stopped = interrupt.stopped
                 break
             started = time.perf_counter()
             module.train()
@@ -201,7 +201,7 @@ def _run(
                 keeper.evaluate()
             if is_due(run.checkpoint_every or run.evaluate_every):
                 keeper.checkpoint()
-    if stopped != "interrupted" and progress.saved_step < progress.step:
+    if stopped not in STOPPED_FROM_OUTSIDE and progress.saved_step < progress.step:
         keeper.checkpoint()
     throughput = progress.rows / max(progress.seconds, 1e-9)
     return TrainResult(

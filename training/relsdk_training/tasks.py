@@ -33,6 +33,7 @@ from relsdk_training.distillation import DistillationObjective, distillation_tex
 from relsdk_training.embedding_objective import EmbeddingObjective
 from relsdk_training.encoder import TextEncoder
 from relsdk_training.identity import checkpoint_hash, training_identity
+from relsdk_training.interrupt import STOPPED_FROM_OUTSIDE
 from relsdk_training.loop import TrainResult, train
 from relsdk_training.precision import resolved
 from relsdk_training.processes import is_first, join, wait
@@ -114,6 +115,11 @@ def train_embed(
         dropout=config.model.dropout,
     )
     objective = EmbeddingObjective(encoder, splits.train, splits.dev, config.loss, config.run)
+    if wider := [dim for dim in config.loss.matryoshka_dims if dim not in objective.cuts]:
+        on_note(
+            f"loss.matryoshka_dims: {wider} left out; the encoder's vectors have "
+            f"{encoder.settings.dimension} dimensions"
+        )
     return _trained(objective, config, _content(splits), resume, on_step)
 
 
@@ -218,7 +224,7 @@ def _ended(config: AnyConfig, about: Mapping[str, Any]) -> TrainResult | None:
         content = dict(json.loads((Path(config.run.output) / "result.json").read_text(encoding="utf-8")))
     except (OSError, TypeError, ValueError):  # none, or damaged: the run's checkpoints say where it is
         return None
-    if content.pop("identity", None) != json_sha256(about) or content["stopped"] == "interrupted":
+    if content.pop("identity", None) != json_sha256(about) or content["stopped"] in STOPPED_FROM_OUTSIDE:
         return None
     if not (Path(config.run.output) / "best").is_dir():
         return None
@@ -227,7 +233,7 @@ def _ended(config: AnyConfig, about: Mapping[str, Any]) -> TrainResult | None:
 
 def _forget_teachers(config: AnyConfig, result: TrainResult) -> None:
     """Remove what was kept of teachers for a resume."""
-    if result.stopped != "interrupted" and is_first():
+    if result.stopped not in STOPPED_FROM_OUTSIDE and is_first():
         shutil.rmtree(Path(config.run.output) / TEACHER_FOLDER, ignore_errors=True)
 
 
@@ -375,7 +381,7 @@ def _trained_alone(
         resume=resume,
         on_step=on_step,
     )
-    if result.stopped != "interrupted":
+    if result.stopped not in STOPPED_FROM_OUTSIDE:
         result = replace(result, warnings=tuple(_warnings(result, metric)))
     if is_first():
         said = {**asdict(result), "identity": identity}

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import importlib
-import io
+import os
 import sys
+import traceback
 import warnings
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import click
+from click.shell_completion import shell_complete
 
-from relsdk.errors import MissingExtraError, RelsdkError
+from relsdk.cli.ending import Signals, close_streams, ending_of, open_streams, shortened
+from relsdk.cli.output import echo, escape_what_is_lacking
 
 __all__ = ["LazyGroup", "main"]
 
@@ -32,8 +36,6 @@ _COMMANDS = {
     "bench": ("relsdk.cli.bench", "bench", "Measure latency of your own model and queries."),
     "doctor": ("relsdk.cli.doctor", "doctor", "Show what this machine offers and what relsdk makes of it."),
 }
-# Packages that only an extra brings.
-_HEAVY = ("accelerate", "bm25s", "onnx", "onnx_ir", "onnxscript", "safetensors", "torch", "transformers")
 
 
 class LazyGroup(click.Group):
@@ -71,47 +73,62 @@ class LazyGroup(click.Group):
     lazy=_COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-@click.version_option(package_name="relsdk")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=lambda context, _, asked: _version(context, asked),
+    help="Show the version and exit.",
+)
 def _relsdk() -> None:
     """Search relevance that runs anywhere."""
 
 
+def _version(context: click.Context, asked: bool) -> None:
+    if asked:
+        try:
+            echo(f"relsdk, version {version('relsdk')}")
+        except PackageNotFoundError:
+            echo("relsdk, not installed (run from its source)")
+        context.exit()
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; a user's mistake ends with one line on stderr and exit code 2."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a title may hold what the terminal's encoding lacks
-            stream.reconfigure(errors="replace")
-    with warnings.catch_warnings():
+    """Run the command line; whatever goes wrong ends with one line on stderr and an exit code of `ending`."""
+    open_streams()
+    lacking = escape_what_is_lacking()
+    with warnings.catch_warnings(), Signals() as signals:
         warnings.showwarning = _show_warning
-        _run(arguments)
+        code = _run(sys.argv[1:] if arguments is None else arguments, signals)
+    for encoding in sorted(lacking):
+        echo(
+            f"relsdk: warning: characters that this terminal's encoding, {encoding}, lacks are shown as "
+            "escapes; set LC_ALL=C.UTF-8 or PYTHONIOENCODING=utf-8",
+            err=True,
+        )
+    close_streams()
+    if code:
+        sys.exit(code)
 
 
-def _run(arguments: list[str] | None) -> None:
+def _run(arguments: list[str], signals: Signals) -> int:
+    """Run a command, print what went wrong, and return the exit code."""
+    if instruction := os.environ.get("_RELSDK_COMPLETE"):
+        return shell_complete(_relsdk, {}, "relsdk", "_RELSDK_COMPLETE", instruction)
     try:
-        _relsdk.main(args=arguments, prog_name="relsdk", standalone_mode=False)
-    except RelsdkError as error:
-        _fail(str(error), 2)
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in _HEAVY:
-            raise
-        called = (arguments or sys.argv[1:])[:1]
-        _fail(str(MissingExtraError("this command", "train" if called == ["train"] else "export")), 2)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        _fail("interrupted; finished work is kept, unfinished work was removed", 130)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output is gone; nothing is left to say
-        sys.exit(0)
-
-
-def _fail(message: str, code: int) -> None:
-    click.echo("relsdk: error: " + " ".join(message.split()), err=True)
-    sys.exit(code)
+        with _relsdk.make_context("relsdk", list(arguments)) as context:
+            _relsdk.invoke(context)
+        sys.stdout.flush()
+        return 0
+    except BaseException as error:
+        message, code = ending_of(error, arguments[0] if arguments else "", signals)
+        if message and os.environ.get("RELSDK_TRACEBACK"):
+            echo("".join(traceback.format_exception(error)).rstrip(), err=True)
+        if message:
+            echo("relsdk: error: " + shortened(message), err=True)
+        return code
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    click.echo(f"relsdk: warning: {message}", err=True)
+    echo(f"relsdk: warning: {' '.join(str(message).split())}", err=True)

@@ -18,7 +18,7 @@ from relsdk.bench_results.compare import (
 from relsdk.bench_results.figures import draw_figures
 from relsdk.bench_results.records import Results, read_results
 from relsdk.bench_results.report import markdown_report
-from relsdk.cli.output import echo_json, echo_table
+from relsdk.cli.output import echo, echo_json, echo_table
 from relsdk.errors import InputError
 from relsdk.folders import write_file_atomically
 
@@ -49,7 +49,7 @@ def report(results: tuple[Path, ...], output: Path, no_figures: bool) -> None:
     figures = [] if no_figures else draw_figures(found, output)
     write_file_atomically(output / "report.md", markdown_report(found, figures))
     for path in (output / "report.md", *figures):
-        click.echo(f"wrote {path}")
+        echo(f"wrote {path}")
 
 
 @click.command()
@@ -79,7 +79,7 @@ def compare(before: Path, after: Path, min_floor: float, ours: bool, as_json: bo
         if not ours or roles[change.suite, change.case, change.contender] == "ours"
     ]
     for text in differences_of_header(old, new):
-        click.echo(f"relsdk: warning: {text}", err=True)
+        echo(f"relsdk: warning: {text}", err=True)
     if as_json:
         echo_json([asdict(change) for change in judged])
     else:
@@ -87,7 +87,7 @@ def compare(before: Path, after: Path, min_floor: float, ours: bool, as_json: bo
         _echo_missing(old, new)
     lost = lost_rows(old, new)
     for key in lost:
-        click.echo(f"relsdk: warning: not measured any more: {' / '.join(key)}", err=True)
+        echo(f"relsdk: warning: not measured any more: {' / '.join(key)}", err=True)
     worse = [
         change
         for change in changes
@@ -105,7 +105,7 @@ def _read(path: Path) -> list[Results]:
         try:
             found.append(read_results(file))
         except InputError as error:
-            click.echo(f"relsdk: warning: passed over: {error}", err=True)
+            echo(f"relsdk: warning: passed over: {error}", err=True)
     if not found:
         raise InputError(f"{path} holds no result of the benchmark suites; make one with: make suites")
     return found
@@ -126,11 +126,11 @@ def _echo_changes(changes: list[Change]) -> None:
     counts = {
         name: sum(c.verdict == name for c in changes) for name in ("regression", "improvement", "noise")
     }
-    click.echo(", ".join(f"{name}: {count}" for name, count in counts.items()))
+    echo(", ".join(f"{name}: {count}" for name, count in counts.items()))
 
 
 def _echo_missing(before: Results, after: Results) -> None:
     old, new = {row.key for row in before.rows}, {row.key for row in after.rows}
     for label, keys in (("before", old - new), ("after", new - old)):
         for key in sorted(keys):
-            click.echo(f"only in the file {label}: {' / '.join(key)}", err=True)
+            echo(f"only in the file {label}: {' / '.join(key)}", err=True)

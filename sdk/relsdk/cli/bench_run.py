@@ -11,12 +11,12 @@ from pathlib import Path
 import click
 
 from relsdk.benchmark import KS, Benchmark, Plan, run_benchmark
-from relsdk.cli.index import Progress
-from relsdk.cli.output import echo_json, echo_table
+from relsdk.cli.output import echo, echo_json, echo_table
 from relsdk.embedder import Embedder
 from relsdk.errors import InputError
 from relsdk.formats import read_documents, read_queries
 from relsdk.index import Index
+from relsdk.progress import Progress
 from relsdk.scorer import scorer_for
 
 __all__ = ["run"]
@@ -62,10 +62,8 @@ def run(
     queries = [query.text for query in read_queries(source)]
     embedder = Embedder(model, variant=variant, threads=threads, truncate_dim=truncate_dim)
     judge = None if scorer is None else scorer_for(embedder, scorer, threads=threads)
-    progress = Progress()
-    with _opened(documents, index_path, embedder, progress) as index:
+    with Progress() as progress, _opened(documents, index_path, embedder, progress) as index:
         found = run_benchmark(embedder, index, queries, plan, scorer=judge, on_progress=progress)
-    progress.finish()
     if as_json:
         echo_json(asdict(found))
     else:
@@ -89,7 +87,7 @@ def _opened(
 
 def _echo(found: Benchmark) -> None:
     facts = found.facts
-    click.echo(
+    echo(
         f"{found.model} ({found.variant}, {facts.dimension} dimensions), {facts.documents:,} documents, "
         f"{found.queries:,} different queries, {facts.threads} thread{'s' if facts.threads > 1 else ''}"
         + (f", scorer {found.scorer} ({found.scorer_variant})" if found.scorer else "")
@@ -108,9 +106,9 @@ def _echo(found: Benchmark) -> None:
         for row in found.latencies
     ]
     echo_table(header, rows, right=tuple(range(1, len(header) - 1)))
-    click.echo(f"encode p99 {found.parts.encode:.2f} ms, retrieve p99 {found.parts.retrieve:.2f} ms")
-    click.echo(click.style(found.verdict.summary, bold=True))
+    echo(f"encode p99 {found.parts.encode:.2f} ms, retrieve p99 {found.parts.retrieve:.2f} ms")
+    echo(found.verdict.summary, bold=True)
     for line in found.verdict.advice:
-        click.echo(f"  - {line}")
+        echo(f"  - {line}")
     for line in found.verdict.caution:
-        click.echo(f"note: {line}")
+        echo(f"note: {line}")

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from relsdk.cli.evaluate import open_companion
-from relsdk.cli.output import echo_json, echo_table
+from relsdk.cli.output import echo, echo_json, echo_table
 from relsdk.errors import CalibrationError, InputError
 from relsdk.evaluation import CalibrationReport, OperatingPoint, calibrate_bundle, operating_point
 from relsdk.formats import read_pairs
@@ -64,7 +64,7 @@ def calibrate(
         encoder=companion,
         threads=threads,
         show_progress_bar=True,
-        on_step=lambda step: click.echo(step, err=True),
+        on_step=lambda step: echo(step, err=True),
     )
     if not as_json:
         echo_calibration(reports)
@@ -79,11 +79,11 @@ def calibrate(
                 point = operating_point(model, labelled, level=level, precision=target_precision)
             except CalibrationError as error:  # the levels are stored all the same
                 points[report.variant] = None
-                click.echo(f"{report.variant}: {error}", err=True)
+                echo(f"{report.variant}: {error}", err=True)
                 continue
             points[report.variant] = point
             if not as_json:
-                click.echo(
+                echo(
                     f"{report.variant}: --min-score {point.threshold:.4f} gives precision "
                     f"{point.precision:.3f} for level >= {point.level} and keeps {point.recall:.1%} of those "
                     "documents (on these pairs)"

@@ -14,7 +14,7 @@ import click
 
 from relsdk.bundle import Bundle, read_bundle
 from relsdk.cli.evaluate import echo_evaluations
-from relsdk.cli.index import Progress
+from relsdk.cli.output import echo, echo_next
 from relsdk.cli.query import echo_hits
 from relsdk.embedder import Embedder
 from relsdk.errors import InputError, MissingExtraError, RelsdkError
@@ -22,6 +22,7 @@ from relsdk.evaluation import calibrate_bundle, evaluate
 from relsdk.formats import read_documents
 from relsdk.index import Index
 from relsdk.pair_models import BiEncoder
+from relsdk.progress import Progress
 from relsdk.sample_world import SampleWorld, generate, level_of, write
 from relsdk.searcher import Searcher
 from relsdk.session import best_int8, choose_variant
@@ -40,10 +41,10 @@ class _Clock:
 
     def step(self, name: str, work: Callable[[], str]) -> None:
         """Run one step and print a line: how long it took, its name, its outcome."""
-        click.echo(click.style(f"... {name}", dim=True), err=True)
+        echo(f"... {name}", dim=True, err=True)
         started = time.perf_counter()
         outcome = work()
-        click.echo(f"{time.perf_counter() - started:7.1f} s  {name}: {outcome}")
+        echo(f"{time.perf_counter() - started:7.1f} s  {name}: {outcome}")
 
     def total(self) -> float:
         """Return seconds since the start."""
@@ -93,7 +94,7 @@ class _Demo:
         except ImportError as error:
             raise MissingExtraError("relsdk demo", "backbone,export") from error
         pulled = pull(BACKBONE)
-        click.echo(click.style(f"    {BACKBONE} from: {pulled.source}", dim=True), err=True)
+        echo(f"    {BACKBONE} from: {pulled.source}", dim=True, err=True)
         texts = (f"{document.title} {document.text}" for document in self.world.documents)
         export_encoder(
             pulled.path,
@@ -101,7 +102,7 @@ class _Demo:
             variants=["fp32", best_int8()],
             cuts=EncoderCuts(vocabulary_from=texts),
             overwrite=True,
-            on_step=lambda step: click.echo(click.style(f"    {step}", dim=True), err=True),
+            on_step=lambda step: echo(f"    {step}", dim=True, err=True),
         )
 
     def calibrate(self) -> str:
@@ -127,10 +128,10 @@ class _Demo:
                 return _outcome(True, f"{len(index):,} documents")
         except RelsdkError:
             pass  # absent, of another model or damaged: build it
-        progress = Progress()
         documents = read_documents(self.folder / "world" / "documents.jsonl")
-        with Index.build(path, documents, embedder, overwrite=True, on_progress=progress) as index:
-            progress.finish()
+        with Progress(len(self.world.documents)) as progress:
+            index = Index.build(path, documents, embedder, overwrite=True, on_progress=progress)
+        with index:
             return f"{len(index):,} documents"
 
     def embedder(self) -> Embedder:
@@ -170,17 +171,18 @@ def demo(folder: Path, threads: int | None, documents: int) -> None:
         embedder.warmup()
         for query in run.world.split_queries("test")[:_QUERIES]:
             _answer(searcher, query.text)
-    click.echo()
+    echo()
     clock.step("held-out pairs", lambda: _measure(embedder, run.world))
-    click.echo(f"{clock.total():7.1f} s  in total, on {embedder.threads} threads")
-    click.echo(f'next: relsdk query {folder / "index"} "..." --min-level 2')
+    echo(f"{clock.total():7.1f} s  in total, on {embedder.threads} threads")
+    echo_next("query", folder / "index", '"..." --min-level 2')
 
 
 def _answer(searcher: Searcher, text: str) -> None:
     started = time.perf_counter()
     hits = searcher.search(text, k=5)
     milliseconds = (time.perf_counter() - started) * 1e3
-    click.echo("\n" + click.style(text, bold=True) + f"  ({milliseconds:.1f} ms)")
+    echo()
+    echo(f"{text}  ({milliseconds:.1f} ms)", bold=True)
     echo_hits(hits, [level_of(text, hit.document) for hit in hits])
 
 

@@ -12,7 +12,7 @@ import click
 import onnxruntime
 
 from relsdk.bundle import Bundle, read_bundle
-from relsdk.cli.output import echo_json, echo_table
+from relsdk.cli.output import echo, echo_json, echo_table
 from relsdk.errors import RelsdkError
 from relsdk.hardware import choose_threads, cpu_features
 from relsdk.hub import local_model
@@ -66,7 +66,7 @@ def doctor(model: str | None, threads: int | None, self_test: bool, as_json: boo
     else:
         echo_table(["what", "found"], _rows(content))
         if checks:
-            click.echo()
+            echo()
             verdict = {True: "ok", False: "FAILED", None: "-"}
             rows = [
                 [verdict[check.ok], check.name, f"{check.milliseconds:.0f} ms", check.detail]

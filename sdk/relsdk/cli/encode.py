@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from relsdk.cli.output import echo_json
+from relsdk.cli.output import echo, echo_json
 from relsdk.embedder import Embedder
 from relsdk.errors import RelsdkError
 from relsdk.folders import check_file_target
@@ -69,4 +69,4 @@ def encode(
     if as_json:
         echo_json(summary)
     else:
-        click.echo(f"{output}: {vectors.shape[0]:,} x {vectors.shape[1]} {vectors.dtype}")
+        echo(f"{output}: {vectors.shape[0]:,} x {vectors.shape[1]} {vectors.dtype}")

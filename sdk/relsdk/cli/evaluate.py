@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from relsdk.bundle import read_bundle
-from relsdk.cli.output import echo_json, echo_table
+from relsdk.cli.output import echo, echo_json, echo_table
 from relsdk.embedder import Embedder
 from relsdk.evaluation import Evaluation
 from relsdk.evaluation import evaluate as evaluate_pairs
@@ -91,4 +91,4 @@ def echo_evaluations(evaluations: list[Evaluation]) -> None:
     header = ["variant", "dim", "pairs", "AP>=1", "AP>=2", "AP=3", "mean AP", "nDCG@10", "queries"]
     echo_table([*header, "accuracy", "QWK", "ECE", "Brier"], rows, right=tuple(range(1, 13)))
     if any(item.grading is None for item in evaluations):
-        click.echo("no levels: fit them with relsdk calibrate", err=True)
+        echo("no levels: fit them with relsdk calibrate", err=True)

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 import click
 
 from relsdk.bundle import Bundle, Variant
-from relsdk.cli.output import echo_json, percent
+from relsdk.cli.output import echo, echo_json, percent
 from relsdk.errors import InputError
 from relsdk.formats import read_pairs
 
@@ -125,7 +125,7 @@ def encoder(
         )
         _echo_variant(variant, close)
     _echo_cuts(made)
-    click.echo(
+    echo(
         f"next: relsdk calibrate {bundle} PAIRS, then relsdk index build INDEX --model {bundle} --input DOCS"
     )
 
@@ -172,12 +172,12 @@ def scorer(
         )
         _echo_variant(variant, close)
     _echo_cuts(made)
-    click.echo(f"next: relsdk calibrate {bundle} PAIRS, then relsdk query INDEX QUERY --scorer {bundle}")
+    echo(f"next: relsdk calibrate {bundle} PAIRS, then relsdk query INDEX QUERY --scorer {bundle}")
 
 
 def _clock() -> Callable[[str], None]:
     started = time.perf_counter()
-    return lambda step: click.echo(f"{time.perf_counter() - started:6.1f} s  {step}", err=True)
+    return lambda step: echo(f"{time.perf_counter() - started:6.1f} s  {step}", err=True)
 
 
 def _gate(pairs: str | None, ap: float, ndcg: float, level_changes: float) -> Any:
@@ -204,20 +204,20 @@ def _echo_variant(variant: Variant, close: str) -> None:
         line += f"; mean AP {percent(gate['mean_ap'])} ({percent(gate['mean_ap_loss'])} lost)"
         line += f", nDCG@10 {percent(gate['ndcg_at_10'])} ({percent(gate['ndcg_at_10_loss'])} lost)"
         line += f", levels changed {gate['level_changes']:.1%}"
-    click.echo(line)
+    echo(line)
 
 
 def _echo_cuts(made: Bundle) -> None:
     cuts = made.provenance.get("cuts", {})
     vocabulary = cuts.get("vocabulary")
     if vocabulary:
-        click.echo(
+        echo(
             f"vocabulary: {vocabulary['pieces_before']:,} -> {vocabulary['pieces']:,} pieces, "
             f"{vocabulary['unknown_share']:.4%} of the corpus's tokens unknown"
         )
     if "before" in cuts:
         before, after = cuts["before"], cuts["after"]
-        click.echo(
+        echo(
             f"cut, fp32: {before['bytes'] / 1e6:.1f} -> {after['bytes'] / 1e6:.1f} MB, mean AP "
             f"{percent(before['mean_ap'])} -> {percent(after['mean_ap'])}, nDCG@10 "
             f"{percent(before['ndcg_at_10'])} -> {percent(after['ndcg_at_10'])}"

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from relsdk.cli.output import echo_json, echo_table
+from relsdk.cli.output import count_lines, echo, echo_json, echo_next, echo_table
 from relsdk.embedder import Embedder
 from relsdk.errors import IndexFolderError
 from relsdk.formats import read_documents
 from relsdk.index import Index, IndexConfig, verify_index
+from relsdk.progress import Progress
 
 __all__ = ["index"]
 
@@ -60,25 +60,25 @@ def build(
     config = IndexConfig(kind=kind, M=m, ef_construction=ef_construction, ef_search=ef_search)
     embedder = Embedder(model, variant=variant, threads=threads, truncate_dim=truncate_dim)
     started = time.perf_counter()
-    with Index.build(
-        path,
-        read_documents(source),
-        embedder,
-        config=config,
-        overwrite=overwrite,
-        on_duplicate=on_duplicate,
-        num_threads=embedder.threads,
-        on_progress=Progress(),
-    ) as built:
+    with Progress(count_lines(source)) as progress:
+        built = Index.build(
+            path,
+            read_documents(source),
+            embedder,
+            config=config,
+            overwrite=overwrite,
+            on_duplicate=on_duplicate,
+            num_threads=embedder.threads,
+            on_progress=progress,
+        )
+    with built:
         info = built.info()
     seconds = time.perf_counter() - started
     if as_json:
         echo_json({**_plain(asdict(info)), "seconds": round(seconds, 3)})
     else:
-        click.echo(
-            f"{path}: {info.count:,} documents, {info.dimension} dimensions, {info.kind}, {seconds:.1f} s"
-        )
-        click.echo(f'next: relsdk query {path} "..."')
+        echo(f"{path}: {info.count:,} documents, {info.dimension} dimensions, {info.kind}, {seconds:.1f} s")
+        echo_next("query", path, '"..."')
 
 
 @index.command()
@@ -108,29 +108,6 @@ def verify(path: Path, as_json: bool) -> None:
     failed = [check.name for check in report.checks if not check.ok]
     if failed:
         raise IndexFolderError(f"{path} failed: {', '.join(failed)}; build it again with --overwrite")
-
-
-class Progress:
-    """A counter on stderr, drawn only on a terminal."""
-
-    def __init__(self) -> None:
-        self._stage = ""
-        self._active = sys.stderr.isatty()
-
-    def __call__(self, stage: str, done: int) -> None:
-        """Show how far a stage has come."""
-        if not self._active:
-            return
-        if stage != self._stage and self._stage:
-            click.echo(err=True)
-        self._stage = stage
-        click.echo(f"\r{stage}: {done:,}", nl=False, err=True)
-
-    def finish(self) -> None:
-        """End the line that is being drawn."""
-        if self._active and self._stage:
-            click.echo(err=True)
-            self._stage = ""
 
 
 def _plain(content: dict[str, object]) -> dict[str, object]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
-from relsdk.cli.output import echo_json
+from relsdk.cli.output import echo, echo_json
 from relsdk.cli.query import open_searcher
 from relsdk.folders import check_file_target
 from relsdk.formats import read_pairs, write_pairs
 from relsdk.mining import Miner
+from relsdk.progress import Progress
 from relsdk.records import LabelledPair
 
 __all__ = ["mine"]
@@ -56,26 +56,25 @@ def mine(
     miner = Miner(searcher.embedder, searcher.index, searcher.scorer)
     found = miner.mine(judged, negatives=negatives, candidates=candidates, max_ratio=max_ratio)
     queries = len({pair.query for pair in judged})
-    count = write_pairs(output, _with_bar(found, queries))
+    count = write_pairs(output, _with_progress(found, queries))
     if as_json:
         echo_json({"output": str(output), "pairs": count, "queries": queries})
         return
-    click.echo(f"{count:,} negatives for {queries:,} queries in {output}")
+    echo(f"{count:,} negatives for {queries:,} queries in {output}")
     if scorer is None:
-        click.echo("without --scorer some of them may be relevant")
-    click.echo(
+        echo("without --scorer some of them may be relevant")
+    echo(
         f"next: cat {pairs} {output} > both.jsonl, then relsdk train embed embed.toml --set "
         "data.train=both.jsonl --set data.dev=DEV --set model.checkpoint=CHECKPOINT --set run.output=RUN"
     )
 
 
-def _with_bar(pairs: Iterator[LabelledPair], queries: int) -> Iterator[LabelledPair]:
+def _with_progress(pairs: Iterator[LabelledPair], queries: int) -> Iterator[LabelledPair]:
     """Pass pairs through, counting queries on stderr."""
-    with click.progressbar(length=queries, label="mine", file=sys.stderr) as bar:
-        last = None
+    with Progress(queries) as progress:
+        last, done = None, 0
         for pair in pairs:
             if pair.query != last:
-                bar.update(1)
-                last = pair.query
+                last, done = pair.query, done + 1
+                progress("mine", done)
             yield pair
-        bar.update(queries - bar.pos)

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from relsdk.bundle import Bundle, EncoderSettings, ScorerSettings, Variant, read_bundle
-from relsdk.cli.output import echo_json, echo_table, percent
+from relsdk.cli.output import echo, echo_json, echo_table, percent
 from relsdk.errors import BundleError, MissingExtraError
 from relsdk.hub import local_model
 from relsdk.pair_models import open_pair_model
@@ -38,9 +38,9 @@ def pull(name: str, output: Path | None, overwrite: bool, as_json: bool) -> None
         echo_json({"path": str(pulled.path), "source": pulled.source, "notes": list(pulled.notes)})
         return
     for note in pulled.notes:
-        click.echo(f"passed over {note}", err=True)
-    click.echo(f"{pulled.path} (from: {pulled.source})")
-    click.echo(f"next: relsdk export encoder {pulled.path} BUNDLE")
+        echo(f"passed over {note}", err=True)
+    echo(f"{pulled.path} (from: {pulled.source})")
+    echo(f"next: relsdk export encoder {pulled.path} BUNDLE")
 
 
 @model.command()
@@ -64,11 +64,11 @@ def cut(checkpoint: Path, output: Path, corpus: tuple[Path, ...], overwrite: boo
     if as_json:
         echo_json({"path": str(output), **found})
         return
-    click.echo(
+    echo(
         f"{output}: {found['pieces']:,} of {found['pieces_before']:,} pieces, {found['unknown_share']:.2%} "
         "of the corpus's tokens unknown"
     )
-    click.echo(f"next: relsdk train embed embed.toml --set model.checkpoint={output} ...")
+    echo(f"next: relsdk train embed embed.toml --set model.checkpoint={output} ...")
 
 
 @model.command()
@@ -85,7 +85,7 @@ def info(path: str, as_json: bool) -> None:
     rows = [["name", bundle.name], ["kind", bundle.kind], ["fingerprint", bundle.fingerprint]]
     rows += _setting_rows(bundle.settings)
     echo_table(["field", "value"], rows)
-    click.echo()
+    echo()
     variants = []
     for variant in bundle.variants:
         size = bundle.onnx_path(variant).stat().st_size / 1e6
@@ -112,7 +112,7 @@ def _echo_gates(bundle: Bundle) -> None:
     """Print what each variant lost on labelled pairs, where that was measured, and what was left out."""
     gates = {v.name: v.quality["gate"] for v in bundle.variants if "gate" in v.quality}
     if gates:
-        click.echo()
+        echo()
         rows = [
             [name, f"{gate['pairs']:,}"]
             + [percent(gate[key]) for key in ("ap_1", "ap_2", "ap_3", "mean_ap", "ndcg_at_10")]
@@ -122,7 +122,7 @@ def _echo_gates(bundle: Bundle) -> None:
         header = ["variant", "pairs", "AP>=1", "AP>=2", "AP=3", "mean AP", "nDCG@10", "QWK", "levels changed"]
         echo_table(header, rows, right=tuple(range(1, 9)))
     for name, reasons in bundle.provenance.get("left_out", {}).items():
-        click.echo(f"left out: {name} ({'; '.join(reasons)})")
+        echo(f"left out: {name} ({'; '.join(reasons)})")
 
 
 @model.command()

@@ -1,32 +1,112 @@
-"""How results look on a terminal, and as JSON."""
+"""How results look on a terminal, and as JSON.
+
+Everything that a command prints goes through here: titles, ids, paths and messages come from other people.
+What acts on a terminal (escape sequences, controls, changes of the reading direction) is shown, not sent.
+"""
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
+import os
+import re
+import shlex
 import shutil
 import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import click
+from relsdk.progress import draws_on
 
-from relsdk.records import Hit, Relevance
+if TYPE_CHECKING:  # a command that prints no hits starts without them
+    from relsdk.records import Hit, Relevance
 
 __all__ = [
     "bar",
     "clip",
+    "count_lines",
+    "echo",
     "echo_json",
+    "echo_next",
     "echo_table",
+    "escape_what_is_lacking",
     "hit_to_dict",
     "percent",
+    "printable",
     "relevance_cells",
     "relevance_to_dict",
+    "shell",
 ]
 
+# C0 and C1 controls but tab and newline, marks and overrides of the reading direction, line separators.
+_ACTS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+# The same in JSON, where all below \x20 is escaped anyway, and halves of surrogate pairs.
+_NOT_IN_JSON = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _SHADES = "░▒▓█"  # levels 0, 1, 2, 3
 _BAR_CELLS = 16
+
+
+def echo(text: object = "", *, err: bool = False, bold: bool = False, dim: bool = False) -> None:
+    """Print lines on stdout, or stderr; what acts on a terminal is escaped, and only a terminal gets a style.
+
+    Raises:
+        OSError: stdout is full or closed. A stderr that cannot be written is passed over.
+    """
+    stream = sys.stderr if err else sys.stdout
+    line = "\n".join(map(printable, str(text).split("\n")))
+    if (bold or dim) and draws_on(stream) and not os.environ.get("NO_COLOR"):
+        line = f"\x1b[{1 if bold else 2}m{line}\x1b[0m"
+    try:
+        stream.write(line + "\n")
+        stream.flush()
+    except (OSError, ValueError, AttributeError):
+        if not err:
+            raise
+
+
+def printable(text: str) -> str:
+    """Return a text in which what acts on a terminal is written as an escape."""
+    return _ACTS.sub(lambda found: codecs.encode(found[0], "unicode-escape").decode(), text)
+
+
+def shell(path: str | os.PathLike[str]) -> str:
+    """Return a path as a shell wants it."""
+    return shlex.quote(os.fspath(path))
+
+
+def echo_next(*words: str | Path, err: bool = False) -> None:
+    """Print the command that usually follows; paths are quoted."""
+    echo("next: relsdk " + " ".join(shell(w) if isinstance(w, Path) else w for w in words), err=err)
+
+
+def escape_what_is_lacking() -> set[str]:
+    """Let stdout and stderr escape what their encodings lack; return the set that such encodings get into."""
+    lacking: set[str] = set()
+
+    def escape(error: UnicodeError) -> tuple[str | bytes, int]:
+        if isinstance(error, UnicodeEncodeError) and not error.encoding.lower().startswith("utf"):
+            lacking.add(error.encoding)
+        return codecs.backslashreplace_errors(error)
+
+    codecs.register_error("relsdk-escape", escape)
+    for stream in (sys.stdout, sys.stderr):
+        if reconfigure := getattr(stream, "reconfigure", None):
+            reconfigure(errors="relsdk-escape")
+    return lacking
+
+
+def count_lines(source: str) -> int | None:
+    """Return the lines of a file of JSON lines, for a progress line; None where counting is not cheap."""
+    if not source.endswith(".jsonl") or not os.path.isfile(source):
+        return None
+    try:
+        with open(source, "rb") as stream:
+            return sum(block.count(b"\n") for block in iter(lambda: stream.read(1 << 20), b""))
+    except OSError:
+        return None  # who reads it says why
 
 
 def echo_json(value: Any) -> None:
@@ -35,11 +115,12 @@ def echo_json(value: Any) -> None:
     What is no number (NaN) or infinite is null: JSON has no word for it.
     """
     text = json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
+    text = _NOT_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:
         text = json.dumps(_finite(value), allow_nan=False)
-    click.echo(text)
+    echo(text)
 
 
 def _finite(value: Any) -> Any:
@@ -52,6 +133,7 @@ def _finite(value: Any) -> Any:
 
 def echo_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:
     """Print columns, padded for wide characters; columns in `right` are right-aligned."""
+    rows = [[printable(cell).replace("\n", "\\n") for cell in row] for row in rows]
     widths = [max(_width(cell) for cell in column) for column in zip(header, *rows, strict=True)]
     for number, row in enumerate([header, *rows]):
         cells = []
@@ -59,7 +141,7 @@ def echo_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: S
             padding = " " * (width - _width(cell))
             cells.append(padding + cell if column in right else cell + padding)
         line = "  ".join(cells).rstrip()
-        click.echo(click.style(line, dim=True) if number == 0 else line)
+        echo(line, dim=number == 0)
 
 
 def percent(value: float | None) -> str:
@@ -112,7 +194,7 @@ def hit_to_dict(hit: Hit) -> dict[str, Any]:
 def clip(text: str, used: int) -> str:
     """Cut a text to what is left of the terminal's width after `used` cells."""
     room = max(shutil.get_terminal_size((110, 24)).columns - used, 20)
-    line = " ".join(text.split())
+    line = printable(" ".join(text.split()))
     if _width(line) <= room:
         return line
     cells, end = 0, 0
@@ -128,7 +210,7 @@ def _width(text: str) -> int:
     """Terminal cells of a text."""
     return sum(
         0
-        if unicodedata.combining(c) or c in "\u200d\ufe0f"
+        if unicodedata.category(c) in ("Mn", "Me", "Cf")
         else 2
         if unicodedata.east_asian_width(c) in "WF"
         else 1

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from relsdk.cli.output import clip, echo_json, echo_table, hit_to_dict, relevance_cells
+from relsdk.cli.output import clip, echo, echo_json, echo_table, hit_to_dict, relevance_cells
 from relsdk.cli.where import WHERE_HELP, parse_where
 from relsdk.embedder import Embedder
 from relsdk.errors import InputError
@@ -86,7 +86,7 @@ def query(
         )
         if layout == "trec":
             for line in run_lines({one.id: {hit.document.id: hit.score for hit in hits}}):
-                click.echo(line)
+                echo(line)
         elif layout == "json":
             counts = {} if scorer is None else {"scored": hits.scored, "skipped": hits.skipped}
             answer: dict[str, object] = {"id": None if source is None else one.id, "query": one.text}
@@ -94,7 +94,7 @@ def query(
             echo_json({**answer, "hits": [hit_to_dict(hit) for hit in hits]})
         else:
             name = "" if source is None else f"{one.id}  "
-            click.echo(name + click.style(one.text, bold=True) + f"  ({_summary(hits, bool(where))})")
+            echo(f"{name}{one.text}  ({_summary(hits, bool(where))})", bold=True)
             echo_hits(hits)
 
 

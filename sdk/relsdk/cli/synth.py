@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from relsdk.cli.output import bar, clip, echo_json, echo_table
+from relsdk.cli.output import bar, clip, echo, echo_json, echo_table
 from relsdk.errors import InputError
 
 __all__ = ["synth"]
@@ -38,10 +38,10 @@ def inspect(run: Path, name: str | None, per_level: int, seed: int, as_json: boo
         echo_json({"stage": stage.name, "seconds": stage.seconds, **report})
         return
     _echo_counts(stage, report)
-    click.echo()
+    echo()
     _echo_levels(report)
     if any(map(any, (samples.values() for samples in report["examples"]))):
-        click.echo()
+        echo()
         _echo_examples(report)
 
 
@@ -52,7 +52,7 @@ def report(run: Path, output: Path | None) -> None:
     """Write what the folder RUN holds as one HTML file: pictures, a table of stages, examples."""
     from relsdk_training.ssra.html import write_html
 
-    click.echo(write_html(run, output or run / "report.html"))
+    echo(write_html(run, output or run / "report.html"))
 
 
 def _choose(stages: Sequence[Any], name: str | None) -> Any:
@@ -72,17 +72,17 @@ def _choose(stages: Sequence[Any], name: str | None) -> Any:
 def _echo_counts(stage: Any, report: Mapping[str, Any]) -> None:
     length, scripts = report["query_length"], report["scripts"]
     dropped = ", ".join(f"{reason} {number}" for reason, number in report["dropped_because"].items())
-    click.echo(
+    echo(
         f"{stage.name}: {report['total']} records, {report['kept']} kept, dropped: {dropped or 'none'}; "
         f"{stage.seconds:.1f} s"
     )
-    click.echo(
+    echo(
         f"queries: {report['queries']}, duplicates {_percent(report['duplicate_rate'])}, "
         f"equal to the title {_percent(report['echo_share'])}, "
         + ", ".join(f"with {name} {_percent(share)}" for name, share in scripts.items())
     )
     if report["queries"]:
-        click.echo(f"characters: mean {length['mean']:.1f}, median {length['p50']}, 95% {length['p95']}")
+        echo(f"characters: mean {length['mean']:.1f}, median {length['p50']}, 95% {length['p95']}")
 
 
 def _echo_levels(report: Mapping[str, Any]) -> None:

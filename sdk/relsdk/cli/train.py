@@ -11,11 +11,13 @@ from typing import Any, TypeVar
 
 import click
 
-from relsdk.cli.output import echo_json
+from relsdk.cli.output import echo, echo_json
+from relsdk.progress import Progress
 
 __all__ = ["train"]
 
-_INTERRUPTED = 130  # as a shell says of what Ctrl-C ended: nothing behind && follows
+# How a training is stopped from outside, and what a shell calls it: nothing behind && follows.
+_STOPPED = {"interrupted": 130, "terminated": 143}
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -46,9 +48,8 @@ def _options(command: F) -> F:
 def embed(config: Path | None, overrides: tuple[str, ...], resume: bool, as_json: bool) -> None:
     """Train an encoder as CONFIG says; run.output/best is what relsdk export encoder takes."""
     from relsdk_training.config import EmbedConfig
-    from relsdk_training.tasks import train_embed
 
-    _run(EmbedConfig, train_embed, config, overrides, resume, as_json, "export encoder {best} BUNDLE")
+    _run(EmbedConfig, "train_embed", config, overrides, resume, as_json, "export encoder {best} BUNDLE")
 
 
 @train.command()
@@ -56,9 +57,8 @@ def embed(config: Path | None, overrides: tuple[str, ...], resume: bool, as_json
 def score(config: Path | None, overrides: tuple[str, ...], resume: bool, as_json: bool) -> None:
     """Train a score model (cross-encoder); run.output/best is what relsdk export scorer takes."""
     from relsdk_training.config import ScoreConfig
-    from relsdk_training.tasks import train_score
 
-    _run(ScoreConfig, train_score, config, overrides, resume, as_json, "export scorer {best} BUNDLE")
+    _run(ScoreConfig, "train_score", config, overrides, resume, as_json, "export scorer {best} BUNDLE")
 
 
 @train.command()
@@ -66,9 +66,8 @@ def score(config: Path | None, overrides: tuple[str, ...], resume: bool, as_json
 def query(config: Path | None, overrides: tuple[str, ...], resume: bool, as_json: bool) -> None:
     """Train a query model, which writes a query for a document and a wanted level."""
     from relsdk_training.config import QueryConfig
-    from relsdk_training.tasks import train_query
 
-    _run(QueryConfig, train_query, config, overrides, resume, as_json, "train ssra CONFIG.toml")
+    _run(QueryConfig, "train_query", config, overrides, resume, as_json, "train ssra CONFIG.toml")
 
 
 @train.command()
@@ -85,50 +84,25 @@ def ssra(config: Path | None, overrides: tuple[str, ...], as_json: bool) -> None
     """
     from relsdk_training.config_files import load_config
     from relsdk_training.ssra.config import SsraConfig
-    from relsdk_training.ssra.pipeline import train_ssra
 
     settings = load_config(SsraConfig, config, overrides)
+    from relsdk_training.ssra.pipeline import train_ssra  # torch, which takes seconds
+
     _show(config, settings)
-    with _StageBars() as bars:
-        result = train_ssra(settings, on_note=bars.note, on_progress=bars.update)
+    with Progress() as progress:
+
+        def on_note(note: str) -> None:
+            progress.finish()
+            echo(note, err=True)
+
+        result = train_ssra(settings, on_note=on_note, on_progress=progress)
     if as_json:
         echo_json(asdict(result))
         return
     measures = ", ".join(f"{name} {value:.4f}" for name, value in result.dev.items() if "@" not in name)
-    click.echo(f"dev: {measures}")
-    click.echo(f"look at what was written: relsdk synth inspect {settings.run.output}")
-    click.echo(f"next: relsdk export encoder {result.encoder} BUNDLE")
-
-
-class _StageBars:
-    """One progress bar after the other on stderr."""
-
-    def __init__(self) -> None:
-        self._name = ""
-        self._bar: Any = None
-
-    def __enter__(self) -> _StageBars:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._finish()
-
-    def note(self, note: str) -> None:
-        """Print a line between bars."""
-        self._finish()
-        click.echo(note, err=True)
-
-    def update(self, name: str, done: int, total: int) -> None:
-        """Move the bar of a stage."""
-        if name != self._name:
-            self._finish()
-            self._name, self._bar = name, click.progressbar(length=total, label=name, file=sys.stderr)
-        self._bar.update(done - self._bar.pos)
-
-    def _finish(self) -> None:
-        if self._bar is not None:
-            self._bar.render_finish()
-        self._name, self._bar = "", None
+    echo(f"dev: {measures}")
+    echo(f"look at what was written: relsdk synth inspect {settings.run.output}")
+    echo(f"next: relsdk export encoder {result.encoder} BUNDLE")
 
 
 @train.command()
@@ -136,7 +110,6 @@ class _StageBars:
 def distill(config: Path | None, overrides: tuple[str, ...], resume: bool, as_json: bool) -> None:
     """Train a student of fewer layers, or a query tower, on its teacher's vectors of unlabelled texts."""
     from relsdk_training.config import DistillConfig
-    from relsdk_training.tasks import train_distill
 
     following = {
         "encoder": "export encoder {best} BUNDLE",
@@ -144,7 +117,7 @@ def distill(config: Path | None, overrides: tuple[str, ...], resume: bool, as_js
     }
     _run(
         DistillConfig,
-        train_distill,
+        "train_distill",
         config,
         overrides,
         resume,
@@ -171,8 +144,8 @@ def mix(checkpoints: tuple[Path, ...], output: Path, shares: tuple[float, ...], 
 
     mix_checkpoints(checkpoints, output, shares=shares, overwrite=overwrite)
     kind = "scorer" if is_scorer_folder(output) else "encoder"
-    click.echo(f"averaged {len(checkpoints)} checkpoints into {output}")
-    click.echo(f"next: relsdk export {kind} {output} BUNDLE")
+    echo(f"averaged {len(checkpoints)} checkpoints into {output}")
+    echo(f"next: relsdk export {kind} {output} BUNDLE")
 
 
 @train.command()
@@ -182,7 +155,7 @@ def plot(run: Path, output: Path | None) -> None:
     """Draw the curves of the folder RUN: loss, accuracy, learning rate, gradient norm, dev measures."""
     from relsdk_training.plot import plot_run
 
-    click.echo(plot_run(run, output or run / "curves.png"))
+    echo(plot_run(run, output or run / "curves.png"))
 
 
 def _show(path: Path | None, settings: Any) -> None:
@@ -191,13 +164,13 @@ def _show(path: Path | None, settings: Any) -> None:
 
     if path is not None:
         own = settings_file(path) != path
-        click.echo(f"# {path}{', of relsdk itself: this folder has none' if own else ''}", err=True)
-    click.echo(describe_config(settings), err=True)
+        echo(f"# {path}{', of relsdk itself: this folder has none' if own else ''}", err=True)
+    echo(describe_config(settings), err=True)
 
 
 def _run(
     kind: Any,
-    task: Callable[..., Any],
+    task_name: str,
     path: Path | None,
     overrides: tuple[str, ...],
     resume: bool,
@@ -207,43 +180,49 @@ def _run(
     from relsdk_training.config_files import load_config
 
     config = load_config(kind, path, overrides)
+    from relsdk_training import tasks  # torch, which takes seconds: what is wrong above is told before
+
+    task = getattr(tasks, task_name)
     if os.environ.get("RANK", "0") != "0":  # one of several processes speaks
         task(config, resume=resume)
         return
     _show(path, config)
-    with click.progressbar(length=1, label="train", file=sys.stderr, item_show_func=_figures) as bar:
+    with Progress() as progress:
 
         def on_step(step: int, steps: int, statistics: dict[str, float]) -> None:
-            bar.length = steps
-            bar.update(step - bar.pos, statistics)
+            progress("train", step, steps, _figures(statistics))
 
-        result = task(config, resume=resume, on_step=on_step, on_note=lambda note: click.echo(note, err=True))
+        def on_note(note: str) -> None:
+            progress.finish()
+            echo(note, err=True)
+
+        result = task(config, resume=resume, on_step=on_step, on_note=on_note)
     for warning in result.warnings:
-        click.echo(f"relsdk: warning: {warning}", err=True)
+        echo(f"relsdk: warning: {warning}", err=True)
     if as_json:
         echo_json(asdict(result))
     else:
         command = following if isinstance(following, str) else following(config)
         best, teacher = Path(config.run.output) / "best", config.model.checkpoint
         _echo_result(result, command.format(best=best, teacher=teacher))
-    if result.stopped == "interrupted":
-        sys.exit(_INTERRUPTED)
+    if result.stopped in _STOPPED:
+        sys.exit(_STOPPED[result.stopped])
 
 
 def _echo_result(result: Any, following: str) -> None:
     """Print how a training ended, and what to do next."""
     measures = ", ".join(f"{name} {value:.4f}" for name, value in result.best.items() if "@" not in name)
-    click.echo(
+    echo(
         f"{result.stopped} after {result.steps} steps, {result.rows_per_second:.1f} pairs/s; best on dev at "
         f"step {result.best_step}: {measures}"
     )
-    if result.stopped == "interrupted":
-        click.echo("go on with the same command and --resume")
+    if result.stopped in _STOPPED:
+        echo("go on with the same command and --resume")
     else:
-        click.echo(f"next: relsdk {following}")
+        echo(f"next: relsdk {following}")
 
 
-def _figures(statistics: dict[str, float] | None) -> str | None:
+def _figures(statistics: dict[str, float]) -> str:
     if not statistics:
-        return None
+        return ""
     return f"loss {statistics['loss']:.3f}  {statistics['rows_per_second']:.0f} pairs/s"

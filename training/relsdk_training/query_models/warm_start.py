@@ -6,6 +6,7 @@ whose cross-attention starts from self-attention.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, EncoderDecoderModel
 
 from relsdk.errors import InputError
+from relsdk_training.config import QueryModelConfig
 from relsdk_training.transformers_folder import load_transformer, quiet
 
 __all__ = ["check_warm_start", "warm_start"]
@@ -31,16 +33,16 @@ def warm_start(
 
     Args:
         checkpoint: Folder of the encoder.
-        decoder_layers: Which of its layers the decoder starts from, in rising order.
-        encoder_layers: How many of its first layers stay the encoder; 0 keeps all.
+        decoder_layers: Which of its layers the decoder starts from, in rising order; of an encoder that has
+            not so many, those of the defaults are spread over what it has.
+        encoder_layers: How many of its first layers stay the encoder; 0, or more than there are, keeps all.
 
     Raises:
         InputError: The folder is no checkpoint, a layer is out of range, or the architecture has no decoder.
     """
     encoder = load_transformer(AutoModel, checkpoint)
     config = encoder.config
-    _check(config, checkpoint, decoder_layers, encoder_layers)
-    layers = list(decoder_layers)
+    layers, encoder_layers = _fitting(config, checkpoint, decoder_layers, encoder_layers)
     ours = deepcopy(config)
     ours.update(
         {"is_decoder": True, "add_cross_attention": True, "num_hidden_layers": len(layers), "use_cache": True}
@@ -65,10 +67,13 @@ def check_warm_start(checkpoint: Path, decoder_layers: Sequence[int], encoder_la
             config = AutoConfig.from_pretrained(checkpoint, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{checkpoint} cannot be loaded: {str(error).splitlines()[0]}") from error
-    _check(config, checkpoint, decoder_layers, encoder_layers)
+    _fitting(config, checkpoint, decoder_layers, encoder_layers)
 
 
-def _check(config: Any, checkpoint: Path, decoder_layers: Sequence[int], encoder_layers: int) -> None:
+def _fitting(
+    config: Any, checkpoint: Path, decoder_layers: Sequence[int], encoder_layers: int
+) -> tuple[list[int], int]:
+    """Return both settings as an encoder of this depth allows them."""
     if config.model_type not in _ARCHITECTURES:
         raise InputError(
             f"{checkpoint} is a {config.model_type}, which makes no decoder; a warm start takes one of "
@@ -76,10 +81,13 @@ def _check(config: Any, checkpoint: Path, decoder_layers: Sequence[int], encoder
         )
     count = int(config.num_hidden_layers)
     layers = list(decoder_layers)
+    if tuple(layers) == QueryModelConfig.decoder_layers and layers[-1] >= count:
+        layers = sorted({math.ceil(part * count / len(layers)) - 1 for part in range(1, len(layers) + 1)})
     if not layers or layers != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < count:
         raise InputError(f"decoder_layers {layers}; rising numbers out of 0 to {count - 1} are needed")
-    if not 0 <= encoder_layers <= count:
+    if encoder_layers < 0:
         raise InputError(f"encoder_layers={encoder_layers}; 0 (all) to {count} are allowed")
+    return layers, min(encoder_layers, count)
 
 
 def _copy_layers(encoder: Any, decoder: Any, layers: Sequence[int]) -> None:

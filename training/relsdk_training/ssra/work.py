@@ -17,6 +17,7 @@ from relsdk.formats import read_pairs, write_pairs
 from relsdk_training.config import DataConfig, EmbedConfig, QueryDataConfig, ScoreConfig
 from relsdk_training.data import load_pairs, pair_arrays
 from relsdk_training.identity import weights_hash
+from relsdk_training.interrupt import STOPPED_FROM_OUTSIDE
 from relsdk_training.loop import TrainResult
 from relsdk_training.query_models.base import QueryModel
 from relsdk_training.query_models.endpoint import EndpointQueryModel
@@ -271,7 +272,7 @@ class StageWork:
             self.on_progress(name, step, steps)
 
         result = task(settings, resume=True, on_step=on_step, on_note=self.on_note)
-        if result.stopped == "interrupted":
+        if result.stopped in STOPPED_FROM_OUTSIDE:
             raise KeyboardInterrupt
         for warning in result.warnings:
             self.on_note(f"{name}: {warning}")
