@@ -117,7 +117,7 @@ def test_a_calibration_is_saved_atomically(toy_bundle_copy, monkeypatch):
     assert (toy_bundle_copy / "relsdk.json").read_text() == before
     assert not list(toy_bundle_copy.glob(".relsdk.json*"))
     monkeypatch.undo()
-    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
+    monkeypatch.setattr("relsdk.files.fcntl.flock", refuse)
     with pytest.raises(RelsdkError, match=r"cannot write .*Read-only file system"):
         open_for_calibration(toy_bundle_copy)
     monkeypatch.undo()

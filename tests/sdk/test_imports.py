@@ -15,7 +15,7 @@ BASE = {"numpy", "onnxruntime", "tokenizers", "hnswlib", "click", "filelock", "m
 LAZY = {"huggingface_hub", "matplotlib", "pyarrow"}
 # What training shares with serving: pure modules, the model folder, what the CPU has, the tokenizer.
 FOR_TRAINING = {
-    *("levels", "records", "metrics", "errors", "formats", "folders", "batching", "calibration"),
+    *("levels", "records", "metrics", "errors", "formats", "files", "folders", "batching", "calibration"),
     *("bundle", "hardware", "tokenizer", "typed_json"),
 }
 ORDER = [
@@ -28,6 +28,7 @@ ORDER = [
         "batching",
         "bench_results",
         "deadline",
+        "files",
         "folders",
         "hardware",
         "hub",

@@ -258,13 +258,18 @@ def test_patience_ends_a_run_for_good(settings, tmp_path, monkeypatch):
     assert weights(tmp_path / "run/last")
 
 
-def test_what_a_kill_left_half_written_is_removed(settings, tmp_path):
+def test_what_a_kill_left_is_put_back_or_removed(settings, tmp_path):
     config = load_config(EmbedConfig, None, [*settings, "run.max_steps=2"])
     train_embed(config)
-    for name in (".state-00000002.new-abc", ".best.new-abc", ".last.old-abc"):
-        (tmp_path / "run" / name).mkdir()
+    run = tmp_path / "run"
+    best = weights(run / "best")
+    (run / "best").rename(run / ".best.old-0a1b2c3d")  # killed between two renames
+    for name in (".state-00000002.new-abc_1234", ".best.new-0a1b2c3d", ".last.old-0a1b2c3d"):
+        (run / name).mkdir()
+    (run / ".last.lock").touch()
     train_embed(config, resume=True)
-    assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith((".s", ".b", ".last"))]
+    assert not [path for path in run.iterdir() if path.name.startswith((".s", ".b", ".last"))]
+    assert all(np.array_equal(value, best[name]) for name, value in weights(run / "best").items())
 
 
 def test_each_statistic_is_a_mean_of_the_batches_that_have_it():

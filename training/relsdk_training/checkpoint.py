@@ -24,7 +24,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from relsdk.bundle import write_training
 from relsdk.errors import InputError, RelsdkError
-from relsdk.folders import staged_folder
+from relsdk.folders import remove_leftovers, staged_folder
 from relsdk_training.errors import TrainingError
 from relsdk_training.processes import gathered, rank, world_size
 
@@ -190,10 +190,12 @@ def check_resume(folder: Path, identity: str, objective: Objective) -> Path | No
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove what a killed run was writing; its lock must be held."""
-    for pattern in (f".{_STATE}*", ".best.*", ".last.*"):
-        for left in folder.glob(pattern):
-            shutil.rmtree(left, ignore_errors=True)
+    """Put back or remove what a killed run was writing; its lock must be held."""
+    names = {"best", "last"}
+    for left in folder.glob(f".{_STATE}*.*"):
+        names.add(left.name[1:].partition(".")[0])
+    for name in names:
+        remove_leftovers(folder / name)
 
 
 def random_state() -> dict[str, Tensor]:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from relsdk.errors import InputError, MissingExtraError
+from relsdk.files import output_file
 from relsdk.folders import check_file_target
+from relsdk_training.errors import TrainingError
 from relsdk_training.run_log import read_log
 
 __all__ = ["plot_run"]
@@ -29,6 +31,7 @@ def plot_run(run: Path, target: Path) -> Path:
     Raises:
         InputError: The folder has no log, the log no step, or the target's folder is not there.
         MissingExtraError: matplotlib is not installed.
+        TrainingError: The picture cannot be written.
     """
     try:
         from matplotlib.figure import Figure
@@ -54,7 +57,11 @@ def plot_run(run: Path, target: Path) -> Path:
         axis.set_xlabel("step")
     for axis in axes[len(curves) :]:
         axis.set_visible(False)
-    figure.savefig(target, format="png", dpi=100)
+    try:
+        with output_file(target) as stream:
+            figure.savefig(stream, format="png", dpi=100)
+    except OSError as error:
+        raise TrainingError(f"cannot write {target}: {error.strerror or error}") from error
     return target
 
 

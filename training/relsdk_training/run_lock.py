@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from relsdk.errors import InputError, LockedError
+from relsdk.errors import InputError, LockedError, RelsdkError
+from relsdk.files import HeldLock, hold_lock
 
 __all__ = ["LOCK_FILE", "lock_run"]
 
 LOCK_FILE = ".lock"
 
 
-def lock_run(folder: Path) -> FileLock:
+def lock_run(folder: Path) -> HeldLock:
     """Make a run's folder and hold its lock, which the kernel drops when the process dies.
 
     Args:
@@ -26,14 +25,13 @@ def lock_run(folder: Path) -> FileLock:
         LockedError: Another process runs there.
         InputError: The folder cannot be made.
     """
-    lock = FileLock(folder / LOCK_FILE, timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
+        return hold_lock(folder / LOCK_FILE)
+    except LockedError:
         raise LockedError(
             f"{folder} is in use by another process; wait for it, or name another folder"
         ) from None
-    except OSError as error:
-        raise InputError(f"{folder} cannot be used as a run folder: {error.strerror or error}") from error
-    return lock
+    except (OSError, RelsdkError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{folder} cannot be used as a run folder: {reason or error}") from error

@@ -5,14 +5,13 @@ Shape letters: N texts or pairs, C numbers of each.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from relsdk.files import replaced_file
 from relsdk.folders import json_sha256
 from relsdk.tokenizer import TokenizedTexts
 from relsdk_training.errors import TrainingError
@@ -83,14 +82,8 @@ def _read(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
 def _write(path: Path, outputs: NDArray[np.float32]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                np.save(stream, outputs)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        with replaced_file(path) as stream:
+            np.save(stream, outputs)
     except OSError as error:
         raise TrainingError(
             f"cannot write {path}: {error.strerror or error}; make room and go on with --resume"

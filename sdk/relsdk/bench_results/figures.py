@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from relsdk.bench_results.records import Results, Row
-from relsdk.errors import MissingExtraError
+from relsdk.errors import MissingExtraError, RelsdkError
+from relsdk.files import replaced_file
 
 __all__ = ["draw_figures"]
 
@@ -30,6 +31,7 @@ def draw_figures(results: Sequence[Results], folder: Path) -> list[Path]:
 
     Raises:
         MissingExtraError: matplotlib is not installed.
+        RelsdkError: A picture cannot be written.
     """
     _figure_class()  # a missing package is said before the work
     rows = [row for found in results for row in found.rows if row.role != "yardstick"]
@@ -57,7 +59,11 @@ def _save(panels: dict[str, list[Row]], draw: Callable[[Axis, list[Row]], None],
         axis.legend(fontsize=6)
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
-    figure.savefig(target, format="png", dpi=110)
+    try:
+        with replaced_file(target) as stream:
+            figure.savefig(stream, format="png", dpi=110)
+    except OSError as error:
+        raise RelsdkError(f"cannot write {target}: {error.strerror or error}") from error
     return target
 
 

@@ -26,7 +26,7 @@ from relsdk.bundle.model import FORMAT_VERSION, RELSDK_JSON, Bundle, Variant
 from relsdk.bundle.modules import POOLINGS
 from relsdk.bundle.onnx_names import find_onnx_files
 from relsdk.errors import BundleError
-from relsdk.folders import file_sha256, json_sha256
+from relsdk.folders import file_sha256, json_sha256, restore_folder
 
 __all__ = ["read_bundle"]
 
@@ -39,7 +39,9 @@ def read_bundle(path: str | Path) -> Bundle:
     Raises:
         BundleError: The folder is missing, damaged, of an unknown version, or has no ONNX file.
     """
-    folder = Path(path)
+    folder = Path(path).absolute()  # what is opened later is found from another folder, too
+    if not folder.is_dir():
+        restore_folder(folder)
     if not folder.is_dir():
         raise BundleError(f"{folder} is not a folder; name a bundle (make one with: relsdk export encoder)")
     if (folder / RELSDK_JSON).is_file():

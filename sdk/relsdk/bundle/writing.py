@@ -18,7 +18,8 @@ from relsdk.bundle.layout import (
 )
 from relsdk.bundle.model import FORMAT_VERSION, RELSDK_JSON, Bundle, Variant
 from relsdk.bundle.reading import read_bundle
-from relsdk.errors import BundleError, RelsdkError
+from relsdk.errors import BundleError
+from relsdk.files import hold_lock, remove
 from relsdk.folders import file_sha256, json_sha256, write_file_atomically
 
 __all__ = ["finish_bundle", "open_for_calibration", "save_calibration"]
@@ -132,17 +133,11 @@ def save_calibration(
 @contextmanager
 def _changing(folder: Path) -> Iterator[Bundle]:
     """Read a bundle while no other process changes its `relsdk.json`."""
-    from filelock import FileLock  # not needed to serve
-
-    lock = FileLock(folder / _LOCK)
-    try:
-        lock.acquire()
-    except OSError as error:
-        raise RelsdkError(f"cannot write {folder}: {error.strerror or error}") from error
-    try:
+    with hold_lock(folder / _LOCK, wait=True) as lock:
+        if lock.exclusive:
+            for left in folder.glob(f".{RELSDK_JSON}.????????"):  # of a killed version before this one
+                remove(left)
         yield read_bundle(folder)
-    finally:
-        lock.release()
 
 
 def _write(bundle: Bundle) -> Bundle:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
@@ -11,6 +10,7 @@ import numpy as np
 from relsdk.cli.output import echo, echo_json
 from relsdk.embedder import Embedder
 from relsdk.errors import RelsdkError
+from relsdk.files import output_file
 from relsdk.folders import check_file_target
 from relsdk.formats import read_documents, read_queries
 
@@ -52,13 +52,12 @@ def encode(
         vectors = embedder.encode_document(
             list(read_documents(source)), precision=precision, show_progress_bar=True
         )
-    temporary = output.with_name(f".{output.name}.{os.getpid()}")
     try:
-        with temporary.open("wb") as stream:
+        with output_file(output) as stream:
             np.save(stream, vectors, allow_pickle=False)
-        temporary.replace(output)
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise RelsdkError(f"cannot write {output}: {error.strerror or error}") from error
     summary = {
         "output": str(output),

@@ -5,14 +5,11 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import stat
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import IO, Any, cast
 
 from relsdk.errors import InputError
+from relsdk.files import output_file
 from relsdk.formats._lines import STDIN, Source, is_gzip
 
 
@@ -54,12 +51,14 @@ def write_lines(path: Source, lines: Iterable[str]) -> int:
     if os.fspath(path) == STDIN:
         raise InputError("'-' is for reading only; name a file to write, for instance /dev/stdout")
     try:
-        with _replacing(Path(os.path.realpath(path))) as stream:
+        with output_file(path) as stream:
             if not is_gzip(path):
                 return _write(stream, lines)
             # No time and no name inside: the same lines give the same bytes.
             with gzip.GzipFile(filename="", mode="wb", fileobj=stream, mtime=0) as packed:
                 return _write(cast(IO[bytes], packed), lines)
+    except BrokenPipeError:  # the reader has what it wanted
+        raise
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f"{os.fspath(path)}: cannot be written ({reason}); name another file") from None
@@ -74,21 +73,3 @@ def _write(stream: IO[bytes], lines: Iterable[str]) -> int:
             reason = f"character {error.start + 1} is half of a surrogate pair; remove it"
             raise InputError(f"line {count} to write: {reason}") from None
     return count
-
-
-@contextmanager
-def _replacing(target: Path) -> Iterator[IO[bytes]]:
-    """Yield a stream whose file takes the place of `target` when the block ends without an error."""
-    if target.exists() and not target.is_file():
-        with open(target, "wb") as stream:  # a pipe or a device; a folder fails here
-            yield stream
-        return
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            yield stream
-        os.chmod(temporary, stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o644)
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -6,24 +6,23 @@
     INDEX/.lock, INDEX/.writer         held by the writer; who that is
 
 A generation never changes once its folder has its name. A crash at any point leaves CURRENT naming a complete
-one.
+one; what else it left is removed by the next writer, under the lock, before it begins: also on a full disk.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
 import socket
 import sqlite3
+import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from filelock import FileLock, Timeout
-
 from relsdk.errors import IndexFolderError, InputError, LockedError, RelsdkError
+from relsdk.files import hold_lock, remove, sync, sync_tree
 from relsdk.folders import write_file_atomically
 
 __all__ = ["Staging", "check_target", "new_generation", "open_current", "read_current", "writing"]
@@ -31,7 +30,7 @@ __all__ = ["Staging", "check_target", "new_generation", "open_current", "read_cu
 CURRENT = "CURRENT"
 _LOCK, _OWNER = ".lock", ".writer"
 _GENERATION = re.compile(r"gen-[0-9]{6,12}")
-_LEFTOVER = re.compile(r"\.tmp-gen-[0-9]{6,12}-[0-9]+|\.CURRENT\..*")
+_LEFTOVER = re.compile(r"\.tmp-gen-[0-9]{6,12}-[0-9]+|\.CURRENT\..*|\.\.writer\..*")
 _OURS = re.compile(rf"{CURRENT}|\.lock|\.writer|{_GENERATION.pattern}|{_LEFTOVER.pattern}")
 Content = TypeVar("Content")
 
@@ -46,8 +45,12 @@ def read_current(path: Path) -> str:
         what = "is a file" if path.exists() else "does not exist"
         raise IndexFolderError(f"{path} {what}; an index is a folder, made with: relsdk index build")
     try:
-        text = (path / CURRENT).read_bytes()[:64].decode("ascii", "replace").removesuffix("\n")
+        text = _read_name(path / CURRENT)
     except FileNotFoundError:
+        if os.path.lexists(path / CURRENT):
+            raise IndexFolderError(
+                f"{path / CURRENT} is damaged: a link to nothing; build the index again"
+            ) from None
         if _kind(path) == "unfinished":
             raise IndexFolderError(
                 f"{path} holds no finished index: its first build runs or was interrupted; build it again"
@@ -61,6 +64,17 @@ def read_current(path: Path) -> str:
             f"again"
         )
     return text
+
+
+def _read_name(path: Path) -> str:
+    """Return the start of a small file, which may be hostile: a FIFO, a device without end."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(f"{path} is no regular file")
+        return os.read(handle, 64).decode("ascii", "replace").removesuffix("\n")
+    finally:
+        os.close(handle)
 
 
 def open_current(path: Path, load: Callable[[str, Path], Content]) -> Content:
@@ -119,8 +133,6 @@ class Staging:
             pass  # no index yet, or a damaged one
         self.name = f"gen-{max(numbers, default=0) + 1:06d}"
         self.folder = path / f".tmp-{self.name}-{os.getpid()}"
-        if self.folder.exists():  # of a dead process that had our id
-            shutil.rmtree(self.folder)
         self.folder.mkdir()
 
     def commit(self) -> None:
@@ -130,26 +142,22 @@ class Staging:
             RelsdkError: The file system refused; what was current still is.
         """
         with writing(self._path):
-            for file in sorted(self.folder.iterdir()):
-                _flush(file)
-            _flush(self.folder)
+            sync_tree(self.folder)
             os.rename(self.folder, self._path / self.name)
-            _flush(self._path)
+            sync(self._path)
             write_file_atomically(self._path / CURRENT, self.name + "\n")
-            _flush(self._path)
-        for name in os.listdir(self._path):
-            if (_GENERATION.fullmatch(name) and name != self.name) or _LEFTOVER.fullmatch(name):
-                _remove(self._path / name)
+        with suppress(OSError):  # the next writer tries again
+            _remove_leftovers(self._path)
 
     def discard(self) -> None:
         """Delete what was written, unless it has become current."""
-        _remove(self.folder)
+        remove(self.folder)
         try:
             current = read_current(self._path)
         except IndexFolderError:
             current = None
         if current != self.name:
-            _remove(self._path / self.name)
+            remove(self._path / self.name)
 
 
 @contextmanager
@@ -169,6 +177,9 @@ def new_generation(path: Path, *, overwrite: bool) -> Iterator[Staging]:
     with _lock(path):
         check_target(path, overwrite)  # again: another writer may just have finished
         with writing(path):
+            _remove_leftovers(path)
+            # Only now: on a full disk there may have been no room for it.
+            write_file_atomically(path / _OWNER, f"process {os.getpid()} on {socket.gethostname()}\n")
             staging = Staging(path)
         try:
             yield staging
@@ -198,27 +209,40 @@ def writing(path: Path) -> Iterator[None]:
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
     """Hold the writer's lock; the kernel drops it when the process dies."""
-    lock = FileLock(path / _LOCK)
-    with writing(path):
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise LockedError(
-                f"{path} is being written by {_owner(path)}; wait until it has finished, or build to another "
-                f"folder"
-            ) from None
     try:
-        with writing(path):
-            (path / _OWNER).write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
+        lock = hold_lock(path / _LOCK)
+    except LockedError:
+        raise LockedError(
+            f"{path} is being written by {_owner(path)}; wait until it has finished, or build to another "
+            f"folder"
+        ) from None
+    with lock:
+        if not lock.exclusive:
+            raise RelsdkError(
+                f"{path} is on a file system that has no locks; build on another one and copy the folder"
+            )
         yield
-    finally:
-        lock.release()
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what killed writers left, and the generations before the current one; the lock must be held."""
+    try:
+        current = read_current(path)
+        known = (path / current).is_dir()
+    except (
+        IndexFolderError
+    ):  # there is none yet, or the pointer is damaged: a generation may be what is wanted
+        known = not os.path.lexists(path / CURRENT)
+        current = ""
+    for name in os.listdir(path):
+        if _LEFTOVER.fullmatch(name) or (known and _GENERATION.fullmatch(name) and name != current):
+            remove(path / name)
 
 
 def _owner(path: Path) -> str:
     try:
-        return (path / _OWNER).read_text(encoding="utf-8").strip() or "another process"
-    except (OSError, ValueError):
+        return _read_name(path / _OWNER).strip() or "another process"
+    except OSError:
         return "another process"
 
 
@@ -238,23 +262,3 @@ def _kind(path: Path) -> str:
     if not all(_OURS.fullmatch(name) for name in names):
         return "foreign"
     return "index" if CURRENT in names else "unfinished"
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _remove(folder: Path) -> None:
-    """Delete a folder or file as far as possible: the next build tries again."""
-    if folder.is_dir() and not folder.is_symlink():
-        shutil.rmtree(folder, ignore_errors=True)
-    else:
-        try:
-            folder.unlink(missing_ok=True)
-        except OSError:
-            pass

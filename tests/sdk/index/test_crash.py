@@ -163,3 +163,31 @@ def test_next_build_takes_over_and_cleans_up(crashed, document_factory, tmp_path
             generation = index.info().generation
         left = set(os.listdir(path)) - {".lock"}
         assert left == {".writer", "CURRENT", generation}, (start, name)
+
+
+def test_leftovers_are_gone_before_the_next_build_begins(crashed, tmp_path):
+    """Also one that fails: a full disk would never recover otherwise."""
+    folder, scenarios = crashed
+    removed = 0
+    for start, _, name, _ in scenarios:
+        path = tmp_path / name
+        if not (folder / name).exists():
+            continue
+        shutil.copytree(folder / name, path)
+        current = (path / "CURRENT").read_text().strip() if (path / "CURRENT").exists() else None
+        before = set(os.listdir(path))
+        seen = []
+
+        def documents(path=path, seen=seen):
+            seen.append(set(os.listdir(path)))
+            raise RuntimeError("the input ends")
+            yield
+
+        with pytest.raises(RuntimeError, match="the input ends"):
+            Index.build(path, documents(), Encoder(), overwrite=True)
+        wanted = {".lock", ".writer"} | ({"CURRENT", current} if current else set())
+        assert {entry for entry in seen[0] if not entry.startswith(".tmp-gen-")} == wanted, (start, name)
+        assert len(seen[0] - wanted) == 1  # what is written now
+        assert set(os.listdir(path)) == wanted
+        removed += bool(before - wanted)
+    assert removed > 10

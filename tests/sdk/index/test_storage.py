@@ -389,6 +389,47 @@ def test_second_writer_that_waited_does_not_overwrite(tmp_path, documents, encod
         assert len(index) == 200
 
 
+@pytest.mark.parametrize("name", [".writer", "CURRENT", ".tmp-gen-000002-{pid}", "gen-000002", ".lock"])
+@pytest.mark.parametrize("kind", ["file", "folder", "dangling"])
+def test_a_link_in_the_folder_leads_no_build_out_of_it(tmp_path, closed, documents, encoder, name, kind):
+    victim = tmp_path / "victim"
+    if kind == "file":
+        victim.write_text("mine")
+    elif kind == "folder":
+        victim.mkdir()
+        (victim / "photo").write_text("mine")
+    link = closed / name.format(pid=os.getpid())
+    link.unlink(missing_ok=True)
+    link.symlink_to(victim)
+    if name == ".lock":
+        with pytest.raises(RelsdkError, match=r"\.lock is a link or no regular file"):
+            Index.build(closed, documents, encoder, overwrite=True)
+    else:
+        with Index.build(closed, documents[:10], encoder, overwrite=True) as index:
+            assert len(index) == 10
+        assert not any(path.is_symlink() for path in closed.iterdir())
+    assert (kind == "dangling") != os.path.lexists(victim)
+    if kind == "file":
+        assert victim.read_text() == "mine"
+    elif kind == "folder":
+        assert [path.read_text() for path in victim.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("name", ["CURRENT", ".writer", ".lock"])
+def test_a_pipe_in_the_folder_is_no_reason_to_wait(closed, documents, encoder, name):
+    (closed / name).unlink(missing_ok=True)
+    os.mkfifo(closed / name)
+    if name == "CURRENT":
+        with pytest.raises(IndexFolderError, match="no regular file"):
+            Index.open(closed)
+    if name == ".lock":
+        with pytest.raises(RelsdkError, match="no regular file"):
+            Index.build(closed, documents, encoder, overwrite=True)
+        return
+    with Index.build(closed, documents[:10], encoder, overwrite=True) as index:
+        assert len(index) == 10
+
+
 def test_flat_index_has_no_graph_file(tmp_path, documents, encoder):
     with Index.build(tmp_path / "x", documents, encoder, config=IndexConfig(kind="flat")) as index:
         assert set(index.info().files) == {"vectors.npy", "documents.sqlite"}
