@@ -23,6 +23,7 @@ from relsdk_export.backbones import BACKBONES, pull
 from relsdk_export.convert import load_encoder
 from relsdk_export.cut_checkpoint import cut_checkpoint
 from relsdk_export.parity import torch_vectors
+from tests.bundle_changes import make_foreign
 
 NAME = "multilingual-e5-small"
 
@@ -101,7 +102,7 @@ def hub(toy_bundle, toy_checkpoint, tmp_path):
     folder = tmp_path / "repository"
     shutil.copytree(toy_bundle, folder)
     shutil.copytree(toy_checkpoint, folder, dirs_exist_ok=True)
-    (folder / "relsdk.json").unlink()
+    make_foreign(folder)
     (folder / "pickled.bin").write_bytes(b"never to be fetched")
     handler = type("ToyHub", (Hub,), {"folder": folder, "requests": []})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)

@@ -21,6 +21,7 @@ from relsdk_export.parity import ParityBudget, torch_logits
 from relsdk_export.pipeline import Gate
 from relsdk_export.quality import QualityBudget
 from relsdk_export.scorer import ScorerCuts, export_scorer
+from tests.bundle_changes import make_foreign
 from tests.conftest import exact_variants
 from tests.export.toy_architectures import make_cross_encoder
 
@@ -269,7 +270,7 @@ def test_a_foreign_cross_encoder_opens(scorers, tmp_path):
 
     made = scorers("xlm-roberta", "regression")
     folder = shutil.copytree(made.bundle.path, tmp_path / "foreign")
-    (folder / "relsdk.json").unlink()
+    make_foreign(folder)
     bundle = read_bundle(folder)
     assert bundle.kind == "scorer"
     np.testing.assert_array_equal(

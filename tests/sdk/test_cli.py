@@ -12,6 +12,7 @@ import pytest
 from relsdk.cli import main
 from relsdk.cli.output import bar, clip, echo_json
 from relsdk.sample_world import generate, write
+from tests.bundle_changes import make_foreign
 
 
 @pytest.fixture
@@ -381,7 +382,7 @@ def test_damaged_bundles(fails, index, toy_bundle_copy, world):
     documents_path = world / "documents.jsonl"
     build = ["index", "build", toy_bundle_copy.parent / "i", "-m", toy_bundle_copy, "-i", documents_path]
     assert "model.onnx" in fails(*build, "--variant", "fp32")
-    (toy_bundle_copy / "relsdk.json").unlink()
+    make_foreign(toy_bundle_copy)
     assert "not a loadable ONNX model" in fails(*build, "--variant", "fp32")
     assert "Traceback" not in fails(
         "index", "build", index, "-m", toy_bundle_copy / "none", "-i", documents_path

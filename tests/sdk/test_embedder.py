@@ -16,6 +16,7 @@ from relsdk import Document, Embedder
 from relsdk.embedder import TruncationWarning
 from relsdk.errors import BundleError, CalibrationError, InputError, TruncationError
 from relsdk_export.encoder import export_encoder
+from tests.bundle_changes import make_foreign
 
 
 def assert_same(got, expected):
@@ -174,7 +175,7 @@ def test_a_truncated_model_file_is_found_at_load(toy_bundle_copy):
 
 
 def test_a_folder_without_relsdk_json_opens_and_has_no_levels(toy_bundle_copy, embedder, corpus):
-    (toy_bundle_copy / "relsdk.json").unlink()
+    make_foreign(toy_bundle_copy)
     foreign = Embedder(toy_bundle_copy, threads=1)
     assert_same(foreign.encode_query(corpus), embedder.encode_query(corpus))
     assert not foreign.is_calibrated
@@ -198,7 +199,7 @@ def test_pooling_outside_the_graph_equals_pooling_inside(toy_checkpoint, tmp_pat
     expected = Embedder(bundle.path, threads=1).encode(corpus)
 
     foreign = Path(shutil.copytree(bundle.path, tmp_path / "foreign"))
-    (foreign / "relsdk.json").unlink()
+    make_foreign(foreign)
     model = onnx.load(foreign / "onnx/model.onnx")
     kept = [output for output in model.graph.output if output.name == "last_hidden_state"]
     del model.graph.output[:]

@@ -12,6 +12,7 @@ from relsdk.bundle import GOLDEN_TEXTS, read_golden
 from relsdk.cli import main
 from relsdk.errors import BundleError
 from relsdk.folders import file_sha256
+from tests.bundle_changes import read_description, write_description
 
 
 @pytest.fixture
@@ -32,11 +33,10 @@ def verify(capsys):
 
 def edit(folder, change):
     """Change relsdk.json in place and make every hash right again."""
-    path = folder / "relsdk.json"
-    content = json.loads(path.read_text())
+    content = read_description(folder)
     change(content)
     content["files"] = {name: file_sha256(folder / name) for name in content["files"]}
-    path.write_text(json.dumps(content))
+    write_description(folder, content)
 
 
 def test_a_whole_bundle_passes(toy_bundle, verify):

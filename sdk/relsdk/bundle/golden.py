@@ -9,8 +9,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -43,6 +44,16 @@ GOLDEN_PAIRS: tuple[tuple[str, str], ...] = (
     ("12306 🚄", "Ça coûte combien ?"),
     ("", ""),
 )
+
+
+_Coordinate = Annotated[float, msgspec.Meta(ge=-1e30, le=1e30)]  # within float32
+_Row = Annotated[list[_Coordinate], msgspec.Meta(min_length=1)]
+
+
+class _Content(msgspec.Struct, frozen=True):
+    texts: Annotated[tuple[tuple[str, str], ...], msgspec.Meta(min_length=1)]
+    settings: dict[str, Any]
+    vectors: dict[str, list[_Row]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +100,9 @@ def read_golden(folder: Path) -> GoldenVectors:
     path = folder / GOLDEN_JSON
     if not path.is_file():
         raise BundleError(f"{folder} has no golden vectors ({GOLDEN_JSON}); export the bundle again")
-    content = read_json(path, dict[str, Any])
-    try:
-        texts = tuple((str(prompt), str(text)) for prompt, text in content["texts"])
-        vectors = {str(name): np.asarray(rows, dtype=np.float32) for name, rows in content["vectors"].items()}
-        golden = GoldenVectors(texts, vectors, dict(content["settings"]))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BundleError(f"{path} is damaged ({error}); export the bundle again") from error
-    if not texts or any(rows.ndim != 2 or len(rows) != len(texts) for rows in vectors.values()):
+    content = read_json(path, _Content, remedy="export the bundle again")
+    widths = {len(row) for rows in content.vectors.values() for row in rows}
+    if len(widths) > 1 or any(len(rows) != len(content.texts) for rows in content.vectors.values()):
         raise BundleError(f"{path} is damaged (number of vectors); export the bundle again")
-    return golden
+    vectors = {name: np.asarray(rows, dtype=np.float32) for name, rows in content.vectors.items()}
+    return GoldenVectors(content.texts, vectors, content.settings)

@@ -7,7 +7,9 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
+
+import msgspec
 
 from relsdk.bundle.json_files import (
     Limits,
@@ -65,6 +67,8 @@ _OFFSET_POSITIONS = {
 # Our key in a scorer's `config.json`: three outputs may be three classes of somebody else's.
 HEAD_KEY = "relsdk_head"
 Head = Literal["categorical", "ordinal", "regression"]
+Dimension = Annotated[int, msgspec.Meta(ge=1, le=65_536)]
+TokenLimit = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 # Outputs by head.
 HEADS: dict[str, int] = {"categorical": 4, "ordinal": 3, "regression": 1}
 
@@ -84,14 +88,14 @@ class EncoderSettings:
         matryoshka_dims: Leading sub-dimensions that the model was trained to be cut to.
     """
 
-    dimension: int
-    max_tokens: int
+    dimension: Dimension
+    max_tokens: TokenLimit
     pooling: Pooling
     normalize: bool
     prompts: Mapping[str, str] = field(default_factory=dict)
     document_template: str = "{title} {text}"
     pad_token: str = "[PAD]"
-    matryoshka_dims: tuple[int, ...] = ()
+    matryoshka_dims: tuple[Dimension, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +111,7 @@ class ScorerSettings:
     """
 
     head: Head
-    max_tokens: int
+    max_tokens: TokenLimit
     document_template: str = "{title} {text}"
     pad_token: str = "[PAD]"
 

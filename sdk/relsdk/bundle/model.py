@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import msgspec
 
 from relsdk.bundle.layout import TOKENIZER_JSON, EncoderSettings, ScorerSettings
 from relsdk.errors import BundleError, InputError
@@ -19,6 +21,7 @@ FORMAT_VERSION = 1
 RELSDK_JSON = "relsdk.json"
 # Weights beside the graph, as exporters name them.
 _DATA_ENDINGS = ("_data", ".data")
+_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +39,11 @@ class Variant:
             queries, too.
     """
 
-    name: str
-    file: str
-    quantisation: str
-    isa: str
-    calibrations: Mapping[str, Any] = field(default_factory=dict)
+    name: _Name
+    file: _Name
+    quantisation: Annotated[str, msgspec.Meta(pattern="^(fp32|int8)$")]
+    isa: Annotated[str, msgspec.Meta(pattern="^[a-z0-9_]+$")]
+    calibrations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     quality: Mapping[str, Any] = field(default_factory=dict)
     query_file: str = ""
 
@@ -63,6 +66,7 @@ class Bundle:
         variants: The ONNX files, at least one.
         provenance: Where it comes from.
         files: SHA-256 of every file by path; empty for a folder that relsdk did not write.
+        checksum: SHA-256 over the rest of `relsdk.json`; empty where there is none.
     """
 
     path: Path
@@ -73,6 +77,7 @@ class Bundle:
     variants: tuple[Variant, ...]
     provenance: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
+    checksum: str = ""
 
     @property
     def encoder_settings(self) -> EncoderSettings:

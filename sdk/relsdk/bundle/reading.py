@@ -7,101 +7,52 @@ too, as long as it has an ONNX file; it just has no levels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
 from dataclasses import asdict, replace
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 
-from relsdk.bundle.json_files import read_json
+from relsdk.bundle.description import LOCK, REMEDY, read_description
+from relsdk.bundle.golden import GOLDEN_JSON
 from relsdk.bundle.layout import (
-    HEADS,
     TOKENIZER_JSON,
-    EncoderSettings,
-    ScorerSettings,
     is_scorer_folder,
     read_encoder_settings,
     read_scorer_settings,
 )
-from relsdk.bundle.model import FORMAT_VERSION, RELSDK_JSON, Bundle, Variant
-from relsdk.bundle.modules import POOLINGS
+from relsdk.bundle.model import RELSDK_JSON, Bundle, Variant, onnx_file
 from relsdk.bundle.onnx_names import find_onnx_files
 from relsdk.errors import BundleError
 from relsdk.folders import file_sha256, json_sha256, restore_folder
 
 __all__ = ["read_bundle"]
 
+# What no other program leaves in a model folder.
+_TRACES = (GOLDEN_JSON, LOCK, onnx_file("fp32", "any", tower="query_model"))
+
 
 def read_bundle(path: str | Path) -> Bundle:
     """Read a model folder that relsdk or sentence-transformers wrote.
 
-    Hashes are not read here: `Bundle.check_hashes` does that for the files that are used.
+    Hashes of other files are not read here: `Bundle.check_hashes` does that for the files that are used.
 
     Raises:
-        BundleError: The folder is missing, damaged, of an unknown version, or has no ONNX file.
+        BundleError: The folder is missing, damaged, of an unknown version, or has no ONNX file; or relsdk
+            wrote it and its `relsdk.json` is missing or was changed.
     """
     folder = Path(path).absolute()  # what is opened later is found from another folder, too
     if not folder.is_dir():
         restore_folder(folder)
     if not folder.is_dir():
         raise BundleError(f"{folder} is not a folder; name a bundle (make one with: relsdk export encoder)")
-    if (folder / RELSDK_JSON).is_file():
-        return _read_own(folder)
-    return _read_foreign(folder)
-
-
-def _read_own(folder: Path) -> Bundle:
-    content = read_json(folder / RELSDK_JSON, dict[str, Any])
-    version = content.get("format_version")
-    if version != FORMAT_VERSION:
-        raise BundleError(f"{folder / RELSDK_JSON} has format {version!r}; only {FORMAT_VERSION} is known")
-    try:
-        settings = _settings(content["kind"], content["settings"])
-        variants = tuple(Variant(**item) for item in content["variants"])
-        bundle = Bundle(
-            path=folder,
-            name=content["name"],
-            kind=content["kind"],
-            fingerprint=content["fingerprint"],
-            settings=settings,
-            variants=variants,
-            provenance=content["provenance"],
-            files=content["files"],
-        )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise BundleError(f"{folder / RELSDK_JSON} is damaged ({error}); export the bundle again") from error
-    if not bundle.variants or not bundle.files:
+    if os.path.lexists(folder / RELSDK_JSON):
+        return read_description(folder)
+    trace = next((name for name in _TRACES if os.path.lexists(folder / name)), None)
+    if trace is not None:
         raise BundleError(
-            f"{folder / RELSDK_JSON} is damaged (no variants or files); export the bundle again"
+            f"{folder} is a relsdk bundle (it has {trace}) whose {RELSDK_JSON} is missing: levels and hashes "
+            f"are in it; {REMEDY}"
         )
-    graphs = [graph for variant in variants for graph in variant.graphs]
-    for name in [*bundle.files, *graphs]:
-        _check_inside(folder, name)
-    for graph in graphs:
-        if not (folder / graph).is_file():
-            raise BundleError(f"{folder / graph} is missing; copy the bundle again or export it again")
-    return bundle
-
-
-def _settings(kind: str, content: Mapping[str, Any]) -> EncoderSettings | ScorerSettings:
-    if kind == "scorer":
-        scorer = ScorerSettings(**content)
-        if scorer.head not in HEADS:
-            raise ValueError(f"head {scorer.head!r}")
-        return scorer
-    if kind != "encoder":
-        raise ValueError(f"kind {kind!r}")
-    dims = tuple(content.get("matryoshka_dims", ()))
-    encoder = EncoderSettings(**{**content, "matryoshka_dims": dims})
-    if encoder.pooling not in POOLINGS:
-        raise ValueError(f"pooling {encoder.pooling!r}")
-    return encoder
-
-
-def _check_inside(folder: Path, name: str) -> None:
-    parts = PurePosixPath(name).parts
-    escapes = name.startswith("/") or "\\" in name or ".." in parts or not parts
-    if escapes or not (folder / name).resolve().is_relative_to(folder.resolve()):
-        raise BundleError(f"{folder / RELSDK_JSON} names {name!r}, outside the bundle; do not use it")
+    return _read_foreign(folder)
 
 
 def _read_foreign(folder: Path) -> Bundle:

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from relsdk.bundle.description import LOCK, check_variants, description
 from relsdk.bundle.layout import (
     TOKENIZER_JSON,
     EncoderSettings,
@@ -16,15 +17,13 @@ from relsdk.bundle.layout import (
     write_layout,
     write_scorer_layout,
 )
-from relsdk.bundle.model import FORMAT_VERSION, RELSDK_JSON, Bundle, Variant
+from relsdk.bundle.model import RELSDK_JSON, Bundle, Variant
 from relsdk.bundle.reading import read_bundle
 from relsdk.errors import BundleError
 from relsdk.files import hold_lock, remove
 from relsdk.folders import file_sha256, json_sha256, write_file_atomically
 
 __all__ = ["finish_bundle", "open_for_calibration", "save_calibration"]
-
-_LOCK = ".relsdk.lock"  # held for the moment of a change to it
 
 
 def finish_bundle(
@@ -72,7 +71,7 @@ def finish_bundle(
         provenance=provenance,
         files={p.relative_to(folder).as_posix(): file_sha256(p) for p in present},
     )
-    (folder / RELSDK_JSON).write_text(_to_json(bundle), encoding="utf-8")
+    (folder / RELSDK_JSON).write_text(_to_json(description(bundle)), encoding="utf-8")
     return read_bundle(folder)
 
 
@@ -90,8 +89,7 @@ def open_for_calibration(path: str | Path) -> Bundle:
             "make a bundle of it with: relsdk export encoder"
         )
     with _changing(bundle.path) as now:
-        _write(now)
-    return now
+        return _write(now)
 
 
 def save_calibration(
@@ -133,7 +131,7 @@ def save_calibration(
 @contextmanager
 def _changing(folder: Path) -> Iterator[Bundle]:
     """Read a bundle while no other process changes its `relsdk.json`."""
-    with hold_lock(folder / _LOCK, wait=True) as lock:
+    with hold_lock(folder / LOCK, wait=True) as lock:
         if lock.exclusive:
             for left in folder.glob(f".{RELSDK_JSON}.????????"):  # of a killed version before this one
                 remove(left)
@@ -141,11 +139,11 @@ def _changing(folder: Path) -> Iterator[Bundle]:
 
 
 def _write(bundle: Bundle) -> Bundle:
-    write_file_atomically(bundle.path / RELSDK_JSON, _to_json(bundle))
-    return bundle
+    check_variants(bundle)
+    content = description(bundle)
+    write_file_atomically(bundle.path / RELSDK_JSON, _to_json(content))
+    return replace(bundle, checksum=content["checksum"])
 
 
-def _to_json(bundle: Bundle) -> str:
-    content = {"format_version": FORMAT_VERSION, **asdict(bundle)}
-    del content["path"]
+def _to_json(content: Mapping[str, Any]) -> str:
     return json.dumps(content, ensure_ascii=False, indent=1) + "\n"

@@ -18,6 +18,7 @@ from relsdk.calibration.models import (
     Isotonic,
     LogLinearPool,
     Temperature,
+    Transform,
     sigmoid,
     split_outputs,
 )
@@ -31,7 +32,7 @@ _RIDGE = 1e-6
 _ENOUGH = 1e-12
 
 
-def fit_cumulative_link(scores: Float, labels: Int, transform: str = "identity") -> CumulativeLink:
+def fit_cumulative_link(scores: Float, labels: Int, transform: Transform = "identity") -> CumulativeLink:
     """Maximise the likelihood over (slope, cut_1..3) by Newton's method with step halving.
 
     The parameters are log(slope), cut_1 and the logs of the steps between cuts, so that every point is valid.
@@ -138,10 +139,10 @@ def _minimise(
 
 def fit_isotonic(scores: Float, labels: Int) -> Isotonic:
     """Fit one isotonic regression of [level >= k] on the score for each k: scores and labels (N,)."""
-    curves = [
+    first, second, third = (
         _pool_adjacent_violators(scores, (labels >= k).astype(np.float64)) for k in range(1, NUM_LEVELS)
-    ]
-    return Isotonic(tuple(x for x, _ in curves), tuple(y for _, y in curves))
+    )
+    return Isotonic((first[0], second[0], third[0]), (first[1], second[1], third[1]))
 
 
 def _pool_adjacent_violators(x: Float, y: Float) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -5,15 +5,18 @@ Shape letters: N pairs, L = 4 levels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import reprlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from relsdk.errors import CalibrationError, InputError
+from relsdk.errors import CalibrationError, InputError, RelsdkError
 from relsdk.levels import NUM_LEVELS, cumulative_to_probabilities
+from relsdk.typed_json import convert_json
 
 __all__ = [
     "Calibration",
@@ -23,6 +26,7 @@ __all__ = [
     "Isotonic",
     "LogLinearPool",
     "Temperature",
+    "Transform",
     "as_logits",
     "as_scores",
     "calibration_from_dict",
@@ -36,6 +40,15 @@ Int = NDArray[np.int64]
 # A level never seen near a score still gets this probability, so that one surprise costs a finite log loss.
 _FLOOR = 1e-4
 _BIAS_CORRECTED = "bias_corrected_temperature"
+# Bounds of what is read, far beyond every fit: within them no probability overflows.
+_Number = Annotated[float, msgspec.Meta(ge=-1e100, le=1e100)]
+_Slope = Annotated[float, msgspec.Meta(ge=0, le=1e100)]
+_Scale = Annotated[float, msgspec.Meta(ge=1e-6, le=1e6)]
+_Bias = Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)]
+_Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Transform = Literal["identity", "log_distance"]
+_Curve = Annotated[tuple[_Number, ...], msgspec.Meta(min_length=1)]
+_Shares = Annotated[tuple[_Share, ...], msgspec.Meta(min_length=1)]
 TRANSFORMS: dict[str, Callable[[Float], Float]] = {
     "identity": lambda scores: scores,
     "log_distance": lambda scores: np.asarray(-np.log(1.001 - np.minimum(scores, 1.0))),
@@ -61,11 +74,18 @@ class CumulativeLink:
         cuts: Where they cross one half, times the slope.
         transform: x is the score itself ("identity"), or -log(1.001 - score) ("log_distance"): cosines of
             good pairs crowd towards 1, and there a step means more than below.
+
+    Raises:
+        InputError: The cuts fall.
     """
 
-    slope: float
-    cuts: tuple[float, float, float]
-    transform: str = "identity"
+    slope: _Slope
+    cuts: tuple[_Number, _Number, _Number]
+    transform: Transform = "identity"
+
+    def __post_init__(self) -> None:
+        if not self.cuts[0] <= self.cuts[1] <= self.cuts[2]:
+            raise InputError(f"the cuts {self.cuts} must not fall")
 
     def probabilities(self, outputs: ArrayLike) -> Float:
         """Return P(level = 0..3) for each score: (N,) -> (N, L)."""
@@ -85,10 +105,25 @@ class CumulativeLink:
 
 @dataclass(frozen=True, slots=True)
 class Isotonic:
-    """P(level >= k) interpolated between the points of an isotonic regression, one row for each k."""
+    """P(level >= k) interpolated between the points of an isotonic regression, one row for each k.
 
-    scores: tuple[tuple[float, ...], ...]
-    values: tuple[tuple[float, ...], ...]
+    Attributes:
+        scores: Of the points, rising.
+        values: P(level >= k) there, not falling.
+
+    Raises:
+        InputError: A row falls, or the rows are not of one shape.
+    """
+
+    scores: tuple[_Curve, _Curve, _Curve]
+    values: tuple[_Shares, _Shares, _Shares]
+
+    def __post_init__(self) -> None:
+        for scores, values in zip(self.scores, self.values, strict=True):
+            if len(scores) != len(values):
+                raise InputError(f"a curve has {len(scores)} scores and {len(values)} values")
+            if (np.diff(scores) <= 0).any() or (np.diff(values) < 0).any():
+                raise InputError("the scores of a curve must rise, and its values must not fall")
 
     def probabilities(self, outputs: ArrayLike) -> Float:
         """Return P(level = 0..3) for each score: (N,) -> (N, L)."""
@@ -119,11 +154,18 @@ class Temperature:
         ordinal: Three logits of P(level >= 1..3), made non-increasing by their running minimum, instead of
             four of P(level = 0..3).
         biases: Added to the divided logits, one each; none by default.
+
+    Raises:
+        InputError: There are biases, but not one for each logit.
     """
 
-    temperature: float = 1.0
+    temperature: _Scale = 1.0
     ordinal: bool = False
-    biases: tuple[float, ...] = ()
+    biases: tuple[_Bias, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.biases and len(self.biases) != NUM_LEVELS - self.ordinal:
+            raise InputError(f"{len(self.biases)} biases; {NUM_LEVELS - self.ordinal} are needed, or none")
 
     def probabilities(self, outputs: ArrayLike) -> Float:
         """Return P(level = 0..3): (N, 4) logits, or (N, 3) of an ordinal head -> (N, L)."""
@@ -184,46 +226,64 @@ def split_outputs(outputs: ArrayLike) -> tuple[Float, Float]:
     return (values[:, 0] if values.shape[1] == 2 else values[:, :-1]), values[:, -1]
 
 
-def calibration_from_dict(content: Mapping[str, Any]) -> Calibration:
+class _Pool(msgspec.Struct, frozen=True):
+    scorer: dict[str, Any]
+    encoder: dict[str, Any]
+    weights: tuple[_Scale, _Scale]
+
+
+_METHODS: dict[str, type[CumulativeLink | Isotonic | Temperature]] = {
+    "cumulative_link": CumulativeLink,
+    "isotonic": Isotonic,
+    "temperature": Temperature,
+    _BIAS_CORRECTED: Temperature,
+}
+
+
+def calibration_from_dict(
+    content: Mapping[str, Any],
+    *,
+    where: str = "the bundle's calibration",
+    error: type[RelsdkError] = CalibrationError,
+    remedy: str = "run: relsdk calibrate",
+    at: str = "",
+) -> Calibration:
     """Read what `to_dict` wrote.
 
+    Args:
+        content: The JSON form.
+        where: Names the file.
+        error: The class of what is raised.
+        remedy: What to do about damaged content; ends the message.
+        at: The path inside the file.
+
     Raises:
-        CalibrationError: The content is damaged or of an unknown method.
+        CalibrationError: Of the class `error`: the method is unknown, a number is missing, not finite or out
+            of bounds, or a curve falls.
     """
-    try:
-        if content["method"] == "cumulative_link":
-            low, middle, high = (float(cut) for cut in content["cuts"])
-            transform = content["transform"]
-            if transform not in TRANSFORMS:
-                raise ValueError(f"transform {transform!r}")
-            return CumulativeLink(float(content["slope"]), (low, middle, high), transform)
-        if content["method"] == "isotonic":
-            return Isotonic(_rows(content["scores"]), _rows(content["values"]))
-        if content["method"] in ("temperature", _BIAS_CORRECTED):
-            return _temperature(content)
-        if content["method"] == "log_linear_pool":
-            scorer, encoder = (calibration_from_dict(content[name]) for name in ("scorer", "encoder"))
-            a, b = (float(weight) for weight in content["weights"])
-            if not (a > 0 and b > 0):
-                raise ValueError(f"weights {a}, {b}")
-            return LogLinearPool(scorer, encoder, (a, b))
-    except (KeyError, TypeError, ValueError) as error:
-        raise CalibrationError(
-            f"the bundle's calibration is damaged ({error}); run: relsdk calibrate"
-        ) from error
-    raise CalibrationError(f"unknown calibration method {content['method']!r}; run: relsdk calibrate")
 
+    def read(part: Any, at: str, *, pooled: bool) -> Calibration:
+        fields = convert_json(part, dict[str, Any], where=where, error=error, remedy=remedy, at=at)
+        method = fields.get("method")
+        rest = {key: value for key, value in fields.items() if key != "method"}
+        if method == "log_linear_pool" and not pooled:
+            pool = convert_json(rest, _Pool, where=where, error=error, remedy=remedy, at=at)
+            return LogLinearPool(
+                read(pool.scorer, f"{at}.scorer", pooled=True),
+                read(pool.encoder, f"{at}.encoder", pooled=True),
+                pool.weights,
+            )
+        if not isinstance(method, str) or method not in _METHODS:
+            known = [*_METHODS, *([] if pooled else ["log_linear_pool"])]
+            place = f"{at}.method".lstrip(".")
+            got = reprlib.repr(method)
+            raise error(f"{where} is damaged: {place} = {got}; known are {', '.join(known)}; {remedy}")
+        if method == _BIAS_CORRECTED and "biases" not in rest:
+            raise error(f"{where} is damaged: {at or method} has no biases; {remedy}")
+        kind = _METHODS[method]
+        return convert_json(rest, kind, where=where, error=error, remedy=remedy, at=at)
 
-def _temperature(content: Mapping[str, Any]) -> Temperature:
-    temperature, ordinal = float(content["temperature"]), bool(content["ordinal"])
-    if not temperature > 0:
-        raise ValueError(f"temperature {temperature}")
-    if content["method"] == "temperature":
-        return Temperature(temperature, ordinal)
-    biases = tuple(float(bias) for bias in content["biases"])
-    if len(biases) != NUM_LEVELS - ordinal or not np.isfinite(biases).all():
-        raise ValueError(f"biases {biases}")
-    return Temperature(temperature, ordinal, biases)
+    return read(content, at, pooled=False)
 
 
 def method_name(calibration: Calibration) -> str:
@@ -257,10 +317,3 @@ def sigmoid(logits: Float) -> Float:
 def _floored(probabilities: Float) -> Float:
     lifted = probabilities * (1 - NUM_LEVELS * _FLOOR) + _FLOOR
     return np.asarray(lifted / lifted.sum(axis=1, keepdims=True), dtype=np.float64)
-
-
-def _rows(content: Sequence[Sequence[float]]) -> tuple[tuple[float, ...], ...]:
-    rows = tuple(tuple(float(value) for value in row) for row in content)
-    if len(rows) != NUM_LEVELS - 1 or not all(rows):
-        raise ValueError("three curves are needed")
-    return rows
