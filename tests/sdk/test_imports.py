@@ -33,6 +33,7 @@ ORDER = [
         "folders",
         "hardware",
         "hub",
+        "intact",
         "progress",
         "query_cache",
         "sample_world",

@@ -9,15 +9,16 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
 
 from relsdk.errors import IndexFolderError, InputError, RelsdkError
 from relsdk.folders import FileStamp
+from relsdk.index.database import SCHEMA, Connection, open_database
 from relsdk.index.filter_sql import Condition
 from relsdk.index.storage import writing
 from relsdk.records import Document
@@ -25,32 +26,23 @@ from relsdk.records import Document
 __all__ = ["DOCUMENTS_FILE", "DocumentReader", "DocumentWriter"]
 
 DOCUMENTS_FILE = "documents.sqlite"
-# metadata stands before the text: a filter need not read past a long text to reach it.
-_SCHEMA = """
-CREATE TABLE documents (
-    row INTEGER PRIMARY KEY,
-    id TEXT NOT NULL UNIQUE,
-    metadata TEXT NOT NULL CHECK (json_valid(metadata)),
-    title TEXT NOT NULL,
-    text TEXT NOT NULL
-)
-"""
+_IS_TEXT = " AND ".join(f"typeof({name}) = 'text'" for name in ("id", "metadata", "title", "text"))
+_IS_OBJECT = "CASE WHEN json_valid(metadata) THEN json_type(metadata) = 'object' ELSE 0 END"
 _COLUMNS = "row, id, title, text, metadata"
-# Up to so many rows or ids are parameters of their own, twice as fast as a JSON list of them; every SQLite
-# allows 999.
+# Rows and ids are parameters of their own, twice as fast as a JSON list of them, in which SQLite would cut an
+# id at a NUL; every SQLite allows 999 in one statement.
 _MAX_PARAMETERS = 500
 # How long a thread waits for a connection when no new one can be opened, and how often it looks.
 _PATIENCE_SECONDS, _LOOK_SECONDS = 60.0, 0.001
-# As the vectors, the documents are mapped into memory: a page need not be read again for each connection.
-_MAPPED_BYTES = 2**31 - 65536  # the most that SQLite allows; what lies beyond is read
 
 # Of documents read lately, twice so many characters are kept at most: 32 MB of Chinese, 16 MB of Latin.
 _KEPT_CHARACTERS = 8_000_000
 _ROW_CHARACTERS = 400  # what a row's objects take beside their characters
 
 # A deque's append and pop need no lock, which a fork could copy while it is held.
-Connections = deque[sqlite3.Connection]
+Connections = deque[Connection]
 _Fields = tuple[int, str, str, str, str]  # of _COLUMNS
+_REMEDY = "check it with: relsdk index verify, or build it again"
 
 
 class DocumentWriter:
@@ -68,7 +60,7 @@ class DocumentWriter:
                 # A crash loses the whole generation anyway: no journal is needed.
                 self._connection.execute("PRAGMA journal_mode = OFF")
                 self._connection.execute("PRAGMA synchronous = OFF")
-                self._connection.execute(_SCHEMA)
+                self._connection.execute(SCHEMA)
             except BaseException:
                 self._connection.close()
                 raise
@@ -82,9 +74,12 @@ class DocumentWriter:
 
     def rows_of(self, ids: Sequence[str]) -> dict[str, int]:
         """Return the rows of those ids that are there."""
-        sql = "SELECT id, row FROM documents WHERE id IN (SELECT value FROM json_each(?))"
+        found: dict[str, int] = {}
         with writing(self._path):
-            return dict(self._connection.execute(sql, (_listed(ids),)))
+            for some in _portions(ids):
+                sql = f"SELECT id, row FROM documents WHERE id IN ({_marks(some)})"
+                found.update(self._connection.execute(sql, some))
+        return found
 
     def put(self, rows: Sequence[int], documents: Sequence[Document], metadata: Sequence[str]) -> None:
         """Write documents to rows, replacing what is there.
@@ -144,7 +139,7 @@ class DocumentReader:
     The fields of rows read lately are kept in bounded memory (`Recent`): popular documents cost no statement.
 
     Raises:
-        IndexFolderError: From every method, when the database is missing or damaged.
+        IndexFolderError: From every method, when the database is missing, damaged or not ours.
     """
 
     def __init__(self, path: Path) -> None:
@@ -162,18 +157,23 @@ class DocumentReader:
         return 0 if highest is None else int(highest) + 1
 
     def fetch(self, rows: Sequence[int]) -> dict[int, Document]:
-        """Return the documents of rows, by row, with at most one statement."""
+        """Return the documents of rows, by row, with one statement for 500 that were not read lately."""
         found = [fields for fields in map(self._recent.get, rows) if fields is not None]
         if len(found) < len(rows):
             known = {fields[0] for fields in found}
             read = self._select("row", [row for row in rows if row not in known])
             self._recent.keep(read)
             found += read
-        return {fields[0]: document for fields, document in zip(found, _documents(found), strict=True)}
+            if len(found) < len(rows):
+                missing = min(set(rows).difference(fields[0] for fields in found))
+                raise IndexFolderError(f"{self._path} is damaged: row {missing} is missing; {_REMEDY}")
+        documents = self._documents(found)
+        return {fields[0]: document for fields, document in zip(found, documents, strict=True)}
 
     def by_id(self, ids: Sequence[str]) -> dict[str, Document]:
-        """Return those documents that are there, by id, with one statement."""
-        return {document.id: document for document in _documents(self._select("id", ids))}
+        """Return those documents that are there, by id, with one statement for 500."""
+        possible = [identifier for identifier in ids if _is_unicode(identifier)]
+        return {document.id: document for document in self._documents(self._select("id", possible))}
 
     def matching(self, condition: Condition, count: int) -> NDArray[np.bool_]:
         """Return which of the `count` rows fulfil a condition, (count,) bool."""
@@ -182,7 +182,11 @@ class DocumentReader:
             cursor = connection.execute(
                 f"SELECT row FROM documents WHERE {condition.sql}", condition.parameters
             )
-            rows = np.fromiter((row for (row,) in cursor), dtype=np.int64)
+            rows = np.fromiter((row for (row,) in islice(cursor, count + 1)), dtype=np.int64)
+        if len(rows) > count or (len(rows) and not (rows.min() >= 0 and rows.max() < count)):
+            raise IndexFolderError(
+                f"{self._path} is damaged: it has other rows than 0 to {count - 1:,}; {_REMEDY}"
+            )
         allowed[rows] = True
         return allowed
 
@@ -201,12 +205,16 @@ class DocumentReader:
         """Return what SQLite's own integrity check and the order of the rows show, empty when all is well."""
         with self._borrow() as connection:
             found = [text for (text,) in connection.execute("PRAGMA integrity_check(5)") if text != "ok"]
-            sql = "SELECT count(*), min(row), max(row), sum(NOT json_valid(metadata)) FROM documents"
-            count, lowest, highest, invalid = connection.execute(sql).fetchone()
+            sql = f"SELECT count(*), min(row), max(row), sum(NOT ({_IS_TEXT})) FROM documents"
+            count, lowest, highest, other = connection.execute(sql).fetchone()
+            sql = f"SELECT row FROM documents WHERE {_IS_TEXT} AND NOT ({_IS_OBJECT}) LIMIT 1"
+            wrong = connection.execute(sql).fetchone()
         if count and (lowest, highest) != (0, count - 1):
             found.append(f"{count:,} rows are numbered from {lowest} to {highest}")
-        if invalid:
-            found.append(f"metadata of {invalid:,} documents are no JSON")
+        if other:
+            found.append(f"{other:,} documents have fields that are no text")
+        if wrong:
+            found.append(f"the metadata of document {wrong[0]:,}, and perhaps of more, are no JSON object")
         return found
 
     def close(self) -> None:
@@ -222,19 +230,40 @@ class DocumentReader:
 
     def _select(self, key: str, values: Sequence[Any]) -> list[_Fields]:
         """Return the fields of the documents whose `key` is among the values, in any order."""
-        few = len(values) <= _MAX_PARAMETERS
-        listed = ",".join("?" * len(values)) if few else "SELECT value FROM json_each(?)"
-        sql = f"SELECT {_COLUMNS} FROM documents WHERE {key} IN ({listed})"
+        found: list[_Fields] = []
         with self._borrow() as connection:
-            return connection.execute(sql, values if few else (_listed(values),)).fetchall()
+            for some in _portions(values):
+                sql = f"SELECT {_COLUMNS} FROM documents WHERE {key} IN ({_marks(some)})"
+                found += connection.execute(sql, some).fetchall()
+        for fields in found:
+            if not all([type(field) is str for field in fields[1:]]):
+                raise IndexFolderError(f"{self._path} is damaged: row {fields[0]} holds no text; {_REMEDY}")
+        return found
 
-    def _connect(self) -> sqlite3.Connection:
-        # immutable: no locks and no side files, so a read-only disk will do.
-        uri = f"file:{quote(os.fsencode(self._path))}?mode=ro&immutable=1"
+    def _documents(self, rows: Sequence[_Fields]) -> list[Document]:
+        """Make documents; all metadata are one call of the JSON parser, which costs half of one for each."""
         try:
-            connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
-            connection.execute(f"PRAGMA mmap_size = {_MAPPED_BYTES}")
-        except sqlite3.Error as error:
+            metadata = json.loads(f"[{','.join([fields[4] for fields in rows])}]")
+            if len(metadata) != len(rows) or not all([type(content) is dict for content in metadata]):
+                raise ValueError("they are no JSON object")
+        except (ValueError, RecursionError) as error:
+            place = f"{self._path} is damaged: the metadata of document {_first_wrong(rows)!r}"
+            raise IndexFolderError(f"{place} are no JSON object; {_REMEDY}") from error
+        return [
+            Document(identifier, title, text, content)
+            for (_, identifier, title, text, _), content in zip(rows, metadata, strict=True)
+        ]
+
+    def _connect(self) -> Connection:
+        try:
+            connection = open_database(self._path)
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise IndexFolderError(
+                    f"cannot open {self._path} ({error}); if the index was built again, open it again"
+                ) from error
+            raise IndexFolderError(f"{self._path} is damaged: {error}; {_REMEDY}") from error
+        except (sqlite3.Error, OSError) as error:
             raise IndexFolderError(
                 f"cannot open {self._path} ({error}); if the index was built again, open it again"
             ) from error
@@ -246,24 +275,24 @@ class DocumentReader:
         return connection
 
     @contextmanager
-    def _borrow(self) -> Iterator[sqlite3.Connection]:
+    def _borrow(self) -> Iterator[Connection]:
         idle = self._idle.setdefault(os.getpid(), deque())
         connection = self._take(idle)
+        connection.allow()
         try:
             yield connection
         except (sqlite3.Error, UnicodeDecodeError) as error:
             if self._closed:
                 raise InputError(f"the index of {self._path} was closed meanwhile; open it again") from error
-            raise IndexFolderError(
-                f"{self._path} is damaged ({error}); check it with: relsdk index verify, or build it again"
-            ) from error
+            problem = "reading it does not end" if connection.gave_up else error
+            raise IndexFolderError(f"{self._path} is damaged: {problem}; {_REMEDY}") from error
         finally:
             if self._closed:
                 connection.close()
             else:
                 idle.append(connection)
 
-    def _take(self, idle: Connections) -> sqlite3.Connection:
+    def _take(self, idle: Connections) -> Connection:
         waited = 0.0
         while True:
             try:
@@ -314,14 +343,31 @@ class Recent:
                 self._old, self._young, self._characters = self._young, {}, 0
 
 
-def _documents(rows: Sequence[_Fields]) -> list[Document]:
-    """Make documents; all metadata are one call of the JSON parser, which costs half of one call for each."""
-    metadata = json.loads(f"[{','.join([fields[4] for fields in rows])}]")
-    return [
-        Document(identifier, title, text, content)
-        for (_, identifier, title, text, _), content in zip(rows, metadata, strict=True)
-    ]
+def _first_wrong(rows: Sequence[_Fields]) -> str:
+    """Return the id of the first row whose metadata are no JSON object."""
+    for _, identifier, _, _, metadata in rows:
+        try:
+            if type(json.loads(metadata)) is dict:
+                continue
+        except (ValueError, RecursionError):
+            pass
+        return identifier
+    return rows[0][1]  # they are one only when put together
 
 
-def _listed(values: Sequence[Any]) -> str:
-    return json.dumps(list(values), ensure_ascii=False)
+def _portions(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(values), _MAX_PARAMETERS):
+        yield values[start : start + _MAX_PARAMETERS]
+
+
+def _marks(values: Sequence[Any]) -> str:
+    return ",".join("?" * len(values))
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether it is without halves of surrogate pairs, which no document has and SQLite does not take."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from relsdk.errors import IndexFolderError
 from relsdk.index.base import IndexConfig, Neighbours, Progress, VectorIndex
 
 __all__ = ["FlatIndex", "exact_search"]
@@ -72,6 +73,9 @@ def exact_search(
 
     Returns:
         (Q, min(k, rows)) rows and dot products.
+
+    Raises:
+        IndexFolderError: Too many vectors hold NaN.
     """
     count = len(vectors) if rows is None else len(rows)
     k = min(k, count)
@@ -87,6 +91,10 @@ def exact_search(
             for offset, similarity in enumerate(block @ nearby.T):  # (n,)
                 best[offset] = _merged(best[offset], numbers, nearby, block[offset], similarity, k)
         for offset, one in enumerate(best):
+            if len(one.rows) < k:  # no score is at least as high as NaN
+                raise IndexFolderError(
+                    "the vectors of the index hold NaN; check it with: relsdk index verify"
+                )
             found[start + offset], scores[start + offset] = one.rows, one.scores
     return Neighbours(found, scores)
 

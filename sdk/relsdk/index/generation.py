@@ -20,7 +20,7 @@ from relsdk.index.building import INDEX_KINDS
 from relsdk.index.documents import DOCUMENTS_FILE, DocumentReader
 from relsdk.index.filter_fields import FilterFields
 from relsdk.index.filter_sql import Condition
-from relsdk.index.manifest import Manifest, read_manifest
+from relsdk.index.manifest import Manifest, check_files, read_manifest
 from relsdk.index.vectors import VECTORS_FILE, map_vectors
 
 __all__ = ["Generation", "IndexInfo", "load_generation"]
@@ -66,6 +66,7 @@ class Generation:
 
     Attributes:
         name: Of its folder.
+        folder: Where it is, absolute.
         manifest: What it holds.
         vectors: (N, D), memory-mapped.
         searcher: Over the vectors.
@@ -75,6 +76,7 @@ class Generation:
     """
 
     name: str
+    folder: Path
     manifest: Manifest
     vectors: NDArray[np.float32]
     searcher: VectorIndex
@@ -104,24 +106,19 @@ class Generation:
         )
 
 
-def load_generation(name: str, folder: Path) -> Generation:
+def load_generation(name: str, folder: Path, check: str = "hashes") -> Generation:
     """Open the files of a generation.
+
+    Args:
+        name: Of the generation.
+        folder: Its folder.
+        check: "hashes" or "sizes"; see `Index.open`.
 
     Raises:
         IndexFolderError: One is missing, damaged or not what the manifest says.
     """
     manifest = read_manifest(folder)
-    for file, entry in manifest.files.items():
-        try:
-            size = (folder / file).stat().st_size
-        except OSError as error:
-            raise IndexFolderError(
-                f"cannot read {folder / file}: {error.strerror or error}; build the index again"
-            ) from error
-        if size != entry.size:
-            raise IndexFolderError(
-                f"{folder / file} has {size:,} bytes, the manifest says {entry.size:,}; build the index again"
-            )
+    check_files(folder, manifest.files, hashes=check == "hashes")
     vectors = map_vectors(folder / VECTORS_FILE, manifest.count, manifest.dimension)
     searcher = INDEX_KINDS[manifest.config.kind].load(folder, vectors, manifest.config)
     documents = DocumentReader(folder / DOCUMENTS_FILE)
@@ -133,4 +130,5 @@ def load_generation(name: str, folder: Path) -> Generation:
         )
     # Of the reader, not of the Index: no reference cycle keeps closed files open.
     allowed = lru_cache(maxsize=_FILTERS_KEPT)(documents.matching)
-    return Generation(name, manifest, vectors, searcher, documents, allowed, FilterFields(documents))
+    fields = FilterFields(documents)
+    return Generation(name, folder.absolute(), manifest, vectors, searcher, documents, allowed, fields)

@@ -7,6 +7,7 @@ Shape letters: N documents, Q queries, D dimension, K results of each query.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from relsdk.errors import IndexFolderError
 from relsdk.hardware import choose_threads
 from relsdk.index.base import IndexConfig, Neighbours, Progress, VectorIndex
 from relsdk.index.flat import exact_search
+from relsdk.index.graph_file import check_graph_file
 from relsdk.index.twins import Twins
 
 __all__ = ["GRAPH_FILE", "HnswIndex"]
@@ -94,7 +96,7 @@ class HnswIndex(VectorIndex):
         """
         path = folder / GRAPH_FILE
         self._twins.save(folder)
-        self._graph.save_index(str(path))
+        self._graph.save_index(os.fsencode(path))  # as bytes: a name need not be UTF-8
         wanted, written = int(self._graph.index_file_size()), path.stat().st_size
         if written != wanted:
             raise OSError(f"{written:,} of {wanted:,} bytes were written; the disk is probably full")
@@ -104,15 +106,11 @@ class HnswIndex(VectorIndex):
         """Read the graph into memory; see `VectorIndex.load`."""
         path = folder / GRAPH_FILE
         twins = Twins.load(folder, len(vectors))
-        wanted = len(vectors) - len(twins.pairs)
+        check_graph_file(path, twins.representatives(), vectors.shape[1], config)
         graph = hnswlib.Index(space="ip", dim=vectors.shape[1])
         try:
-            graph.load_index(str(path))
+            graph.load_index(os.fsencode(path))
         except (RuntimeError, MemoryError) as error:
-            raise IndexFolderError(f"{path} is no graph that hnswlib reads ({error}); build again") from error
-        if graph.get_current_count() != wanted:
-            raise IndexFolderError(
-                f"{path} holds {graph.get_current_count():,} vectors, {wanted:,} were expected; build again"
-            )
+            raise IndexFolderError(f"cannot read {path}: hnswlib: {error}; build the index again") from error
         graph.set_num_threads(choose_threads().threads)
         return cls(graph, vectors, twins, config)

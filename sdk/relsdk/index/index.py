@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,29 +15,35 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from relsdk.errors import EncoderMismatchError, InputError
+from relsdk.errors import EncoderMismatchError, IndexFolderError, InputError
 from relsdk.index.base import Encoder, IndexConfig, Neighbours, Progress, check_whole_number
 from relsdk.index.building import build_index
 from relsdk.index.filtered import filtered_search
 from relsdk.index.flat import exact_search
 from relsdk.index.generation import Generation, IndexInfo, load_generation
 from relsdk.index.storage import open_current
+from relsdk.index.vectors import UNIT_TOLERANCE, check_vectors
 from relsdk.index.verify import VerifyReport, verify_generation
 from relsdk.records import Document, Hit
 
 __all__ = ["Index"]
+
+# Of vectors whose lengths are within the tolerance.
+_HIGHEST_COSINE = (1.0 + UNIT_TOLERANCE) ** 2 + 1e-5
 
 
 class Index:
     """Documents and their vectors in a folder; made by `build` or `open`.
 
     Safe to use from many threads, and after a fork. A context manager. An open index keeps answering from its
-    generation when another process builds the folder again; `open` it again to see the new one.
+    generation when another process builds the folder again; `open` it again to see the new one. A pickle
+    holds the path, not the documents: it opens the same generation in the other process.
     """
 
-    def __init__(self, path: Path, generation: Generation) -> None:
+    def __init__(self, path: Path, generation: Generation, check: str = "hashes") -> None:
         self.path = path
         self._generation: Generation | None = generation
+        self._check = check
 
     @classmethod
     def build(
@@ -99,16 +106,30 @@ class Index:
         return cls.open(path)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Index:
-        """Open an index for reading; nothing is written and no lock is taken.
+    def open(cls, path: str | os.PathLike[str], *, check: str = "hashes") -> Index:
+        """Open an index for reading; nothing is written there and no lock is taken.
 
-        Files are checked by size, not by hash: see `verify`.
+        Links, labels and offsets of the graph are checked each time, and that the database holds our table
+        alone: no file leads out of memory.
+
+        Args:
+            path: The folder.
+            check: "hashes" reads each file once and compares its SHA-256 with the manifest's; a file that
+                passed is remembered, in the user's cache too, and not read again while it is the same file
+                (`relsdk.intact`). "sizes" compares sizes only: a damaged file may give wrong answers.
 
         Raises:
-            IndexFolderError: It is missing, unfinished, damaged, foreign or of an unknown version.
+            InputError: Another `check`.
+            IndexFolderError: The index is missing, unfinished, damaged, foreign or of an unknown version.
         """
+        if check not in ("hashes", "sizes"):
+            raise InputError(f"check={check!r}; allowed are 'hashes' and 'sizes'")
         folder = Path(path)
-        return cls(folder, open_current(folder, load_generation))
+        found = open_current(folder, partial(load_generation, check=check))
+        return cls(folder, found, check)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _open_again, (type(self), self._open().folder, self._check)
 
     def search(
         self,
@@ -143,6 +164,11 @@ class Index:
         queries = self._queries(vectors)  # (Q, D) or (D,)
         matrix = np.atleast_2d(queries)
         found = self._neighbours(generation, matrix, k, ef_search, where, exact)
+        if not np.abs(found.scores).max(initial=0.0) <= _HIGHEST_COSINE:  # NaN, too
+            raise IndexFolderError(
+                f"{generation.folder} is damaged: its vectors have not length 1; check it with: relsdk index "
+                f"verify, or build it again"
+            )
         listed = found.rows.tolist()
         # One statement for all queries; in the order of the file.
         documents = generation.documents.fetch(sorted({row for rows in listed for row in rows}))
@@ -205,7 +231,8 @@ class Index:
 
         Damage is reported, not raised; `relsdk.index.verify_index` also takes an index that does not open.
         """
-        return verify_generation(self.path, self._open().name)
+        folder = self._open().folder
+        return verify_generation(folder.parent, folder.name)
 
     @property
     def vectors(self) -> NDArray[np.float32]:
@@ -242,19 +269,26 @@ class Index:
     def _queries(self, vectors: NDArray[Any] | Sequence[Any]) -> NDArray[np.float32]:
         """Return query vectors as float32, (D,) or (Q, D)."""
         dimension = self._open().manifest.dimension
-        try:
-            queries = np.asarray(vectors, dtype=np.float32)
-        except (TypeError, ValueError) as error:
-            raise InputError(
-                f"the query vectors are no matrix of numbers ({error}); encode the text first"
-            ) from error
-        if queries.ndim not in (1, 2) or queries.shape[-1] != dimension:
-            raise InputError(
-                f"the vectors have shape {queries.shape}; ({dimension},) or (n, {dimension}) is needed; "
-                f"vectors of the index have {dimension} dimensions"
-            )
-        if not np.isfinite(queries).all():
-            raise InputError("the query vectors hold NaN or infinity; check the encoder")
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows has not length 1
+            try:
+                queries = np.asarray(vectors, dtype=np.float32)
+            except (TypeError, ValueError) as error:
+                raise InputError(
+                    f"the query vectors are no matrix of numbers ({error}); encode the text first"
+                ) from error
+            if queries.ndim not in (1, 2) or queries.shape[-1] != dimension:
+                raise InputError(
+                    f"the vectors have shape {queries.shape}; ({dimension},) or (n, {dimension}) is needed; "
+                    f"vectors of the index have {dimension} dimensions"
+                )
+            # `check_vectors` takes 20 times as long: for those only that are not surely right. NaN is not.
+            if queries.ndim == 1:
+                off = abs(float(queries.dot(queries)) - 1.0)
+            else:
+                off = float(np.abs(np.einsum("qd,qd->q", queries, queries) - 1.0).max(initial=0.0))
+            if not off <= UNIT_TOLERANCE:
+                remedy = "a query needs a vector of length 1, as encode_query of the model gives it"
+                check_vectors(np.atleast_2d(queries), "queries", remedy)
         return queries
 
     def _neighbours(
@@ -278,3 +312,13 @@ class Index:
         if exact:
             return exact_search(vectors, queries, k)
         return generation.searcher.search(queries, k, ef_search=ef_search)
+
+
+def _open_again(kind: type[Index], folder: Path, check: str) -> Index:
+    """Open the generation that a pickled index had open."""
+    if not folder.exists():
+        raise IndexFolderError(
+            f"{folder} is gone: the index was built again, moved or deleted after it was pickled; open it "
+            f"anew with Index.open({str(folder.parent)!r})"
+        )
+    return kind(folder.parent, load_generation(folder.name, folder, check), check)

@@ -4,38 +4,39 @@ from __future__ import annotations
 
 import json
 import platform
-import re
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any
 
-from relsdk.errors import IndexFolderError, InputError
-from relsdk.folders import file_sha256, json_sha256
+from msgspec import Meta
+
+from relsdk.errors import IndexFolderError
+from relsdk.folders import json_sha256
 from relsdk.index.base import IndexConfig
 from relsdk.index.documents import DOCUMENTS_FILE
 from relsdk.index.hnsw import GRAPH_FILE
 from relsdk.index.twins import TWINS_FILE
 from relsdk.index.vectors import VECTORS_FILE
+from relsdk.intact import hash_and_remember, is_intact
+from relsdk.typed_json import convert_json, read_json
 
-__all__ = ["MANIFEST_FILE", "FileEntry", "Manifest", "read_manifest"]
+__all__ = ["MANIFEST_FILE", "FileEntry", "Manifest", "check_files", "read_manifest"]
 
 MANIFEST_FILE = "manifest.json"
 FORMAT = "relsdk-index"
 VERSION = 1
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-Kind = TypeVar("Kind")
 
 
 @dataclass(frozen=True)
 class FileEntry:
     """Size in bytes and hex SHA-256 of a file."""
 
-    size: int
-    sha256: str
+    size: Annotated[int, Meta(ge=1)]
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,29 @@ class Manifest:
         return json.dumps({**content, "checksum": json_sha256(content)}, indent=2, ensure_ascii=False) + "\n"
 
 
+@dataclass(frozen=True)
+class _Encoder:
+    name: str
+    fingerprint: str
+    path: str | None = None
+
+
+@dataclass(frozen=True)
+class _Content:
+    """The file, as it is read."""
+
+    format: str
+    version: int
+    config: IndexConfig
+    count: Annotated[int, Meta(ge=1)]
+    dimension: Annotated[int, Meta(ge=1)]
+    encoder: _Encoder
+    created: str
+    libraries: dict[str, str]
+    files: dict[str, FileEntry]
+    checksum: str
+
+
 def file_names(config: IndexConfig) -> tuple[str, ...]:
     """Return the names of the files beside the manifest."""
     return (VECTORS_FILE, DOCUMENTS_FILE, *([GRAPH_FILE, TWINS_FILE] if config.kind == "hnsw" else []))
@@ -102,7 +126,7 @@ def describe(
         encoder: Name, fingerprint and path.
     """
     files = {
-        name: FileEntry((folder / name).stat().st_size, file_sha256(folder / name))
+        name: FileEntry((folder / name).stat().st_size, hash_and_remember(folder / name))
         for name in file_names(config)
     }
     libraries = {name: _version(name) for name in ("relsdk", "numpy", "hnswlib")}
@@ -118,62 +142,73 @@ def read_manifest(folder: Path) -> Manifest:
         IndexFolderError: It is missing, damaged, foreign, or of another version.
     """
     path = folder / MANIFEST_FILE
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise IndexFolderError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise IndexFolderError(f"{path} is damaged ({error}); build the index again") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    remedy = "build the index again"
+    content = read_json(path, dict[str, Any], error=IndexFolderError, remedy=remedy)
+    if content.get("format") != FORMAT:
         raise IndexFolderError(f"{path} is not the manifest of a relsdk index; name another folder")
     if content.get("version") != VERSION:
         raise IndexFolderError(
             f"{path} has format version {content.get('version')!r}, this relsdk reads {VERSION}; build the "
             f"index again, or use the relsdk that wrote it"
         )
-    try:
-        manifest = _parse(content)
-        checksum = content.pop("checksum", None)
-        if checksum != json_sha256(content):
-            raise InputError("its checksum differs: it was changed after it was written")
-    except (InputError, TypeError, KeyError) as error:
-        raise IndexFolderError(f"{path} is damaged: {error}; build the index again") from error
-    return manifest
-
-
-def _parse(content: Mapping[str, Any]) -> Manifest:
-    config = IndexConfig.from_dict(_take(content, "config", dict))
-    encoder = _take(content, "encoder", dict)
-    files = {
-        name: FileEntry(_take(entry, "size", int), _take(entry, "sha256", str))
-        for name, entry in _take(content, "files", dict).items()
-    }
-    # Exactly the names of this format: so none can lead out of the folder.
-    if sorted(files) != sorted(file_names(config)):
-        raise InputError(f"it lists the files {', '.join(files) or 'none'}; {file_names(config)} are needed")
-    if not all(_SHA256.fullmatch(entry.sha256) and entry.size > 0 for entry in files.values()):
-        raise InputError("the size or hash of a file is not one")
-    manifest = Manifest(
-        config=config,
-        count=_take(content, "count", int),
-        dimension=_take(content, "dimension", int),
-        encoder_name=_take(encoder, "name", str),
-        encoder_fingerprint=_take(encoder, "fingerprint", str),
-        encoder_path=None if encoder.get("path") is None else _take(encoder, "path", str),
-        created=_take(content, "created", str),
-        libraries=_take(content, "libraries", dict),
-        files=files,
+    found = convert_json(content, _Content, where=str(path), error=IndexFolderError, remedy=remedy)
+    needed = file_names(found.config)
+    if sorted(found.files) != sorted(needed):  # none can lead out of the folder
+        raise IndexFolderError(
+            f"{path} is damaged: it lists the files {', '.join(found.files) or 'none'}, not "
+            f"{', '.join(needed)}; {remedy}"
+        )
+    if json_sha256({name: value for name, value in content.items() if name != "checksum"}) != found.checksum:
+        raise IndexFolderError(
+            f"{path} is damaged: its checksum differs: it was changed after it was written; {remedy}"
+        )
+    return Manifest(
+        config=found.config,
+        count=found.count,
+        dimension=found.dimension,
+        encoder_name=found.encoder.name,
+        encoder_fingerprint=found.encoder.fingerprint,
+        encoder_path=found.encoder.path,
+        created=found.created,
+        libraries=found.libraries,
+        files=found.files,
     )
-    if manifest.count < 1 or manifest.dimension < 1:
-        raise InputError(f"count {manifest.count} and dimension {manifest.dimension} must be at least 1")
-    return manifest
 
 
-def _take(content: Any, name: str, kind: type[Kind]) -> Kind:
-    value = content.get(name) if isinstance(content, dict) else None
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise InputError(f"{name!r} is {value!r}, {kind.__name__} is needed")
-    return value
+def check_files(folder: Path, files: Mapping[str, FileEntry], *, hashes: bool) -> None:
+    """Refuse files that are not those of the manifest.
+
+    Args:
+        folder: Holds them.
+        files: What they must be.
+        hashes: Also compare hashes; a file that passed before is not read again (`relsdk.intact`).
+
+    Raises:
+        IndexFolderError: One is missing, unreadable or another.
+    """
+    for name, entry in files.items():
+        path = folder / name
+        try:
+            size = path.stat().st_size
+            if size != entry.size:
+                raise IndexFolderError(
+                    f"{path} has {size:,} bytes, the manifest says {entry.size:,}; build the index again"
+                )
+        except OSError as error:
+            raise IndexFolderError(
+                f"cannot read {path}: {error.strerror or error}; build the index again"
+            ) from error
+    for name, entry in files.items() if hashes else ():
+        path = folder / name
+        try:
+            intact = is_intact(path, entry.sha256)
+        except OSError as error:
+            raise IndexFolderError(f"cannot read {path}: {error.strerror or error}") from error
+        if not intact:
+            raise IndexFolderError(
+                f"{path} is damaged: it was changed after it was written (another SHA-256); build the index "
+                f"again, or take the file from a backup"
+            )
 
 
 def _version(package: str) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from relsdk.errors import IndexFolderError
 from relsdk.index.base import Neighbours
+from relsdk.index.npy import map_matrix, npy_header
 
 __all__ = ["TWINS_FILE", "Twins"]
 
@@ -90,8 +91,8 @@ class Twins:
 
     def save(self, folder: Path) -> None:
         """Write the pairs."""
-        with (folder / TWINS_FILE).open("wb") as stream:
-            np.save(stream, self.pairs)
+        content = npy_header("<i8", *self.pairs.shape) + self.pairs.astype("<i8").tobytes()
+        (folder / TWINS_FILE).write_bytes(content)
 
     @classmethod
     def load(cls, folder: Path, count: int) -> Twins:
@@ -101,14 +102,21 @@ class Twins:
             IndexFolderError: They are damaged.
         """
         path = folder / TWINS_FILE
-        try:
-            pairs = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, SyntaxError, EOFError) as error:
-            raise IndexFolderError(f"cannot read {path} ({error}); build the index again") from error
-        if getattr(pairs, "dtype", None) != np.int64 or pairs.ndim != 2 or pairs.shape[1] != 2:
-            raise IndexFolderError(f"{path} does not hold pairs of rows; build the index again")
-        if len(pairs) and not (0 <= pairs.min() and pairs.max() < count):
-            raise IndexFolderError(f"{path} names rows beyond the {count:,} there are; build the index again")
+        pairs: IntArray = map_matrix(path, "<i8", None, 2)
+        twins, firsts = pairs[:, 0], pairs[:, 1]
+        in_range = not len(pairs) or (pairs.min() >= 0 and pairs.max() < count)
+        key = firsts * np.int64(count) + twins  # rises with (first, twin)
+        if (
+            not in_range
+            or not (firsts < twins).all()
+            or not (np.diff(key) > 0).all()
+            or len(np.unique(twins)) < len(twins)
+            or np.isin(firsts, twins).any()
+        ):
+            raise IndexFolderError(
+                f"{path} is damaged: each row may be there once, beside the lowest of the {count:,} rows "
+                f"that has the same vector; build the index again"
+            )
         return cls(pairs, count)
 
 

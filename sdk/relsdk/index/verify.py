@@ -14,10 +14,11 @@ from relsdk.errors import InputError, RelsdkError
 from relsdk.folders import file_sha256
 from relsdk.index.building import INDEX_KINDS
 from relsdk.index.documents import DOCUMENTS_FILE, DocumentReader
+from relsdk.index.graph_file import holds_vectors
 from relsdk.index.hnsw import GRAPH_FILE
 from relsdk.index.manifest import MANIFEST_FILE, Manifest, read_manifest
 from relsdk.index.storage import read_current
-from relsdk.index.twins import TWINS_FILE
+from relsdk.index.twins import TWINS_FILE, Twins
 from relsdk.index.vectors import VECTORS_FILE, check_vectors, map_vectors
 
 __all__ = ["Check", "VerifyReport", "verify_generation", "verify_index"]
@@ -100,9 +101,10 @@ def verify_generation(path: Path, name: str) -> VerifyReport:
     checks.append(_guarded("vectors", lambda: _check_vectors(folder, manifest)))
     checks.append(_guarded("documents", lambda: _check_documents(folder, manifest)))
     if GRAPH_FILE in manifest.files:
+        checks.append(_guarded("twins", lambda: _check_twins(folder, manifest)))
         if all(intact[name] for name in (GRAPH_FILE, TWINS_FILE, VECTORS_FILE)):
             checks.append(_guarded("graph", lambda: _check_graph(folder, manifest)))
-        else:  # a changed graph may lead hnswlib out of its memory
+        else:
             checks.append(Check("graph", False, "not tried: a file it needs has a wrong hash"))
     return VerifyReport(path, name, tuple(checks))
 
@@ -145,10 +147,21 @@ def _check_documents(folder: Path, manifest: Manifest) -> str:
     return f"{count:,} documents, integrity check passed"
 
 
+def _check_twins(folder: Path, manifest: Manifest) -> str:
+    vectors = map_vectors(folder / VECTORS_FILE, manifest.count, manifest.dimension)
+    pairs = Twins.load(folder, manifest.count).pairs
+    if not np.array_equal(pairs, Twins.find(vectors).pairs):
+        raise InputError("they are not the rows with equal vectors; build the index again")
+    return f"{len(pairs):,} rows have the vector of another"
+
+
 def _check_graph(folder: Path, manifest: Manifest) -> str:
-    """Look for a sample of the vectors; also counts, which `load` compares."""
+    """Compare all vectors with those of the graph and look for a sample; `load` checks links and labels."""
     vectors = map_vectors(folder / VECTORS_FILE, manifest.count, manifest.dimension)
     graph = INDEX_KINDS[manifest.config.kind].load(folder, vectors, manifest.config)
+    distinct = len(Twins.load(folder, manifest.count).representatives())
+    if not holds_vectors(folder / GRAPH_FILE, vectors, distinct, manifest.config):
+        raise InputError("its vectors are not those of the index; build the index again")
     size = min(_SAMPLE, manifest.count)
     rows = np.sort(np.random.default_rng(0).choice(manifest.count, size=size, replace=False))
     sample: NDArray[np.float32] = vectors[rows]  # (sample, D)

@@ -53,6 +53,14 @@ def make_documents(count, prefix="d", start=0):
     ]
 
 
+@pytest.fixture(autouse=True)
+def cache_home(tmp_path_factory, monkeypatch):
+    """Files that were found right are remembered here, not in the user's cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder
+
+
 @pytest.fixture
 def encoder():
     return HashEncoder()

@@ -106,6 +106,7 @@ def answers(path):
         report = index.verify()
         assert report.ok, report
         queries = np.random.default_rng(7).standard_normal((5, 8)).astype(np.float32)
+        queries /= np.linalg.norm(queries, axis=1, keepdims=True)
         return [[(hit.document.id, hit.score) for hit in hits] for hits in index.search(queries, 5)]
 
 

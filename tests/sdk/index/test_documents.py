@@ -92,7 +92,9 @@ def test_a_row_that_is_missing_is_not_remembered(tmp_path: Path, database: Path)
     with sqlite3.connect(path) as connection:
         connection.execute("DELETE FROM documents WHERE row = 7")
     reader = DocumentReader(path)
-    assert reader.fetch([7]) == {}
+    for _ in range(2):
+        with pytest.raises(IndexFolderError, match="row 7 is missing"):
+            reader.fetch([6, 7])
     assert reader._recent.get(7) is None
     reader.close()
 

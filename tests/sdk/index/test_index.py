@@ -16,6 +16,8 @@ from relsdk.errors import EncoderMismatchError, IndexFolderError, InputError
 from relsdk.index import Index, IndexConfig, verify_index
 from relsdk.records import Document, Hit
 
+UNIT = np.full(16, 0.25)
+
 
 def ids(hits):
     return [hit.document.id for hit in hits]
@@ -236,16 +238,22 @@ def test_bad_build_arguments(tmp_path, documents, encoder, options):
         ((np.zeros((2, 17)),), {}, r"\(2, 17\).*16"),
         ((np.zeros((1, 1, 16)),), {}, "shape"),
         ((np.full(16, np.nan),), {}, "NaN"),
+        ((np.stack([UNIT, np.full(16, np.inf)]),), {}, "vector 1 holds NaN or infinity"),
+        ((np.full(16, 1e30),), {}, "length inf"),
+        (([1e300] * 16,), {}, "NaN or infinity"),
+        ((np.zeros(16),), {}, "length 0"),
+        ((4.6 * UNIT,), {}, "vector 0 has length 4.6, length 1 is needed"),
+        ((np.stack([UNIT, 0.98 * UNIT]),), {}, "vector 1 has length 0.98"),
         (("text",), {}, "encode the text"),
         (([],), {}, "shape"),
-        ((np.ones(16), 0), {}, "k=0"),
-        ((np.ones(16), -3), {}, "k=-3"),
-        ((np.ones(16), 2.0), {}, "k=2.0"),
-        ((np.ones(16), True), {}, "k=True"),
-        ((np.ones(16), "5"), {}, "k='5'"),
-        ((np.ones(16), 5), {"ef_search": 0}, "ef_search=0"),
-        ((np.ones(16), 5), {"where": {"a": {"like": 1}}}, "like"),
-        ((np.ones(16), 5), {"where": "a=1"}, "where"),
+        ((UNIT, 0), {}, "k=0"),
+        ((UNIT, -3), {}, "k=-3"),
+        ((UNIT, 2.0), {}, "k=2.0"),
+        ((UNIT, True), {}, "k=True"),
+        ((UNIT, "5"), {}, "k='5'"),
+        ((UNIT, 5), {"ef_search": 0}, "ef_search=0"),
+        ((UNIT, 5), {"where": {"a": {"like": 1}}}, "like"),
+        ((UNIT, 5), {"where": "a=1"}, "where"),
     ],
 )
 def test_bad_search_arguments(built, arguments, options, message):
@@ -285,7 +293,7 @@ def test_closed(built):
     built.close()
     assert "closed" in repr(built)
     with pytest.raises(InputError, match="closed"):
-        built.search(np.ones(16))
+        built.search(UNIT)
 
 
 def test_overwrite(tmp_path, documents, document_factory, encoder):

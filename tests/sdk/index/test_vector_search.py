@@ -171,7 +171,7 @@ def test_build_reports_progress_and_repeats_with_one_thread(unit_vectors, tmp_pa
 def test_load_refuses_a_graph_of_other_vectors(unit_vectors, tmp_path):
     vectors = unit_vectors(100)
     HnswIndex.build(vectors, IndexConfig()).save(tmp_path)
-    with pytest.raises(IndexFolderError, match="100 vectors, 99 were expected"):
+    with pytest.raises(IndexFolderError, match="holds 100 vectors, 99 are expected"):
         HnswIndex.load(tmp_path, vectors[:99], IndexConfig())
     (tmp_path / GRAPH_FILE).write_bytes(b"short")
     with pytest.raises(IndexFolderError, match="no graph"):

@@ -1,0 +1,97 @@
+"""A connection to a database that somebody else may have written: only our table is in it, work is bounded.
+
+An SQLite file holds statements: views, triggers, virtual tables and defaults that run when it is read. So
+nothing is asked of a file before its schema is ours, letter by letter, and SQLite counts its own steps: a
+damaged tree of pages may lead it in circles.
+Source: https://www.sqlite.org/security.html
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import sys
+from pathlib import Path
+from urllib.parse import quote
+
+__all__ = ["SCHEMA", "Connection", "open_database"]
+
+# metadata stands before the text: a filter need not read past a long text to reach it.
+SCHEMA = """
+CREATE TABLE documents (
+    row INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    metadata TEXT NOT NULL CHECK (json_valid(metadata)),
+    title TEXT NOT NULL,
+    text TEXT NOT NULL
+)
+"""
+_ENTRIES = [
+    ("index", "sqlite_autoindex_documents_1", "documents", None),  # of UNIQUE
+    ("table", "documents", "documents", SCHEMA.strip()),
+]
+# The file is mapped into memory: a page need not be read again for each connection.
+_MAPPED_BYTES = 2**31 - 65536  # the most that SQLite allows; what lies beyond is read
+# SQLite's steps between two looks, and how many are allowed: to look at the schema, and for anything else in
+# proportion to the file. A filter of a hundred conditions takes some thousand steps a document.
+_STEPS = 1_000_000
+_STEPS_AT_ALL = 100_000_000
+_STEPS_PER_BYTE = 1000
+
+
+class Connection(sqlite3.Connection):
+    """A connection that gives up work without end; `allow` must be called before each use."""
+
+    _left: list[int]  # not in the callback's `self`: no reference cycle keeps files open
+    _most: int
+
+    def bound(self, size: int) -> None:
+        """Bound every use by the size of the file, in bytes."""
+        self._most = (_STEPS_AT_ALL + _STEPS_PER_BYTE * size) // _STEPS
+        left = self._left = [1]
+
+        def give_up() -> bool:
+            left[0] -= 1
+            return left[0] < 0
+
+        self.set_progress_handler(give_up, _STEPS)
+
+    def allow(self) -> None:
+        """Allow the work of one use."""
+        self._left[0] = self._most
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether the work of this use took too long."""
+        return self._left[0] < 0
+
+
+def open_database(path: Path) -> Connection:
+    """Open a database of documents for reading; no lock is taken and no file is written.
+
+    Raises:
+        sqlite3.Error: SQLite cannot read it, or it holds something else than our table.
+        OSError: It is not there.
+    """
+    size = os.stat(path).st_size
+    # immutable: no locks and no side files, so a read-only disk will do.
+    uri = f"file:{quote(os.fsencode(path))}?mode=ro&immutable=1"
+    connection = sqlite3.connect(uri, uri=True, check_same_thread=False, factory=Connection)
+    try:
+        connection.bound(size)
+        if sys.version_info >= (3, 12):
+            connection.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE, True)
+        if sys.version_info >= (3, 11):  # no value is longer than the file
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max(size, 1_000_000))
+        for pragma in ("trusted_schema = OFF", "cell_size_check = ON", f"mmap_size = {_MAPPED_BYTES}"):
+            connection.execute(f"PRAGMA {pragma}")
+        entries = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master LIMIT 9").fetchall()
+        if sorted(entries, key=str) != _ENTRIES:
+            raise sqlite3.DatabaseError(
+                f"it holds {', '.join(f'{kind} {name!r}' for kind, name, *_ in entries) or 'nothing'}, not "
+                f"the table of documents alone"
+            )
+    except BaseException:
+        connection.close()
+        raise
+    return connection
