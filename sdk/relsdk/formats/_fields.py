@@ -10,8 +10,8 @@ from relsdk.errors import InputError
 from relsdk.records import Document
 
 
-class EmptyDocumentError(InputError):
-    """A row has neither a title nor a text."""
+class EmptyRowError(InputError):
+    """A row has no text: no title and no text of a document, or no text of a query."""
 
 
 def take_id(fields: dict[str, Any], names: Sequence[str]) -> str | None:
@@ -66,7 +66,7 @@ def take_document(fields: dict[str, Any], id_fields: Sequence[str], *, derive_id
         The document.
 
     Raises:
-        EmptyDocumentError: Title and text are both empty.
+        EmptyRowError: Title and text are both empty.
         InputError: Another field is wrong or missing.
     """
     if "title" not in fields and "text" not in fields:
@@ -75,7 +75,7 @@ def take_document(fields: dict[str, Any], id_fields: Sequence[str], *, derive_id
     identifier = take_id(fields, id_fields)
     title, text = take_text(fields, "title"), take_text(fields, "text")
     if not title.strip() and not text.strip():
-        raise EmptyDocumentError("title and text are both empty; fill one in or remove the row")
+        raise EmptyRowError("title and text are both empty; fill one in or remove the row")
     if identifier is None:
         if not derive_id:
             raise missing(names, *id_fields)

@@ -9,14 +9,15 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any, NoReturn
 
-from relsdk.formats._lines import Row, Source, error_at, numbered_lines
+from relsdk.formats._lines import Reading, Row, Source, error_at, numbered_lines
 
 _SPACE = re.compile(r"[ \t\n\r]*")
+_MAX_ARRAY = 1 << 29  # characters: an array is in memory as a whole
 
 
-def json_rows(path: Source) -> Iterator[Row]:
+def json_rows(path: Source, reading: Reading) -> Iterator[Row]:
     """Yield the objects of a JSON lines file, or of one JSON array (which is read whole)."""
-    lines = ((number, text) for number, text in numbered_lines(path) if text.strip())
+    lines = filled_lines(path, numbered_lines(path, reading.encoding), reading)
     first = next(lines, None)
     if first is None:
         return
@@ -27,6 +28,20 @@ def json_rows(path: Source) -> Iterator[Row]:
             reason = f"JSON, but {type(value).__name__} and not an object; write {{...}} with named fields"
             raise error_at(path, number, reason)
         yield number, value
+
+
+def filled_lines(
+    path: Source, lines: Iterable[tuple[int, str]], reading: Reading
+) -> Iterator[tuple[int, str]]:
+    """Yield the lines that are not blank; one in front of another is an error when each line is a row."""
+    blank = None
+    for number, text in lines:
+        if not text.strip():
+            blank = blank or number
+            continue
+        if blank and reading.row_is_line:
+            raise error_at(path, blank, "a blank line, and row n is line n; remove it, or give --skip-empty")
+        yield number, text
 
 
 def _line_values(path: Source, lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, Any]]:
@@ -40,7 +55,16 @@ def _line_values(path: Source, lines: Iterable[tuple[int, str]]) -> Iterator[tup
 
 
 def _array_values(path: Source, lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, Any]]:
-    numbers, texts = zip(*lines, strict=True)
+    numbers, texts, length = [], [], 0
+    for line_number, text in lines:
+        length += len(text)
+        if length > _MAX_ARRAY:
+            reason = (
+                f"an array of more than {_MAX_ARRAY >> 20} MiB; write one object a line, which is streamed"
+            )
+            raise error_at(path, line_number, reason)
+        numbers.append(line_number)
+        texts.append(text)
     whole = "\n".join(texts)
     at, number, counted = _skip_space(whole, 0) + 1, 0, 0  # behind the bracket
     try:
@@ -86,4 +110,13 @@ def _finite(text: str) -> float:
     return number
 
 
-_DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite)
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the name {twice[:40]!r} is there twice in one object")
+    return content
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_object)

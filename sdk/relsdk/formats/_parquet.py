@@ -10,13 +10,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from relsdk.errors import InputError, MissingExtraError
-from relsdk.formats._lines import STDIN, Row, Source, error_at, is_gzip, source_name
+from relsdk.formats._lines import STDIN, Reading, Row, Source, error_at, is_gzip, source_name
 
 _BATCH_ROWS = 1024
 
 
-def parquet_rows(path: Source) -> Iterator[Row]:
+def parquet_rows(path: Source, reading: Reading) -> Iterator[Row]:
     """Return the rows of a Parquet file, numbered from 1. Missing numbers (NaN) become None.
+
+    Nothing of `reading`, which is for text, matters here.
 
     Raises:
         InputError: At once for standard input or a compressed file; at its row for a value JSON does not
@@ -39,6 +41,10 @@ def _batched_rows(path: Source, parquet: Any) -> Iterator[Row]:
     number = 0
     try:
         with parquet.ParquetFile(os.fspath(path)) as file:
+            names = file.schema_arrow.names
+            twice = next((name for name in names if names.count(name) > 1), None)
+            if twice is not None:
+                raise error_at(path, 1, f"column name {twice!r} is there twice; name every column once")
             for batch in file.iter_batches(batch_size=_BATCH_ROWS):
                 for fields in batch.to_pylist():
                     number += 1

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import logging
+import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from relsdk.errors import InputError
-from relsdk.formats._fields import EmptyDocumentError
+from relsdk.formats._column_types import check_types, find_types
+from relsdk.formats._fields import EmptyRowError
 from relsdk.formats._json import json_rows
-from relsdk.formats._lines import Row, Source, check_readable, error_at, resolve_format, source_name
+from relsdk.formats._lines import (
+    STDIN,
+    Reading,
+    Row,
+    Source,
+    check_readable,
+    error_at,
+    resolve_format,
+    source_name,
+)
 from relsdk.formats._parquet import parquet_rows
 from relsdk.formats._tables import csv_rows, tsv_rows
 
@@ -23,15 +36,17 @@ SUFFIXES = {
     ".tsv": "tsv",
     ".parquet": "parquet",
 }
-_READERS = {"jsonl": json_rows, "csv": csv_rows, "tsv": tsv_rows, "parquet": parquet_rows}
+_TABLES = {"csv": csv_rows, "tsv": tsv_rows}
+_READERS = {"jsonl": json_rows, **_TABLES, "parquet": parquet_rows}
 
 
-def open_rows(path: Source, format: str | None = None) -> Iterator[Row]:
+def open_rows(path: Source, format: str | None = None, reading: Reading | None = None) -> Iterator[Row]:
     """Check a source now and return its rows, read as they are asked for.
 
     Args:
         path: A file (text formats also as `.gz`), or "-" for standard input, JSON lines unless `format` says.
         format: "jsonl" (JSON lines or one JSON array), "csv", "tsv" or "parquet"; None goes by the suffix.
+        reading: Encoding and what else a text source needs; None for UTF-8 and the format's own rules.
 
     Returns:
         (line number from 1, fields) of each row; the row number for Parquet. Blank lines are no rows. A
@@ -42,8 +57,43 @@ def open_rows(path: Source, format: str | None = None) -> Iterator[Row]:
         MissingExtraError: Parquet without pyarrow.
     """
     check_readable(path)
-    reader = _READERS[resolve_format(path, format, SUFFIXES, on_stdin="jsonl")]
-    return at_least_one(path, reader(path))
+    reading = reading or Reading()
+    name = resolve_format(path, format, SUFFIXES, on_stdin="jsonl")
+    if name not in _TABLES:
+        for option, given in (("types", reading.types), ("delimiter", reading.delimiter)):
+            if given:
+                raise InputError(
+                    f"{source_name(path)}: no {option} for {name}; leave out what is for CSV and TSV"
+                )
+    return at_least_one(path, _READERS[name](path, reading))
+
+
+def types_of_columns(path: Source, format: str | None, reading: Reading) -> dict[str, str]:
+    """Return the types of the columns of CSV or TSV that are no text, found by reading the file once.
+
+    Nothing is found in other formats, which have types, nor in a pipe, which cannot be read twice: there the
+    types of the user are all.
+
+    Raises:
+        InputError: As `open_rows`, and for a type that is none.
+    """
+    check_types(reading.types)
+    name = resolve_format(path, format, SUFFIXES, on_stdin="jsonl")
+    if name not in _TABLES or os.fspath(path) == STDIN or not stat.S_ISREG(os.stat(path).st_mode):
+        return dict(reading.types)
+    return find_types(_TABLES[name](path, replace(reading, types={})), reading.types)
+
+
+def open_typed_rows(path: Source, format: str | None, reading: Reading) -> Iterator[Row]:
+    """Do as `open_rows`, with the types of `types_of_columns`, which are found when the first row is read."""
+    check_types(reading.types)
+    open_rows(path, format, reading)  # what is wrong with the source is said now
+    return _typed_rows(path, format, reading)
+
+
+def _typed_rows(path: Source, format: str | None, reading: Reading) -> Iterator[Row]:
+    types = types_of_columns(path, format, reading)
+    yield from open_rows(path, format, replace(reading, types=types))
 
 
 def at_least_one(path: Source, rows: Iterable[Row]) -> Iterator[Row]:
@@ -71,13 +121,13 @@ def parsed_rows(
         path: For the messages.
         rows: From `open_rows`.
         parse: May consume the fields it is given.
-        skip_empty: Leave out rows without title and text; how many is logged as a warning at the end.
+        skip_empty: Leave out rows without text; how many is logged as a warning at the end.
     """
     skipped = kept = 0
     for number, fields in rows:
         try:
             record = parse(fields)
-        except EmptyDocumentError as error:
+        except EmptyRowError as error:
             if not skip_empty:
                 raise error_at(path, number, error) from None
             skipped += 1
@@ -90,7 +140,5 @@ def parsed_rows(
         yield record
     if skipped:
         if not kept:
-            raise InputError(
-                f"{source_name(path)}: no row has a title or a text; check that it is the right file"
-            )
-        _LOGGER.warning("%s: left out %d rows without title and text", source_name(path), skipped)
+            raise InputError(f"{source_name(path)}: no row has a text; check that it is the right file")
+        _LOGGER.warning("%s: left out %d rows without text", source_name(path), skipped)

@@ -7,15 +7,31 @@ from dataclasses import dataclass
 from typing import Any
 
 from relsdk.errors import InputError
-from relsdk.formats._fields import missing, take_document, take_id, take_required_text
+from relsdk.formats._fields import (
+    EmptyRowError,
+    missing,
+    take_document,
+    take_id,
+    take_required_text,
+)
+from relsdk.formats._json import filled_lines
 from relsdk.formats._lines import (
+    Reading,
     Row,
     Source,
     check_readable,
-    numbered_lines,
+    plain_lines,
     resolve_format,
+    source_name,
 )
-from relsdk.formats._rows import SUFFIXES, at_least_one, open_rows, parsed_rows
+from relsdk.formats._rows import (
+    SUFFIXES,
+    at_least_one,
+    open_rows,
+    open_typed_rows,
+    parsed_rows,
+    types_of_columns,
+)
 from relsdk.formats._write import write_jsonl
 from relsdk.records import Document
 
@@ -37,7 +53,14 @@ class Query:
 
 
 def read_documents(
-    path: Source, format: str | None = None, *, skip_empty: bool = False
+    path: Source,
+    format: str | None = None,
+    *,
+    types: Mapping[str, str] | None = None,
+    encoding: str = "utf-8",
+    delimiter: str | None = None,
+    skip_empty: bool = False,
+    row_is_line: bool = False,
 ) -> Iterator[Document]:
     """Read documents one at a time; the file is never in memory as a whole.
 
@@ -50,8 +73,13 @@ def read_documents(
         path: A file, or "-" for JSON lines on standard input. Text formats may be compressed (`.gz`).
         format: "jsonl" (also one JSON array, which is read whole), "csv" (RFC 4180), "tsv" (no quoting) or
             "parquet" (extra `parquet`); None goes by the suffix. CSV and TSV name their columns in the first
-            row, and all their metadata are strings.
+            row; an empty cell is no field.
+        types: Column of CSV or TSV to "text", "number" or "boolean". The other columns are what all their
+            cells are, see `column_types`; the file is read once more for it.
+        encoding: Of a text format, such as "gb18030"; a byte order mark is dropped.
+        delimiter: The character between the cells of CSV (a comma) or TSV (a tab).
         skip_empty: Leave out rows with neither title nor text, and log how many, instead of raising.
+        row_is_line: Raise for a blank line among JSON lines, so that row n is line n.
 
     Returns:
         An iterator. The file, its format and the extra are checked before it is returned, each row when it is
@@ -61,7 +89,39 @@ def read_documents(
         InputError: Missing, empty or damaged file; or a bad row, by file and line (Parquet: row).
         MissingExtraError: Parquet without pyarrow.
     """
-    return parsed_rows(path, open_rows(path, format), _parse_document, skip_empty=skip_empty)
+    reading = Reading(encoding, delimiter, types or {}, row_is_line)
+    return parsed_rows(path, open_typed_rows(path, format, reading), _parse_document, skip_empty=skip_empty)
+
+
+def column_types(
+    path: Source,
+    format: str | None = None,
+    *,
+    types: Mapping[str, str] | None = None,
+    encoding: str = "utf-8",
+    delimiter: str | None = None,
+) -> dict[str, str]:
+    """Return which columns of a CSV or TSV file hold numbers or booleans.
+
+    A column does when all its cells that are not empty do: "number" for plain decimal numbers without leading
+    zeros, of at most 15 digits; "boolean" for true and false. Codes ("007"), long identifiers and "1e5" stay
+    text, as do id, title, text, query and label. A pipe is not read: its columns are text.
+
+    Args:
+        path: As for `read_documents`, and so are the other arguments.
+        format: See there.
+        types: Of the user; they take precedence.
+        encoding: See there.
+        delimiter: See there.
+
+    Returns:
+        Column to type, those of `types` and those that are no text; empty for other formats.
+
+    Raises:
+        InputError: The file cannot be read as such a table.
+    """
+    check_readable(path)
+    return types_of_columns(path, format, Reading(encoding, delimiter, types or {}))
 
 
 def document_from_mapping(fields: Mapping[str, Any]) -> Document:
@@ -88,7 +148,15 @@ def write_documents(path: Source, documents: Iterable[Document]) -> int:
     return write_jsonl(path, (_document_fields(document) for document in documents))
 
 
-def read_queries(path: Source, format: str | None = None) -> Iterator[Query]:
+def read_queries(
+    path: Source,
+    format: str | None = None,
+    *,
+    encoding: str = "utf-8",
+    delimiter: str | None = None,
+    skip_empty: bool = False,
+    row_is_line: bool = False,
+) -> Iterator[Query]:
     """Read queries: plain text, one a line, or rows with an id and a text.
 
     Plain text (suffix `.txt` or none, and standard input): white space at the ends of a line is dropped and
@@ -98,6 +166,11 @@ def read_queries(path: Source, format: str | None = None) -> Iterator[Query]:
     Args:
         path: A file, or "-" for standard input. Text formats may be compressed (`.gz`).
         format: "text", "jsonl", "csv", "tsv" or "parquet"; None goes by the suffix.
+        encoding: Of a text format, such as "gb18030"; a byte order mark is dropped.
+        delimiter: The character between the cells of CSV (a comma) or TSV (a tab).
+        skip_empty: Leave out rows whose text is empty, and log how many, instead of raising. Blank lines are
+            no rows.
+        row_is_line: Raise for a blank line in front of another, so that row n is line n.
 
     Returns:
         An iterator that checks each row when it is reached.
@@ -108,17 +181,19 @@ def read_queries(path: Source, format: str | None = None) -> Iterator[Query]:
     """
     check_readable(path)
     name = resolve_format(path, format, {".txt": "text", "": "text", **SUFFIXES}, on_stdin="text")
-    rows = at_least_one(path, _text_rows(path)) if name == "text" else open_rows(path, name)
-    return _queries(path, rows)
+    reading = Reading(encoding, delimiter, row_is_line=row_is_line)
+    if name == "text" and delimiter is not None:
+        raise InputError(f"{source_name(path)}: no delimiter for text; leave out what is for CSV and TSV")
+    rows = at_least_one(path, _text_rows(path, reading)) if name == "text" else open_rows(path, name, reading)
+    return _queries(path, rows, skip_empty)
 
 
-def _text_rows(path: Source) -> Iterator[Row]:
-    for number, line in numbered_lines(path):
-        if text := line.strip():
-            yield number, {"id": number, "text": text}
+def _text_rows(path: Source, reading: Reading) -> Iterator[Row]:
+    for number, line in filled_lines(path, plain_lines(path, reading.encoding), reading):
+        yield number, {"id": number, "text": line.strip()}
 
 
-def _queries(path: Source, rows: Iterable[Row]) -> Iterator[Query]:
+def _queries(path: Source, rows: Iterable[Row], skip_empty: bool) -> Iterator[Query]:
     seen: set[str] = set()
 
     def parse(fields: dict[str, Any]) -> Query:
@@ -128,7 +203,7 @@ def _queries(path: Source, rows: Iterable[Row]) -> Iterator[Query]:
         seen.add(query.id)
         return query
 
-    return parsed_rows(path, rows, parse)
+    return parsed_rows(path, rows, parse, skip_empty=skip_empty)
 
 
 def _parse_query(fields: dict[str, Any]) -> Query:
@@ -138,7 +213,10 @@ def _parse_query(fields: dict[str, Any]) -> Query:
         raise missing(names, *_QUERY_ID)
     if "text" not in fields and "query" not in fields:
         raise missing(names, "text", "query")
-    return Query(identifier, take_required_text(fields, "text" if "text" in fields else "query"))
+    name = "text" if "text" in fields else "query"
+    if isinstance(fields[name], str | None) and not (fields[name] or "").strip():
+        raise EmptyRowError(f"{name!r} is empty; fill it in or remove the row")
+    return Query(identifier, take_required_text(fields, name))
 
 
 def _parse_document(fields: dict[str, Any]) -> Document:

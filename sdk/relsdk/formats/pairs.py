@@ -8,7 +8,7 @@ from typing import Any
 
 from relsdk.errors import InputError
 from relsdk.formats._fields import missing, take_document, take_required_text
-from relsdk.formats._lines import Source
+from relsdk.formats._lines import Reading, Source
 from relsdk.formats._rows import open_rows, parsed_rows
 from relsdk.formats._write import write_jsonl
 from relsdk.levels import RelevanceLevel, parse_level
@@ -23,6 +23,8 @@ def read_pairs(
     *,
     label_map: Mapping[int, int] | None = None,
     id_field: str | None = None,
+    encoding: str = "utf-8",
+    delimiter: str | None = None,
     skip_empty: bool = False,
 ) -> Iterator[LabelledPair]:
     """Read labelled pairs one at a time.
@@ -46,6 +48,8 @@ def read_pairs(
         label_map: The file's integer label to the level 0-3 it stands for; a label that is no key is an
             error.
         id_field: The one field that holds the document's id, then required in every row.
+        encoding: Of a text format, such as "gb18030"; a byte order mark is dropped.
+        delimiter: The character between the cells of CSV (a comma) or TSV (a tab).
         skip_empty: Leave out rows with neither title nor text, and log how many, instead of raising.
 
     Returns:
@@ -58,11 +62,18 @@ def read_pairs(
     """
     levels = None if label_map is None else {key: parse_level(level) for key, level in label_map.items()}
     parse = partial(_parse_pair, levels=levels, id_field=id_field)
-    return parsed_rows(path, open_rows(path, format), parse, skip_empty=skip_empty)
+    rows = open_rows(path, format, Reading(encoding, delimiter))
+    return parsed_rows(path, rows, parse, skip_empty=skip_empty)
 
 
 def read_unlabelled_pairs(
-    path: Source, format: str | None = None, *, id_field: str | None = None, skip_empty: bool = False
+    path: Source,
+    format: str | None = None,
+    *,
+    id_field: str | None = None,
+    encoding: str = "utf-8",
+    delimiter: str | None = None,
+    skip_empty: bool = False,
 ) -> Iterator[tuple[str, Document]]:
     """Read pairs without labels: as `read_pairs`, and a `label`, should there be one, is ignored.
 
@@ -74,7 +85,8 @@ def read_unlabelled_pairs(
         MissingExtraError: Parquet without pyarrow.
     """
     parse = partial(_parse_unlabelled, id_field=id_field)
-    return parsed_rows(path, open_rows(path, format), parse, skip_empty=skip_empty)
+    rows = open_rows(path, format, Reading(encoding, delimiter))
+    return parsed_rows(path, rows, parse, skip_empty=skip_empty)
 
 
 def write_pairs(path: Source, pairs: Iterable[LabelledPair]) -> int:

@@ -9,7 +9,7 @@ from numbers import Real
 from typing import TypeVar
 
 from relsdk.errors import InputError
-from relsdk.formats._lines import Source, error_at, numbered_lines, source_name
+from relsdk.formats._lines import Source, error_at, plain_lines, source_name
 from relsdk.formats._write import write_lines
 
 _TREC_LAYOUT = "four, 'query 0 document label', or three under BEIR's header 'query-id corpus-id score'"
@@ -115,7 +115,7 @@ def write_run(path: Source, run: Mapping[str, Mapping[str, float]], tag: str = "
 
 
 def _filled_lines(path: Source) -> Iterator[tuple[int, str]]:
-    return ((number, line) for number, line in numbered_lines(path) if line.strip())
+    return ((number, line) for number, line in plain_lines(path) if line.strip())
 
 
 def _split(line: str) -> list[str]:

@@ -1,0 +1,100 @@
+"""Types of the columns of CSV and TSV, which hold text only: found in the cells, or named by the user."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from relsdk.errors import InputError
+from relsdk.formats._lines import Row
+
+# Columns that are no metadata: text, and kept when they are empty, so that it can be told.
+STAYS_TEXT = frozenset(
+    ("_id", "id", "doc_id", "query_id", "query-id", "qid", "title", "text", "query", "label")
+)
+TYPES = ("text", "number", "boolean")
+# What is taken for a number unasked: no leading zero, which codes have, no exponent, and no more digits than
+# a floating point number keeps, which identifiers and telephone numbers have.
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
+_MAX_DIGITS = 15
+_ANY_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_FLAGS = {"true": True, "false": False, "1": True, "0": False}
+
+
+def check_types(types: Mapping[str, str]) -> None:
+    """Raise for a type that is none."""
+    for name, kind in types.items():
+        if kind not in TYPES:
+            raise InputError(f"type {kind!r} of column {name!r}; allowed are {', '.join(TYPES)}")
+        if name in STAYS_TEXT and kind != "text":
+            raise InputError(f"column {name!r} is always text; name types of the other columns")
+
+
+def check_columns(names: Sequence[str], types: Mapping[str, str]) -> None:
+    """Raise for a type of a column that is not there."""
+    unknown = [name for name in types if name not in names]
+    if unknown:
+        raise InputError(
+            f"a type is given for {unknown[0]!r}, which is no column; the columns are {', '.join(names)}"
+        )
+
+
+def find_types(rows: Iterable[Row], types: Mapping[str, str]) -> dict[str, str]:
+    """Return the type of every column that is no text: of `types`, else what all its cells are.
+
+    Args:
+        rows: All of them, with cells as text, without empty cells.
+        types: Of the user; these columns are not looked at.
+    """
+    found = dict.fromkeys([*STAYS_TEXT, *types], "text")
+    for _, fields in rows:
+        for name, cell in fields.items():
+            known = found.get(name)
+            if known != "text":
+                kind = _kind(cell)
+                found[name] = kind if known in (None, kind) else "text"
+    return {**{name: kind for name, kind in found.items() if kind != "text"}, **types}
+
+
+def _kind(cell: str) -> str:
+    text = cell.strip()
+    if _NUMBER.fullmatch(text) and sum(map(str.isdigit, text)) <= _MAX_DIGITS:
+        return "number"
+    return "boolean" if text.lower() in ("true", "false") else "text"
+
+
+def _text(name: str, cell: str) -> str:
+    return cell
+
+
+def _number(name: str, cell: str) -> int | float:
+    text = cell.strip()
+    if not _ANY_NUMBER.fullmatch(text):
+        raise InputError(
+            f"column {name!r} holds numbers, and {cell[:40]!r} is none; give --types {name}=text"
+        )
+    try:
+        value = int(text) if text.lstrip("+-").isdigit() else float(text)
+    except ValueError:  # more digits than Python reads
+        value = math.inf
+    if not math.isfinite(value):
+        raise InputError(f"column {name!r} has a number that is too large; give --types {name}=text")
+    return value
+
+
+def _boolean(name: str, cell: str) -> bool:
+    value = _FLAGS.get(cell.strip().lower())
+    if value is None:
+        raise InputError(
+            f"column {name!r} holds true and false (or 1 and 0), and {cell[:40]!r} is neither; "
+            f"give --types {name}=text"
+        )
+    return value
+
+
+CONVERTERS: dict[str, Callable[[str, str], str | int | float | bool]] = {
+    "text": _text,
+    "number": _number,
+    "boolean": _boolean,
+}
