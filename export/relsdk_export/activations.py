@@ -12,10 +12,10 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from relsdk.runtime import onnxruntime
 from relsdk_export.graphs import save_graph
 
 __all__ = ["Activation", "measure_activations", "weighted_inputs"]

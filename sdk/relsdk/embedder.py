@@ -21,7 +21,7 @@ from relsdk.query_cache import CacheInfo, QueryCache, open_query_cache
 from relsdk.records import Document
 from relsdk.runner import BatchRunner, Feed, Truncation, TruncationWarning
 from relsdk.session import ModelSession
-from relsdk.verification import Verification, verify_variant
+from relsdk.verification import Verification, check_runtime, verify_variant
 
 if TYPE_CHECKING:
     from relsdk.calibration import Calibration
@@ -69,6 +69,8 @@ class Embedder:
         self.variant = self._runner.variant
         self._outputs: dict[Path, str] = {}
         self._calibration: Calibration | None = None  # read on first use
+        self._checked: set[ModelSession] = set()
+        self._check_runtime(self._runner.query_session)  # another tower's file is checked on first use
 
     @property
     def name(self) -> str:
@@ -170,7 +172,8 @@ class Embedder:
         _check_option("precision", precision, ("float32", "int8", "ubinary"))
         if prompt is None:
             prompt = self._prompt(prompt_name) if prompt_name is not None else ""
-        session = self._runner.query_session if prompt_name == "query" else self._runner.session
+        session = self._session(prompt_name)
+        self._check_runtime(session)
         single = isinstance(inputs, str)
         texts = _as_list(inputs)
         vectors = self._runner.run(
@@ -247,13 +250,32 @@ class Embedder:
         """
         return verify_variant(self.bundle, self.variant, self.golden)
 
-    def golden(self, inputs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
-        """Encode (prompt name or "", text) pairs, each alone: (N, D) float32."""
-        rows = [
-            self.encode(text, prompt_name=self.known_prompt(prompt), truncation="silent")
-            for prompt, text in inputs
+    def golden(self, inputs: Sequence[tuple[str, str]], *, together: bool = False) -> NDArray[np.float32]:
+        """Encode (prompt name or "", text) pairs, each alone or in one call: (N, D) float32."""
+        names = [self.known_prompt(prompt) for prompt, _ in inputs]
+        texts = [
+            (self._prompt(name) if name else "") + text for name, (_, text) in zip(names, inputs, strict=True)
         ]
-        return np.stack(rows).astype(np.float32)
+        sessions = [self._session(name) for name in names]
+        calls = [[row] for row in range(len(inputs))]
+        if together:
+            calls = [[row for row, own in enumerate(sessions) if own is session] for session in {*sessions}]
+        result = np.empty((len(inputs), self.dimension), dtype=np.float32)
+        truncated = self.truncated_count
+        for rows in calls:
+            session = sessions[rows[0]]
+            result[rows] = self._runner.run(
+                [texts[row] for row in rows],
+                self.dimension,
+                partial(self._vectors, session),
+                batch_size=None,
+                truncation="silent",
+                progress=None,
+            )
+            if self._normalizes(session, None):
+                result[rows] /= np.maximum(np.linalg.norm(result[rows], axis=1, keepdims=True), 1e-12)
+        self._runner.truncated_count = truncated
+        return result
 
     def _prompt(self, name: str) -> str:
         prompts: Mapping[str, str] = self._settings.prompts
@@ -264,6 +286,17 @@ class Embedder:
     def known_prompt(self, name: str) -> str | None:
         """Return the name of a prompt if the model has it, else None: `encode` then puts nothing before."""
         return name if name in self._settings.prompts else None
+
+    def _session(self, prompt_name: str | None) -> ModelSession:
+        """Return what encodes texts with this prompt."""
+        return self._runner.query_session if prompt_name == "query" else self._runner.session
+
+    def _check_runtime(self, session: ModelSession) -> None:
+        """See `relsdk.verification.check_runtime`; once for each session."""
+        if session not in self._checked:
+            mine = {name for name in ("", *self._settings.prompts) if self._session(name or None) is session}
+            check_runtime(self.bundle, self.variant, session, mine, self.golden)
+            self._checked.add(session)
 
     def _vectors(self, session: ModelSession, feed: Feed) -> NDArray[np.float32]:
         """Run one batch: (B, D) at this embedder's dimension."""

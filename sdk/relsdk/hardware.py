@@ -10,7 +10,11 @@ from pathlib import Path
 
 from relsdk.errors import InputError
 
-__all__ = ["ThreadChoice", "cgroup_cpu_quota", "choose_threads", "cpu_features"]
+__all__ = ["MAX_THREADS", "ThreadChoice", "cgroup_cpu_quota", "choose_threads", "cpu_features"]
+
+# More than any machine has; a pool of many more takes all memory or ends the process.
+MAX_THREADS = 1024
+_VARIABLE = "RELSDK_THREADS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +35,13 @@ class ThreadChoice:
 
 
 def choose_threads(requested: int | None = None, *, cgroup_root: Path = Path("/")) -> ThreadChoice:
-    """Choose the thread count: what is asked for, else the smaller of affinity and cgroup quota.
+    """Choose the thread count: what is asked for, else RELSDK_THREADS, else what affinity and quota allow.
 
     Hosts report all their CPUs inside a container; a pool of that size is throttled, so the quota counts
     (rounded down, at least 1).
 
     Raises:
-        InputError: `requested` is below 1.
+        InputError: `requested`, or the variable, is not a whole number from 1 to `MAX_THREADS`.
     """
     try:
         affinity = len(os.sched_getaffinity(0))
@@ -45,13 +49,25 @@ def choose_threads(requested: int | None = None, *, cgroup_root: Path = Path("/"
         affinity = os.cpu_count() or 1
     quota = cgroup_cpu_quota(cgroup_root)
     if requested is not None:
-        if requested < 1:
-            raise InputError(f"threads={requested}; at least 1 is needed (None chooses for this machine)")
-        return ThreadChoice(requested, affinity, quota, "asked for")
+        return ThreadChoice(_checked("threads", requested), affinity, quota, "asked for")
+    variable = os.environ.get(_VARIABLE, "").strip()
+    if variable:
+        return ThreadChoice(_checked(_VARIABLE, variable), affinity, quota, f"{_VARIABLE} says so")
     if quota is not None and quota < affinity:
         reason = f"the container may use {quota:g} CPUs of {affinity}"
         return ThreadChoice(max(1, math.floor(quota)), affinity, quota, reason)
     return ThreadChoice(affinity, affinity, quota, f"this process may run on {affinity} CPUs")
+
+
+def _checked(name: str, value: object) -> int:
+    """Return a thread count; text, of a variable, is read."""
+    number = int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 9 else value
+    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= MAX_THREADS:
+        raise InputError(
+            f"{name}={value!r}; a whole number from 1 to {MAX_THREADS} is needed (without one, relsdk "
+            f"chooses for this machine)"
+        )
+    return number
 
 
 def cgroup_cpu_quota(root: Path = Path("/")) -> float | None:

@@ -21,7 +21,7 @@ from relsdk.hub import local_model
 from relsdk.levels import expected_level
 from relsdk.records import Document
 from relsdk.runner import BatchRunner, Feed, Truncation
-from relsdk.verification import Verification, verify_variant
+from relsdk.verification import Verification, check_runtime, verify_variant
 
 __all__ = ["BiEncoder", "CrossEncoder", "Pair", "PairModel", "PairOutputs", "open_pair_model"]
 
@@ -78,8 +78,8 @@ class PairModel(Protocol):
     def verify(self) -> Verification:
         """Check hashes and golden outputs."""
 
-    def golden(self, inputs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
-        """Run golden inputs, each alone."""
+    def golden(self, inputs: Sequence[tuple[str, str]], *, together: bool = False) -> NDArray[np.float32]:
+        """Run golden inputs, each alone or in one call."""
 
 
 class BiEncoder:
@@ -106,9 +106,9 @@ class BiEncoder:
         """See `Embedder.verify`."""
         return self.embedder.verify()
 
-    def golden(self, inputs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
+    def golden(self, inputs: Sequence[tuple[str, str]], *, together: bool = False) -> NDArray[np.float32]:
         """See `Embedder.golden`."""
-        return self.embedder.golden(inputs)
+        return self.embedder.golden(inputs, together=together)
 
     def outputs(
         self, pairs: Sequence[Pair], *, batch_size: int | None = None, show_progress_bar: bool = False
@@ -162,6 +162,7 @@ class CrossEncoder:
         self.bundle = bundle
         self._runner = BatchRunner(bundle, variant, threads, providers)
         self.variant = self._runner.variant
+        check_runtime(bundle, self.variant, self._runner.session, None, self.golden)
 
     @property
     def calibration(self) -> Calibration:
@@ -226,9 +227,13 @@ class CrossEncoder:
         """
         return verify_variant(self.bundle, self.variant, self.golden)
 
-    def golden(self, inputs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
-        """Run (query, document) pairs, each alone: (N, C) float32."""
-        return np.concatenate([self.logits([pair], truncation="silent") for pair in inputs])
+    def golden(self, inputs: Sequence[tuple[str, str]], *, together: bool = False) -> NDArray[np.float32]:
+        """Run (query, document) pairs, each alone or in one call: (N, C) float32."""
+        truncated = self.truncated_count
+        calls = [inputs] if together else [[pair] for pair in inputs]
+        found = np.concatenate([self.logits(call, truncation="silent") for call in calls])
+        self._runner.truncated_count = truncated
+        return found
 
     def document_text(self, document: str | Document) -> str:
         """Return the text that a document becomes."""

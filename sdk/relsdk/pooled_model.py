@@ -106,9 +106,9 @@ class EncoderAndScorer:
         """See `CrossEncoder.verify`."""
         return self.scorer.verify()
 
-    def golden(self, inputs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
+    def golden(self, inputs: Sequence[tuple[str, str]], *, together: bool = False) -> NDArray[np.float32]:
         """See `CrossEncoder.golden`."""
-        return self.scorer.golden(inputs)
+        return self.scorer.golden(inputs, together=together)
 
 
 def beside(model: PairModel, embedder: Embedder | None) -> PairModel:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from relsdk.batching import token_budget_batches
 from relsdk.bundle import Bundle, Variant
-from relsdk.errors import InputError, TruncationError
+from relsdk.errors import BundleError, InputError, TruncationError
 from relsdk.hardware import choose_threads
 from relsdk.progress import Progress
 from relsdk.session import ModelSession, choose_variant, loading
@@ -89,6 +89,7 @@ class BatchRunner:
             progress: Show how far it has come on stderr, with this label; None shows nothing.
 
         Raises:
+            BundleError: An output is NaN or infinite.
             InputError: An input or an argument is wrong.
             TruncationError: An input is too long and `truncation` is "error".
         """
@@ -100,7 +101,8 @@ class BatchRunner:
         if len(tokens.ids) == 1 and batch_size is None and progress is None:
             # A query: nothing to sort or restore. Copied: a vector that is kept must not hold on to the
             # runtime's memory.
-            return np.array(compute(self.tokenizer.pad(tokens, [0])), dtype=np.float32)
+            alone = np.array(compute(self.tokenizer.pad(tokens, [0])), dtype=np.float32)
+            return self._finite(alone, inputs)
         result = np.empty((len(tokens.ids), width), dtype=np.float32)
         batches: Iterable[NDArray[np.int64]] = token_budget_batches(tokens.lengths, batch_size=batch_size)
         with Progress(len(result)) as shown:
@@ -110,7 +112,26 @@ class BatchRunner:
                 done += len(rows)
                 if progress is not None:
                     shown(progress, done)
-        return result
+        return self._finite(result, inputs)
+
+    def _finite(
+        self, result: NDArray[np.float32], inputs: Sequence[str] | Sequence[tuple[str, str]]
+    ) -> NDArray[np.float32]:
+        """Return (N, W) outputs if all are numbers.
+
+        Raises:
+            BundleError: One is NaN or infinite.
+        """
+        finite = np.isfinite(result)
+        if finite.all():
+            return result
+        row = int(np.flatnonzero(~finite.all(axis=1))[0])
+        item = inputs[row]
+        text = " and ".join(repr(part[:20]) for part in (item if isinstance(item, tuple) else (item,)))
+        raise BundleError(
+            f"{self.bundle.path} ({self.variant.name}) gives NaN or infinity for input {row} ({text}); the "
+            f"file is damaged, or this runtime cannot run it: relsdk model verify {self.bundle.path}"
+        )
 
     def _note_truncation(self, tokens: TokenizedTexts, truncation: Truncation) -> None:
         cut, limit = len(tokens.truncated), self.bundle.settings.max_tokens

@@ -5,21 +5,23 @@ Shape letters: B texts of one batch, T tokens, D dimension.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from relsdk.bundle import Bundle, Variant
 from relsdk.errors import BundleError, InputError
 from relsdk.folders import FileStamp
 from relsdk.hardware import ThreadChoice, cpu_features
+from relsdk.runtime import check_onnxruntime, onnxruntime
 
 __all__ = ["ModelSession", "best_int8", "choose_variant", "loading", "runs_exactly", "variant_verdicts"]
 
@@ -104,9 +106,10 @@ _DISABLED_OPTIMIZERS = ["SkipLayerNormFusion"]
 class ModelSession:
     """One ONNX file, loaded by `load` or on first use, and again in every forked process.
 
-    A session's thread pool does not survive a fork, so a child that used its parent's would hang. What is
-    loaded later is the file that was there when the session was made, or an error: weights of another model
-    under this one's name would be wrong vectors that nobody sees.
+    A session's threads do not survive a fork: a child that used its parent's, or destroyed it, would wait for
+    them for ever, so it leaves that alone and loads its own. What is loaded later is the file that was there
+    when the session was made, or an error: weights of another model under this one's name would be wrong
+    vectors that nobody sees.
 
     Args:
         path: The ONNX file.
@@ -115,9 +118,11 @@ class ModelSession:
 
     Raises:
         InputError: A provider is not in this build of onnxruntime.
+        RelsdkError: This version of onnxruntime gives wrong results.
     """
 
     def __init__(self, path: Path, *, threads: ThreadChoice, providers: Sequence[str] | None = None) -> None:
+        check_onnxruntime()
         self._stamp = FileStamp.of(path)
         self.path = self._stamp.path
         self.threads = threads
@@ -131,7 +136,12 @@ class ModelSession:
         self._lock = threading.Lock()
         self._session: Any = None
         self._wanted: dict[str, np.dtype[Any]] = {}  # the graph's inputs
-        self._process = os.getpid()
+        _made.add(self)
+
+    @property
+    def stamp(self) -> FileStamp:
+        """The file, as it was when the session was made."""
+        return self._stamp
 
     @property
     def input_names(self) -> list[str]:
@@ -173,10 +183,6 @@ class ModelSession:
         self._get()
 
     def _get(self) -> Any:
-        if self._process != os.getpid():
-            self._lock = threading.Lock()  # the parent's may have been held when it forked
-            self._session = None
-            self._process = os.getpid()
         if self._session is None:
             with self._lock:
                 if self._session is None:
@@ -187,6 +193,11 @@ class ModelSession:
                     }
                     self._session = loaded
         return self._session
+
+    def _forget(self) -> None:
+        """Leave the parent's session and lock alone: a lock may have been held when it forked."""
+        self._lock = threading.Lock()
+        self._session = None
 
     def _load(self) -> Any:
         if not self._stamp.holds:
@@ -200,12 +211,31 @@ class ModelSession:
         options.enable_mem_pattern = False  # it keeps a plan for every shape seen: memory would grow
         options.log_severity_level = 3
         try:
-            return onnxruntime.InferenceSession(
+            loaded = onnxruntime.InferenceSession(
                 str(self.path), options, providers=self.providers, disabled_optimizers=_DISABLED_OPTIMIZERS
             )
         except Exception as error:  # onnxruntime's errors share no base class
             reason = str(error).splitlines()[0]
             raise BundleError(f"{self.path} is not a loadable ONNX model: {reason}") from error
+        _loaded.add(loaded)
+        return loaded
+
+
+# What a forked child must not use: see `ModelSession`.
+_made: weakref.WeakSet[ModelSession] = weakref.WeakSet()
+_loaded: weakref.WeakSet[Any] = weakref.WeakSet()  # onnxruntime's own
+
+
+def _after_fork_in_child() -> None:
+    for loaded in _loaded:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(loaded))  # never destroyed, not even at exit
+    _loaded.clear()
+    for session in _made:
+        session._forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 @contextmanager

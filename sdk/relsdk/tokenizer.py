@@ -1,14 +1,19 @@
 """Texts or pairs of texts to token ids, with truncation counted.
 
+The library's own truncation keeps all that it cuts off, of a pair every piece of one text with every piece
+of the other: memory grows with the product of their lengths. Here the library tokenises without a limit, and
+what is kept is chosen by the same rule ("longest first").
+
 Shape letters: N texts, B texts of one batch, T tokens.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +21,14 @@ from tokenizers import Encoding, Tokenizer
 
 from relsdk.errors import BundleError, InputError
 
-__all__ = ["TextTokenizer", "TokenizedTexts"]
+__all__ = ["TextTokenizer", "TokenizedTexts", "TruncationSide"]
+
+TruncationSide = Literal["right", "left"]
+# Of a longer text so many characters are tokenised, twice as many when they give too few tokens, and so on.
+# Far more than any model reads: what ends there changes tokens near that end only.
+_LONG_TEXT = 1 << 17
+# Texts of one call of the library, in characters, unless one text has more: about 200 MB of tokens.
+_CALL_CHARACTERS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +58,15 @@ class TextTokenizer:
         path: The `tokenizer.json`.
         max_tokens: Limit per text (or pair), special tokens included.
         pad_token: What fills the shorter rows of a batch.
+        truncation_side: Where a text that is too long is cut.
 
     Raises:
         BundleError: The file is not a tokenizer, or has no such pad token.
     """
 
-    def __init__(self, path: Path, *, max_tokens: int, pad_token: str) -> None:
+    def __init__(
+        self, path: Path, *, max_tokens: int, pad_token: str, truncation_side: TruncationSide = "right"
+    ) -> None:
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises bare Exception
@@ -61,9 +76,10 @@ class TextTokenizer:
             raise BundleError(f"{path} has no pad token {pad_token!r}")
         self.max_tokens = max_tokens
         self.pad_id: int = pad_id
+        self._side = truncation_side
         self._process = os.getpid()
         self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(max_tokens)
+        self._tokenizer.no_truncation()
 
     def tokenize(self, inputs: Sequence[str] | Sequence[tuple[str, str]]) -> TokenizedTexts:
         """Turn texts, or pairs of texts, into ids.
@@ -71,16 +87,67 @@ class TextTokenizer:
         Raises:
             InputError: An input is not a string (or a pair of strings), or holds a lone surrogate.
         """
+        tokens = TokenizedTexts([], [], [])
         try:
-            # The batch call pays for a thread pool, and the pool of a parent process does not survive a fork.
-            if len(inputs) == 1 or os.getpid() != self._process:
-                pairs = [item if isinstance(item, tuple) else (item,) for item in inputs]
-                encodings = [self._tokenizer.encode(*pair) for pair in pairs]
-            else:
-                encodings = self._tokenizer.encode_batch_fast(list(inputs))
+            for part in _parts(inputs):
+                for encoding in self._encode([self._shortened(item) for item in part]):
+                    self._keep(encoding, tokens)
         except (TypeError, UnicodeEncodeError) as error:
             raise _explain(inputs, error) from error
-        return _collect(encodings)
+        return tokens
+
+    def _encode(self, inputs: Sequence[Any]) -> list[Encoding]:
+        """Run the library on texts or pairs, without a limit."""
+        # The batch call pays for a thread pool, and the pool of a parent process does not survive a fork.
+        if len(inputs) == 1 or os.getpid() != self._process:
+            pairs = [item if isinstance(item, tuple) else (item,) for item in inputs]
+            return [self._tokenizer.encode(*pair) for pair in pairs]
+        return self._tokenizer.encode_batch_fast(list(inputs))
+
+    def _shortened(self, item: Any) -> Any:
+        """Return a text, or the texts of a pair, without characters that decide nothing."""
+        if isinstance(item, tuple):
+            return tuple(self._shortened(text) for text in item)
+        size = _LONG_TEXT
+        while isinstance(item, str) and len(item) > size:
+            part = item[:size] if self._side == "right" else item[-size:]
+            # With a margin: where the part was cut out, its last tokens are not those of the text.
+            if len(self._tokenizer.encode(part, add_special_tokens=False)) >= 2 * self.max_tokens:
+                return part
+            size *= 2
+        return item
+
+    def _keep(self, encoding: Encoding, tokens: TokenizedTexts) -> None:
+        """Add what the limit leaves of a text or pair."""
+        ids, type_ids = encoding.ids, encoding.type_ids
+        if len(ids) > self.max_tokens:
+            tokens.truncated.append(len(tokens.ids))
+            rows = self._kept_rows(encoding.sequence_ids)
+            ids, type_ids = [ids[row] for row in rows], [type_ids[row] for row in rows]
+        tokens.ids.append(ids)
+        tokens.type_ids.append(type_ids)
+
+    def _kept_rows(self, sequences: Sequence[int | None]) -> list[int]:
+        """Choose tokens: all special ones, and of each text those next to the side that is not cut.
+
+        Args:
+            sequences: Of each token 0 (first text), 1 (second), or None (special).
+        """
+        lengths = (sequences.count(0), sequences.count(1))
+        wanted = _longest_first(*lengths, max(self.max_tokens - sequences.count(None), 0))
+        first = (0, 0)
+        if self._side == "left":
+            first = (lengths[0] - wanted[0], lengths[1] - wanted[1])
+        seen = [0, 0]
+        rows = []
+        for row, sequence in enumerate(sequences):
+            if sequence is None:
+                rows.append(row)
+                continue
+            if 0 <= seen[sequence] - first[sequence] < wanted[sequence]:
+                rows.append(row)
+            seen[sequence] += 1
+        return rows
 
     def pad(
         self, tokens: TokenizedTexts, rows: Sequence[int] | NDArray[np.int64]
@@ -120,12 +187,29 @@ def _unpadded(ids: list[int], type_ids: list[int]) -> dict[str, NDArray[np.int64
     }
 
 
-def _collect(encodings: Sequence[Encoding]) -> TokenizedTexts:
-    return TokenizedTexts(
-        ids=[encoding.ids for encoding in encodings],
-        type_ids=[encoding.type_ids for encoding in encodings],
-        truncated=[i for i, encoding in enumerate(encodings) if encoding.overflowing],
-    )
+def _parts(inputs: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """Yield the inputs in slices of bounded size."""
+    start = characters = 0
+    for position, item in enumerate(inputs):
+        texts = item if isinstance(item, tuple) else (item,)
+        size = sum(min(len(text), _LONG_TEXT) for text in texts if isinstance(text, str))
+        if characters + size > _CALL_CHARACTERS and position > start:
+            yield inputs[start:position]
+            start, characters = position, 0
+        characters += size
+    if start < len(inputs):
+        yield inputs[start:]
+
+
+def _longest_first(first: int, second: int, room: int) -> tuple[int, int]:
+    """Return how many tokens two texts keep together: the longer one gives first, as in the library."""
+    short, long = sorted((first, second))
+    if short + long > room:
+        long = max(short, room - short)
+    if short + long > room:
+        short = room // 2
+        long = room - short
+    return (short, long) if first <= second else (long, short)
 
 
 def _explain(inputs: Sequence[object], error: Exception) -> InputError:

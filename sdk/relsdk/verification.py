@@ -6,17 +6,20 @@ Shape letters: N golden inputs, D dimension of a vector, or outputs of a scorer.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from relsdk.bundle import Bundle, EncoderSettings, ScorerSettings, Variant, read_golden
+from relsdk.bundle import Bundle, EncoderSettings, ScorerSettings, Variant, has_golden, read_golden
 from relsdk.errors import BundleError
+from relsdk.folders import FileStamp
+from relsdk.runtime import onnxruntime
+from relsdk.session import ModelSession, runs_exactly
 
-__all__ = ["Compute", "Verification", "verify_variant"]
+__all__ = ["Compute", "Verification", "check_runtime", "verified_version", "verify_variant"]
 
 # Kernels differ between CPUs: fp32 in the order of additions, int8 in what is rounded where.
 MIN_COSINE = {"fp32": 0.9999, "int8": 0.999}
@@ -31,8 +34,17 @@ _FIXED_SETTINGS = (
     "head",
 )
 
-# Golden inputs, (prompt name, text) or (query, document), to what the open bundle gives for them, (N, D).
-Compute = Callable[[Sequence[tuple[str, str]]], NDArray[np.float32]]
+# Golden inputs with more characters are left out when a model is opened: they would take most of the time.
+_SHORT_INPUT = 64
+# Files that gave their golden outputs in this process.
+_checked: set[FileStamp] = set()
+
+
+class Compute(Protocol):
+    """Runs golden inputs, (prompt name, text) or (query, document), as an open bundle does."""
+
+    def __call__(self, inputs: Sequence[tuple[str, str]], *, together: bool) -> NDArray[np.float32]:
+        """Return (N, D): each input alone, or all of them in one call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +72,9 @@ class Verification:
 
 
 def verify_variant(bundle: Bundle, variant: Variant, compute: Compute) -> Verification:
-    """Check hashes, settings and golden vectors.
+    """Check hashes, settings and golden outputs: of each input alone, and of all in one call.
+
+    A runtime can be right for one text and wrong for several, so both are needed.
 
     Args:
         bundle: The bundle.
@@ -81,19 +95,89 @@ def verify_variant(bundle: Bundle, variant: Variant, compute: Compute) -> Verifi
             "export it on a CPU that runs this variant"
         )
     problems = [*_hash_problems(bundle), *_setting_problems(bundle, golden.settings)]
-    try:
-        found = compute(golden.texts)  # (N, D)
-    except BundleError as error:
-        return Verification(variant.name, 0, float("nan"), float("nan"), (*problems, str(error)))
-    expected = _cut_like(found, expected, bundle.settings)
+    cosines, gaps = [], []
+    for together in (False, True):
+        try:
+            found = compute(golden.texts, together=together)  # (N, D)
+            compared = _compare(found, expected, bundle.settings)
+        except BundleError as error:
+            return Verification(variant.name, 0, float("nan"), float("nan"), (*problems, str(error)))
+        cosines.append(float(compared[0].min()))
+        gaps.append(float(compared[1].max()))
+        different = _differences(bundle, variant, golden.texts, *compared)
+        if different:
+            problems += [
+                f"{problem}, all inputs in one call" if together else problem for problem in different
+            ]
+            break
+    return Verification(variant.name, len(expected), min(cosines), max(gaps), tuple(problems))
+
+
+def check_runtime(
+    bundle: Bundle, variant: Variant, session: ModelSession, prompts: Container[str] | None, compute: Compute
+) -> None:
+    """Compare golden outputs where this onnxruntime is not the version that the bundle was made with.
+
+    Short inputs, in one call, once for each file in a process. Nothing is compared where there is nothing to
+    compare with: a folder without golden outputs, or a variant that this CPU does not run exactly.
+
+    Args:
+        bundle: The bundle.
+        variant: Which of its variants is open.
+        session: One of the variant's files.
+        prompts: Names of the prompts whose inputs run through that file; None means every input.
+        compute: Runs inputs.
+
+    Raises:
+        BundleError: The outputs differ.
+    """
+    made_with = verified_version(bundle)
+    if made_with == onnxruntime.__version__ or session.stamp in _checked or not runs_exactly(variant):
+        return
+    golden = read_golden(bundle.path) if has_golden(bundle.path) else None
+    expected = None if golden is None else golden.vectors.get(variant.name)
+    if golden is not None and expected is not None:
+        rows = [
+            row
+            for row, (prompt, text) in enumerate(golden.texts)
+            if (prompts is None or prompt in prompts) and len(prompt) + len(text) <= _SHORT_INPUT
+        ]
+        inputs = [golden.texts[row] for row in rows]
+        try:
+            found = _compare(compute(inputs, together=True), expected[rows], bundle.settings)
+            problems = _differences(bundle, variant, inputs, *found)
+        except BundleError as error:
+            problems = [str(error)]
+        if problems:
+            raise BundleError(
+                f"{bundle.path} ({variant.name}) was made with onnxruntime {made_with or 'of some version'}; "
+                f"with {onnxruntime.__version__}, which is installed here, {problems[0]}; install another "
+                f"version: pip install {f'onnxruntime=={made_with}' if made_with else '-U onnxruntime'}"
+            )
+    _checked.add(session.stamp)
+
+
+def verified_version(bundle: Bundle) -> str | None:
+    """Return the version of onnxruntime that gave a bundle's golden outputs; None where nobody noted it."""
+    versions = bundle.provenance.get("versions")
+    found = versions.get("onnxruntime") if isinstance(versions, Mapping) else None
+    return found if isinstance(found, str) else None
+
+
+def _compare(
+    found: NDArray[np.float32], expected: NDArray[np.float32], settings: EncoderSettings | ScorerSettings
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the cosine and the largest difference of each row, (N,).
+
+    Raises:
+        BundleError: The outputs have another width.
+    """
+    expected = _cut_like(found, expected, settings)
     if expected.shape != found.shape:
-        problems.append(f"outputs have {found.shape[1]} numbers, the golden ones {expected.shape[1]}")
-        return Verification(variant.name, 0, float("nan"), float("nan"), tuple(problems))
+        raise BundleError(f"outputs have {found.shape[1]} numbers, the golden ones {expected.shape[1]}")
     norms = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
     cosines = np.einsum("nd,nd->n", found, expected) / np.maximum(norms, 1e-12)  # (N,)
-    gaps = np.abs(found - expected).max(axis=1)  # (N,)
-    problems += _differences(bundle, variant, golden.texts, cosines, gaps)
-    return Verification(variant.name, len(gaps), float(cosines.min()), float(gaps.max()), tuple(problems))
+    return cosines, np.abs(found - expected).max(axis=1)
 
 
 def _cut_like(

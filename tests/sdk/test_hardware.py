@@ -1,9 +1,13 @@
 import os
+from pathlib import Path
 
 import pytest
 
+from relsdk import Embedder
 from relsdk.errors import InputError
 from relsdk.hardware import cgroup_cpu_quota, choose_threads, cpu_features
+
+FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 
 
 def put(root, files):
@@ -61,8 +65,28 @@ def test_threads_come_from_affinity_unless_asked_for(tmp_path):
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     assert (choice.threads, choice.quota) == (affinity, None)
     assert choose_threads(7, cgroup_root=tmp_path).threads == 7
-    with pytest.raises(InputError, match="at least 1"):
-        choose_threads(0)
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1025, 2**31, 2**70, True, 1.0, "2x", None])
+def test_a_thread_count_is_bounded(threads, monkeypatch):
+    """Before onnxruntime is asked: it takes 2**31 for a negative number, and starts any pool it can."""
+    if threads is not None:
+        with pytest.raises(InputError, match=r"threads=.*; a whole number from 1 to 1024 is needed"):
+            choose_threads(threads)
+    monkeypatch.setenv("RELSDK_THREADS", "none" if threads is None else str(threads))
+    with pytest.raises(InputError, match=r"RELSDK_THREADS='.*'; a whole number from 1 to 1024 is needed"):
+        choose_threads()
+    assert choose_threads(3).threads == 3
+
+
+def test_the_variable_sets_the_threads_and_an_argument_goes_first(monkeypatch):
+    monkeypatch.setenv("RELSDK_THREADS", " 3 ")
+    assert (choose_threads().threads, choose_threads().reason) == (3, "RELSDK_THREADS says so")
+    assert choose_threads(2).threads == 2
+    assert Embedder(FIXTURES / "encoder-bundle-v1").threads == 3
+    assert Embedder(FIXTURES / "encoder-bundle-v1", threads=1).threads == 1
+    monkeypatch.setenv("RELSDK_THREADS", "")
+    assert choose_threads().reason != "RELSDK_THREADS says so"
 
 
 def test_cpu_features(tmp_path):

@@ -36,6 +36,7 @@ ORDER = [
         "intact",
         "progress",
         "query_cache",
+        "runtime",
         "sample_world",
         "typed_json",
     },
@@ -142,6 +143,14 @@ def test_packages_import_only_what_they_may(package):
                 assert top not in others - {"relsdk"}, f"{path}: {name}"
                 if package == "relsdk_training" and top == "relsdk":
                     assert name.split(".")[1] in FOR_TRAINING, f"{path}: {name}"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_onnxruntime_is_imported_in_one_place(package):
+    """The one that turns its telemetry off."""
+    for path in files(package):
+        for top, name, _ in imports(path):
+            assert top != "onnxruntime" or path.name == "runtime.py", f"{path}: {name}"
 
 
 def layer(module):

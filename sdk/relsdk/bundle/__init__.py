@@ -1,6 +1,13 @@
 """The model-folder contract. Nobody outside this package knows the names of the files in it."""
 
-from relsdk.bundle.golden import GOLDEN_TEXTS, GoldenVectors, golden_inputs, read_golden, write_golden
+from relsdk.bundle.golden import (
+    GOLDEN_TEXTS,
+    GoldenVectors,
+    golden_inputs,
+    has_golden,
+    read_golden,
+    write_golden,
+)
 from relsdk.bundle.layout import (
     EncoderSettings,
     Head,
@@ -36,6 +43,7 @@ __all__ = [
     "copy_tokenizer",
     "finish_bundle",
     "golden_inputs",
+    "has_golden",
     "is_scorer_folder",
     "onnx_file",
     "open_for_calibration",

@@ -19,7 +19,15 @@ from relsdk.bundle.json_files import read_json
 from relsdk.bundle.layout import EncoderSettings, ScorerSettings
 from relsdk.errors import BundleError
 
-__all__ = ["GOLDEN_PAIRS", "GOLDEN_TEXTS", "GoldenVectors", "golden_inputs", "read_golden", "write_golden"]
+__all__ = [
+    "GOLDEN_PAIRS",
+    "GOLDEN_TEXTS",
+    "GoldenVectors",
+    "golden_inputs",
+    "has_golden",
+    "read_golden",
+    "write_golden",
+]
 
 GOLDEN_JSON = "golden.json"
 _DIGITS = 6
@@ -91,6 +99,11 @@ def golden_inputs(settings: EncoderSettings | ScorerSettings) -> tuple[tuple[str
     return GOLDEN_PAIRS if isinstance(settings, ScorerSettings) else GOLDEN_TEXTS
 
 
+def has_golden(folder: Path) -> bool:
+    """Whether a folder has golden vectors."""
+    return (folder / GOLDEN_JSON).is_file()
+
+
 def read_golden(folder: Path) -> GoldenVectors:
     """Read a bundle's golden vectors.
 
@@ -98,7 +111,7 @@ def read_golden(folder: Path) -> GoldenVectors:
         BundleError: There are none, or the file is damaged.
     """
     path = folder / GOLDEN_JSON
-    if not path.is_file():
+    if not has_golden(folder):
         raise BundleError(f"{folder} has no golden vectors ({GOLDEN_JSON}); export the bundle again")
     content = read_json(path, _Content, remedy="export the bundle again")
     widths = {len(row) for rows in content.vectors.values() for row in rows}

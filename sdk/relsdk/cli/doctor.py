@@ -9,13 +9,13 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 
 import click
-import onnxruntime
 
 from relsdk.bundle import Bundle, read_bundle
 from relsdk.cli.output import echo, echo_json, echo_table
 from relsdk.errors import RelsdkError
 from relsdk.hardware import choose_threads, cpu_features
 from relsdk.hub import local_model
+from relsdk.runtime import onnxruntime
 from relsdk.selftest import self_test as run_self_test
 from relsdk.session import best_int8, choose_variant, variant_verdicts
 
