@@ -224,7 +224,6 @@ def test_weights_beside_the_graph_are_part_of_the_model(folder, tables, corpus):
 
 @pytest.mark.parametrize("place", ["../../outside.bin", "absolute", "link.bin"])
 def test_weights_outside_the_folder_are_refused(folder, tables, tmp_path, place):
-    """onnxruntime refuses; this holds it to that."""
     outside = tmp_path / "outside.bin"
     outside.write_bytes(tables["input_ids"].tobytes())
     if place == "link.bin":
@@ -236,5 +235,5 @@ def test_weights_outside_the_folder_are_refused(folder, tables, tmp_path, place)
     onnx.external_data_helper.set_external_data(tensor, str(outside) if place == "absolute" else place)
     tensor.ClearField("raw_data")
     (folder / "onnx/model.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(BundleError, match=r"not a loadable ONNX model: .*[Ee]xternal"):
+    with pytest.raises(BundleError, match="outside the folder"):
         Embedder(folder, threads=1).encode("a")

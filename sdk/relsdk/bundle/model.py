@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 import msgspec
 
+from relsdk.bundle.external_data import external_names
+from relsdk.bundle.inside import check_inside
 from relsdk.bundle.layout import TOKENIZER_JSON, EncoderSettings, ScorerSettings
 from relsdk.errors import BundleError, InputError
 from relsdk.folders import file_sha256
@@ -19,8 +21,6 @@ __all__ = ["FORMAT_VERSION", "RELSDK_JSON", "Bundle", "Tower", "Variant", "onnx_
 Tower = Literal["model", "query_model"]
 FORMAT_VERSION = 1
 RELSDK_JSON = "relsdk.json"
-# Weights beside the graph, as exporters name them.
-_DATA_ENDINGS = ("_data", ".data")
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
 
 
@@ -108,9 +108,21 @@ class Bundle:
         return self.path / (variant.query_file or variant.file)
 
     def variant_files(self, variant: Variant) -> tuple[str, ...]:
-        """Return paths inside the bundle: a variant's graphs, and their weights where they are beside it."""
-        beside = (self.path / f"{graph}{ending}" for graph in variant.graphs for ending in _DATA_ENDINGS)
-        return (*variant.graphs, *(p.relative_to(self.path).as_posix() for p in beside if p.is_file()))
+        """Return paths inside the bundle: a variant's graphs, and the files that hold their weights.
+
+        Raises:
+            BundleError: A graph cannot be read, or a file that it names is missing or outside the folder.
+        """
+        names = list(variant.graphs)
+        for graph in variant.graphs:
+            for location in external_names(self.path / graph):
+                name = (PurePosixPath(graph).parent / location).as_posix()
+                if not check_inside(self.path, name, stated_in=graph).is_file():
+                    raise BundleError(
+                        f"{self.path / name} is missing, and {graph} has weights in it; copy the bundle again"
+                    )
+                names.append(name)
+        return tuple(dict.fromkeys(names))
 
     def check_hashes(self, *names: str) -> None:
         """Compare files with their recorded SHA-256.
@@ -130,7 +142,11 @@ class Bundle:
             path = self.path / name
             if not path.is_file():
                 raise BundleError(f"{path} is missing; copy the bundle again or export it again")
-            if file_sha256(path) != expected:
+            try:
+                found = file_sha256(path)
+            except OSError as error:
+                raise BundleError(f"cannot read {path}: {error.strerror or error}") from error
+            if found != expected:
                 raise BundleError(
                     f"{path} is not the file that was exported (its SHA-256 differs); copy the bundle again"
                 )
