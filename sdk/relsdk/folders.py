@@ -178,7 +178,11 @@ def staged_folder(
 
 
 def _check_target(target: Path, marker: str, overwrite: bool, sources: Sequence[Path]) -> None:
-    """Raise `InputError` where a folder must not be written."""
+    """Raise `InputError` where a folder must not, or cannot, be written."""
+    try:
+        os.fspath(target).encode()
+    except UnicodeEncodeError:  # found out by a library at the end of the work otherwise
+        raise InputError(f"{target}: this name is not UTF-8; name another folder") from None
     if target.exists() and not target.is_dir():
         raise InputError(f"{target} is a file; name a folder that does not exist yet")
     if os.path.ismount(target):

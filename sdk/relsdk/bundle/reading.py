@@ -44,6 +44,12 @@ def read_bundle(path: str | Path) -> Bundle:
         restore_folder(folder)
     if not folder.is_dir():
         raise BundleError(f"{folder} is not a folder; name a bundle (make one with: relsdk export encoder)")
+    try:
+        os.fspath(folder).encode()
+    except UnicodeEncodeError:
+        raise BundleError(
+            f"{folder}: this name is not UTF-8, and onnxruntime opens no such path; rename the folder"
+        ) from None
     if os.path.lexists(folder / RELSDK_JSON):
         return read_description(folder)
     trace = next((name for name in _TRACES if os.path.lexists(folder / name)), None)

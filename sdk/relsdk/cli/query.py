@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,9 +11,9 @@ import click
 from relsdk.cli.output import clip, echo, echo_json, echo_table, hit_to_dict, relevance_cells
 from relsdk.cli.where import WHERE_HELP, parse_where
 from relsdk.embedder import Embedder
-from relsdk.errors import InputError
+from relsdk.errors import BundleError, InputError
 from relsdk.formats import Query, read_queries, run_lines
-from relsdk.index import Index
+from relsdk.index import Index, IndexInfo
 from relsdk.records import Hit, SearchResult
 from relsdk.scorer import scorer_for
 from relsdk.searcher import Searcher
@@ -114,16 +115,39 @@ def open_searcher(
     """Open an index and the bundle it was built with (or another copy of it), and perhaps a scorer."""
     index = Index.open(path)
     info = index.info()
-    location = model or info.encoder_path
-    if location is None or (model is None and not Path(location).is_dir()):
-        raise InputError(
-            f"the bundle {info.encoder_name} that built {path} is not at {location}; name it with --model"
-        )
-    embedder = Embedder(location, variant=variant, threads=threads)
+    embedder = (
+        Embedder(model, variant=variant, threads=threads)
+        if model is not None
+        else _found_embedder(info, variant, threads)
+    )
     if embedder.dimension > info.dimension and embedder.fingerprint == info.encoder_fingerprint:
-        embedder = Embedder(location, variant=variant, threads=threads, truncate_dim=info.dimension)
+        dim = info.dimension
+        embedder = Embedder(embedder.path, variant=variant, threads=threads, truncate_dim=dim)
     judge = None if scorer is None else scorer_for(embedder, scorer, threads=threads)
     return Searcher(embedder, index, judge)
+
+
+def _found_embedder(info: IndexInfo, variant: str, threads: int | None) -> Embedder:
+    """Open the encoder of an index: where it was, or where it is seen from the index; a copy moves with it.
+
+    Raises:
+        BundleError: It is in neither place; the message says what was found there.
+    """
+    places = [] if info.encoder_path is None else [info.encoder_path]
+    if info.encoder_relative_path is not None:
+        places.append(os.path.normpath(os.path.join(os.path.realpath(info.path), info.encoder_relative_path)))
+    tried = []
+    for place in dict.fromkeys(places):
+        try:
+            embedder = Embedder(place, variant=variant, threads=threads)
+        except BundleError as error:
+            tried.append(str(error))
+            continue
+        if embedder.fingerprint == info.encoder_fingerprint:
+            return embedder
+        tried.append(f"{place} is another model, {embedder.name}")
+    where = f"is not found: {', and '.join(tried)}" if tried else "has no place noted"
+    raise BundleError(f"the bundle {info.encoder_name} that built {info.path} {where}; name it with --model")
 
 
 def echo_hits(hits: list[Hit], truth: Sequence[int] = ()) -> None:

@@ -5,6 +5,7 @@ Shape letters: N documents, n documents of one chunk, D dimension.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -42,6 +43,7 @@ def build_index(
     on_progress: Progress | None,
 ) -> None:
     """Write and commit a generation; see `Index.build`."""
+    made_by = (encoder.name, encoder.fingerprint, *_encoder_paths(encoder, path))
     with new_generation(path, overwrite=overwrite) as staging:
         chunks = _chunks(documents, chunk_size)
         count = _write_documents(staging.folder, chunks, encoder, on_duplicate, on_progress)
@@ -49,7 +51,6 @@ def build_index(
         index = INDEX_KINDS[config.kind].build(
             vectors, config, num_threads=num_threads, on_progress=on_progress
         )
-        made_by = (encoder.name, encoder.fingerprint, _encoder_path(encoder))
         with writing(path):
             index.save(staging.folder)
             manifest = describe(staging.folder, config, count, encoder.dimension, made_by)
@@ -170,7 +171,19 @@ def _encode(encoder: Encoder, documents: list[Document], first: int) -> NDArray[
     return vectors
 
 
-def _encoder_path(encoder: Encoder) -> str | None:
-    """Return where the encoder's folder is, when it has one."""
+def _encoder_paths(encoder: Encoder, index: Path) -> tuple[str | None, str | None]:
+    """Return where the encoder's folder is, when it has one: absolutely, and from the index's real folder."""
     path = getattr(encoder, "path", None)
-    return str(Path(path).absolute()) if isinstance(path, str | Path) else None
+    if not isinstance(path, str | Path):
+        return None, None
+    relative = os.path.relpath(os.path.realpath(path), os.path.realpath(index))
+    return _text(str(Path(path).absolute())), _text(relative)
+
+
+def _text(path: str) -> str | None:
+    """Return a path that JSON can hold, None for another one."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return None
+    return path

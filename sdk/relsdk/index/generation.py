@@ -42,6 +42,7 @@ class IndexInfo:
         encoder_name: Who made the vectors, for people.
         encoder_fingerprint: Who made the vectors.
         encoder_path: Where the encoder's folder was then; None when it had none.
+        encoder_relative_path: The same, from `path`, links followed; None when it is not known.
         config: The settings.
         files: Bytes of each file.
         created: When, ISO 8601 in UTC.
@@ -55,6 +56,7 @@ class IndexInfo:
     encoder_name: str
     encoder_fingerprint: str
     encoder_path: str | None
+    encoder_relative_path: str | None
     config: IndexConfig
     files: Mapping[str, int]
     created: str
@@ -100,6 +102,7 @@ class Generation:
             encoder_name=manifest.encoder_name,
             encoder_fingerprint=manifest.encoder_fingerprint,
             encoder_path=manifest.encoder_path,
+            encoder_relative_path=manifest.encoder_relative_path,
             config=manifest.config,
             files={name: entry.size for name, entry in manifest.files.items()},
             created=manifest.created,

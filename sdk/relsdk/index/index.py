@@ -92,8 +92,9 @@ class Index:
         if num_threads is not None:
             check_whole_number("num_threads", num_threads, 1)
         check_whole_number("the encoder's dimension", encoder.dimension, 1)
+        folder = Path(path).absolute()  # whoever makes the documents may go to another folder
         build_index(
-            Path(path),
+            folder,
             documents,
             encoder,
             config or IndexConfig(),
@@ -103,7 +104,7 @@ class Index:
             num_threads=num_threads,
             on_progress=on_progress,
         )
-        return cls.open(path)
+        return cls.open(folder)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, check: str = "hashes") -> Index:
@@ -124,7 +125,7 @@ class Index:
         """
         if check not in ("hashes", "sizes"):
             raise InputError(f"check={check!r}; allowed are 'hashes' and 'sizes'")
-        folder = Path(path)
+        folder = Path(path).absolute()  # what is opened later is found from another folder, too
         found = open_current(folder, partial(load_generation, check=check))
         return cls(folder, found, check)
 

@@ -49,7 +49,8 @@ class Manifest:
         dimension: D, of the vectors.
         encoder_name: Who made the vectors, for people.
         encoder_fingerprint: Who made the vectors.
-        encoder_path: Where the encoder was then; None when it has no folder.
+        encoder_path: Where the encoder was then; None when it has no folder, or one whose name is not UTF-8.
+        encoder_relative_path: The same, from the index's own folder; None in what older versions wrote.
         created: When, ISO 8601 in UTC.
         libraries: Versions of what wrote it.
         files: By name.
@@ -61,6 +62,7 @@ class Manifest:
     encoder_name: str
     encoder_fingerprint: str
     encoder_path: str | None
+    encoder_relative_path: str | None
     created: str
     libraries: Mapping[str, str]
     files: Mapping[str, FileEntry]
@@ -77,6 +79,7 @@ class Manifest:
                 "name": self.encoder_name,
                 "fingerprint": self.encoder_fingerprint,
                 "path": self.encoder_path,
+                "relative_path": self.encoder_relative_path,
             },
             "created": self.created,
             "libraries": dict(self.libraries),
@@ -90,6 +93,7 @@ class _Encoder:
     name: str
     fingerprint: str
     path: str | None = None
+    relative_path: str | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,11 @@ def file_names(config: IndexConfig) -> tuple[str, ...]:
 
 
 def describe(
-    folder: Path, config: IndexConfig, count: int, dimension: int, encoder: tuple[str, str, str | None]
+    folder: Path,
+    config: IndexConfig,
+    count: int,
+    dimension: int,
+    encoder: tuple[str, str, str | None, str | None],
 ) -> Manifest:
     """Make the manifest of a finished folder: hash its files, note time and versions.
 
@@ -123,7 +131,7 @@ def describe(
         config: The settings.
         count: N.
         dimension: D.
-        encoder: Name, fingerprint and path.
+        encoder: Name, fingerprint, path and relative path.
     """
     files = {
         name: FileEntry((folder / name).stat().st_size, hash_and_remember(folder / name))
@@ -169,6 +177,7 @@ def read_manifest(folder: Path) -> Manifest:
         encoder_name=found.encoder.name,
         encoder_fingerprint=found.encoder.fingerprint,
         encoder_path=found.encoder.path,
+        encoder_relative_path=found.encoder.relative_path,
         created=found.created,
         libraries=found.libraries,
         files=found.files,
