@@ -26,7 +26,11 @@ _COMMANDS = {
     "query": ("relsdk.cli.query", "query", "Search an index."),
     "encode": ("relsdk.cli.encode", "encode", "Turn texts into vectors (.npy)."),
     "score": ("relsdk.cli.score", "score", "Grade pairs of query and document."),
-    "eval": ("relsdk.cli.evaluate", "evaluate", "Measure a bundle on labelled pairs."),
+    "eval": (
+        "relsdk.cli.evaluate",
+        "evaluate",
+        "Measure a bundle on labelled pairs, or a run on judgements.",
+    ),
     "calibrate": ("relsdk.cli.calibrate", "calibrate", "Fit levels and probabilities on labelled pairs."),
     "model": ("relsdk.cli.model", "model", "Pull a pretrained encoder; show what a bundle holds."),
     "mine": ("relsdk.cli.mine", "mine", "Find hard negatives for training in an index."),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
 from relsdk.cli.evaluate import open_companion
+from relsdk.cli.inputs import input_options
 from relsdk.cli.output import echo, echo_json, echo_table
 from relsdk.errors import CalibrationError, InputError
 from relsdk.evaluation import CalibrationReport, OperatingPoint, calibrate_bundle, operating_point
@@ -35,6 +37,7 @@ __all__ = ["calibrate", "echo_calibration"]
     help="With --target-precision: what counts as right is this level or above.",
 )
 @click.option("--threads", type=int)
+@input_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def calibrate(
     bundle: Path,
@@ -46,6 +49,7 @@ def calibrate(
     level: int | None,
     threads: int | None,
     as_json: bool,
+    reading: dict[str, Any],
 ) -> None:
     """Fit BUNDLE's levels on labelled PAIRS (query, title, text, label 0-3) and store them in it.
 
@@ -54,7 +58,7 @@ def calibrate(
     """
     if (target_precision is None) != (level is None):
         raise InputError("--target-precision and --level go together")
-    labelled = list(read_pairs(pairs))
+    labelled = list(read_pairs(pairs, **reading))
     companion, truncate_dim = open_companion(encoder, threads, truncate_dim)
     reports = calibrate_bundle(
         bundle,

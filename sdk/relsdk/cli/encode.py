@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
 
+from relsdk.cli.inputs import input_options
 from relsdk.cli.output import echo, echo_json
 from relsdk.embedder import Embedder
 from relsdk.errors import RelsdkError
@@ -25,6 +27,7 @@ __all__ = ["encode"]
 @click.option(
     "--precision", type=click.Choice(["float32", "int8", "ubinary"]), default="float32", show_default=True
 )
+@input_options
 @click.option("--dim", "truncate_dim", type=int, help="Keep this many leading dimensions.")
 @click.option("--variant", default="auto", show_default=True)
 @click.option("--threads", type=int)
@@ -41,17 +44,24 @@ def encode(
     threads: int | None,
     overwrite: bool,
     as_json: bool,
+    reading: dict[str, Any],
 ) -> None:
-    """Encode the queries or documents of INPUT; row n of OUTPUT.npy is line n."""
+    """Encode the queries or documents of INPUT; row n of OUTPUT.npy is line n.
+
+    In CSV, Parquet and JSON arrays it is record n. A blank line between others is an error; with --skip-empty
+    it is left out, and so is a row without a text: then row n is the n-th that is left.
+    """
     check_file_target(output, overwrite=overwrite)
+    row_is_line = not reading["skip_empty"]
+    if kind == "query":
+        texts = [item.text for item in read_queries(source, row_is_line=row_is_line, **reading)]
+    else:
+        documents = list(read_documents(source, row_is_line=row_is_line, **reading))
     embedder = Embedder(model, variant=variant, threads=threads, truncate_dim=truncate_dim)
     if kind == "query":
-        texts = [item.text for item in read_queries(source)]
         vectors = embedder.encode_query(texts, precision=precision, show_progress_bar=True)
     else:
-        vectors = embedder.encode_document(
-            list(read_documents(source)), precision=precision, show_progress_bar=True
-        )
+        vectors = embedder.encode_document(documents, precision=precision, show_progress_bar=True)
     try:
         with output_file(output) as stream:
             np.save(stream, vectors, allow_pickle=False)

@@ -1,20 +1,24 @@
-"""`relsdk eval`: a bundle on labelled pairs."""
+"""`relsdk eval`: a bundle on labelled pairs, or a run on judgements."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
 from relsdk.bundle import read_bundle
-from relsdk.cli.output import echo, echo_json, echo_table
+from relsdk.cli.inputs import input_options
+from relsdk.cli.output import echo, echo_json, echo_table, percent
 from relsdk.embedder import Embedder
+from relsdk.errors import InputError
 from relsdk.evaluation import Evaluation
 from relsdk.evaluation import evaluate as evaluate_pairs
 from relsdk.folders import check_file_target, write_file_atomically
-from relsdk.formats import read_pairs
+from relsdk.formats import read_pairs, read_qrels, read_run
 from relsdk.hub import local_model
+from relsdk.metrics import run_report
 from relsdk.pair_models import open_pair_model
 from relsdk.pooled_model import beside
 from relsdk.session import runs_exactly
@@ -23,8 +27,9 @@ __all__ = ["echo_evaluations", "evaluate", "open_companion"]
 
 
 @click.command()
-@click.argument("model", metavar="MODEL")
-@click.argument("pairs", metavar="PAIRS")
+@click.argument("names", metavar="MODEL PAIRS | --run RUN QRELS", nargs=-1)
+@click.option("--run", help="Measure this run file (TREC) against the judgements in QRELS instead.")
+@input_options
 @click.option("--variant", "variants", multiple=True, help="ONNX files [default: all this CPU runs exactly].")
 @click.option("--dim", "truncate_dim", type=int, help="Cut vectors to this dimension.")
 @click.option("--encoder", help="Of a scorer: measure its pool with this encoder (calibrate --encoder).")
@@ -32,27 +37,40 @@ __all__ = ["echo_evaluations", "evaluate", "open_companion"]
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Also write the JSON to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def evaluate(
-    model: str,
-    pairs: str,
+    names: tuple[str, ...],
+    run: str | None,
     variants: tuple[str, ...],
     truncate_dim: int | None,
     encoder: str | None,
     threads: int | None,
     output: Path | None,
     as_json: bool,
+    reading: dict[str, Any],
 ) -> None:
     """Measure the encoder or scorer MODEL on labelled PAIRS: AP per level, nDCG, QWK, accuracy, ECE.
 
     nDCG is a mean over queries with at least 3 documents and more than one level.
+
+    With --run: nDCG@10, AP, recall, precision and reciprocal rank of a run (relsdk query --format trec)
+    against QRELS, as means over the judged queries that have a relevant document (label 1 or above).
     """
     if output is not None:
         check_file_target(output, overwrite=True)
+    if run is not None:
+        if variants or truncate_dim or encoder or threads:
+            raise InputError(
+                "--run measures without a model; leave out --variant, --dim, --encoder, --threads"
+            )
+        (qrels,) = _named(names, "--run RUN QRELS", 1)
+        _evaluate_run(run, qrels, output, as_json)
+        return
+    model, pairs = _named(names, "MODEL PAIRS", 2)
     folder = local_model(model)
-    labelled = list(read_pairs(pairs))
-    names = variants or [variant.name for variant in read_bundle(folder).variants if runs_exactly(variant)]
+    labelled = list(read_pairs(pairs, **reading))
+    wanted = variants or [variant.name for variant in read_bundle(folder).variants if runs_exactly(variant)]
     companion, truncate_dim = open_companion(encoder, threads, truncate_dim)
     found = []
-    for name in names:
+    for name in wanted:
         alone = open_pair_model(folder, variant=name, threads=threads, truncate_dim=truncate_dim)
         found.append(evaluate_pairs(beside(alone, companion), labelled, show_progress_bar=True))
     if output is not None:
@@ -61,6 +79,38 @@ def evaluate(
         echo_json([item.to_dict() for item in found])
     else:
         echo_evaluations(found)
+
+
+def _named(names: tuple[str, ...], usage: str, count: int) -> tuple[str, ...]:
+    if len(names) != count:
+        raise InputError(f"{len(names)} names were given; write relsdk eval {usage}")
+    return names
+
+
+def _evaluate_run(run: str, qrels: str, output: Path | None, as_json: bool) -> None:
+    report = run_report(read_qrels(qrels), read_run(run))
+    if output is not None:
+        write_file_atomically(output, json.dumps(report.to_dict(), indent=1) + "\n")
+    if as_json:
+        echo_json(report.to_dict())
+        return
+    means = {
+        "nDCG@10": report.ndcg_at_10,
+        "nDCG@10 linear": report.ndcg_at_10_linear,
+        "AP": report.average_precision,
+        "recall@100": report.recall_at_100,
+        "P@10": report.precision_at_10,
+        "MRR": report.mrr,
+    }
+    row = [f"{report.queries:,}", *map(percent, means.values())]
+    echo_table(["queries", *means], [row], right=tuple(range(7)))
+    for count, what in (
+        (report.queries_not_in_run, "judged queries are not in the run: each counts 0"),
+        (report.queries_without_relevant, "judged queries have no relevant document: they are left out"),
+        (report.queries_not_judged, "queries of the run are not judged: they are left out"),
+    ):
+        if count:
+            echo(f"{count:,} {what}", err=True)
 
 
 def open_companion(

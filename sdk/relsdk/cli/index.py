@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
+from relsdk.cli.inputs import document_options, typed_documents
 from relsdk.cli.output import count_lines, echo, echo_json, echo_next, echo_table
 from relsdk.embedder import Embedder
 from relsdk.errors import IndexFolderError
-from relsdk.formats import read_documents
 from relsdk.index import Index, IndexConfig, verify_index
 from relsdk.progress import Progress
 
@@ -29,6 +30,7 @@ def index() -> None:
 @click.option(
     "--input", "-i", "source", required=True, help="Documents: .jsonl, .csv, .tsv, .parquet (or .gz)."
 )
+@document_options
 @click.option("--variant", default="auto", show_default=True, help="ONNX file of the bundle.")
 @click.option("--threads", type=int, help="CPU threads [default: what affinity and container quota allow].")
 @click.option("--dim", "truncate_dim", type=int, help="Keep this many leading dimensions.")
@@ -55,6 +57,7 @@ def build(
     on_duplicate: str,
     overwrite: bool,
     as_json: bool,
+    reading: dict[str, Any],
 ) -> None:
     """Encode documents and build INDEX."""
     config = IndexConfig(kind=kind, M=m, ef_construction=ef_construction, ef_search=ef_search)
@@ -63,7 +66,7 @@ def build(
     with Progress(count_lines(source)) as progress:
         built = Index.build(
             path,
-            read_documents(source),
+            typed_documents(source, reading),
             embedder,
             config=config,
             overwrite=overwrite,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
+from relsdk.cli.inputs import input_options
 from relsdk.cli.output import echo, echo_json
 from relsdk.cli.query import open_searcher
 from relsdk.folders import check_file_target
@@ -35,6 +37,7 @@ __all__ = ["mine"]
 @click.option("--model", "-m", help="Bundle [default: the one the index was built with].")
 @click.option("--threads", type=int, help="CPU threads.")
 @click.option("--overwrite", is_flag=True, help="Replace OUTPUT.")
+@input_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def mine(
     path: Path,
@@ -48,11 +51,12 @@ def mine(
     threads: int | None,
     overwrite: bool,
     as_json: bool,
+    reading: dict[str, Any],
 ) -> None:
     """Find documents of INDEX near the queries of PAIRS that do not answer them; write pairs of level 0."""
     check_file_target(output, overwrite=overwrite)
     searcher = open_searcher(path, model, threads=threads, scorer=scorer)
-    judged = list(read_pairs(pairs))
+    judged = list(read_pairs(pairs, **reading))
     miner = Miner(searcher.embedder, searcher.index, searcher.scorer)
     found = miner.mine(judged, negatives=negatives, candidates=candidates, max_ratio=max_ratio)
     queries = len({pair.query for pair in judged})

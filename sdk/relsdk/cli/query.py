@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
-from relsdk.cli.output import clip, echo, echo_json, echo_table, hit_to_dict, relevance_cells
+from relsdk.cli.inputs import input_options
+from relsdk.cli.output import clip, echo, echo_json, echo_table, hit_to_dict, printable, relevance_cells
 from relsdk.cli.where import WHERE_HELP, parse_where
 from relsdk.embedder import Embedder
 from relsdk.errors import BundleError, InputError
@@ -25,6 +27,7 @@ __all__ = ["echo_hits", "open_searcher", "query"]
 @click.argument("path", metavar="INDEX", type=click.Path(path_type=Path))
 @click.argument("text", metavar="[QUERY]", required=False)
 @click.option("--input", "-i", "source", help="File of queries, one a line (or .jsonl) instead of QUERY.")
+@input_options
 @click.option("-k", type=int, default=10, show_default=True, help="Hits per query.")
 @click.option("--min-level", type=int, help="Leave out hits below this level (0-3).")
 @click.option("--min-score", type=float, help="Leave out hits below this score.")
@@ -60,6 +63,7 @@ def query(
     threads: int | None,
     layout: str,
     as_json: bool,
+    reading: dict[str, Any],
 ) -> None:
     """Search INDEX for QUERY."""
     if as_json and layout == "trec":
@@ -72,7 +76,7 @@ def query(
     if (text is None) == (source is None):
         raise InputError("give either a QUERY or --input FILE")
     condition = parse_where(where)
-    queries = [Query("1", text)] if text is not None else list(read_queries(source or ""))
+    queries = [Query("1", text)] if text is not None else list(read_queries(source or "", **reading))
     searcher = open_searcher(path, model, variant, threads, scorer)
     searcher.warmup()
     for one in queries:
@@ -87,6 +91,8 @@ def query(
         )
         if layout == "trec":
             for line in run_lines({one.id: {hit.document.id: hit.score for hit in hits}}):
+                if printable(line) != line:
+                    raise InputError(f"an id of {line!r} holds a control character; a run file cannot")
                 echo(line)
         elif layout == "json":
             counts = {} if scorer is None else {"scored": hits.scored, "skipped": hits.skipped}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
+from relsdk.cli.inputs import input_options
 from relsdk.cli.output import clip, echo_json, echo_table, relevance_cells, relevance_to_dict
 from relsdk.errors import InputError
 from relsdk.formats import read_unlabelled_pairs
@@ -18,6 +21,7 @@ __all__ = ["score"]
 @click.argument("query", metavar="[QUERY]", required=False)
 @click.argument("document", metavar="[DOCUMENT]", required=False)
 @click.option("--input", "-i", "source", help="File of pairs (query, title, text) instead of QUERY DOCUMENT.")
+@input_options
 @click.option("--variant", default="auto", show_default=True)
 @click.option("--threads", type=int)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a pair.")
@@ -29,11 +33,12 @@ def score(
     variant: str,
     threads: int | None,
     as_json: bool,
+    reading: dict[str, Any],
 ) -> None:
     """Grade a QUERY and a DOCUMENT, or the pairs of a file."""
     pairs: list[tuple[str, Document]]
     if source is not None and query is None:
-        pairs = list(read_unlabelled_pairs(source))
+        pairs = list(read_unlabelled_pairs(source, **reading))
     elif source is None and query is not None and document is not None:
         pairs = [(query, Document(id="", text=document))]
     else:

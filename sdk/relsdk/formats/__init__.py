@@ -6,7 +6,6 @@ Readers stream. They check the file when called and each row when it is reached;
 
 from relsdk.formats.documents import (
     Query,
-    column_types,
     document_from_mapping,
     read_documents,
     read_queries,
@@ -17,7 +16,6 @@ from relsdk.formats.trec import read_qrels, read_run, run_lines, write_qrels, wr
 
 __all__ = [
     "Query",
-    "column_types",
     "document_from_mapping",
     "read_documents",
     "read_pairs",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -68,32 +68,39 @@ def open_rows(path: Source, format: str | None = None, reading: Reading | None =
     return at_least_one(path, _READERS[name](path, reading))
 
 
-def types_of_columns(path: Source, format: str | None, reading: Reading) -> dict[str, str]:
-    """Return the types of the columns of CSV or TSV that are no text, found by reading the file once.
+def open_typed_rows(
+    path: Source,
+    format: str | None,
+    reading: Reading,
+    on_types: Callable[[Mapping[str, str]], None] | None = None,
+) -> Iterator[Row]:
+    """Do as `open_rows`; columns of CSV and TSV whose type is not given have that of their cells.
 
-    Nothing is found in other formats, which have types, nor in a pipe, which cannot be read twice: there the
-    types of the user are all.
+    The file is read once more for it when the first row is asked for. A pipe cannot be: there the given types
+    are all.
+
+    Args:
+        path: See `open_rows`.
+        format: See there.
+        reading: See there.
+        on_types: Called with the columns that are no text and their types, before the first row.
 
     Raises:
         InputError: As `open_rows`, and for a type that is none.
     """
     check_types(reading.types)
-    name = resolve_format(path, format, SUFFIXES, on_stdin="jsonl")
-    if name not in _TABLES or os.fspath(path) == STDIN or not stat.S_ISREG(os.stat(path).st_mode):
-        return dict(reading.types)
-    return find_types(_TABLES[name](path, replace(reading, types={})), reading.types)
+    rows = open_rows(path, format, reading)  # what is wrong with the source is said now
+    table = _TABLES.get(resolve_format(path, format, SUFFIXES, on_stdin="jsonl"))
+    if table is None or os.fspath(path) == STDIN or not stat.S_ISREG(os.stat(path).st_mode):
+        return rows
 
+    def typed() -> Iterator[Row]:
+        types = find_types(table(path, replace(reading, types={})), reading.types)
+        if on_types is not None:
+            on_types(types)
+        yield from open_rows(path, format, replace(reading, types=types))
 
-def open_typed_rows(path: Source, format: str | None, reading: Reading) -> Iterator[Row]:
-    """Do as `open_rows`, with the types of `types_of_columns`, which are found when the first row is read."""
-    check_types(reading.types)
-    open_rows(path, format, reading)  # what is wrong with the source is said now
-    return _typed_rows(path, format, reading)
-
-
-def _typed_rows(path: Source, format: str | None, reading: Reading) -> Iterator[Row]:
-    types = types_of_columns(path, format, reading)
-    yield from open_rows(path, format, replace(reading, types=types))
+    return typed()
 
 
 def at_least_one(path: Source, rows: Iterable[Row]) -> Iterator[Row]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,6 @@ from relsdk.formats._rows import (
     open_rows,
     open_typed_rows,
     parsed_rows,
-    types_of_columns,
 )
 from relsdk.formats._write import write_jsonl
 from relsdk.records import Document
@@ -61,6 +60,7 @@ def read_documents(
     delimiter: str | None = None,
     skip_empty: bool = False,
     row_is_line: bool = False,
+    on_types: Callable[[Mapping[str, str]], None] | None = None,
 ) -> Iterator[Document]:
     """Read documents one at a time; the file is never in memory as a whole.
 
@@ -74,12 +74,16 @@ def read_documents(
         format: "jsonl" (also one JSON array, which is read whole), "csv" (RFC 4180), "tsv" (no quoting) or
             "parquet" (extra `parquet`); None goes by the suffix. CSV and TSV name their columns in the first
             row; an empty cell is no field.
-        types: Column of CSV or TSV to "text", "number" or "boolean". The other columns are what all their
-            cells are, see `column_types`; the file is read once more for it.
+        types: Column of CSV or TSV to "text", "number" or "boolean". The file is read once more for the other
+            columns: "number" are those whose cells are all plain decimal numbers, without leading zeros and
+            of at most 15 digits, or empty; "boolean" those of true and false. Codes ("007"), long identifiers
+            and "1e5" stay text, and so do all columns of a pipe, which cannot be read twice.
         encoding: Of a text format, such as "gb18030"; a byte order mark is dropped.
         delimiter: The character between the cells of CSV (a comma) or TSV (a tab).
         skip_empty: Leave out rows with neither title nor text, and log how many, instead of raising.
         row_is_line: Raise for a blank line among JSON lines, so that row n is line n.
+        on_types: Called with the columns of CSV or TSV that are no text and their types, before the first
+            document.
 
     Returns:
         An iterator. The file, its format and the extra are checked before it is returned, each row when it is
@@ -90,38 +94,8 @@ def read_documents(
         MissingExtraError: Parquet without pyarrow.
     """
     reading = Reading(encoding, delimiter, types or {}, row_is_line)
-    return parsed_rows(path, open_typed_rows(path, format, reading), _parse_document, skip_empty=skip_empty)
-
-
-def column_types(
-    path: Source,
-    format: str | None = None,
-    *,
-    types: Mapping[str, str] | None = None,
-    encoding: str = "utf-8",
-    delimiter: str | None = None,
-) -> dict[str, str]:
-    """Return which columns of a CSV or TSV file hold numbers or booleans.
-
-    A column does when all its cells that are not empty do: "number" for plain decimal numbers without leading
-    zeros, of at most 15 digits; "boolean" for true and false. Codes ("007"), long identifiers and "1e5" stay
-    text, as do id, title, text, query and label. A pipe is not read: its columns are text.
-
-    Args:
-        path: As for `read_documents`, and so are the other arguments.
-        format: See there.
-        types: Of the user; they take precedence.
-        encoding: See there.
-        delimiter: See there.
-
-    Returns:
-        Column to type, those of `types` and those that are no text; empty for other formats.
-
-    Raises:
-        InputError: The file cannot be read as such a table.
-    """
-    check_readable(path)
-    return types_of_columns(path, format, Reading(encoding, delimiter, types or {}))
+    rows = open_typed_rows(path, format, reading, on_types)
+    return parsed_rows(path, rows, _parse_document, skip_empty=skip_empty)
 
 
 def document_from_mapping(fields: Mapping[str, Any]) -> Document:

@@ -25,7 +25,14 @@ from relsdk.metrics.ranking import (
     recall_at_k,
     reciprocal_rank,
 )
-from relsdk.metrics.reports import GradeReport, RankingReport, grade_report, ranking_report
+from relsdk.metrics.reports import (
+    GradeReport,
+    RankingReport,
+    RunReport,
+    grade_report,
+    ranking_report,
+    run_report,
+)
 from relsdk.metrics.statistics import (
     Interval,
     QueryMean,
@@ -42,6 +49,7 @@ __all__ = [
     "LevelPrecision",
     "QueryMean",
     "RankingReport",
+    "RunReport",
     "UndefinedMetricError",
     "accuracy",
     "align_run",
@@ -64,5 +72,6 @@ __all__ = [
     "ranking_report",
     "recall_at_k",
     "reciprocal_rank",
+    "run_report",
     "spearman",
 ]

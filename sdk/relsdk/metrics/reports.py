@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 from numpy.typing import ArrayLike
 
+from relsdk.errors import InputError
 from relsdk.levels import most_probable_level
 from relsdk.metrics import grading
 from relsdk.metrics._checks import UndefinedMetricError, as_levels, as_probabilities
-from relsdk.metrics.ranking import average_precision, reciprocal_rank
+from relsdk.metrics.ranking import (
+    align_run,
+    average_precision,
+    ndcg,
+    precision_at_k,
+    recall_at_k,
+    reciprocal_rank,
+)
 from relsdk.metrics.statistics import QueryMean, mean_ndcg, mean_over_queries
 
 # A list of one or two documents is nearly always in order: it says little about the model.
@@ -151,6 +160,81 @@ def ranking_report(
         mrr=mrr.value,
         mrr_min_level=mrr_min_level,
         mrr_queries_used=mrr.queries_used,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """How good a run is against judgements; each metric is a mean over the measured queries.
+
+    A document is relevant when its label is at least 1. Documents of equal score have no order: the value is
+    the mean over their orders, where trec_eval orders them by id.
+
+    Attributes:
+        queries: Judged queries with a relevant document: those that are measured.
+        queries_not_in_run: How many of them the run does not have; each counts 0.
+        queries_without_relevant: Judged queries that are left out, because there is nothing to find.
+        queries_not_judged: Queries of the run that are left out.
+        ndcg_at_10: Gain 2^s - 1.
+        ndcg_at_10_linear: Gain s, as trec_eval's ndcg_cut_10.
+        average_precision: trec_eval's map.
+        recall_at_100: trec_eval's recall_100.
+        precision_at_10: trec_eval's P_10.
+        mrr: trec_eval's recip_rank.
+    """
+
+    queries: int
+    queries_not_in_run: int
+    queries_without_relevant: int
+    queries_not_judged: int
+    ndcg_at_10: float
+    ndcg_at_10_linear: float
+    average_precision: float
+    recall_at_100: float
+    precision_at_10: float
+    mrr: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields by name."""
+        return asdict(self)
+
+
+def run_report(qrels: Mapping[str, Mapping[str, int]], run: Mapping[str, Mapping[str, float]]) -> RunReport:
+    """Measure a run against judgements.
+
+    Args:
+        qrels: Query id to document id to label.
+        run: Query id to document id to score.
+
+    Raises:
+        InputError: No query has a relevant document, or no query of the run is judged.
+    """
+    measured = [query for query, judged in qrels.items() if max(judged.values(), default=0) > 0]
+    if not measured:
+        raise InputError(f"none of {len(qrels):,} judged queries has a document with a label above 0")
+    if not run.keys() & qrels.keys():
+        raise InputError(
+            f"none of the run's {len(run):,} queries is judged; run and qrels need the same query ids "
+            f"({next(iter(run), None)!r} and {next(iter(qrels))!r})"
+        )
+    metrics = (
+        partial(ndcg, k=10),
+        partial(ndcg, k=10, gain="linear"),
+        lambda labels, scores: average_precision(labels > 0, scores),
+        partial(recall_at_k, k=100),
+        partial(precision_at_k, k=10),
+        reciprocal_rank,
+    )
+    values = []
+    for query in measured:
+        labels, scores = align_run(qrels[query], run.get(query, {}))
+        values.append([metric(labels, scores) for metric in metrics])
+    return RunReport(
+        len(measured),
+        sum(query not in run for query in measured),
+        len(qrels) - len(measured),
+        sum(query not in qrels for query in run),
+        *np.mean(values, axis=0).tolist(),
     )
 
 
