@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from relsdk.bundle import EncoderSettings, ScorerSettings
+from relsdk.bundle import DenseLayer, EncoderSettings, ScorerSettings, read_dense
 from relsdk.errors import BundleError, RelsdkError
 from relsdk_export.fusion import fuse_attention
 from relsdk_export.graphs import save_program
@@ -36,22 +36,32 @@ __all__ = [
 OPSET = 20  # the first with Gelu as one operator
 # Others are tried, too: the parity check decides.
 TESTED_ARCHITECTURES = ("bert", "roberta", "xlm-roberta", "distilbert", "modernbert", "qwen3")
+_ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "Identity": nn.Identity,
+    "Tanh": nn.Tanh,
+    "ReLU": nn.ReLU,
+    "Sigmoid": nn.Sigmoid,
+}
 # What the names of low-rank updates hold.
 _ADAPTER = ("lora_", ".base_layer.", "adapter")
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class SentenceEncoder(nn.Module):
-    """A transformer with pooling and normalisation, as one module.
+    """A transformer with pooling, linear layers and normalisation, as one module.
 
     Args:
         transformer: Gives `last_hidden_state` (B, T, D).
         settings: Which pooling, and whether to normalise.
+        dense: The linear layers behind the pooling.
     """
 
-    def __init__(self, transformer: PreTrainedModel, settings: EncoderSettings) -> None:
+    def __init__(
+        self, transformer: PreTrainedModel, settings: EncoderSettings, dense: Sequence[DenseLayer] = ()
+    ) -> None:
         super().__init__()
         self.transformer = transformer
+        self.dense = nn.Sequential(*(_dense(layer) for layer in dense))
         self.pooling = settings.pooling
         self.normalize = settings.normalize
         self.max_tokens = settings.max_tokens
@@ -71,7 +81,7 @@ class SentenceEncoder(nn.Module):
         hidden = self.transformer(
             input_ids=input_ids, attention_mask=attention_mask
         ).last_hidden_state  # (B, T, D)
-        pooled = self._pool(hidden, attention_mask)[:, : self.cut]  # (B, D)
+        pooled = self.dense(self._pool(hidden, attention_mask))[:, : self.cut]  # (B, D)
         if self.normalize:
             pooled = nn.functional.normalize(pooled, p=2.0, dim=-1)
         return hidden, pooled
@@ -83,7 +93,23 @@ class SentenceEncoder(nn.Module):
             last = (mask.sum(dim=1) - 1).clamp(min=0)[:, None, None].expand(-1, 1, hidden.shape[-1])
             return hidden.gather(1, last)[:, 0]
         weights = mask.unsqueeze(-1).to(hidden.dtype)  # (B, T, 1)
-        return (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1e-9)
+        if self.pooling == "max":
+            return hidden.masked_fill(weights == 0, float("-inf")).amax(dim=1)
+        if self.pooling == "weightedmean":
+            weights = weights * weights.cumsum(dim=1)
+        total = weights.sum(dim=1).clamp(min=1e-9)  # (B, 1)
+        if self.pooling == "mean_sqrt_len_tokens":
+            total = total.sqrt()
+        return (hidden * weights).sum(dim=1) / total
+
+
+def _dense(layer: DenseLayer) -> nn.Sequential:
+    behind, before = layer.weight.shape
+    linear = nn.Linear(before, behind)
+    with torch.no_grad():
+        linear.weight.copy_(torch.from_numpy(layer.weight))
+        linear.bias.copy_(torch.from_numpy(layer.bias))
+    return nn.Sequential(linear, _ACTIVATIONS[layer.activation]())
 
 
 class PairClassifier(nn.Module):
@@ -116,7 +142,8 @@ def load_encoder(checkpoint: Path, settings: EncoderSettings) -> SentenceEncoder
     Raises:
         BundleError: The folder is no such checkpoint.
     """
-    encoder = SentenceEncoder(_load(AutoModel, checkpoint), settings).eval()
+    dense = [read_dense(checkpoint, layer) for layer in settings.dense]
+    encoder = SentenceEncoder(_load(AutoModel, checkpoint), settings, dense).eval()
     _check_architecture(encoder, checkpoint)
     _check_tokenizer(encoder.transformer, load_tokenizer(checkpoint), checkpoint)
     return encoder

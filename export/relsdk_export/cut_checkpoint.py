@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from relsdk.bundle import (
+    copy_dense,
     copy_tokenizer,
     read_encoder_settings,
     tokenizer_path,
@@ -57,6 +58,7 @@ def cut_checkpoint(
         encoder = load_encoder(checkpoint, settings)
         changes = keep_pieces(encoder.transformer, cut)
         copy_tokenizer(checkpoint, staging)
+        copy_dense(checkpoint, staging, settings.dense)
         with writing_weights():
             encoder.transformer.save_pretrained(staging)
         update_model_config(staging, changes)

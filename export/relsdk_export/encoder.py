@@ -15,6 +15,7 @@ from relsdk.bundle import (
     EncoderSettings,
     Tower,
     Variant,
+    copy_dense,
     copy_tokenizer,
     is_scorer_folder,
     read_encoder_settings,
@@ -26,7 +27,7 @@ from relsdk.bundle import (
 from relsdk.embedder import Embedder
 from relsdk.errors import InputError
 from relsdk.records import Document, LabelledPair
-from relsdk.tokenizer import TextTokenizer
+from relsdk.tokenizer import open_tokenizer
 from relsdk_export.convert import SentenceEncoder, load_encoder, write_onnx
 from relsdk_export.corpus import PARITY_TEXTS, Sample, input_batches, typical_texts
 from relsdk_export.optimum_path import require_optimum, write_onnx_with_optimum
@@ -153,11 +154,12 @@ class _EncoderJob:
         self.settings = read_encoder_settings(self.checkpoint)
         if not says_how_to_pool(self.checkpoint):
             on_step(
-                "note: the checkpoint does not say how to pool: mean pooling, not normalised; save it with "
-                "sentence-transformers to say otherwise"
+                f"note: the checkpoint does not say how to pool: {self.settings.pooling} pooling, not "
+                "normalised; save it with sentence-transformers to say otherwise"
             )
         if self._prompts is not None:
-            self.settings = replace(self.settings, prompts=dict(self._prompts))
+            default = self.settings.default_prompt if self.settings.default_prompt in self._prompts else ""
+            self.settings = replace(self.settings, prompts=dict(self._prompts), default_prompt=default)
         if "query_model" in self.towers:
             _check_tower(self.towers["query_model"], self.checkpoint)
             self.settings = replace(self.settings, prompts={"query": "", **self.settings.prompts})
@@ -168,6 +170,9 @@ class _EncoderJob:
             self._cuts["layers"] = list(self._asked.layers)
         if self._asked.dimension is not None:
             self._cut_dimension(self._asked.dimension)
+        elif self.settings.truncate_dim:
+            self._cut_dimension(self.settings.truncate_dim)
+        copy_dense(self.checkpoint, folder, self.settings.dense)
         self._typical = [("query", pair.query) for pair in self._own]
         self._typical += [("document", self._document_text(pair.document)) for pair in self._own]
         if self._asked.vocabulary_from is not None:
@@ -184,9 +189,7 @@ class _EncoderJob:
             write_onnx(self.models[tower], path)
 
     def typical_inputs(self, folder: Path, tower: Tower) -> Iterator[Inputs]:
-        tokenizer = TextTokenizer(
-            tokenizer_path(folder), max_tokens=self.settings.max_tokens, pad_token=self.settings.pad_token
-        )
+        tokenizer = open_tokenizer(folder, self.settings)
         seen = [item for item in self._typical if self._tower_of(item[0]) == tower]
         return input_batches(tokenizer, self._with_prompt(seen))
 
@@ -210,7 +213,13 @@ class _EncoderJob:
         for model in self.models.values():
             model.cut = dimension
         trained = tuple(d for d in self.settings.matryoshka_dims if d <= dimension)
-        self.settings = replace(self.settings, dimension=dimension, matryoshka_dims=trained)
+        self.settings = replace(
+            self.settings,
+            dimension=dimension,
+            matryoshka_dims=trained,
+            truncate_dim=0,
+            dense=(),  # in the graph, whose only output is the cut vector
+        )
 
     def _cut_vocabulary(self, folder: Path, corpus: Iterable[str]) -> None:
         """Keep what the corpus needs; the reference vectors are of the uncut vocabulary all the same."""

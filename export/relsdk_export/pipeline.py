@@ -24,6 +24,7 @@ from relsdk.bundle import (
     Variant,
     finish_bundle,
     golden_inputs,
+    name_of_model,
     onnx_file,
     read_bundle,
     read_training,
@@ -272,7 +273,7 @@ def _finish(
     tower = [provenance["query_tower_sha256"]] if "query_tower_sha256" in provenance else []
     return finish_bundle(
         folder,
-        name=job.checkpoint.resolve().name,
+        name=name_of_model(job.checkpoint),
         settings=job.settings,
         variants=tuple(variants),
         weights_sha256=json_sha256([provenance["checkpoint_sha256"], dict(job.cuts()), *tower]),
@@ -282,7 +283,7 @@ def _finish(
 
 def _provenance(job: ExportJob) -> dict[str, Any]:
     provenance: dict[str, Any] = {
-        "checkpoint": job.checkpoint.resolve().name,
+        "checkpoint": name_of_model(job.checkpoint),
         "checkpoint_sha256": _weights_sha256(job.checkpoint),
         "versions": {package: version(package) for package in _PACKAGES},
         "training": read_training(job.checkpoint),
@@ -290,7 +291,7 @@ def _provenance(job: ExportJob) -> dict[str, Any]:
     if "query_model" in job.towers:
         tower = job.towers["query_model"]
         provenance |= {
-            "query_tower": tower.resolve().name,
+            "query_tower": name_of_model(tower),
             "query_tower_sha256": _weights_sha256(tower),
             "query_tower_training": read_training(tower),
         }

@@ -23,7 +23,7 @@ from relsdk.bundle import (
 )
 from relsdk.pair_models import CrossEncoder
 from relsdk.records import Document, LabelledPair
-from relsdk.tokenizer import TextTokenizer
+from relsdk.tokenizer import open_tokenizer
 from relsdk_export.convert import PairClassifier, load_scorer, write_onnx
 from relsdk_export.corpus import Sample, head, input_batches, typical_pairs
 from relsdk_export.parity import ParityBudget, check_logits, torch_logits
@@ -139,9 +139,7 @@ class _ScorerJob:
         write_onnx(self.model, path)
 
     def typical_inputs(self, folder: Path, tower: Tower) -> Iterator[Inputs]:
-        tokenizer = TextTokenizer(
-            tokenizer_path(folder), max_tokens=self.settings.max_tokens, pad_token=self.settings.pad_token
-        )
+        tokenizer = open_tokenizer(folder, self.settings)
         return input_batches(tokenizer, self._typical)
 
     def compare(self, bundle: Bundle, variant: Variant) -> Mapping[str, float]:

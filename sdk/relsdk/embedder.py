@@ -6,6 +6,7 @@ Shape letters: N texts, B texts of one batch, T tokens, D dimension.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from relsdk.bundle import read_bundle
+from relsdk.bundle import DenseLayer, read_bundle, read_dense
 from relsdk.errors import BundleError, CalibrationError, InputError
 from relsdk.hub import local_model
 from relsdk.query_cache import CacheInfo, QueryCache, open_query_cache
@@ -30,7 +31,8 @@ __all__ = ["Embedder", "TruncationWarning"]
 
 Precision = Literal["float32", "int8", "ubinary"]
 # What exporters call the outputs that can be used, best first; otherwise a graph's first output is used.
-_OUTPUTS = ("sentence_embedding", "last_hidden_state", "token_embeddings")
+_WHOLE = "sentence_embedding"  # what all modules make of a text
+_OUTPUTS = (_WHOLE, "last_hidden_state", "token_embeddings")
 
 
 class Embedder:
@@ -38,9 +40,11 @@ class Embedder:
 
     Args:
         model: A bundle, or a sentence-transformers folder with an ONNX file.
-        variant: Which ONNX file: "auto" (best for this CPU) or a name such as "fp32".
+        variant: Which ONNX file: "auto" (best for this CPU), a name such as "fp32", or a file of the folder,
+            such as "onnx/model_fp16.onnx".
         threads: Threads per operator; None chooses from affinity and container quota.
-        truncate_dim: Keep the first so many coordinates, then normalise again.
+        truncate_dim: Keep the first so many coordinates, then normalise again; None does what the
+            folder says.
         providers: onnxruntime execution providers; None means the CPU.
         query_cache: How many vectors of the latest queries `encode_query` keeps; 0 keeps none.
 
@@ -64,10 +68,14 @@ class Embedder:
         self._settings = self.bundle.encoder_settings
         if truncate_dim is not None and not 1 <= truncate_dim <= self._settings.dimension:
             raise InputError(f"truncate_dim={truncate_dim}; allowed are 1 to {self._settings.dimension}")
-        self.dimension = truncate_dim or self._settings.dimension
+        self.dimension = truncate_dim or self._settings.truncate_dim or self._settings.dimension
         self._runner = BatchRunner(self.bundle, variant, threads, providers)
         self.variant = self._runner.variant
         self._outputs: dict[Path, str] = {}
+        self._dense: list[DenseLayer] = []
+        if self._settings.dense and self._output_of(self._runner.session) != _WHOLE:
+            self._dense = [read_dense(self.path, layer) for layer in self._settings.dense]
+        self._said_unit = False
         self._calibration: Calibration | None = None  # read on first use
         self._checked: set[ModelSession] = set()
         self._check_runtime(self._runner.query_session)  # another tower's file is checked on first use
@@ -151,8 +159,9 @@ class Embedder:
 
         Args:
             inputs: One text, or N of them.
-            prompt_name: Which of the model's prompts to put before each text: "query" or "document". A bundle
-                with a query tower encodes with it what has the prompt "query".
+            prompt_name: Which of the model's prompts to put before each text: "query" or "document"; "" puts
+                none. By default the one that the model's folder calls its default, mostly none. A bundle with
+                a query tower encodes with it what has the prompt "query".
             prompt: A prompt of your own instead.
             batch_size: Upper bound on the texts of a batch; by default only the token count is bounded.
             show_progress_bar: Show how far it has come on stderr.
@@ -171,7 +180,8 @@ class Embedder:
         """
         _check_option("precision", precision, ("float32", "int8", "ubinary"))
         if prompt is None:
-            prompt = self._prompt(prompt_name) if prompt_name is not None else ""
+            prompt_name = self._settings.default_prompt if prompt_name is None else prompt_name
+            prompt = self._prompt(prompt_name) if prompt_name else ""
         session = self._session(prompt_name)
         self._check_runtime(session)
         single = isinstance(inputs, str)
@@ -190,20 +200,20 @@ class Embedder:
         return result[0] if single else result
 
     def encode_query(self, inputs: str | Sequence[str], **options: Any) -> NDArray[Any]:
-        """Encode with the model's query prompt; see `encode` for options, shapes and errors.
+        """Encode with the model's query prompt, to unit length; see `encode` for options, shapes and errors.
 
         With a query cache, a query that was encoded lately (without options) costs a look-up. A query that
         was cut to the model's limit is not kept: it is counted, and warned of, each time.
         """
         prompt_name = self.known_prompt("query")
         if self._cache is None or options or not inputs:
-            return self.encode(inputs, prompt_name=prompt_name, **options)
+            return self.encode(inputs, prompt_name=prompt_name, **self._to_unit_length(options))
         texts = _as_list(inputs)
         vectors = self._from_cache(self._cache, texts, prompt_name)
         return vectors[texts[0]] if isinstance(inputs, str) else np.stack([vectors[text] for text in texts])
 
     def _from_cache(
-        self, cache: QueryCache, texts: Sequence[str], prompt_name: str | None
+        self, cache: QueryCache, texts: Sequence[str], prompt_name: str
     ) -> dict[str, NDArray[np.float32]]:
         """Return the vector of each text, (D,), from the cache or encoded together."""
         found = {text: cache.get(text) for text in dict.fromkeys(texts)}
@@ -211,7 +221,7 @@ class Embedder:
         missing = [text for text in found if text not in vectors]
         if missing:
             truncated = self.truncated_count
-            encoded = self.encode(missing, prompt_name=prompt_name)  # (n, D)
+            encoded = self.encode(missing, prompt_name=prompt_name, **self._to_unit_length({}))  # (n, D)
             vectors.update(zip(missing, encoded, strict=True))
             if self.truncated_count == truncated:
                 for text in missing:
@@ -221,10 +231,11 @@ class Embedder:
     def encode_document(
         self, inputs: str | Document | Sequence[str] | Sequence[Document], **options: Any
     ) -> NDArray[Any]:
-        """Encode with the model's document prompt; see `encode` for options, shapes and errors.
+        """Encode with the model's document prompt, to unit length; see `encode` for options and errors.
 
         A `Document` becomes text by the model's document template.
         """
+        options = self._to_unit_length(options)
         if isinstance(inputs, str | Document):
             return self.encode(
                 self.document_text(inputs), prompt_name=self.known_prompt("document"), **options
@@ -283,9 +294,26 @@ class Embedder:
             raise InputError(f"{self.name} has no prompt {name!r}; it has {sorted(prompts)}")
         return prompts[name]
 
-    def known_prompt(self, name: str) -> str | None:
-        """Return the name of a prompt if the model has it, else None: `encode` then puts nothing before."""
-        return name if name in self._settings.prompts else None
+    def known_prompt(self, name: str) -> str:
+        """Return the name of a prompt if the model has it, else "": `encode` then puts nothing before."""
+        return name if name in self._settings.prompts else ""
+
+    def _to_unit_length(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Complete options of `encode` for vectors that are compared by cosine; say once if that is news."""
+        settings = self._settings
+        if "normalize_embeddings" in options or settings.normalize:
+            return options
+        if not self._said_unit:
+            self._said_unit = True
+            trained = (
+                "" if settings.similarity == "cosine" else f" (it was trained for {settings.similarity!r})"
+            )
+            warnings.warn(
+                f"{self.name} does not normalise its vectors{trained}; encode_query and encode_document give "
+                "them unit length, because relsdk compares by cosine; encode gives them as they are",
+                stacklevel=3,
+            )
+        return {**options, "normalize_embeddings": True}
 
     def _session(self, prompt_name: str | None) -> ModelSession:
         """Return what encodes texts with this prompt."""
@@ -300,15 +328,28 @@ class Embedder:
 
     def _vectors(self, session: ModelSession, feed: Feed) -> NDArray[np.float32]:
         """Run one batch: (B, D) at this embedder's dimension."""
-        output = self._output_of(session)
+        output, settings = self._output_of(session), self._settings
         values = session.run(output, feed)  # (B, D) or (B, T, D)
-        if values.shape[-1] != self._settings.dimension:
+        texts, tokens = feed["input_ids"].shape
+        if values.shape[:-1] not in ((texts,), (texts, tokens)):
             raise BundleError(
-                f"{session.path} gives {output} of width {values.shape[-1]}; "
-                f"{self._settings.dimension} is stated in its folder"
+                f"{session.path} gives {output} of shape {list(values.shape)} for {texts} texts of {tokens} "
+                "tokens; one vector a text or a token is needed"
+            )
+        if self._dense and values.ndim == 2:
+            raise BundleError(
+                f"{session.path} gives one vector a text as {output!r}, and the folder has Dense layers; "
+                f"that they are in it is known of an output {_WHOLE!r} only"
+            )
+        width = self._dense[0].weight.shape[1] if self._dense else settings.dimension
+        if values.shape[-1] != width:
+            raise BundleError(
+                f"{session.path} gives {output} of width {values.shape[-1]}; {width} is stated in its folder"
             )
         if values.ndim == 3:
-            values = _pool(values, feed["attention_mask"], self._settings.pooling)
+            values = _pool(values, feed["attention_mask"], settings.pooling)
+            for layer in self._dense:
+                values = layer(values)
         return values[:, : self.dimension]  # (B, D)
 
     def _output_of(self, session: ModelSession) -> str:
@@ -324,26 +365,29 @@ class Embedder:
             raise InputError(
                 f"{self.name} normalises inside the model; normalize_embeddings=False is not possible"
             )
-        if asked is None and not settings.normalize:
-            return False
-        return (
-            not settings.normalize
-            or self.dimension != settings.dimension
-            or self._outputs.get(session.path) != "sentence_embedding"
-        )
+        if not settings.normalize:
+            return bool(asked)
+        # relsdk's own graphs do it themselves; somebody else's may not, and once more changes nothing.
+        done = self.bundle.files and self._outputs.get(session.path) == _WHOLE
+        return not done or self.dimension != settings.dimension
 
 
 def _pool(values: NDArray[np.float32], mask: NDArray[np.int64], pooling: str) -> NDArray[np.float32]:
     """Pool token vectors (B, T, D) to (B, D)."""
     rows = np.arange(len(values))
     if pooling == "cls":
-        pooled = values[rows, mask.argmax(axis=1)]
-    elif pooling == "lasttoken":
-        pooled = values[rows, mask.shape[1] - 1 - mask[:, ::-1].argmax(axis=1)]
-    else:
-        weights = mask[:, :, None].astype(np.float32)
-        pooled = (values * weights).sum(axis=1) / np.maximum(weights.sum(axis=1), 1e-9)
-    return np.asarray(pooled, dtype=np.float32)
+        return np.asarray(values[rows, mask.argmax(axis=1)])
+    if pooling == "lasttoken":
+        return np.asarray(values[rows, mask.shape[1] - 1 - mask[:, ::-1].argmax(axis=1)])
+    if pooling == "max":
+        return np.asarray(np.where(mask[:, :, None] > 0, values, -np.inf).max(axis=1), dtype=np.float32)
+    weights = mask[:, :, None].astype(np.float32)
+    if pooling == "weightedmean":
+        weights = weights * np.arange(1, mask.shape[1] + 1, dtype=np.float32)[:, None]
+    sums, total = (values * weights).sum(axis=1), np.maximum(weights.sum(axis=1), 1e-9)
+    return np.asarray(
+        sums / (np.sqrt(total) if pooling == "mean_sqrt_len_tokens" else total), dtype=np.float32
+    )
 
 
 def _to_precision(vectors: NDArray[np.float32], precision: Precision) -> NDArray[Any]:

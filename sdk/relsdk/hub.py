@@ -12,7 +12,7 @@ from relsdk.errors import BundleError, MissingExtraError
 __all__ = ["download", "is_hub_id", "local_model"]
 
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
-_CONFIGURATION = ["*.json", "1_Pooling/*", "2_Normalize/*"]
+_CONFIGURATION = ["*.json", "1_Pooling/*", "2_Normalize/*", "*_Dense/model.safetensors"]
 
 
 def is_hub_id(model: str) -> bool:

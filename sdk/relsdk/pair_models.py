@@ -124,10 +124,7 @@ class BiEncoder:
         )
         left = q[[queries[query] for query, _ in pairs]]  # (N, D)
         right = d[[documents[text] for text in texts]]  # (N, D)
-        dots = np.einsum("nd,nd->n", left, right)
-        if not self.bundle.encoder_settings.normalize:
-            dots = dots / np.maximum(np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1), 1e-12)
-        cosines = np.asarray(dots, dtype=np.float32)
+        cosines = np.asarray(np.einsum("nd,nd->n", left, right), dtype=np.float32)
         return PairOutputs(cosines, cosines)
 
 

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relsdk.batching import token_budget_batches
-from relsdk.bundle import Bundle, Variant
+from relsdk.bundle import Bundle, Variant, check_inside
 from relsdk.errors import BundleError, InputError, TruncationError
 from relsdk.hardware import choose_threads
 from relsdk.progress import Progress
 from relsdk.session import ModelSession, choose_variant, loading
-from relsdk.tokenizer import TextTokenizer, TokenizedTexts
+from relsdk.tokenizer import TokenizedTexts, open_tokenizer
 
 __all__ = ["BatchRunner", "Feed", "Truncation", "TruncationWarning"]
 
@@ -54,6 +54,8 @@ class BatchRunner:
         self.bundle = bundle
         self.variant: Variant = choose_variant(bundle, variant)
         self.truncated_count = 0
+        for name in (*self.variant.graphs, bundle.tokenizer_path.name):
+            check_inside(bundle.path, name)
         chosen = choose_threads(threads)
         self.session = ModelSession(bundle.onnx_path(self.variant), threads=chosen, providers=providers)
         self.query_session = self.session
@@ -62,11 +64,7 @@ class BatchRunner:
             self.query_session = ModelSession(path, threads=chosen, providers=providers)
         with loading(self.query_session):  # what a server waits for; another tower loads on first use
             bundle.check_hashes(*bundle.variant_files(self.variant), bundle.tokenizer_path.name)
-            self.tokenizer = TextTokenizer(
-                bundle.tokenizer_path,
-                max_tokens=bundle.settings.max_tokens,
-                pad_token=bundle.settings.pad_token,
-            )
+            self.tokenizer = open_tokenizer(bundle.path, bundle.settings)
 
     def run(
         self,

@@ -43,11 +43,12 @@ def choose_variant(
 
     Args:
         bundle: The model.
-        wanted: A variant's name, or "auto".
+        wanted: A variant's name or file, or "auto".
         features: CPU features; None reads this machine's.
 
     Raises:
         InputError: There is no such variant.
+        BundleError: Somebody's folder has no file whose name says what it computes, and none was named.
     """
     if wanted != "auto":
         return bundle.variant(wanted)
@@ -59,6 +60,11 @@ def choose_variant(
                 and runs_exactly(variant, features=features)
             ):
                 return variant
+    if not bundle.variants:
+        raise BundleError(
+            f"{bundle.path} has no ONNX file whose name says fp32 or int8; name the one to load: "
+            f"variant={bundle.other_files[0]!r} (--variant); it has {list(bundle.other_files)}"
+        )
     return next((v for v in bundle.variants if v.quantisation == "fp32"), bundle.variants[0])
 
 
@@ -98,6 +104,9 @@ def runs_exactly(variant: Variant, *, features: frozenset[str] | None = None) ->
     return not needs or bool(needs & (cpu_features() if features is None else features))
 
 
+# What token ids and masks may be asked for as.
+_INPUT_TYPES = {"tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(float)": np.float32}
+
 # On the CPU the fused kernel is slower than the Add and LayerNormalization that it replaces (onnxruntime
 # 1.32, 12 layers of width 384: 2.7 ms with it, 2.3 ms without).
 _DISABLED_OPTIMIZERS = ["SkipLayerNormFusion"]
@@ -124,7 +133,8 @@ class ModelSession:
     def __init__(self, path: Path, *, threads: ThreadChoice, providers: Sequence[str] | None = None) -> None:
         check_onnxruntime()
         self._stamp = FileStamp.of(path)
-        self.path = self._stamp.path
+        # Of a link (in the Hugging Face cache) its own place: onnxruntime looks there for weights beside it.
+        self.path = path.parent.resolve() / path.name
         self.threads = threads
         self.providers = list(providers) if providers is not None else ["CPUExecutionProvider"]
         available = onnxruntime.get_available_providers()
@@ -164,14 +174,24 @@ class ModelSession:
             The output as float32.
 
         Raises:
-            BundleError: The graph asks for an input that is not among them.
+            BundleError: The graph asks for an input that is not among them, does not run, or its output is
+                not of floating-point numbers.
         """
         session = self._get()
         unknown = [name for name in self._wanted if name not in inputs]
         if unknown:
             raise BundleError(f"{self.path} asks for the inputs {unknown}; known are {sorted(inputs)}")
         feed = {name: inputs[name].astype(dtype, copy=False) for name, dtype in self._wanted.items()}
-        result = np.asarray(session.run([output], feed)[0])
+        try:
+            result = np.asarray(session.run([output], feed)[0])
+        except Exception as error:  # as in `_load`
+            shapes = {name: list(values.shape) for name, values in feed.items()}
+            reason = str(error).splitlines()[0]
+            raise BundleError(f"{self.path} does not run inputs of shape {shapes}: {reason}") from error
+        if result.dtype.kind != "f":
+            raise BundleError(
+                f"{self.path} gives {output} as {result.dtype}; floating-point numbers are needed"
+            )
         return result.astype(np.float32, copy=False)
 
     def load(self) -> None:
@@ -187,10 +207,7 @@ class ModelSession:
             with self._lock:
                 if self._session is None:
                     loaded = self._load()
-                    self._wanted = {
-                        item.name: np.dtype(np.int32 if item.type == "tensor(int32)" else np.int64)
-                        for item in loaded.get_inputs()
-                    }
+                    self._wanted = {item.name: self._dtype_of(item) for item in loaded.get_inputs()}
                     self._session = loaded
         return self._session
 
@@ -199,12 +216,20 @@ class ModelSession:
         self._lock = threading.Lock()
         self._session = None
 
+    def _dtype_of(self, item: Any) -> np.dtype[Any]:
+        if item.type not in _INPUT_TYPES:
+            raise BundleError(
+                f"{self.path} asks for {item.name} as {item.type}; known are {list(_INPUT_TYPES)}"
+            )
+        return np.dtype(_INPUT_TYPES[item.type])
+
     def _load(self) -> Any:
         if not self._stamp.holds:
             raise BundleError(
                 f"{self.path} is gone or no longer the file that this model was opened with; open the model "
                 f"again"
             )
+        moved = self.path.resolve() != self._stamp.path  # a link that leads to another file by now
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads.threads
         options.inter_op_num_threads = 1
@@ -212,7 +237,10 @@ class ModelSession:
         options.log_severity_level = 3
         try:
             loaded = onnxruntime.InferenceSession(
-                str(self.path), options, providers=self.providers, disabled_optimizers=_DISABLED_OPTIMIZERS
+                str(self._stamp.path if moved else self.path),
+                options,
+                providers=self.providers,
+                disabled_optimizers=_DISABLED_OPTIMIZERS,
             )
         except Exception as error:  # onnxruntime's errors share no base class
             reason = str(error).splitlines()[0]

@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
+from relsdk.bundle import EncoderSettings, ScorerSettings, tokenizer_path
 from relsdk.errors import BundleError, InputError
 
-__all__ = ["TextTokenizer", "TokenizedTexts", "TruncationSide"]
+__all__ = ["TextTokenizer", "TokenizedTexts", "TruncationSide", "open_tokenizer"]
 
 TruncationSide = Literal["right", "left"]
 # Of a longer text so many characters are tokenised, twice as many when they give too few tokens, and so on.
@@ -175,6 +176,20 @@ class TextTokenizer:
             types[position, :length] = tokens.type_ids[row]
         positions = np.broadcast_to(np.arange(longest), ids.shape)
         return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types, "position_ids": positions}
+
+
+def open_tokenizer(folder: Path, settings: EncoderSettings | ScorerSettings) -> TextTokenizer:
+    """Open a model folder's tokenizer as its settings say.
+
+    Raises:
+        BundleError: See `TextTokenizer`.
+    """
+    return TextTokenizer(
+        tokenizer_path(folder),
+        max_tokens=settings.max_tokens,
+        pad_token=settings.pad_token,
+        truncation_side=settings.truncation_side,
+    )
 
 
 def _unpadded(ids: list[int], type_ids: list[int]) -> dict[str, NDArray[np.int64]]:

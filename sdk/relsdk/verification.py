@@ -7,13 +7,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from relsdk.bundle import Bundle, EncoderSettings, ScorerSettings, Variant, has_golden, read_golden
+from relsdk.bundle import (
+    Bundle,
+    EncoderSettings,
+    ScorerSettings,
+    Variant,
+    has_golden,
+    read_golden,
+    settings_content,
+)
 from relsdk.errors import BundleError
 from relsdk.folders import FileStamp
 from relsdk.runtime import onnxruntime
@@ -31,6 +39,9 @@ _FIXED_SETTINGS = (
     "normalize",
     "prompts",
     "document_template",
+    "default_prompt",
+    "truncation_side",
+    "truncate_dim",
     "head",
 )
 
@@ -228,7 +239,7 @@ def _hash_problems(bundle: Bundle) -> list[str]:
 
 def _setting_problems(bundle: Bundle, recorded: Any) -> list[str]:
     """Compare settings with those that made the golden vectors, through JSON: tuples are lists there."""
-    present = json.loads(json.dumps(asdict(bundle.settings)))
+    present = json.loads(json.dumps(settings_content(bundle.settings)))
     return [
         f"the setting {name!r} is {present.get(name)!r}; the vectors were made with {recorded.get(name)!r}"
         for name in _FIXED_SETTINGS

@@ -14,10 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from relsdk.bundle import tokenizer_path
 from relsdk.errors import InputError
 from relsdk.formats import read_queries, read_unlabelled_pairs
-from relsdk.tokenizer import TextTokenizer
+from relsdk.tokenizer import open_tokenizer
 from relsdk_training.config import DistillLossConfig, RunConfig
 from relsdk_training.data import PairArrays, token_tensors
 from relsdk_training.device import default_device
@@ -125,9 +124,7 @@ class DistillationObjective:
         self.student = student
         self.config = loss
         self.run = run
-        self.tokenizer = TextTokenizer(
-            tokenizer_path(student.source), max_tokens=settings.max_tokens, pad_token=settings.pad_token
-        )
+        self.tokenizer = open_tokenizer(student.source, settings)
         self.tokens = self.tokenizer.tokenize(list(texts))
         self.dev = tokenised_pairs(self.tokenizer, dev, settings.prompts)
         device = default_device()

@@ -15,8 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from relsdk.bundle import tokenizer_path
-from relsdk.tokenizer import TextTokenizer, TokenizedTexts
+from relsdk.tokenizer import TokenizedTexts, open_tokenizer
 from relsdk_training.chunking import encode_in_chunks
 from relsdk_training.config import LossConfig, RunConfig
 from relsdk_training.data import PairArrays, token_tensors
@@ -66,9 +65,7 @@ class EmbeddingObjective:
         settings = encoder.settings
         self.config = loss
         self.run = run
-        self.tokenizer = TextTokenizer(
-            tokenizer_path(encoder.source), max_tokens=settings.max_tokens, pad_token=settings.pad_token
-        )
+        self.tokenizer = open_tokenizer(encoder.source, settings)
         self.train, self.dev = (
             tokenised_pairs(self.tokenizer, pairs, settings.prompts) for pairs in (train, dev)
         )

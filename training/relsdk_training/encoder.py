@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 
 from relsdk.bundle import EncoderSettings, copy_tokenizer, read_encoder_settings, write_layout
+from relsdk.errors import InputError
 from relsdk_training.transformers_folder import (
     add_lora,
     keep_layers,
@@ -24,6 +25,8 @@ from relsdk_training.transformers_folder import (
 )
 
 __all__ = ["TextEncoder"]
+
+_POOLINGS = ("mean", "cls", "lasttoken")
 
 
 class TextEncoder(nn.Module):
@@ -67,8 +70,15 @@ class TextEncoder(nn.Module):
             MissingExtraError: LoRA without peft.
         """
         settings = read_encoder_settings(checkpoint)
+        if settings.pooling not in _POOLINGS or settings.dense:
+            what = "Dense layers" if settings.dense else f"{settings.pooling} pooling"
+            raise InputError(
+                f"{checkpoint} has {what}, which is exported and served, not trained; start from an encoder "
+                f"with one of {list(_POOLINGS)} pooling and no Dense layer"
+            )
         if prompts is not None:
-            settings = replace(settings, prompts=dict(prompts))
+            default = settings.default_prompt if settings.default_prompt in prompts else ""
+            settings = replace(settings, prompts=dict(prompts), default_prompt=default)
         if max_tokens is not None:
             settings = replace(settings, max_tokens=min(max_tokens, settings.max_tokens))
         transformer = load_transformer(AutoModel, checkpoint)
@@ -113,4 +123,7 @@ class TextEncoder(nn.Module):
         with quiet():
             transformer.save_pretrained(folder)
         # Normalised: what was trained is the cosine.
-        write_layout(folder, replace(self.settings, normalize=True, matryoshka_dims=tuple(matryoshka_dims)))
+        trained = replace(
+            self.settings, normalize=True, similarity="cosine", matryoshka_dims=tuple(matryoshka_dims)
+        )
+        write_layout(folder, trained)

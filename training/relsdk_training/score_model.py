@@ -20,7 +20,7 @@ from relsdk_training.transformers_folder import (
     merged,
     quiet,
     set_dropout,
-    token_limits,
+    token_settings,
 )
 
 __all__ = ["ScoreModel"]
@@ -87,8 +87,13 @@ class ScoreModel(nn.Module):
             keep_layers(transformer, layers)
         if dropout is not None:
             set_dropout(transformer, dropout)
-        limit, pad_token = token_limits(checkpoint)
-        settings = ScorerSettings(head, min(max_tokens or limit, limit), pad_token=pad_token)
+        tokens = token_settings(checkpoint)
+        settings = ScorerSettings(
+            head,
+            min(max_tokens or tokens.max_tokens, tokens.max_tokens),
+            pad_token=tokens.pad_token,
+            truncation_side=tokens.truncation_side,
+        )
         names = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True).model_input_names
         model = add_lora(transformer, lora_rank, head=_head(transformer)) if lora_rank else transformer
         return cls(model, settings, checkpoint, uses_types="token_type_ids" in names)

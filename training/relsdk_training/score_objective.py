@@ -13,14 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from relsdk.bundle import tokenizer_path
 from relsdk.calibration import Temperature as CalibratedTemperature
 from relsdk.calibration import cross_validated_probabilities
 from relsdk.calibration.fitting import fit_temperature
 from relsdk.errors import CalibrationError
 from relsdk.levels import expected_level
 from relsdk.metrics import grade_report, ranking_report
-from relsdk.tokenizer import TextTokenizer, TokenizedTexts
+from relsdk.tokenizer import TokenizedTexts, open_tokenizer
 from relsdk_training.config import RunConfig
 from relsdk_training.data import PairArrays, token_tensors
 from relsdk_training.losses.ordinal import cumulative_bce
@@ -46,9 +45,7 @@ class ScoreObjective:
         self.module = model
         self.run = run
         settings = model.settings
-        self.tokenizer = TextTokenizer(
-            tokenizer_path(model.source), max_tokens=settings.max_tokens, pad_token=settings.pad_token
-        )
+        self.tokenizer = open_tokenizer(model.source, settings)
         self.lesson, self.dev = lesson, dev
         self.train_tokens, self.dev_tokens = self._tokenised(lesson.pairs), self._tokenised(dev)
 

@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from relsdk.bundle import is_scorer_folder, read_scorer_settings, tokenizer_path
+from relsdk.bundle import is_scorer_folder, read_scorer_settings
 from relsdk.calibration import fit_calibration
 from relsdk.errors import InputError
 from relsdk.formats import read_unlabelled_pairs
 from relsdk.levels import RelevanceLevel, expected_level
 from relsdk.metrics import grade_report, ranking_report
-from relsdk.tokenizer import TextTokenizer
+from relsdk.tokenizer import open_tokenizer
 from relsdk_training.config import RunConfig, TeacherConfig
 from relsdk_training.data import PairArrays
 from relsdk_training.device import default_device
@@ -199,9 +199,7 @@ def _outputs(checkpoint: Path, pairs: PairArrays, run: RunConfig, on_note: Calla
             return TextEmbedder(checkpoint).cosines(pairs).astype(np.float32)
         model = ScoreModel.load(checkpoint, read_scorer_settings(checkpoint).head).eval().to(device)
         settings = model.settings
-        tokenizer = TextTokenizer(
-            tokenizer_path(checkpoint), max_tokens=settings.max_tokens, pad_token=settings.pad_token
-        )
+        tokenizer = open_tokenizer(checkpoint, settings)
         texts = zip(pairs.query_of, pairs.document_of, strict=True)
         return kept_outputs(
             partial(pair_logits, model, tokenizer, device=device),

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from relsdk.bundle import tokenizer_path
-from relsdk.tokenizer import TextTokenizer
+from relsdk.tokenizer import open_tokenizer
 from relsdk_training.data import PairArrays
 from relsdk_training.device import default_device
 from relsdk_training.encoder import TextEncoder
@@ -36,9 +35,7 @@ class TextEmbedder:
     def __init__(self, checkpoint: Path, max_tokens: int | None = None) -> None:
         self.encoder = TextEncoder.load(checkpoint, max_tokens=max_tokens).eval()
         settings = self.encoder.settings
-        self.tokenizer = TextTokenizer(
-            tokenizer_path(checkpoint), max_tokens=settings.max_tokens, pad_token=settings.pad_token
-        )
+        self.tokenizer = open_tokenizer(checkpoint, settings)
         self.device = default_device()
         self.encoder.to(self.device)
 

@@ -16,10 +16,10 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from relsdk.bundle import read_encoder_settings
+from relsdk.bundle import EncoderSettings, read_encoder_settings
 from relsdk.errors import InputError, MissingExtraError
 
-__all__ = ["add_lora", "keep_layers", "load_transformer", "merged", "quiet", "set_dropout", "token_limits"]
+__all__ = ["add_lora", "keep_layers", "load_transformer", "merged", "quiet", "set_dropout", "token_settings"]
 
 
 def load_transformer(kind: Any, checkpoint: Path, **options: Any) -> PreTrainedModel:
@@ -139,7 +139,6 @@ def merged(model: nn.Module) -> PreTrainedModel:
     return plain
 
 
-def token_limits(checkpoint: Path) -> tuple[int, str]:
-    """Return a folder's limit in tokens and its pad token."""
-    settings = read_encoder_settings(checkpoint, dimension=1)  # of a scorer, too: the width is not asked for
-    return settings.max_tokens, settings.pad_token
+def token_settings(checkpoint: Path) -> EncoderSettings:
+    """Return how a folder, of a scorer, too, makes tokens; its other settings say nothing."""
+    return read_encoder_settings(checkpoint, dimension=1)

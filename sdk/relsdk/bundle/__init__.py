@@ -1,5 +1,7 @@
 """The model-folder contract. Nobody outside this package knows the names of the files in it."""
 
+from relsdk.bundle.dense import DenseLayer, copy_dense, read_dense
+from relsdk.bundle.foreign import is_scorer_folder, read_encoder_settings, read_scorer_settings
 from relsdk.bundle.golden import (
     GOLDEN_TEXTS,
     GoldenVectors,
@@ -8,15 +10,14 @@ from relsdk.bundle.golden import (
     read_golden,
     write_golden,
 )
+from relsdk.bundle.inside import check_inside, name_of_model
 from relsdk.bundle.layout import (
     EncoderSettings,
     Head,
     ScorerSettings,
     copy_tokenizer,
-    is_scorer_folder,
-    read_encoder_settings,
-    read_scorer_settings,
     read_training,
+    settings_content,
     tokenizer_path,
     update_model_config,
     write_layout,
@@ -34,26 +35,32 @@ __all__ = [
     "GOLDEN_TEXTS",
     "RELSDK_JSON",
     "Bundle",
+    "DenseLayer",
     "EncoderSettings",
     "GoldenVectors",
     "Head",
     "ScorerSettings",
     "Tower",
     "Variant",
+    "check_inside",
+    "copy_dense",
     "copy_tokenizer",
     "finish_bundle",
     "golden_inputs",
     "has_golden",
     "is_scorer_folder",
+    "name_of_model",
     "onnx_file",
     "open_for_calibration",
     "read_bundle",
+    "read_dense",
     "read_encoder_settings",
     "read_golden",
     "read_scorer_settings",
     "read_training",
     "save_calibration",
     "says_how_to_pool",
+    "settings_content",
     "tokenizer_path",
     "update_model_config",
     "write_golden",

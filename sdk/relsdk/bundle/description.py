@@ -7,15 +7,16 @@ import reprlib
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from string import Formatter
 from typing import Annotated, Any, Literal, TypedDict, TypeVar
 
 import msgspec
 import numpy as np
 
+from relsdk.bundle.inside import check_inside
 from relsdk.bundle.json_files import read_json
-from relsdk.bundle.layout import EncoderSettings, ScorerSettings
+from relsdk.bundle.layout import EncoderSettings, ScorerSettings, settings_content
 from relsdk.bundle.model import FORMAT_VERSION, RELSDK_JSON, Bundle, Variant
 from relsdk.errors import BundleError, InputError
 from relsdk.folders import json_sha256
@@ -70,6 +71,7 @@ class _Content(msgspec.Struct, frozen=True):
 def description(bundle: Bundle) -> dict[str, Any]:
     """Return the content of a bundle's `relsdk.json`; `checksum` is over all the rest."""
     content = {"format_version": FORMAT_VERSION, **asdict(bundle)}
+    content["settings"] = settings_content(bundle.settings)
     del content["path"], content["checksum"]
     # As JSON has it: lists, text as keys, and null where something could not be measured.
     plain = json.loads(json.dumps(content), parse_constant=lambda _: None)
@@ -115,7 +117,7 @@ def read_description(folder: Path) -> Bundle:
     check_variants(bundle)
     _convert(path, known.provenance, _Provenance, "provenance")
     for name in [*bundle.files, *(graph for variant in bundle.variants for graph in variant.graphs)]:
-        _check_inside(folder, name)
+        check_inside(folder, name, stated_in=RELSDK_JSON)
     for graph in (graph for variant in bundle.variants for graph in variant.graphs):
         if not (folder / graph).is_file():
             raise BundleError(f"{folder / graph} is missing; {REMEDY}")
@@ -152,6 +154,16 @@ def _check_settings(path: Path, settings: EncoderSettings | ScorerSettings) -> N
             f"{{title}} and {{text}}, and at most 1000 characters; {REMEDY}"
         )
     if isinstance(settings, EncoderSettings):
+        if settings.default_prompt and settings.default_prompt not in settings.prompts:
+            raise BundleError(
+                f"{path} is damaged: settings.default_prompt = {settings.default_prompt!r} is none of its "
+                f"prompts {sorted(settings.prompts)}; {REMEDY}"
+            )
+        if settings.truncate_dim > settings.dimension:
+            raise BundleError(
+                f"{path} is damaged: settings.truncate_dim = {settings.truncate_dim}, and the vectors have "
+                f"{settings.dimension} dimensions; {REMEDY}"
+            )
         wider = [width for width in settings.matryoshka_dims if width > settings.dimension]
         if wider:
             raise BundleError(
@@ -195,10 +207,3 @@ def _check_calibration(
         raise BundleError(
             f"{path} is damaged: {at} is for another kind of model ({error}); {REMEDY}"
         ) from error
-
-
-def _check_inside(folder: Path, name: str) -> None:
-    parts = PurePosixPath(name).parts
-    escapes = name.startswith("/") or "\\" in name or ".." in parts or not parts
-    if escapes or not (folder / name).resolve().is_relative_to(folder.resolve()):
-        raise BundleError(f"{folder / RELSDK_JSON} names {name!r}, outside the bundle; do not use it")

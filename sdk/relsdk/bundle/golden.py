@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relsdk.bundle.json_files import read_json
-from relsdk.bundle.layout import EncoderSettings, ScorerSettings
+from relsdk.bundle.layout import EncoderSettings, ScorerSettings, settings_content
 from relsdk.errors import BundleError
 
 __all__ = [
@@ -85,7 +85,7 @@ def write_golden(
     """Write the vectors of `golden_inputs`, (N, D) by variant, into a bundle being made."""
     content = {
         "texts": golden_inputs(settings),
-        "settings": asdict(settings),
+        "settings": settings_content(settings),
         "vectors": {
             name: [[round(float(value), _DIGITS) for value in row] for row in rows]
             for name, rows in vectors.items()

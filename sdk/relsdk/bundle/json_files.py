@@ -12,8 +12,11 @@ from relsdk.errors import BundleError
 from relsdk.typed_json import read_json as read_typed
 
 __all__ = [
+    "DenseConfig",
     "Limits",
     "ModelConfig",
+    "ModuleEntry",
+    "PoolingConfig",
     "PromptConfig",
     "SpecialTokens",
     "TokenizerConfig",
@@ -39,21 +42,18 @@ class ModelConfig(TypedDict, total=False):
     max_position_embeddings: int | None
     model_type: str | None
     pad_token_id: int | None
+    is_causal: bool | None
 
 
 class PromptConfig(TypedDict, total=False):
     """What is read of `config_sentence_transformers.json`."""
 
-    prompts: dict[str, str] | None
+    model_type: str | None
+    prompts: dict[str, str | None] | None
     default_prompt_name: str | None
+    similarity_fn_name: str | None
+    truncate_dim: _Width | None
     matryoshka_dims: list[_Width] | None
-
-
-class Limits(TypedDict, total=False):
-    """What is read of `sentence_bert_config.json`."""
-
-    max_seq_length: int | None
-    do_lower_case: bool | None
 
 
 class _Token(TypedDict):
@@ -70,10 +70,67 @@ class TokenizerConfig(SpecialTokens, total=False):
     """What is read of `tokenizer_config.json`."""
 
     model_max_length: int | float | None
+    tokenizer_class: str | None
+    truncation_side: str | None
+    split_special_tokens: bool | None
+    do_lower_case: bool | None
+    strip_accents: bool | None
+    tokenize_chinese_chars: bool | None
+    add_prefix_space: bool | None
+
+
+class Limits(TypedDict, total=False):
+    """What is read of `sentence_bert_config.json`; the last two are the same by two versions."""
+
+    max_seq_length: int | None
+    do_lower_case: bool | None
+    transformer_task: str | None
+    modality_config: dict[str, Any] | None
+    processing_kwargs: dict[str, Any] | None
+    query_length: int | None
+    document_length: int | None
+    query_expansion: dict[str, Any] | None
+    processor_kwargs: TokenizerConfig | None
+    tokenizer_args: TokenizerConfig | None
+
+
+class ModuleEntry(TypedDict, total=False):
+    """What is read of an entry of `modules.json`."""
+
+    type: str
+    path: str
+
+
+class PoolingConfig(TypedDict, total=False):
+    """What is read of `1_Pooling/config.json`, besides the flags that it had before version 6."""
+
+    embedding_dimension: _Width | None
+    word_embedding_dimension: _Width | None
+    pooling_mode: str | list[str] | None
+    include_prompt: bool | None
+
+
+class _DenseWidths(TypedDict):
+    in_features: _Width
+    out_features: _Width
+
+
+class DenseConfig(_DenseWidths, total=False):
+    """What is read of `2_Dense/config.json`."""
+
+    bias: bool
+    activation_function: str
+    module_input_name: str | None
+    module_output_name: str | None
+    use_residual: bool
 
 
 class _Padding(TypedDict, total=False):
     pad_token: str
+
+
+class _Truncation(TypedDict, total=False):
+    direction: str | None
 
 
 class _AddedToken(TypedDict):
@@ -85,6 +142,9 @@ class TokenizerFile(TypedDict, total=False):
     """What is read of `tokenizer.json`."""
 
     padding: _Padding | None
+    truncation: _Truncation | None
+    normalizer: dict[str, Any] | None
+    pre_tokenizer: dict[str, Any] | None
     added_tokens: list[_AddedToken] | None
 
 

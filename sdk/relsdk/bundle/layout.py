@@ -5,34 +5,24 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 import msgspec
 
-from relsdk.bundle.json_files import (
-    Limits,
-    ModelConfig,
-    PromptConfig,
-    SpecialTokens,
-    TokenizerConfig,
-    TokenizerFile,
-    read_json,
-    write_json,
-)
-from relsdk.bundle.modules import POOLING, Pooling, read_modules, write_modules
-from relsdk.errors import BundleError
+from relsdk.bundle.dense import dense_config
+from relsdk.bundle.json_files import read_json, write_json
+from relsdk.bundle.modules import Pooling, write_modules
 
 __all__ = [
     "EncoderSettings",
     "Head",
     "ScorerSettings",
+    "Side",
     "copy_tokenizer",
-    "is_scorer_folder",
-    "read_encoder_settings",
-    "read_scorer_settings",
     "read_training",
+    "settings_content",
     "tokenizer_path",
     "update_model_config",
     "write_layout",
@@ -53,22 +43,15 @@ TRAINING = "training.json"
 # Our key in PROMPTS, which keeps what it does not know.
 MATRYOSHKA = "matryoshka_dims"
 
-# Architectures that number positions from `pad_token_id + 1`: the table's rows before that are not used.
-_OFFSET_POSITIONS = {
-    "camembert",
-    "data2vec-text",
-    "longformer",
-    "mpnet",
-    "roberta",
-    "roberta-prelayernorm",
-    "xlm-roberta",
-    "xlm-roberta-xl",
-}
 # Our key in a scorer's `config.json`: three outputs may be three classes of somebody else's.
 HEAD_KEY = "relsdk_head"
 Head = Literal["categorical", "ordinal", "regression"]
+Side = Literal["left", "right"]
 Dimension = Annotated[int, msgspec.Meta(ge=1, le=65_536)]
 TokenLimit = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+# Settings that the first format does not have: left out where they say nothing, so that a model's description
+# and its fingerprint are what they were.
+_ADDED = ("default_prompt", "truncation_side", "truncate_dim", "similarity", "dense")
 # Outputs by head.
 HEADS: dict[str, int] = {"categorical": 4, "ordinal": 3, "regression": 1}
 
@@ -86,6 +69,12 @@ class EncoderSettings:
         document_template: How title and text make one string.
         pad_token: The tokenizer's padding.
         matryoshka_dims: Leading sub-dimensions that the model was trained to be cut to.
+        default_prompt: Which of the prompts is put before a text whose caller names none; empty for none.
+        truncation_side: Which end of a text that is too long is cut away.
+        truncate_dim: How many leading coordinates are kept where the caller says nothing; 0 keeps all.
+        similarity: What the vectors were trained to be compared by; relsdk compares by cosine.
+        dense: Folders of linear layers behind the pooling; a graph with an output `sentence_embedding` holds
+            them already.
     """
 
     dimension: Dimension
@@ -96,6 +85,11 @@ class EncoderSettings:
     document_template: str = "{title} {text}"
     pad_token: str = "[PAD]"
     matryoshka_dims: tuple[Dimension, ...] = ()
+    default_prompt: str = ""
+    truncation_side: Side = "right"
+    truncate_dim: Annotated[int, msgspec.Meta(ge=0, le=65_536)] = 0
+    similarity: str = "cosine"
+    dense: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +102,14 @@ class ScorerSettings:
         max_tokens: Limit per pair, special tokens included.
         document_template: How title and text make one string.
         pad_token: The tokenizer's padding.
+        truncation_side: Which end of a pair that is too long is cut away.
     """
 
     head: Head
     max_tokens: TokenLimit
     document_template: str = "{title} {text}"
     pad_token: str = "[PAD]"
+    truncation_side: Side = "right"
 
     @property
     def outputs(self) -> int:
@@ -121,110 +117,33 @@ class ScorerSettings:
         return HEADS[self.head]
 
 
-def is_scorer_folder(folder: Path) -> bool:
-    """Whether a Hugging Face folder holds a cross-encoder, by the architecture that it names."""
-    architectures = read_json(folder / MODEL_CONFIG, ModelConfig, required=False).get("architectures") or []
-    return any(name.endswith("ForSequenceClassification") for name in architectures)
-
-
-def read_scorer_settings(folder: Path) -> ScorerSettings:
-    """Read the settings of a Hugging Face sequence-classification folder (with or without ONNX files).
-
-    Raises:
-        BundleError: A file is damaged, or the outputs are not those of a relevance model.
-    """
-    config = read_json(folder / MODEL_CONFIG, ModelConfig)
-    tokenizer_config = read_json(folder / TOKENIZER_CONFIG, TokenizerConfig, required=False)
-    labels, count = config.get("id2label"), config.get("num_labels")
-    outputs = len(labels) if labels else 2 if count is None else count  # transformers' own default
-    stated = config.get(HEAD_KEY)
-    head = stated or {4: "categorical", 1: "regression"}.get(outputs)
-    if head not in HEADS or HEADS[head] != outputs:
-        raise BundleError(
-            f"{folder / MODEL_CONFIG} has {outputs} outputs ({HEAD_KEY}: {stated!r}); a scorer has 4 (one a "
-            f'level), 1 (a score), or 3 with "{HEAD_KEY}": "ordinal"'
-        )
-    return ScorerSettings(
-        head=cast("Head", head),
-        max_tokens=_max_tokens(folder, config, tokenizer_config),
-        pad_token=_pad_token(folder, config, tokenizer_config),
-    )
-
-
-def read_encoder_settings(folder: Path, *, dimension: int | None = None) -> EncoderSettings:
-    """Read the settings of a sentence-transformers folder (with or without ONNX files).
-
-    Args:
-        folder: The folder.
-        dimension: Width of the vectors; by default what the pooling or model configuration says.
-
-    Raises:
-        BundleError: A file is damaged, or asks for a pooling or a module that is not supported.
-    """
-    modules = read_modules(folder)
-    _check_case(folder)
-    model_config = read_json(folder / MODEL_CONFIG, ModelConfig, required=False)
-    prompt_config = read_json(folder / PROMPTS, PromptConfig, required=False)
-    tokenizer_config = read_json(folder / TOKENIZER_CONFIG, TokenizerConfig, required=False)
-    width = dimension or modules.dimension or model_config.get("hidden_size") or model_config.get("dim")
-    if not width:
-        raise BundleError(f"{folder} does not say how wide its vectors are ({POOLING} or {MODEL_CONFIG})")
-    prompts = prompt_config.get("prompts") or {}
-    if "document" not in prompts and "passage" in prompts:
-        prompts = {**prompts, "document": prompts["passage"]}
-    return EncoderSettings(
-        dimension=width,
-        max_tokens=_max_tokens(folder, model_config, tokenizer_config),
-        pooling=modules.pooling,
-        normalize=modules.normalize,
-        prompts=prompts,
-        pad_token=_pad_token(folder, model_config, tokenizer_config),
-        matryoshka_dims=tuple(prompt_config.get("matryoshka_dims") or ()),
-    )
-
-
-def _pad_token(folder: Path, model: ModelConfig, config: TokenizerConfig) -> str:
-    """Return the padding by the first file that names it; `[PAD]` where none does, as in BERT."""
-    special = read_json(folder / SPECIAL_TOKENS, SpecialTokens, required=False)
-    tokenizer = read_json(folder / TOKENIZER_JSON, TokenizerFile, required=False)
-    named = config.get("pad_token") or special.get("pad_token")
-    padding = tokenizer.get("padding")
-    named = named or (padding and padding.get("pad_token")) or "[PAD]"
-    name = named if isinstance(named, str) else named["content"]
-    known = {token["content"]: token["id"] for token in tokenizer.get("added_tokens") or ()}
-    if known and name not in known:
-        name = next((token for token, of in known.items() if of == model.get("pad_token_id")), name)
-    return name
-
-
-def _check_case(folder: Path) -> None:
-    """Refuse texts that sentence-transformers makes lower case before the tokenizer sees them."""
-    if read_json(folder / MAX_LENGTH, Limits, required=False).get("do_lower_case"):
-        raise BundleError(
-            f"{folder / MAX_LENGTH} has do_lower_case: true, which is not supported; put a Lowercase "
-            f"normalizer into {TOKENIZER_JSON} and set it to false"
-        )
-
-
-def _max_tokens(folder: Path, model: ModelConfig, tokenizer: TokenizerConfig) -> int:
-    stated = read_json(folder / MAX_LENGTH, Limits, required=False).get("max_seq_length")
-    positions = model.get("max_position_embeddings")
-    if positions is not None and model.get("model_type") in _OFFSET_POSITIONS:
-        pad = model.get("pad_token_id")
-        positions -= (1 if pad is None else pad) + 1
-    limit = tokenizer.get("model_max_length")
-    candidates = [int(v) for v in (stated, positions, limit) if v is not None and 0 < v < 1_000_000]
-    return min(candidates, default=512)
+def settings_content(settings: EncoderSettings | ScorerSettings) -> dict[str, Any]:
+    """Return the JSON form of settings: what is written, hashed and compared."""
+    defaults = {item.name: item.default for item in fields(settings)}
+    return {
+        name: value
+        for name, value in asdict(settings).items()
+        if name not in _ADDED or value != defaults[name]
+    }
 
 
 def write_layout(folder: Path, settings: EncoderSettings) -> None:
-    """Write `modules.json`, pooling, prompts and maximum length (in the tokenizer's configuration, too)."""
-    write_modules(folder, settings.dimension, settings.pooling, normalize=settings.normalize)
-    prompts = {"prompts": dict(settings.prompts), "default_prompt_name": None, "similarity_fn_name": "cosine"}
+    """Write `modules.json`, pooling, prompts and limits (in the tokenizer's configuration, too).
+
+    The files of linear layers must be in place.
+    """
+    width = dense_config(folder, settings.dense[0])["in_features"] if settings.dense else settings.dimension
+    write_modules(folder, width, settings.pooling, normalize=settings.normalize, dense=settings.dense)
+    prompts = {
+        "prompts": dict(settings.prompts),
+        "default_prompt_name": settings.default_prompt or None,
+        "similarity_fn_name": settings.similarity,
+    }
+    cut = {"truncate_dim": settings.truncate_dim} if settings.truncate_dim else {}
     trained = {MATRYOSHKA: list(settings.matryoshka_dims)} if settings.matryoshka_dims else {}
-    write_json(folder / PROMPTS, {**prompts, **trained})
+    write_json(folder / PROMPTS, {**prompts, **cut, **trained})
     write_json(folder / MAX_LENGTH, {"max_seq_length": settings.max_tokens, "do_lower_case": False})
-    _write_limit(folder, settings.max_tokens)
+    _write_tokenizer_config(folder, settings)
 
 
 def write_scorer_layout(folder: Path, settings: ScorerSettings) -> None:
@@ -232,15 +151,15 @@ def write_scorer_layout(folder: Path, settings: ScorerSettings) -> None:
     write_json(
         folder / MODEL_CONFIG, {**read_json(folder / MODEL_CONFIG, dict[str, Any]), HEAD_KEY: settings.head}
     )
-    _write_limit(folder, settings.max_tokens)
+    _write_tokenizer_config(folder, settings)
 
 
-def _write_limit(folder: Path, max_tokens: int) -> None:
-    if (folder / TOKENIZER_CONFIG).is_file():  # fastembed reads the limit here and nowhere else
-        limit = {"model_max_length": max_tokens}
-        write_json(
-            folder / TOKENIZER_CONFIG, {**read_json(folder / TOKENIZER_CONFIG, dict[str, Any]), **limit}
-        )
+def _write_tokenizer_config(folder: Path, settings: EncoderSettings | ScorerSettings) -> None:
+    side = {"truncation_side": settings.truncation_side} if settings.truncation_side != "right" else {}
+    if side or (folder / TOKENIZER_CONFIG).is_file():  # fastembed reads the limit here and nowhere else
+        stated = read_json(folder / TOKENIZER_CONFIG, dict[str, Any], required=False)
+        limit = {"model_max_length": settings.max_tokens}
+        write_json(folder / TOKENIZER_CONFIG, {**stated, **limit, **side})
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:

@@ -12,6 +12,7 @@ import msgspec
 from relsdk.bundle.external_data import external_names
 from relsdk.bundle.inside import check_inside
 from relsdk.bundle.layout import TOKENIZER_JSON, EncoderSettings, ScorerSettings
+from relsdk.bundle.onnx_names import find_onnx_files
 from relsdk.errors import BundleError, InputError
 from relsdk.folders import file_sha256
 
@@ -31,7 +32,7 @@ class Variant:
     Attributes:
         name: "fp32", "int8_avx2", "int8_avx512_vnni", ...
         file: Path inside the bundle, with forward slashes.
-        quantisation: "fp32" or "int8".
+        quantisation: "fp32", "int8", or "unknown" for a file that somebody named whose name does not say it.
         isa: Instruction set the file is made for; "any" runs everywhere.
         calibrations: Calibration by dimension (as text), of a scorer by "pair": see `relsdk.calibration`.
         quality: What was measured when the file was made and calibrated.
@@ -63,7 +64,8 @@ class Bundle:
         kind: "encoder" (bi-encoder) or "scorer" (cross-encoder).
         fingerprint: Identifies the vectors it makes: weights, tokenizer and settings, not the quantisation.
         settings: See `EncoderSettings` and `ScorerSettings`.
-        variants: The ONNX files, at least one.
+        variants: The ONNX files; at least one, unless others wrote the folder and no file's name says what it
+            computes.
         provenance: Where it comes from.
         files: SHA-256 of every file by path; empty for a folder that relsdk did not write.
         checksum: SHA-256 over the rest of `relsdk.json`; empty where there is none.
@@ -91,13 +93,28 @@ class Bundle:
         """The `tokenizer.json`."""
         return self.path / TOKENIZER_JSON
 
+    @property
+    def other_files(self) -> tuple[str, ...]:
+        """ONNX files of somebody's folder whose names do not say what they compute; served when named."""
+        return () if self.files else tuple(find_onnx_files(self.path)[1])
+
     def variant(self, name: str) -> Variant:
-        """Return a variant by name; raises `InputError` naming those there are."""
+        """Return a variant by its name, its file or its file's base name.
+
+        Raises:
+            InputError: There is none; the message names those there are.
+        """
         for variant in self.variants:
-            if variant.name == name:
+            if name in (variant.name, variant.file, PurePosixPath(variant.file).name):
                 return variant
-        names = [variant.name for variant in self.variants]
-        raise InputError(f"{self.path} has no variant {name!r}; it has {names} (or 'auto')")
+        others = self.other_files
+        for file in others:
+            if name in (file, PurePosixPath(file).name):
+                return Variant(file, file, "unknown", "any")
+        known = f"it has {[variant.name for variant in self.variants]} (or 'auto')" if self.variants else ""
+        files = f"by their names it has the files {list(others)}" if others else ""
+        choice = "; ".join(part for part in (known, files) if part)
+        raise InputError(f"{self.path} has no variant {name!r}; {choice}")
 
     def onnx_path(self, variant: Variant) -> Path:
         """Where a variant's ONNX file is."""

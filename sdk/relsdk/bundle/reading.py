@@ -8,16 +8,18 @@ too, as long as it has an ONNX file; it just has no levels.
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
+from relsdk.bundle.dense import dense_files
 from relsdk.bundle.description import LOCK, REMEDY, read_description
+from relsdk.bundle.foreign import is_scorer_folder, read_encoder_settings, read_scorer_settings
 from relsdk.bundle.golden import GOLDEN_JSON
+from relsdk.bundle.inside import check_inside, name_of_model
 from relsdk.bundle.layout import (
     TOKENIZER_JSON,
-    is_scorer_folder,
-    read_encoder_settings,
-    read_scorer_settings,
+    EncoderSettings,
+    settings_content,
 )
 from relsdk.bundle.model import RELSDK_JSON, Bundle, Variant, onnx_file
 from relsdk.bundle.onnx_names import find_onnx_files
@@ -64,25 +66,25 @@ def read_bundle(path: str | Path) -> Bundle:
 def _read_foreign(folder: Path) -> Bundle:
     if not (folder / TOKENIZER_JSON).is_file():
         raise BundleError(f"{folder} has no {TOKENIZER_JSON}; it is not a model folder that relsdk can open")
-    found, ignored = find_onnx_files(folder)
-    if not found:
-        others = f" whose name says fp32 or int8 (it has {ignored})" if ignored else ""
-        raise BundleError(
-            f"{folder} has no ONNX file{others}; make a bundle: relsdk export "
-            f"{'scorer' if is_scorer_folder(folder) else 'encoder'} {folder} OUT"
-        )
-    variants = tuple(Variant(*item) for item in found)
+    found, others = find_onnx_files(folder)
     scorer = is_scorer_folder(folder)
-    settings = read_scorer_settings(folder) if scorer else read_encoder_settings(folder)
     kind = "scorer" if scorer else "encoder"
-    bundle = Bundle(folder, folder.resolve().name, kind, "", settings, variants)
-    hashes = [
-        file_sha256(folder / name)
-        for name in bundle.variant_files(min(variants, key=lambda v: v.quantisation != "fp32"))
-    ]
+    if not found and not others:
+        raise BundleError(f"{folder} has no ONNX file; make a bundle: relsdk export {kind} {folder} OUT")
+    settings = read_scorer_settings(folder) if scorer else read_encoder_settings(folder)
+    variants = tuple(Variant(*item) for item in found)
+    bundle = Bundle(folder, name_of_model(folder), kind, "", settings, variants)
+    # The same for every file that the folder may be opened with.
+    first = min(variants, key=lambda v: v.quantisation != "fp32") if variants else bundle.variant(others[0])
+    for name in (TOKENIZER_JSON, first.file):
+        check_inside(folder, name)
+    hashes = [file_sha256(folder / name) for name in bundle.variant_files(first)]
     identity = {
         "onnx": hashes[0] if len(hashes) == 1 else hashes,
         "tokenizer": file_sha256(folder / TOKENIZER_JSON),
-        "settings": asdict(settings),
+        "settings": settings_content(settings),
     }
+    layers = dense_files(settings.dense) if isinstance(settings, EncoderSettings) else ()
+    if layers:
+        identity["dense"] = [file_sha256(folder / name) for name in layers if (folder / name).is_file()]
     return replace(bundle, fingerprint=json_sha256(identity)[:16])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from relsdk.bundle.layout import (
     TOKENIZER_JSON,
     EncoderSettings,
     ScorerSettings,
+    settings_content,
     write_layout,
     write_scorer_layout,
 )
@@ -58,7 +59,7 @@ def finish_bundle(
         "weights": weights_sha256,
         "tokenizer": file_sha256(folder / TOKENIZER_JSON),
         "kind": kind,
-        "settings": asdict(settings),
+        "settings": settings_content(settings),
     }
     present = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != RELSDK_JSON)
     bundle = Bundle(

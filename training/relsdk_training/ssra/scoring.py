@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from relsdk.bundle import tokenizer_path
 from relsdk.calibration import (
     Temperature,
     calibration_from_dict,
@@ -26,7 +25,7 @@ from relsdk.errors import InputError
 from relsdk.folders import write_file_atomically
 from relsdk.levels import expected_level
 from relsdk.metrics import grade_report
-from relsdk.tokenizer import TextTokenizer
+from relsdk.tokenizer import open_tokenizer
 from relsdk_training.config import ModelConfig
 from relsdk_training.data import PairArrays
 from relsdk_training.device import default_device
@@ -110,9 +109,7 @@ class _CrossEncoder:
     def __init__(self, folder: Path, config: ModelConfig) -> None:
         self.model = ScoreModel.load(folder, config.head, max_tokens=config.max_tokens).eval()
         settings = self.model.settings
-        self.tokenizer = TextTokenizer(
-            tokenizer_path(folder), max_tokens=settings.max_tokens, pad_token=settings.pad_token
-        )
+        self.tokenizer = open_tokenizer(folder, settings)
         self.raw = Temperature(1.0, ordinal=config.head == "ordinal")
         self.device = default_device()
         self.model.to(self.device)
