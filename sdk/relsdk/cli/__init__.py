@@ -22,7 +22,7 @@ __all__ = ["LazyGroup", "main"]
 # name -> (module, attribute, one line of help)
 _COMMANDS = {
     "demo": ("relsdk.cli.demo", "demo", "The whole product in one command, on a sample corpus."),
-    "index": ("relsdk.cli.index", "index", "Build, inspect and verify an index."),
+    "index": ("relsdk.cli.index", "index", "Build, inspect, read and verify an index."),
     "query": ("relsdk.cli.query", "query", "Search an index."),
     "encode": ("relsdk.cli.encode", "encode", "Turn texts into vectors (.npy)."),
     "score": ("relsdk.cli.score", "score", "Grade pairs of query and document."),

@@ -1,4 +1,4 @@
-"""`relsdk index`: build, info, verify."""
+"""`relsdk index`: build, info, verify; list, export and get are in `index_documents`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from relsdk.cli.index_documents import export, get, list_documents
 from relsdk.cli.inputs import document_options, typed_documents
 from relsdk.cli.output import count_lines, echo, echo_json, echo_next, echo_table
 from relsdk.embedder import Embedder
@@ -21,7 +22,11 @@ __all__ = ["index"]
 
 @click.group()
 def index() -> None:
-    """Build, inspect and verify an index."""
+    """Build, inspect, read and verify an index."""
+
+
+for command in (list_documents, get, export):
+    index.add_command(command)
 
 
 @index.command()

@@ -164,11 +164,25 @@ class DocumentReader:
             read = self._select("row", [row for row in rows if row not in known])
             self._recent.keep(read)
             found += read
-            if len(found) < len(rows):
-                missing = min(set(rows).difference(fields[0] for fields in found))
-                raise IndexFolderError(f"{self._path} is damaged: row {missing} is missing; {_REMEDY}")
+            self._check_complete(rows, found)
         documents = self._documents(found)
         return {fields[0]: document for fields, document in zip(found, documents, strict=True)}
+
+    def read(self, rows: Sequence[int]) -> list[Document]:
+        """Return the documents of rising rows, in their order; none is kept: for those who read many."""
+        found = sorted(self._select("row", rows))
+        self._check_complete(rows, found)
+        return self._documents(found)
+
+    def near(self, identifier: str, count: int) -> list[str]:
+        """Return ids around one that is not there, and around its beginnings, in the order of characters."""
+        if not _is_unicode(identifier):
+            return []
+        before = "SELECT id FROM documents WHERE id < ? ORDER BY id DESC LIMIT ?"
+        after = "SELECT id FROM documents WHERE id >= ? ORDER BY id LIMIT ?"
+        starts = [identifier[: len(identifier) - cut] for cut in range(min(4, len(identifier)) + 1)]
+        found = [row for one in starts for sql in (before, after) for row in self.select(sql, (one, count))]
+        return sorted({name for (name,) in found if isinstance(name, str)})
 
     def by_id(self, ids: Sequence[str]) -> dict[str, Document]:
         """Return those documents that are there, by id, with one statement for 500."""
@@ -253,6 +267,11 @@ class DocumentReader:
             Document(identifier, title, text, content)
             for (_, identifier, title, text, _), content in zip(rows, metadata, strict=True)
         ]
+
+    def _check_complete(self, rows: Sequence[int], found: Sequence[_Fields]) -> None:
+        if len(found) < len(rows):
+            missing = min(set(rows).difference(fields[0] for fields in found))
+            raise IndexFolderError(f"{self._path} is damaged: row {missing} is missing; {_REMEDY}")
 
     def _connect(self) -> Connection:
         try:

@@ -5,8 +5,9 @@ Shape letters: N documents, Q queries, D dimension, K results of each query.
 
 from __future__ import annotations
 
+import difflib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +28,11 @@ from relsdk.index.verify import VerifyReport, verify_generation
 from relsdk.records import Document, Hit
 
 __all__ = ["Index"]
+
+# Documents that are read at a time.
+_BLOCK = 100
+# Ids that a message names, and how much of one it compares.
+_SHOWN, _ID_CHARACTERS = 5, 200
 
 # Of vectors whose lengths are within the tolerance.
 _HIGHEST_COSINE = (1.0 + UNIT_TOLERANCE) ** 2 + 1e-5
@@ -188,6 +194,27 @@ class Index:
         generation = self._open()
         return int(np.count_nonzero(generation.matching(where))) if where else generation.manifest.count
 
+    def rows(self, where: Mapping[str, Any] | None = None) -> NDArray[np.int64]:
+        """Return which rows of `vectors` a filter allows, (n,) int64, rising; None allows all.
+
+        Raises:
+            InputError: See `count`.
+        """
+        generation = self._open()
+        return np.flatnonzero(generation.matching(where)) if where else np.arange(generation.manifest.count)
+
+    def documents(self, where: Mapping[str, Any] | None = None) -> Iterator[Document]:
+        """Return an iterator over the documents that a filter allows, in the order of `rows`.
+
+        Few are in memory at a time. It goes on with this generation when the index is built again meanwhile.
+
+        Raises:
+            InputError: See `count`; from the iterator: the index was closed.
+        """
+        rows, reader = self.rows(where), self._open().documents
+        blocks = (rows[start : start + _BLOCK].tolist() for start in range(0, len(rows), _BLOCK))
+        return (document for block in blocks for document in reader.read(block))
+
     def get(self, ids: Sequence[str]) -> list[Document]:
         """Return documents by id, in the order of `ids`.
 
@@ -203,10 +230,19 @@ class Index:
         found = self._open().documents.by_id(wanted)
         missing = [identifier for identifier in wanted if identifier not in found]
         if missing:
+            shown = ", ".join(repr(identifier[:_ID_CHARACTERS]) for identifier in missing[:_SHOWN])
             raise InputError(
-                f"{len(missing):,} of {len(wanted):,} ids are not in {self.path}: {missing[:5]!r}"
+                f"{len(missing):,} of {len(wanted):,} ids are not in {self.path}: {shown}"
+                f"{self._nearest(missing[0])}"
             )
         return [found[identifier] for identifier in wanted]
+
+    def _nearest(self, identifier: str) -> str:
+        """Say which ids look like one that is not there."""
+        near = self._open().documents.near(identifier, _SHOWN)
+        alike = difflib.get_close_matches(identifier[:_ID_CHARACTERS], near, _SHOWN, cutoff=0.0)
+        shown = ", ".join(map(repr, alike))
+        return f"; the nearest to {identifier[:_ID_CHARACTERS]!r} are {shown}" if alike else ""
 
     def check_encoder(self, encoder: Encoder) -> None:
         """Refuse an encoder whose vectors cannot be compared with those of the index.

@@ -1,0 +1,103 @@
+"""`relsdk index list | get | export`: the documents of an index, and their vectors."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from relsdk.cli.output import echo, echo_json, echo_table
+from relsdk.cli.where import WHERE_HELP, parse_where
+from relsdk.errors import InputError, RelsdkError
+from relsdk.files import output_file
+from relsdk.folders import check_file_target
+from relsdk.formats import write_documents
+from relsdk.index import Index
+
+__all__ = ["export", "get", "list_documents"]
+
+_BLOCK = 4096  # vectors that are copied at a time
+
+
+@click.command("list")
+@click.argument("path", metavar="INDEX", type=click.Path(path_type=Path))
+@click.option("--where", multiple=True, help=WHERE_HELP)
+@click.option("--limit", "-n", type=click.IntRange(min=1), help="List so many at most [default: all].")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+def list_documents(path: Path, where: tuple[str, ...], limit: int | None, as_json: bool) -> None:
+    """List the ids and titles of INDEX, in the order in which it was built."""
+    condition = parse_where(where)
+    with Index.open(path) as index:
+        for document in islice(index.documents(condition), limit):
+            if as_json:
+                echo_json({"id": document.id, "title": document.title})
+            else:
+                echo(f"{document.id}\t{' '.join(document.title.split())}")
+
+
+@click.command()
+@click.argument("path", metavar="INDEX", type=click.Path(path_type=Path))
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a document.")
+def get(path: Path, ids: tuple[str, ...], as_json: bool) -> None:
+    """Show the documents of INDEX that have these ids. Exit code 2 when one is not there."""
+    with Index.open(path) as index:
+        found = index.get(ids)
+    for document in found:
+        fields = {"title": document.title, "text": document.text}
+        if as_json:
+            echo_json({"id": document.id, **fields, "metadata": dict(document.metadata)})
+        else:
+            rows = [["id", document.id], *map(list, {**fields, **document.metadata}.items())]
+            echo_table(["field", "value"], [[name, " ".join(str(value).split())] for name, value in rows])
+
+
+@click.command()
+@click.argument("path", metavar="INDEX", type=click.Path(path_type=Path))
+@click.argument("output", metavar="OUTPUT.jsonl", type=click.Path(path_type=Path))
+@click.option("--where", multiple=True, help=WHERE_HELP)
+@click.option(
+    "--vectors",
+    metavar="FILE.npy",
+    type=click.Path(path_type=Path),
+    help="Write their vectors, too: row n of FILE.npy is line n of OUTPUT.jsonl.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace files that are there.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def export(
+    path: Path, output: Path, where: tuple[str, ...], vectors: Path | None, overwrite: bool, as_json: bool
+) -> None:
+    """Write the documents of INDEX as JSON lines that `index build` reads; .gz compresses them."""
+    check_file_target(output, overwrite=overwrite)
+    if vectors is not None:
+        check_file_target(vectors, overwrite=overwrite)
+        if vectors.absolute() == output.absolute():
+            raise InputError(f"documents and vectors cannot both go to {output}; name another --vectors")
+    condition = parse_where(where)
+    with Index.open(path) as index:
+        if vectors is not None:
+            _write_vectors(vectors, index.vectors, index.rows(condition))
+        count = write_documents(output, index.documents(condition))
+    said = {"output": str(output), "documents": count, "vectors": None if vectors is None else str(vectors)}
+    if as_json:
+        echo_json(said)
+    else:
+        # Where the output is stdout, nothing else belongs there.
+        echo(f"{output}: {count:,} documents", err=not output.is_file())
+
+
+def _write_vectors(target: Path, vectors: NDArray[np.float32], rows: NDArray[np.int64]) -> None:
+    """Write rows of (N, D) vectors block by block."""
+    header = {"descr": "<f4", "fortran_order": False, "shape": (len(rows), vectors.shape[1])}
+    try:
+        with output_file(target) as stream:
+            np.lib.format.write_array_header_1_0(stream, header)
+            for start in range(0, len(rows), _BLOCK):
+                stream.write(vectors[rows[start : start + _BLOCK]].tobytes())
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise RelsdkError(f"cannot write {target}: {error.strerror or error}") from error
