@@ -22,7 +22,7 @@ from relsdk.index.filters import OWN_FIELDS, Equals, Exists, Field, Within, comp
 __all__ = ["FilterFields"]
 
 _ANSWERS_KEPT = 1024
-_NAMES_READ, _NAMES_SHOWN = 10_000, 20
+_NAMES_READ, _NAMES_SHOWN, _NAME_SHOWN = 10_000, 20, 80
 # Every key of every object that is not inside a list, with the path of that object.
 _NAMES = f"""
 SELECT DISTINCT node.path, node.key FROM documents, json_tree(documents.metadata) AS node
@@ -93,7 +93,8 @@ class FilterFields:
             never = " or ".join(sorted(wanted))
             raise InputError(f"{field.name!r} holds {' and '.join(held)} only, never {never}; {remedy}")
         if "object" in types:
-            inner = [name for name in self._names() if name.startswith(f"{field.name}.")]
+            above = field.name + "."
+            inner = [name for name in self._names() if name.rpartition(".")[0] + "." == above]
             have = _listed(inner) or "they have none"
             raise InputError(f"{field.name!r} holds objects; compare one of their fields: {have}")
         # What is left holds null or empty lists: finding nothing is the right answer.
@@ -125,4 +126,6 @@ def _kinds(leaf: Equals | Within | Exists) -> set[str]:
 
 def _listed(names: list[str]) -> str:
     more = len(names) - _NAMES_SHOWN
-    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
+    return ", ".join(name[:_NAME_SHOWN] for name in names[:_NAMES_SHOWN]) + (
+        f" and {more:,} more" if more > 0 else ""
+    )
