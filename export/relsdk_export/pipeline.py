@@ -32,7 +32,7 @@ from relsdk.bundle import (
     write_model_card,
 )
 from relsdk.errors import BundleError, InputError, QualityError
-from relsdk.folders import file_sha256, json_sha256, staged_folder
+from relsdk.folders import file_sha256, json_sha256, restore_folder, staged_folder
 from relsdk.pair_models import open_pair_model
 from relsdk.records import LabelledPair
 from relsdk.session import runs_exactly
@@ -143,6 +143,7 @@ def export_bundle(
     unknown = [name for name in variants if name not in DEFAULT_VARIANTS]
     if unknown or not variants:
         raise InputError(f"unknown variants {unknown}; allowed are {list(DEFAULT_VARIANTS)}")
+    restore_folder(job.checkpoint)
     if not (job.checkpoint / "tokenizer.json").is_file():
         raise BundleError(f"{job.checkpoint} has no tokenizer.json; name a checkpoint folder")
     gate = gate or Gate()

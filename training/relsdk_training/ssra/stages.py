@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from relsdk.errors import InputError
+from relsdk.files import sync, sync_tree
 from relsdk.folders import file_sha256, json_sha256, write_file_atomically
 from relsdk_training.run_lock import LOCK_FILE, lock_run
 
@@ -166,12 +167,14 @@ class Stages:
 
     def _put(self, work: Path, target: Path) -> None:
         """Move a stage that is done into its place. A kill leaves the old one, the new one or none there."""
+        sync_tree(work)
         target.parent.mkdir(parents=True, exist_ok=True)
         replaced = self.run / "work" / _REPLACED
         shutil.rmtree(replaced, ignore_errors=True)  # what a kill left
         if target.exists():  # of other settings, or damaged
             target.rename(replaced)
         work.rename(target)
+        sync(target.parent)
         shutil.rmtree(replaced, ignore_errors=True)
         (target / _IDENTITY).unlink()
 
