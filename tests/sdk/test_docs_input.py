@@ -52,6 +52,7 @@ def test_the_limits_shown_are_the_limits():
         f"| {_lines.MAX_LINE >> 20} MiB |",
         f"| {_tables._MAX_ROW >> 20} MiB, {_tables._MAX_FIELD >> 20} MiB |",
         f"| {_json._MAX_ARRAY >> 20} MiB |",
-        f"{filters.MAX_COMPARISONS} comparisons, {filters.MAX_VALUES:,} values, {filters.MAX_DEPTH} levels",
+        f"{filters.MAX_COMPARISONS} comparisons, {filters.MAX_VALUES:,} values, "
+        f"{filters.MAX_CHARACTERS:,} characters of text, {filters.MAX_DEPTH} levels",
     ):
         assert limit in PAGE

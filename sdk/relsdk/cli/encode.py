@@ -23,14 +23,25 @@ __all__ = ["encode"]
 @click.argument("model", metavar="MODEL")
 @click.argument("source", metavar="INPUT")
 @click.argument("output", metavar="OUTPUT.npy", type=click.Path(path_type=Path))
-@click.option("--as", "kind", type=click.Choice(["query", "document"]), default="query", show_default=True)
 @click.option(
-    "--precision", type=click.Choice(["float32", "int8", "ubinary"]), default="float32", show_default=True
+    "--as",
+    "kind",
+    type=click.Choice(["query", "document"]),
+    default="query",
+    show_default=True,
+    help="What INPUT holds; the prompt differs.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "int8", "ubinary"]),
+    default="float32",
+    show_default=True,
+    help="Of the vectors: ubinary packs eight dimensions into a byte.",
 )
 @input_options
 @click.option("--dim", "truncate_dim", type=int, help="Keep this many leading dimensions.")
-@click.option("--variant", default="auto", show_default=True)
-@click.option("--threads", type=int)
+@click.option("--variant", default="auto", show_default=True, help="ONNX file of the bundle.")
+@click.option("--threads", type=int, help="CPU threads [default: what affinity and container quota allow].")
 @click.option("--overwrite", is_flag=True, help="Replace OUTPUT.npy.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def encode(

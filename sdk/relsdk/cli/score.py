@@ -22,8 +22,8 @@ __all__ = ["score"]
 @click.argument("document", metavar="[DOCUMENT]", required=False)
 @click.option("--input", "-i", "source", help="File of pairs (query, title, text) instead of QUERY DOCUMENT.")
 @input_options
-@click.option("--variant", default="auto", show_default=True)
-@click.option("--threads", type=int)
+@click.option("--variant", default="auto", show_default=True, help="ONNX file of the bundle.")
+@click.option("--threads", type=int, help="CPU threads [default: what affinity and container quota allow].")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a pair.")
 def score(
     model: str,

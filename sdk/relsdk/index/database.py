@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 from urllib.parse import quote
 
+from relsdk.index.filters import MAX_CHARACTERS, MAX_VALUES
+
 __all__ = ["SCHEMA", "Connection", "open_database"]
 
 # metadata stands before the text: a filter need not read past a long text to reach it.
@@ -37,6 +39,8 @@ _MAPPED_BYTES = 2**31 - 65536  # the most that SQLite allows; what lies beyond i
 _STEPS = 1_000_000
 _STEPS_AT_ALL = 100_000_000
 _STEPS_PER_BYTE = 1000
+# The values of a filter in JSON: each at most 32 bytes of a number, or its characters, at most 6 bytes each.
+_FILTER_BYTES = 32 * MAX_VALUES + 6 * MAX_CHARACTERS
 
 
 class Connection(sqlite3.Connection):
@@ -81,8 +85,8 @@ def open_database(path: Path) -> Connection:
         connection.bound(size)
         if sys.version_info >= (3, 12):
             connection.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE, True)
-        if sys.version_info >= (3, 11):  # no value is longer than the file
-            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max(size, 1_000_000))
+        if sys.version_info >= (3, 11):  # no value is longer than the file, nor than what a filter may hold
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max(size, _FILTER_BYTES))
         for pragma in ("trusted_schema = OFF", "cell_size_check = ON", f"mmap_size = {_MAPPED_BYTES}"):
             connection.execute(f"PRAGMA {pragma}")
         entries = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master LIMIT 9").fetchall()

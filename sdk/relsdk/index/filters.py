@@ -7,13 +7,14 @@ form (`relsdk.index.filter_sql` into SQL). The types of JSON are kept apart: 1 i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from relsdk.errors import InputError
 
 __all__ = [
+    "MAX_CHARACTERS",
     "MAX_COMPARISONS",
     "MAX_DEPTH",
     "MAX_VALUES",
@@ -34,6 +35,7 @@ __all__ = [
 # What every SQLite bears with room to spare: it allows 1,000 levels of an expression, 100 entries of its
 # parser's stack and, before 3.32, 999 parameters. So many values cost a tenth of a second.
 MAX_COMPARISONS, MAX_DEPTH, MAX_VALUES = 100, 8, 100_000
+MAX_CHARACTERS = 4_000_000  # of all texts that are compared
 _MAX_NAME = 1000
 # The parts of a document that are no metadata, by the names they have in a filter.
 OWN_FIELDS = {"_id": "id", "id": "id", "title": "title", "text": "text"}
@@ -129,7 +131,8 @@ def parse_filter(where: Mapping[str, Any]) -> Filter:
     of the object `author`. `metadata.NAME` is the key NAME of the metadata, whatever it is called.
 
     Args:
-        where: The filter: at most 100 comparisons, 100,000 values and 8 levels of `and`, `or` and `not`.
+        where: The filter: at most 100 comparisons, 100,000 values, 4,000,000 characters of text and 8 levels
+            of `and`, `or` and `not`.
 
     Raises:
         InputError: An unknown operator, a name or value that cannot be compared, or more than is allowed.
@@ -141,13 +144,24 @@ def parse_filter(where: Mapping[str, Any]) -> Filter:
             f"where has {len(leaves):,} comparisons; at most {MAX_COMPARISONS:,} are allowed: use 'in' for "
             f"many values of one field"
         )
-    count = sum(len(leaf.values) for leaf in leaves if isinstance(leaf, Equals))
-    if count > MAX_VALUES:
-        raise InputError(
-            f"where has {count:,} values; at most {MAX_VALUES:,} are allowed: search in several parts, or "
-            f"build the index with a field that says what they have in common"
-        )
+    values = [value for leaf in leaves for value in _compared(leaf)]
+    characters = sum(len(value) for value in values if isinstance(value, str))
+    for count, most, what in (
+        (len(values), MAX_VALUES, "values"),
+        (characters, MAX_CHARACTERS, "characters of text"),
+    ):
+        if count > most:
+            raise InputError(
+                f"where has {count:,} {what}; at most {most:,} are allowed: search in several parts, or "
+                f"build the index with a field that says what they have in common"
+            )
     return parsed
+
+
+def _compared(leaf: Equals | Within | Exists) -> Iterable[Value]:
+    if isinstance(leaf, Equals):
+        return leaf.values
+    return [value for _, value in leaf.bounds] if isinstance(leaf, Within) else ()
 
 
 def comparisons(parsed: Filter) -> Iterator[Equals | Within | Exists]:

@@ -182,6 +182,8 @@ def test_equality_and_in_follow_the_rules(rows, wanted):
         ({"or": [{"a": i} for i in range(1200)]}, "1,200 filters in 'or'; at most 100"),
         ({"or": [{"a": i, "b": i, "c": i} for i in range(40)]}, "where has 120 comparisons; at most 100"),
         ({"a": {"in": range(1_000_000)}}, "where has 1,000,000 values as 'in' for 'a'; at most 100,000"),
+        ({"a": "x" * 4_000_001}, "where has 4,000,001 characters of text; at most 4,000,000"),
+        ({"a": {"gt": "x" * 2_000_001, "lt": "y" * 2_000_001}}, "where has 4,000,002 characters of text"),
         ({"a": {"in": range(60_000), "nin": range(60_000)}}, "where has 120,000 values; at most 100,000"),
     ],
 )
@@ -435,6 +437,16 @@ def test_a_filter_that_can_find_nothing_is_refused(shop, where, said):
         with pytest.raises(InputError) as caught:
             ask()
         assert said in str(caught.value)
+
+
+def test_a_small_index_bears_the_largest_filters(shop):
+    most = filter_form.MAX_VALUES - 1
+    assert shop.count({"price": {"in": [*(number / 7 for number in range(1, most)), 5]}}) == 1
+    assert shop.count({"duration": {"in": ["95", *("\x01" * 40 for _ in range(most))]}}) == 1
+    assert shop.count({"duration": "猫" * filter_form.MAX_CHARACTERS}) == 0
+    assert shop.count({"or": [{"by.age": {"gte": number, "lt": 9}} for number in range(100)]}) == 1
+    wide = [{"by.name": {"in": [f"x{i}.{j}" for j in range(990)] + [None, "w"]}} for i in range(100)]
+    assert shop.count({"and": wide}) == 2
 
 
 def test_without_metadata_only_the_own_fields_can_be_asked_for(tmp_path, shop):
