@@ -186,7 +186,7 @@ class ModelSession:
             result = np.asarray(session.run([output], feed)[0])
         except Exception as error:  # as in `_load`
             shapes = {name: list(values.shape) for name, values in feed.items()}
-            reason = str(error).splitlines()[0]
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise BundleError(f"{self.path} does not run inputs of shape {shapes}: {reason}") from error
         if result.dtype.kind != "f":
             raise BundleError(
@@ -241,9 +241,10 @@ class ModelSession:
                 options,
                 providers=self.providers,
                 disabled_optimizers=_DISABLED_OPTIMIZERS,
+                enable_fallback=0,  # it would print on stdout, and try the same again
             )
         except Exception as error:  # onnxruntime's errors share no base class
-            reason = str(error).splitlines()[0]
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise BundleError(f"{self.path} is not a loadable ONNX model: {reason}") from error
         _loaded.add(loaded)
         return loaded

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -68,13 +69,12 @@ class TextTokenizer:
     def __init__(
         self, path: Path, *, max_tokens: int, pad_token: str, truncation_side: TruncationSide = "right"
     ) -> None:
-        try:
+        with _library_errors(f"{path} is not a readable tokenizer"):
             self._tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # tokenizers raises bare Exception
-            raise BundleError(f"{path} is not a readable tokenizer: {error}") from error
         pad_id = self._tokenizer.token_to_id(pad_token)
         if pad_id is None:
             raise BundleError(f"{path} has no pad token {pad_token!r}")
+        self.path = path
         self.max_tokens = max_tokens
         self.pad_id: int = pad_id
         self._side = truncation_side
@@ -87,11 +87,14 @@ class TextTokenizer:
 
         Raises:
             InputError: An input is not a string (or a pair of strings), or holds a lone surrogate.
+            BundleError: The tokenizer itself fails, such as at a regular expression that takes too long.
         """
         tokens = TokenizedTexts([], [], [])
         try:
             for part in _parts(inputs):
-                for encoding in self._encode([self._shortened(item) for item in part]):
+                with _library_errors(f"{self.path} fails at an input"):
+                    encodings = self._encode([self._shortened(item) for item in part])
+                for encoding in encodings:
                     self._keep(encoding, tokens)
         except (TypeError, UnicodeEncodeError) as error:
             raise _explain(inputs, error) from error
@@ -225,6 +228,20 @@ def _longest_first(first: int, second: int, room: int) -> tuple[int, int]:
         short = room // 2
         long = room - short
     return (short, long) if first <= second else (long, short)
+
+
+@contextmanager
+def _library_errors(what: str) -> Iterator[None]:
+    """Raise `BundleError` for what the library raises: bare `Exception`, and Rust's panic, which is none."""
+    try:
+        yield
+    except (TypeError, UnicodeEncodeError, MemoryError):  # of the input, or the machine
+        raise
+    except BaseException as error:
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            reason = " ".join(str(error).split())
+            raise BundleError(f"{what}: {reason}; copy the model again or make it again") from error
+        raise
 
 
 def _explain(inputs: Sequence[object], error: Exception) -> InputError:

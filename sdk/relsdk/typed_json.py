@@ -104,7 +104,7 @@ def convert_json(
         _refuse_unknown(value, _type_info(cast(Hashable, kind)), "")
         return msgspec.convert(value, kind, strict=True)
     except (msgspec.ValidationError, RecursionError) as problem:
-        what = _explain(str(problem), value, at)
+        what = _explain(str(problem), value, kind, at)
         raise error(f"{where} is damaged: {what}; {remedy}") from problem
 
 
@@ -161,7 +161,7 @@ def _refuse_unknown(value: Any, info: inspect.Type, at: str) -> None:
             _refuse_unknown(value, option, at)
 
 
-def _explain(problem: str, value: Any, at: str) -> str:
+def _explain(problem: str, value: Any, kind: Any, at: str) -> str:
     """Say what was got and what is needed, in the words of the file: `settings.dimension`."""
     found = _PLACE.match(problem)
     what, path = (found["what"], found["path"]) if found else (problem, "")
@@ -169,8 +169,30 @@ def _explain(problem: str, value: Any, at: str) -> str:
     if found and found["key"]:
         return f"a key of {place}: {what}"
     got, known = _value_at(value, path)
+    if what.startswith("Invalid enum value"):
+        allowed = _type_at(_type_info(kind), path)
+        what = "not an allowed value"
+        if isinstance(allowed, inspect.LiteralType):
+            what = f"allowed are {', '.join(map(repr, allowed.values))}"
     shown = f" = {reprlib.repr(got)}" if known and not isinstance(got, dict | list) else ""
     return f"{place}{shown}: {what}"
+
+
+def _type_at(info: inspect.Type, path: str) -> inspect.Type | None:
+    """Follow a path of msgspec's through a type."""
+    for step in re.findall(r"\.([^.\[\]]+)|\[", path):
+        options = info.types if isinstance(info, inspect.UnionType) else (info,)
+        info = next(option for option in options if not isinstance(option, inspect.NoneType))
+        if isinstance(info, inspect.DataclassType | inspect.StructType | inspect.TypedDictType):
+            found = {field.encode_name: field.type for field in info.fields}.get(step)
+        elif isinstance(info, inspect.ListType | inspect.VarTupleType):
+            found = info.item_type
+        else:
+            found = info.value_type if isinstance(info, inspect.DictType) else None
+        if found is None:
+            return None
+        info = found
+    return info
 
 
 def _value_at(value: Any, path: str) -> tuple[Any, bool]:

@@ -63,7 +63,7 @@ def test_what_a_file_holds(tmp_path):
         ({}, "Object missing required field `width`"),
         ([], "its content: Expected `object`, got `array`"),
         (5, "its content = 5: Expected `object`"),
-        ({"width": 1, "kind": "c"}, "kind = 'c'"),
+        ({"width": 1, "kind": "c"}, "kind = 'c': allowed are 'a', 'b'"),
         ({"width": 1, "parts": {}}, "parts: Expected `array`"),
         ({"width": 1, "parts": [{"size": 1}, {"size": "1"}]}, r"parts\[1\].size = '1'"),
         ({"width": 1, "parts": [{"size": 1, "surprise": 2}]}, r"parts\[0\]: unknown key 'surprise'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import reprlib
 import warnings
 from collections.abc import Mapping
@@ -89,7 +90,8 @@ def read_description(folder: Path) -> Bundle:
     content = read_json(path, dict[str, Any], remedy=REMEDY)
     version = content.get("format_version")
     if type(version) is not int or version != FORMAT_VERSION:
-        raise BundleError(f"{path} has format {version!r}; only {FORMAT_VERSION} is known; {REMEDY}")
+        got = reprlib.repr(version)
+        raise BundleError(f"{path} has format {got}; only {FORMAT_VERSION} is known; {REMEDY}")
     checksum = content.pop("checksum", None)
     if checksum is None:
         _tell_once(folder)
@@ -119,7 +121,7 @@ def read_description(folder: Path) -> Bundle:
     for name in [*bundle.files, *(graph for variant in bundle.variants for graph in variant.graphs)]:
         check_inside(folder, name, stated_in=RELSDK_JSON)
     for graph in (graph for variant in bundle.variants for graph in variant.graphs):
-        if not (folder / graph).is_file():
+        if not os.path.isfile(folder / graph):  # unlike Path.is_file false for a name that is too long
             raise BundleError(f"{folder / graph} is missing; {REMEDY}")
     return bundle
 

@@ -22,7 +22,7 @@ __all__ = ["FORMAT_VERSION", "RELSDK_JSON", "Bundle", "Tower", "Variant", "onnx_
 Tower = Literal["model", "query_model"]
 FORMAT_VERSION = 1
 RELSDK_JSON = "relsdk.json"
-_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
+_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=250)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Variant:
     isa: Annotated[str, msgspec.Meta(pattern="^[a-z0-9_]+$")]
     calibrations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     quality: Mapping[str, Any] = field(default_factory=dict)
-    query_file: str = ""
+    query_file: Annotated[str, msgspec.Meta(max_length=250)] = ""
 
     @property
     def graphs(self) -> tuple[str, ...]:
