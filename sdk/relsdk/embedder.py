@@ -38,6 +38,9 @@ _OUTPUTS = (_WHOLE, "last_hidden_state", "token_embeddings")
 class Embedder:
     """A bi-encoder served by onnxruntime.
 
+    Safe to use from many threads, and after a fork. A pickle holds the folder and the arguments: the other
+    process opens the same model again, or raises `BundleError` when the folder holds another one by then.
+
     Args:
         model: A bundle, or a sentence-transformers folder with an ONNX file.
         variant: Which ONNX file: "auto" (best for this CPU), a name such as "fp32", or a file of the folder,
@@ -64,6 +67,13 @@ class Embedder:
         query_cache: int = 0,
     ) -> None:
         self._cache = open_query_cache(query_cache)
+        self._arguments = {
+            "variant": variant,
+            "threads": threads,
+            "truncate_dim": truncate_dim,
+            "providers": providers,
+            "query_cache": query_cache,
+        }
         self.bundle = read_bundle(local_model(model))
         self._settings = self.bundle.encoder_settings
         if truncate_dim is not None and not 1 <= truncate_dim <= self._settings.dimension:
@@ -79,6 +89,9 @@ class Embedder:
         self._calibration: Calibration | None = None  # read on first use
         self._checked: set[ModelSession] = set()
         self._check_runtime(self._runner.query_session)  # another tower's file is checked on first use
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _open_again, (type(self), self.bundle.path, self.fingerprint, self._arguments)
 
     @property
     def name(self) -> str:
@@ -388,6 +401,13 @@ def _pool(values: NDArray[np.float32], mask: NDArray[np.int64], pooling: str) ->
     return np.asarray(
         sums / (np.sqrt(total) if pooling == "mean_sqrt_len_tokens" else total), dtype=np.float32
     )
+
+
+def _open_again(kind: type[Embedder], path: Path, fingerprint: str, arguments: Mapping[str, Any]) -> Embedder:
+    """Open what was pickled."""
+    embedder = kind(path, **arguments)
+    embedder.bundle.check_fingerprint(fingerprint)
+    return embedder
 
 
 def _to_precision(vectors: NDArray[np.float32], precision: Precision) -> NDArray[Any]:

@@ -6,9 +6,10 @@ Shape letters: N pairs, C outputs of a head.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,9 +158,13 @@ class CrossEncoder:
             raise InputError(f"{bundle.path} is an encoder bundle; a scorer is needed (use Embedder)")
         self.settings = bundle.settings
         self.bundle = bundle
+        self._arguments = {"variant": variant, "threads": threads, "providers": providers}
         self._runner = BatchRunner(bundle, variant, threads, providers)
         self.variant = self._runner.variant
         check_runtime(bundle, self.variant, self._runner.session, None, self.golden)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _open_again, (type(self), self.bundle.path, self.bundle.fingerprint, self._arguments)
 
     @property
     def calibration(self) -> Calibration:
@@ -248,6 +253,15 @@ class CrossEncoder:
                 f"is what its {self.settings.head} head has"
             )
         return values
+
+
+def _open_again(
+    kind: type[CrossEncoder], path: Path, fingerprint: str, arguments: Mapping[str, Any]
+) -> CrossEncoder:
+    """Open what was pickled."""
+    bundle = read_bundle(path)
+    bundle.check_fingerprint(fingerprint)
+    return kind(bundle, **arguments)
 
 
 def _own_probabilities(settings: ScorerSettings) -> Temperature:

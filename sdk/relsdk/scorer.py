@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,6 +119,11 @@ class RelevanceScorer:
         self.model = beside(self.model, encoder)
         self._calibration = self.model.calibration
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        if isinstance(self.model, EncoderAndScorer):
+            return _made_of, (type(self), self.model.scorer, self.model.embedder)
+        return _made_of, (type(self), getattr(self.model, "embedder", self.model), None)
+
     def predict(
         self, pairs: Sequence[Pair], *, batch_size: int | None = None, show_progress_bar: bool = False
     ) -> Predictions:
@@ -158,6 +164,13 @@ class RelevanceScorer:
         found = self.predict([(query, document) for document in documents])
         order = np.argsort(-found.scores, kind="stable")[:top_k]
         return [RankedDocument(int(row), found[int(row)]) for row in order]
+
+
+def _made_of(
+    kind: type[RelevanceScorer], model: Embedder | CrossEncoder, encoder: Embedder | None
+) -> RelevanceScorer:
+    """Put together what was pickled."""
+    return kind(model, encoder=encoder)
 
 
 def scorer_for(

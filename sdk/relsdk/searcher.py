@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,9 @@ class Searcher:
             index.check_encoder(scorer.model.embedder)
         self._clock = clock
         self._cost = CostEstimate()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), clock=self._clock), (self.embedder, self.index, self.scorer)
 
     def search(
         self,

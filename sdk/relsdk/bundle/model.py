@@ -141,6 +141,18 @@ class Bundle:
                 names.append(name)
         return tuple(dict.fromkeys(names))
 
+    def check_fingerprint(self, expected: str) -> None:
+        """Compare with the fingerprint that the model had when it was pickled.
+
+        Raises:
+            BundleError: It is another one.
+        """
+        if self.fingerprint != expected:
+            raise BundleError(
+                f"{self.path} holds another model (fingerprint {self.fingerprint}) than the one that was "
+                f"pickled ({expected}); open it anew"
+            )
+
     def check_hashes(self, *names: str) -> None:
         """Compare files with their recorded SHA-256.
 
