@@ -11,13 +11,18 @@ from relsdk.errors import BundleError, MissingExtraError
 
 __all__ = ["download", "is_hub_id", "local_model"]
 
-_HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
+# As the hub itself has it: letters, digits, "-", "_", "."; neither first nor last "-" or ".".
+_NAME = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?"
+_HUB_ID = re.compile(rf"{_NAME}/{_NAME}")
+_LONGEST = 96
 _CONFIGURATION = ["*.json", "1_Pooling/*", "2_Normalize/*", "*_Dense/model.safetensors"]
 
 
 def is_hub_id(model: str) -> bool:
     """Whether a string has the form `owner/name` of a hub repository (and is no local path)."""
-    return _HUB_ID.match(model) is not None and not Path(model).exists()
+    if len(model) > _LONGEST or "--" in model or ".." in model or not _HUB_ID.fullmatch(model):
+        return False
+    return not Path(model).exists()
 
 
 def local_model(model: str | os.PathLike[str]) -> Path:
@@ -58,5 +63,6 @@ def download(hub_id: str, weights: Sequence[str]) -> Path:
         offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
         reason = "HF_HUB_OFFLINE is set" if offline else str(error).splitlines()[0]
         raise BundleError(
-            f"cannot load {hub_id} from {endpoint}: {reason}; name a local folder, or set HF_ENDPOINT"
+            f"there is no folder {hub_id}, and {endpoint} gives no model of that name: {reason}; name a "
+            "local folder, or set HF_ENDPOINT"
         ) from error

@@ -257,3 +257,34 @@ def test_a_bad_setting_is_told_before_torch_is_imported():
         )
         assert done.stdout.split() == ["2", "False"], done.stderr
         assert "did you mean 'run'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("owner/name", True),
+        ("BAAI/bge-small-zh-v1.5", True),
+        ("_a/b_c", True),
+        ("./typo", False),
+        ("../typo", False),
+        ("a/.hidden", False),
+        ("models/typo/x", False),
+        ("a" * 50 + "/" + "b" * 60, False),
+        ("tests/fixtures", False),  # a folder that is there
+        ("红烧肉/模型", False),
+    ],
+)
+def test_what_is_a_hub_id(name, wanted, monkeypatch):
+    from relsdk.hub import is_hub_id
+
+    monkeypatch.chdir(ROOT)
+    assert is_hub_id(name) is wanted
+
+
+def test_a_mistyped_folder_is_called_one(relsdk, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in ("./typo", "models/typo"):
+        code, _, err = relsdk("score", name, "a", "b")
+        assert code == 2
+        assert name.lstrip("./") in err
+        assert "folder" in err

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from relsdk.errors import InputError
+from relsdk.typed_json import read_json
 
 __all__ = ["FORMAT", "VERSION", "Results", "Row", "read_results"]
 
@@ -96,14 +96,7 @@ def read_results(path: str | os.PathLike[str]) -> Results:
         InputError: The file is missing, not JSON, of another kind or version, or lacks a field.
     """
     file = Path(path)
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read {file}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise InputError(
-            f"{file} is not JSON ({error}); name a file that the benchmark suites wrote"
-        ) from error
+    content = read_json(file, object, error=InputError, remedy="name a file that the benchmark suites wrote")
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"{file} is no result of the benchmark suites: its format is not {FORMAT!r}")
     if content.get("version") != VERSION:

@@ -10,7 +10,7 @@ import click
 
 from relsdk.cli.evaluate import open_companion
 from relsdk.cli.inputs import input_options
-from relsdk.cli.output import echo, echo_json, echo_table
+from relsdk.cli.output import echo, echo_json, echo_next, echo_table
 from relsdk.errors import CalibrationError, InputError
 from relsdk.evaluation import CalibrationReport, OperatingPoint, calibrate_bundle, operating_point
 from relsdk.formats import read_pairs
@@ -36,7 +36,7 @@ __all__ = ["calibrate", "echo_calibration"]
     type=click.IntRange(1, 3),
     help="With --target-precision: what counts as right is this level or above.",
 )
-@click.option("--threads", type=int)
+@click.option("--threads", type=int, help="CPU threads [default: what affinity and container quota allow].")
 @input_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def calibrate(
@@ -92,9 +92,20 @@ def calibrate(
                     f"{point.precision:.3f} for level >= {point.level} and keeps {point.recall:.1%} of those "
                     "documents (on these pairs)"
                 )
-    if as_json:
+    if not as_json:
+        _echo_following(bundle, reports[0].dimension is None, encoder)
+    else:
         thresholds = {name: point and asdict(point) for name, point in points.items()}
         echo_json({"calibrations": [report.to_dict() for report in reports], "operating_points": thresholds})
+
+
+def _echo_following(bundle: Path, scores: bool, encoder: str | None) -> None:
+    if not scores:
+        echo_next("index build INDEX --model", bundle, "--input DOCS")
+    elif encoder is not None:
+        echo_next('query INDEX "..." --scorer', bundle)
+    else:
+        echo_next("score", bundle, "--input PAIRS")
 
 
 def echo_calibration(reports: list[CalibrationReport]) -> None:

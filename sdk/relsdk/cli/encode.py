@@ -29,14 +29,14 @@ __all__ = ["encode"]
     type=click.Choice(["query", "document"]),
     default="query",
     show_default=True,
-    help="What INPUT holds; the prompt differs.",
+    help="What the texts are: which prompt, and which tower, encodes them.",
 )
 @click.option(
     "--precision",
     type=click.Choice(["float32", "int8", "ubinary"]),
     default="float32",
     show_default=True,
-    help="Of the vectors: ubinary packs eight dimensions into a byte.",
+    help="Of the numbers: int8 is a quarter of the size, ubinary (signs, 8 to a byte) a 32nd.",
 )
 @input_options
 @click.option("--dim", "truncate_dim", type=int, help="Keep this many leading dimensions.")

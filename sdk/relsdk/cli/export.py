@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 import click
 
 from relsdk.bundle import Bundle, Variant
-from relsdk.cli.output import echo, echo_json, percent
+from relsdk.cli.output import echo, echo_json, echo_next, percent
 from relsdk.errors import InputError
 from relsdk.formats import read_pairs
 
@@ -125,9 +125,7 @@ def encoder(
         )
         _echo_variant(variant, close)
     _echo_cuts(made)
-    echo(
-        f"next: relsdk calibrate {bundle} PAIRS, then relsdk index build INDEX --model {bundle} --input DOCS"
-    )
+    echo_next("calibrate", bundle, "PAIRS, then relsdk index build INDEX --model", bundle, "--input DOCS")
 
 
 @export.command()
@@ -172,7 +170,7 @@ def scorer(
         )
         _echo_variant(variant, close)
     _echo_cuts(made)
-    echo(f"next: relsdk calibrate {bundle} PAIRS, then relsdk query INDEX QUERY --scorer {bundle}")
+    echo_next("calibrate", bundle, "PAIRS, then relsdk query INDEX QUERY --scorer", bundle)
 
 
 def _clock() -> Callable[[str], None]:

@@ -39,13 +39,37 @@ for command in (list_documents, get, export):
 @click.option("--variant", default="auto", show_default=True, help="ONNX file of the bundle.")
 @click.option("--threads", type=int, help="CPU threads [default: what affinity and container quota allow].")
 @click.option("--dim", "truncate_dim", type=int, help="Keep this many leading dimensions.")
-@click.option("--kind", type=click.Choice(["hnsw", "flat"]), default="hnsw", show_default=True)
+@click.option(
+    "--kind",
+    type=click.Choice(["hnsw", "flat"]),
+    default="hnsw",
+    show_default=True,
+    help="A graph, or exact search over all vectors.",
+)
 @click.option(
     "--m", "m", type=int, default=IndexConfig.M, show_default=True, help="HNSW: links per document."
 )
-@click.option("--ef-construction", type=int, default=IndexConfig.ef_construction, show_default=True)
-@click.option("--ef-search", type=int, default=IndexConfig.ef_search, show_default=True)
-@click.option("--on-duplicate", type=click.Choice(["error", "last"]), default="error", show_default=True)
+@click.option(
+    "--ef-construction",
+    type=int,
+    default=IndexConfig.ef_construction,
+    show_default=True,
+    help="HNSW: effort of building; more finds more of the nearest documents.",
+)
+@click.option(
+    "--ef-search",
+    type=int,
+    default=IndexConfig.ef_search,
+    show_default=True,
+    help="HNSW: usual effort of a search; relsdk query --ef-search changes it.",
+)
+@click.option(
+    "--on-duplicate",
+    type=click.Choice(["error", "last"]),
+    default="error",
+    show_default=True,
+    help="When an id occurs again: stop, or keep the last document.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace an index that is there.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def build(

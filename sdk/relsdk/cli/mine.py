@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from relsdk.cli.inputs import input_options
-from relsdk.cli.output import echo, echo_json
+from relsdk.cli.output import echo, echo_json, shell
 from relsdk.cli.query import open_searcher
 from relsdk.folders import check_file_target
 from relsdk.formats import read_pairs, write_pairs
@@ -68,7 +68,7 @@ def mine(
     if scorer is None:
         echo("without --scorer some of them may be relevant")
     echo(
-        f"next: cat {pairs} {output} > both.jsonl, then relsdk train embed embed.toml --set "
+        f"next: cat {shell(pairs)} {shell(output)} > both.jsonl, then relsdk train embed embed.toml --set "
         "data.train=both.jsonl --set data.dev=DEV --set model.checkpoint=CHECKPOINT --set run.output=RUN"
     )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from relsdk.bundle import Bundle, EncoderSettings, ScorerSettings, Variant, read_bundle
-from relsdk.cli.output import echo, echo_json, echo_table, percent
+from relsdk.cli.output import echo, echo_json, echo_next, echo_table, percent
 from relsdk.errors import BundleError, MissingExtraError
 from relsdk.hub import local_model
 from relsdk.pair_models import open_pair_model
@@ -40,7 +40,7 @@ def pull(name: str, output: Path | None, overwrite: bool, as_json: bool) -> None
     for note in pulled.notes:
         echo(f"passed over {note}", err=True)
     echo(f"{pulled.path} (from: {pulled.source})")
-    echo(f"next: relsdk export encoder {pulled.path} BUNDLE")
+    echo_next("export encoder", pulled.path, "BUNDLE")
 
 
 @model.command()
@@ -68,7 +68,7 @@ def cut(checkpoint: Path, output: Path, corpus: tuple[Path, ...], overwrite: boo
         f"{output}: {found['pieces']:,} of {found['pieces_before']:,} pieces, {found['unknown_share']:.2%} "
         "of the corpus's tokens unknown"
     )
-    echo(f"next: relsdk train embed embed.toml --set model.checkpoint={output} ...")
+    echo_next("train embed embed.toml --set", Path(f"model.checkpoint={output}"), "...")
 
 
 @model.command()

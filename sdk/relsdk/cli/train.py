@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from relsdk.cli.output import echo, echo_json
+from relsdk.cli.output import echo, echo_json, echo_next, shell
 from relsdk.progress import Progress
 
 __all__ = ["train"]
@@ -101,8 +101,8 @@ def ssra(config: Path | None, overrides: tuple[str, ...], as_json: bool) -> None
         return
     measures = ", ".join(f"{name} {value:.4f}" for name, value in result.dev.items() if "@" not in name)
     echo(f"dev: {measures}")
-    echo(f"look at what was written: relsdk synth inspect {settings.run.output}")
-    echo(f"next: relsdk export encoder {result.encoder} BUNDLE")
+    echo(f"look at what was written: relsdk synth inspect {shell(settings.run.output)}")
+    echo_next("export encoder", Path(result.encoder), "BUNDLE")
 
 
 @train.command()
@@ -145,7 +145,7 @@ def mix(checkpoints: tuple[Path, ...], output: Path, shares: tuple[float, ...], 
     mix_checkpoints(checkpoints, output, shares=shares, overwrite=overwrite)
     kind = "scorer" if is_scorer_folder(output) else "encoder"
     echo(f"averaged {len(checkpoints)} checkpoints into {output}")
-    echo(f"next: relsdk export {kind} {output} BUNDLE")
+    echo_next(f"export {kind}", output, "BUNDLE")
 
 
 @train.command()
@@ -204,7 +204,7 @@ def _run(
     else:
         command = following if isinstance(following, str) else following(config)
         best, teacher = Path(config.run.output) / "best", config.model.checkpoint
-        _echo_result(result, command.format(best=best, teacher=teacher))
+        _echo_result(result, command.format(best=shell(best), teacher=shell(teacher)))
     if result.stopped in _STOPPED:
         sys.exit(_STOPPED[result.stopped])
 
@@ -219,7 +219,7 @@ def _echo_result(result: Any, following: str) -> None:
     if result.stopped in _STOPPED:
         echo("go on with the same command and --resume")
     else:
-        echo(f"next: relsdk {following}")
+        echo_next(following)
 
 
 def _figures(statistics: dict[str, float]) -> str:
