@@ -22,7 +22,7 @@ from pathlib import Path
 import click
 
 FIXTURES = Path(__file__).resolve().parent / "fixtures"
-SECONDS = 60  # a line that takes longer hangs
+SECONDS = int(os.environ.get("RELSDK_TEST_SECONDS", "60"))  # a line that takes longer hangs
 # Commands that import torch: seconds, before anything is looked at.
 SLOW = ("train", "export", "model cut", "synth", "demo")
 
@@ -104,8 +104,17 @@ def commands():
     return list(walk(_relsdk, ""))
 
 
+# Parameters that may be a pipe, as `<(...)` is: one that nobody writes to is waited for.
+_PIPES = ("source", "pairs", "documents", "corpus", "queries", "config", "output")
+
+
 def bad_values(parameter):
     """Return what to try for a parameter, by its type."""
+    values = _bad_values(parameter)
+    return [value for value in values if value != "{fifo}" or parameter.name not in _PIPES]
+
+
+def _bad_values(parameter):
     kind = parameter.type
     if getattr(parameter, "is_flag", False):
         return []
@@ -192,7 +201,7 @@ class Workspace:
                 ],
                 "pairs.jsonl": [
                     {"query": p.query, "title": p.document.title, "label": int(p.level)}
-                    for p in world.pairs[:8]
+                    for p in world.pairs[:100]
                 ],
                 "queries.jsonl": [{"_id": q.id, "text": q.text} for q in world.queries[:3]],
             }
@@ -288,7 +297,7 @@ def run_lines(lines, folder):
         if rest:
             killed = f"the process ended with {done.returncode}: {done.stderr[-2000:]}"
             found.append((rest.pop(0), killed))
-            if not results and done.returncode == 1:
+            if not results and "Timeout (" not in killed and done.returncode == 1:
                 raise AssertionError(killed)
     return found
 
