@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import islice
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def list_documents(path: Path, where: tuple[str, ...], limit: int | None, as_jso
     """List the ids and titles of INDEX, in the order in which it was built."""
     condition = parse_where(where)
     with Index.open(path) as index:
-        for document in islice(index.documents(condition), limit):
+        for document in islice(index.documents(condition), limit and min(limit, sys.maxsize)):
             if as_json:
                 echo_json({"id": document.id, "title": document.title})
             else:
