@@ -139,6 +139,28 @@ def test_a_calibration_is_saved_atomically(toy_bundle_copy, monkeypatch):
     assert open_for_calibration(toy_bundle_copy) == bundle
 
 
+def test_the_lock_and_what_was_left_beside_it(toy_bundle_copy, tmp_path):
+    (tmp_path / "victim").write_text("mine")
+    (toy_bundle_copy / ".relsdk.json.abc_1234").write_text("of a killed version before")
+    (toy_bundle_copy / ".relsdk.json.0a1b2c3d.tmp").write_text("of a killed one")
+    open_for_calibration(toy_bundle_copy)
+    assert [path.name for path in toy_bundle_copy.glob(".*")] == [".relsdk.lock"]
+    (toy_bundle_copy / ".relsdk.lock").unlink()
+    (toy_bundle_copy / ".relsdk.lock").symlink_to(tmp_path / "victim")
+    with pytest.raises(RelsdkError, match="is a link or no regular file"):
+        open_for_calibration(toy_bundle_copy)
+    (toy_bundle_copy / ".relsdk.lock").unlink()
+    text = (toy_bundle_copy / "relsdk.json").read_text()
+    (tmp_path / "blob").write_text(text)  # as the hub's cache keeps it
+    (toy_bundle_copy / "relsdk.json").unlink()
+    (toy_bundle_copy / "relsdk.json").symlink_to(tmp_path / "blob")
+    bundle = read_bundle(toy_bundle_copy)
+    save_calibration(bundle, bundle.variants[0], "32", A, {})
+    assert (tmp_path / "blob").read_text() == text
+    assert not (toy_bundle_copy / "relsdk.json").is_symlink()
+    assert (tmp_path / "victim").read_text() == "mine"
+
+
 def test_calibrations_of_two_processes_are_both_kept(toy_bundle_copy):
     bundle = read_bundle(toy_bundle_copy)  # both have read it before either writes
     fp32, int8 = bundle.variant("fp32"), bundle.variant("int8_avx2")

@@ -1,12 +1,15 @@
 """A real disk of a few megabytes, in a namespace of its own: full, and full of what a killed writer left."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 MOUNT = 'mount -t tmpfs -o size="$1" none "$2" && shift 2 && exec "$@"'
 
 PRELUDE = """
@@ -164,3 +167,43 @@ def test_a_full_disk_is_said_in_one_line_and_nothing_is_lost(on_small_disk):
     for answer in said["not a byte"]:
         assert "No space left on device" in answer or "disk is full" in answer, answer
     assert said["again"] == [200, 7, 7]
+
+
+def test_vectors_that_do_not_fit_leave_the_old_file(relsdk_on_small_disk, tmp_path):
+    (tmp_path / "q.txt").write_text("红烧肉\n" * 1000)
+    (tmp_path / "out.npy").write_bytes(b"old")
+    bundle = str(FIXTURES / "encoder-bundle-v1")
+    arguments = [bundle, str(tmp_path / "q.txt"), str(tmp_path / "out.npy"), "--overwrite"]
+    done = relsdk_on_small_disk(20_000, "encode", *arguments)
+    assert done.returncode == 2
+    assert "cannot write" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert sorted(os.listdir(tmp_path)) == ["out.npy", "q.txt"]
+    assert (tmp_path / "out.npy").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("length", [256, 5000])
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["encode", "BUNDLE", "QUERIES", "OUT"],
+        ["index", "build", "OUT", "-m", "BUNDLE", "-i", "DOCUMENTS"],
+        ["index", "export", "INDEX", "OUT"],
+        ["index", "export", "INDEX", "/dev/null", "--vectors", "OUT"],
+        ["eval", "BUNDLE", "PAIRS", "--output", "OUT"],
+    ],
+    ids=lambda command: " ".join(command[:2]),
+)
+def test_a_name_that_is_too_long_is_told_before_the_work(relsdk, tmp_path, command, inside, length):
+    out = tmp_path / ("x" * length)
+    inputs = {"QUERIES": "红烧肉\n", "DOCUMENTS": '{"_id": "1", "title": "x"}\n', "PAIRS": "{}\n"}
+    for name, text in inputs.items():
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    words = {name: tmp_path / f"{name}.jsonl" for name in inputs}
+    words |= {"BUNDLE": FIXTURES / "encoder-bundle-v1", "INDEX": FIXTURES / "index-v1"}
+    words["OUT"] = out / "inside" if inside else out
+    code, _, error = relsdk(*(words.get(word, word) for word in command))
+    assert code == 2
+    assert "File name too long" in error.splitlines()[-1]
+    assert len(list(tmp_path.iterdir())) == len(inputs)
