@@ -17,13 +17,13 @@ from typing import Any, cast
 import click
 import numpy as np
 import torch
-from filelock import FileLock
 from numpy.typing import NDArray
 
 from bench.machine import machine_record
 from bench.train_data import near_pairs, query_texts, split_qbqtc
 from bench.train_report import write_report
 from relsdk.calibration import fit_calibration
+from relsdk.files import hold_lock
 from relsdk.folders import write_file_atomically
 from relsdk.metrics import grade_report, ranking_report
 from relsdk_training.config import DistillConfig, EmbedConfig, RunConfig, ScoreConfig
@@ -215,7 +215,7 @@ def read_rows(path: Path) -> dict[str, Any]:
 
 def add_to(path: Path, key: str, row: dict[str, Any], report: Callable[[dict[str, Any], Path], None]) -> None:
     """Add a row to those that are there now, and write the report of them all."""
-    with FileLock(path.with_suffix(".lock")):
+    with hold_lock(path.with_suffix(".lock"), wait=True):
         rows = {**read_rows(path), key: row}
         write_file_atomically(path, json.dumps(rows, indent=1) + "\n")
         report(rows, path.with_suffix(".md"))

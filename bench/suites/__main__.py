@@ -53,10 +53,9 @@ def main(
     for name in _POOLS:  # before numpy and torch read them
         os.environ[name] = str(threads)
     os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
-    from filelock import FileLock
-
     from bench.suites.settings import header, make_settings
     from relsdk.bundle import read_bundle
+    from relsdk.files import hold_lock
     from relsdk.folders import write_file_atomically
 
     if tower is not None and not all(variant.query_file for variant in read_bundle(tower).variants):
@@ -83,7 +82,7 @@ def main(
         for name in only or [name for name in SUITES if name not in ON_REQUEST]:
             click.echo(f"suite {name}", err=True)
             rows = resolve_name(SUITES[name])(settings)
-            with FileLock(f"{output}.lock"):
+            with hold_lock(output.with_name(f"{output.name}.lock"), wait=True):
                 if only:  # another run may have completed it meanwhile, beside this one
                     made = _begun(output, made, only)
                 made = _with_suite(made, header(settings, command), name, rows)

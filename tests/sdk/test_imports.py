@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = {"relsdk": "sdk", "relsdk_export": "export", "relsdk_training": "training"}
 STANDARD = set(sys.stdlib_module_names)
-BASE = {"numpy", "onnxruntime", "tokenizers", "hnswlib", "click", "filelock", "msgspec", "relsdk"}
+BASE = {"numpy", "onnxruntime", "tokenizers", "hnswlib", "click", "msgspec", "relsdk"}
 # Imported inside a function only, with an error that names the extra.
 LAZY = {"huggingface_hub", "matplotlib", "pyarrow"}
 # What training shares with serving: pure modules, the model folder, what the CPU has, the tokenizer.
@@ -171,7 +171,7 @@ def test_inside_relsdk_imports_go_downwards():
 
 def test_import_relsdk_loads_no_package_beyond_its_dependencies():
     program = """
-import numpy, onnxruntime, tokenizers, hnswlib, click, filelock, msgspec, sqlite3
+import numpy, onnxruntime, tokenizers, hnswlib, click, msgspec, sqlite3
 import sys
 before = set(sys.modules)
 import relsdk
