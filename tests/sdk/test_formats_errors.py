@@ -51,6 +51,9 @@ WRONG = {
         ('[{"id": 1, "title": "t"},\n\n{"id": 2, "title": ""}]', "3: title and text"),
         ('[\n{"id": 1, "title": "t"}\n]\n\n{}', "5: not JSON (Extra data"),
         ('[\n{"id": 1, "title": "t"},\n', "2: not JSON (Expecting value"),
+        ("[" * 100_000, "1: not JSON (maximum recursion depth"),
+        ('[\n{"id": 1, "title": "t", "m": ' + '{"a":' * 100_000, "2: not JSON (maximum recursion depth"),
+        ('[{"id": 1, "title": "t"},\n{"id": 2, "id": 3}]', "2: not JSON (the name 'id' is there twice"),
     ],
     "documents d.csv": [
         ("id,title\n1,t\n\n2\n", "4: 1 columns, but the first row names 2 (id, title)"),

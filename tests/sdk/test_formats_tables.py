@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import os
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -167,6 +169,7 @@ class TestEncodings:
             (gzip.compress(b"cat"), "utf-8", "it is compressed: give it a name that ends in .gz"),
             (b"a\n\xff\xff\n", "gb18030", "q.txt:2: not gb18030: byte 1 of the line is 0xff"),
             ("a\n猫".encode("utf-16")[:-1], "utf-16", "not utf-16 (truncated data)"),
+            (b"cat", "utf-16", "q.txt:1: not utf-16 ("),
             (b"cat", "hex", "encoding 'hex' is none that texts are read in; utf-8, gb18030"),
             (b"cat", "no-such", "encoding 'no-such' is none"),
             (b"cat", "a\0b", "is none"),
@@ -285,6 +288,60 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
                 InputError, match=r"d\.jsonl\.gz:1: (the gzip file ends too early|not a sound gzip)"
             ):
                 list(formats.read_documents(write("d.jsonl.gz", content[:size])))
+
+
+def test_a_table_of_very_many_columns(write):
+    names = ",".join(f"c{number}" for number in range(100_000))
+    path = write("d.csv", f"id,{names}\n1{',x' * 100_000}\n")
+    with pytest.raises(InputError, match="c18 and 99,981 more") as caught:
+        list(formats.read_documents(path))
+    assert len(str(caught.value)) < 500
+
+
+SEEDS = {
+    "d.jsonl": '{"_id": "v1", "title": "红烧肉", "by": {"name": "王"}, "n": 95, "tags": ["x", null, 1.5e3]}\n'
+    * 2,
+    "d.json": '[{"id": 1, "title": "a"},\n {"id": 2, "title": "b", "m": {"x": [[1]]}}]',
+    "d.csv": 'id,title,n,new,s\r\n1,"a ""b"", c",3,true,007\r\n2,"x\r\ny",4.5,false,1\r\n',
+    "d.tsv": "id\ttitle\tquery\tlabel\n1\ta\tq\t3\n2\tb\tr\t0\n",
+    "q.txt": "红烧肉\n\nb\r\n",
+    "q.jsonl": '{"id": "q1", "text": "a"}\n{"qid": 2, "query": "b", "title": "t", "label": "3"}\n',
+    "qrels.txt": "q1 0 v1 3\nq2 0 v2 -1\n",
+    "beir.tsv": "query-id\tcorpus-id\tscore\nq\td\t1\n",
+    "run.txt": "q1 Q0 v1 1 0.925 relsdk\nq1 Q0 v2 2 4.1e-1 relsdk\n",
+}
+PARTS = ['"', ",", "\n", "\r", "\t", "{", "}", "[", "]", "\0", "\ufeff", "1e999", "NaN", "\\ud800", "\\u0000",
+         "9" * 5000, "[" * 3000, '{"a":' * 3000, "\u2028", ":", "null"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SEEDS)
+def test_damaged_files_are_read_or_refused(name, tmp_path, monkeypatch):
+    """Whatever a file holds: records, or one `InputError`; no other error, none when a reader is dropped."""
+    left = []
+    monkeypatch.setattr(sys, "unraisablehook", left.append)
+    random = np.random.default_rng(sum(name.encode()))
+    path = tmp_path / name
+    for _ in range(60):
+        content = bytearray(SEEDS[name].encode())
+        for _ in range(random.integers(1, 5)):
+            at = int(random.integers(len(content) + 1))
+            choice = random.integers(4)
+            if choice == 0:
+                content[at : at + 1] = bytes([random.integers(256)])
+            elif choice == 1:
+                content[at:at] = str(random.choice(PARTS)).encode()
+            elif choice == 2:
+                del content[at : at + int(random.integers(1, 30))]
+            else:
+                content[at:at] = content[: int(random.integers(40))]
+        path.write_bytes(content)
+        for reader in ("read_documents", "read_queries", "read_pairs", "read_qrels", "read_run"):
+            tables = reader not in ("read_qrels", "read_run")
+            encoding = str(random.choice(["utf-8", "utf-8", "gb18030", "utf-16", "latin-1"]))
+            options = {"encoding": encoding, "skip_empty": bool(random.integers(2))} if tables else {}
+            with contextlib.suppress(InputError):
+                list(getattr(formats, reader)(path, **options))
+    assert not left
 
 
 @pytest.mark.parametrize("reader", ["read_documents", "read_queries", "read_pairs", "read_qrels", "read_run"])

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from relsdk.errors import InputError
-from relsdk.formats._lines import Row
+from relsdk.formats._lines import Row, listed
 
 # Columns that are no metadata: text, and kept when they are empty, so that it can be told.
 STAYS_TEXT = frozenset(
@@ -36,7 +36,7 @@ def check_columns(names: Sequence[str], types: Mapping[str, str]) -> None:
     unknown = [name for name in types if name not in names]
     if unknown:
         raise InputError(
-            f"a type is given for {unknown[0]!r}, which is no column; the columns are {', '.join(names)}"
+            f"a type is given for {unknown[0]!r}, which is no column; the columns are {listed(names)}"
         )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from relsdk.errors import InputError
+from relsdk.formats._lines import listed
 from relsdk.records import Document
 
 
@@ -92,8 +93,7 @@ def derived_id(title: str, text: str = "") -> str:
 def missing(fields: Mapping[str, Any], *names: str) -> InputError:
     """Return the error for a field that is not there, or is null, under any of its names."""
     wanted = " or ".join(repr(name) for name in names)
-    found = ", ".join(map(str, fields)) or "none"
-    return InputError(f"no {wanted} among the fields ({found}); add it to every row")
+    return InputError(f"no {wanted} among the fields ({listed(fields)}); add it to every row")
 
 
 def check_text(value: str, name: str) -> str:

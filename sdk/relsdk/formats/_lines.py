@@ -9,7 +9,7 @@ import os
 import stat
 import sys
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,6 +76,19 @@ def source_name(path: Source) -> str:
 def error_at(path: Source, line: int, reason: object) -> InputError:
     """Return the error for one line (from 1; for Parquet the row)."""
     return InputError(f"{source_name(path)}:{line}: {reason}")
+
+
+def first_twice(names: Iterable[str]) -> str | None:
+    """Return the first name that occurred before; None when all are different."""
+    seen: set[str] = set()
+    return next((name for name in names if name in seen or seen.add(name)), None)  # type: ignore[func-returns-value]
+
+
+def listed(names: Iterable[object]) -> str:
+    """Return names for a message: the first twenty, cut where they are long."""
+    every = [str(name) for name in names]
+    more = f" and {len(every) - 20:,} more" if len(every) > 20 else ""
+    return (", ".join(name[:40] for name in every[:20]) or "none") + more
 
 
 def check_readable(path: Source) -> None:
@@ -159,20 +172,17 @@ def raw_lines(path: Source, encoding: str = "utf-8") -> Iterator[tuple[int, str]
     """Yield the same lines as `numbered_lines` with their ends, which a quoted CSV field may hold."""
     number = 0
     try:
-        with _open_bytes(path) as stream:
-            lines: Iterator[bytes | str] = (
-                _wide_lines(stream, encoding)
-                if _is_wide(encoding)
-                else iter(lambda: stream.readline(MAX_LINE + 1), b"")
-            )
-            for number, raw in enumerate(lines, 1):
+        with _open_bytes(path) as stream, _split_at_lines(stream, encoding) as source:
+            while raw := source.readline(MAX_LINE + 1):
+                number += 1
                 if len(raw) > MAX_LINE:
                     raise error_at(
                         path, number, f"the line is longer than {MAX_LINE >> 20} MiB; is this a text file?"
                     )
                 yield number, _checked(path, number, raw, encoding)
-    except UnicodeDecodeError as error:  # of a wide encoding, which is decoded in blocks
-        raise error_at(path, number + 1, f"not {encoding} ({error.reason}); save the file as UTF-8") from None
+    except UnicodeError as error:  # of a wide encoding, which is decoded in blocks
+        reason = getattr(error, "reason", error)
+        raise error_at(path, number + 1, f"not {encoding} ({reason}); save the file as UTF-8") from None
     except EOFError:
         raise error_at(path, number + 1, "the gzip file ends too early; copy it again") from None
     except (gzip.BadGzipFile, zlib.error) as error:
@@ -181,11 +191,15 @@ def raw_lines(path: Source, encoding: str = "utf-8") -> Iterator[tuple[int, str]
         raise _unreadable(path, error) from None
 
 
-def _wide_lines(stream: IO[bytes], encoding: str) -> Iterator[str]:
-    """Yield lines of an encoding whose newline is more than a byte."""
+@contextmanager
+def _split_at_lines(stream: IO[bytes], encoding: str) -> Iterator[IO[bytes] | IO[str]]:
+    """Yield what has a `readline`: the stream, or its text when a newline is more than a byte."""
+    if not _is_wide(encoding):
+        yield stream
+        return
     text = io.TextIOWrapper(cast(io.BufferedReader, stream), encoding, newline="\n")
     try:
-        yield from iter(lambda: text.readline(MAX_LINE + 1), "")
+        yield text
     finally:
         text.detach()  # the stream is closed by who opened it
 

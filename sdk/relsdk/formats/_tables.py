@@ -8,7 +8,16 @@ from typing import Any
 
 from relsdk.errors import InputError
 from relsdk.formats._column_types import CONVERTERS, STAYS_TEXT, check_columns
-from relsdk.formats._lines import Reading, Row, Source, error_at, numbered_lines, raw_lines
+from relsdk.formats._lines import (
+    Reading,
+    Row,
+    Source,
+    error_at,
+    first_twice,
+    listed,
+    numbered_lines,
+    raw_lines,
+)
 
 # The csv module stops at 128 KiB a field, less than a long transcript; this still bounds what a quote that is
 # never closed can swallow.
@@ -76,12 +85,12 @@ def _named(
     if header is None:
         return
     line, names = header[0], [name.strip() for name in header[1]]
-    for name in names:
-        if not name or names.count(name) > 1:
-            problem = "is there twice" if name else "is empty"
-            raise error_at(
-                path, line, f"column name {name!r} {problem}; the first row must name every column once"
-            )
+    wrong = "" if "" in names else first_twice(names)
+    if wrong is not None:
+        problem = "is there twice" if wrong else "is empty"
+        raise error_at(
+            path, line, f"column name {wrong[:40]!r} {problem}; the first row must name every column once"
+        )
     _check_header(path, line, names, reading.delimiter or usual)
     try:
         check_columns(names, reading.types)
@@ -90,7 +99,7 @@ def _named(
     columns = [(name, CONVERTERS[reading.types.get(name, "text")]) for name in names]
     for line, cells in table:
         if len(cells) != len(names):
-            expected = f"the first row names {len(names)} ({', '.join(names)})"
+            expected = f"the first row names {len(names)} ({listed(names)})"
             raise error_at(path, line, f"{len(cells)} columns, but {expected}; add or remove separators")
         try:
             yield (
@@ -110,6 +119,8 @@ def _check_header(path: Source, line: int, names: list[str], delimiter: str) -> 
     found = next((one for one in ",;\t|" if one != delimiter and one in names[0]), None)
     if len(names) == 1 and found is not None:
         shown = "'\\t'" if found == "\t" else repr(found)
-        raise error_at(path, line, f"the first row is the one column {names[0]!r}; give --delimiter {shown}")
+        raise error_at(
+            path, line, f"the first row is the one column {names[0][:80]!r}; give --delimiter {shown}"
+        )
     if any("\r" in name for name in names):
         raise error_at(path, line, "a carriage return inside the first row; save it with Unix line ends")
