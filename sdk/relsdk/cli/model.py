@@ -129,7 +129,7 @@ def _echo_gates(bundle: Bundle) -> None:
 @click.argument("path", metavar="BUNDLE")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def verify(path: str, as_json: bool) -> None:
-    """Check every hash of BUNDLE, and that it still gives the vectors it was made with, on this CPU."""
+    """Check every hash of BUNDLE, and that it still gives what it gave when it was made, on this CPU."""
     bundle = read_bundle(local_model(path))
     exact = [variant.name for variant in bundle.variants if runs_exactly(variant)]
     skipped = [variant.name for variant in bundle.variants if variant.name not in exact]
@@ -141,7 +141,8 @@ def verify(path: str, as_json: bool) -> None:
     passed = all(record.passed for record in found)
     if as_json:
         records = [{**asdict(record), "passed": record.passed} for record in found]
-        echo_json({"path": str(bundle.path), "passed": passed, "variants": records, "skipped": skipped})
+        content = {"path": str(bundle.path), "passed": passed, "checksum": bool(bundle.checksum)}
+        echo_json({**content, "variants": records, "skipped": skipped})
     else:
         rows = [
             [
@@ -155,6 +156,7 @@ def verify(path: str, as_json: bool) -> None:
         ]
         rows += [[name, "-", "-", "-", "skipped: this CPU does not run it exactly"] for name in skipped]
         echo_table(["variant", "texts", "worst cosine", "largest difference", "result"], rows)
+        echo(f"relsdk.json: {'its checksum is right' if bundle.checksum else 'it has no checksum'}")
     if not passed:
         problems = dict.fromkeys(f"{r.variant}: {problem}" for r in found for problem in r.problems)
         raise BundleError(f"{bundle.path} is not what was exported: {'; '.join(problems)}")
