@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -56,14 +57,15 @@ class BatchRunner:
         self.truncated_count = 0
         for name in (*self.variant.graphs, bundle.tokenizer_path.name):
             check_inside(bundle.path, name)
-        chosen = choose_threads(threads)
-        self.session = ModelSession(bundle.onnx_path(self.variant), threads=chosen, providers=providers)
+        used = bundle.variant_files(self.variant)
+        weights = [bundle.path / name for name in used if name not in self.variant.graphs]
+        opened = partial(ModelSession, threads=choose_threads(threads), providers=providers, weights=weights)
+        self.session = opened(bundle.onnx_path(self.variant))
         self.query_session = self.session
         if self.variant.query_file:
-            path = bundle.query_onnx_path(self.variant)
-            self.query_session = ModelSession(path, threads=chosen, providers=providers)
+            self.query_session = opened(bundle.query_onnx_path(self.variant))
         with loading(self.query_session):  # what a server waits for; another tower loads on first use
-            bundle.check_hashes(*bundle.variant_files(self.variant), bundle.tokenizer_path.name)
+            bundle.check_hashes(*used, bundle.tokenizer_path.name)
             self.tokenizer = open_tokenizer(bundle.path, bundle.settings)
 
     def run(

@@ -124,17 +124,27 @@ class ModelSession:
         path: The ONNX file.
         threads: How many threads an operator may use.
         providers: onnxruntime execution providers; None means the CPU.
+        weights: Files beside it that hold its weights.
 
     Raises:
         InputError: A provider is not in this build of onnxruntime.
         RelsdkError: This version of onnxruntime gives wrong results.
     """
 
-    def __init__(self, path: Path, *, threads: ThreadChoice, providers: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        threads: ThreadChoice,
+        providers: Sequence[str] | None = None,
+        weights: Sequence[Path] = (),
+    ) -> None:
         check_onnxruntime()
         self._stamp = FileStamp.of(path)
         # Of a link (in the Hugging Face cache) its own place: onnxruntime looks there for weights beside it.
         self.path = path.parent.resolve() / path.name
+        places = [file.parent.resolve() / file.name for file in weights]
+        self._weights = [(place, FileStamp.of(place)) for place in places]
         self.threads = threads
         self.providers = list(providers) if providers is not None else ["CPUExecutionProvider"]
         available = onnxruntime.get_available_providers()
@@ -224,10 +234,15 @@ class ModelSession:
         return np.dtype(_INPUT_TYPES[item.type])
 
     def _load(self) -> Any:
+        changed = [
+            place for place, stamp in self._weights if not stamp.holds or place.resolve() != stamp.path
+        ]
         if not self._stamp.holds:
+            changed = [self.path]
+        if changed:
             raise BundleError(
-                f"{self.path} is gone or no longer the file that this model was opened with; open the model "
-                f"again"
+                f"{changed[0]} is gone or no longer the file that this model was opened with; "
+                f"open the model again"
             )
         moved = self.path.resolve() != self._stamp.path  # a link that leads to another file by now
         options = onnxruntime.SessionOptions()

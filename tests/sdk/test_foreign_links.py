@@ -115,6 +115,23 @@ def test_a_link_that_leads_to_another_file_by_now_is_not_followed(external, tmp_
     np.testing.assert_array_equal(embedder.encode("a"), before)
 
 
+@pytest.mark.parametrize("change", ["content", "link"])
+def test_other_weights_beside_the_graph_are_never_loaded(external, tmp_path, change):
+    """A session that is loaded later, as in a forked child, has the weights that it had, or none."""
+    snapshot = cached(external, tmp_path / "hub")
+    embedder = Embedder(snapshot)
+    data = snapshot / "onnx/model.onnx_data"
+    (tmp_path / "other").write_bytes((-TABLE).tobytes())
+    if change == "link":
+        data.unlink()
+        data.symlink_to(tmp_path / "other")
+    else:
+        os.replace(tmp_path / "other", data.resolve())
+    embedder._runner.session._session = None
+    with pytest.raises(BundleError, match=r"model\.onnx_data is gone or no longer the file"):
+        embedder.encode("a")
+
+
 def test_offline_a_hub_id_is_found_in_the_cache(tmp_path):
     pytest.importorskip("huggingface_hub")
     cached(FIXTURE, tmp_path / "hf" / "hub")

@@ -163,9 +163,14 @@ def verify(path: str, as_json: bool) -> None:
 
 
 def _setting_rows(settings: EncoderSettings | ScorerSettings) -> list[list[str]]:
-    rows = [["max tokens", str(settings.max_tokens)]]
+    side = "" if settings.truncation_side == "right" else f", cut on the {settings.truncation_side}"
+    rows = [["max tokens", f"{settings.max_tokens}{side}"]]
     if isinstance(settings, ScorerSettings):
         return [*rows, ["head", settings.head]]
-    prompts = [[f"prompt {name}", repr(text)] for name, text in settings.prompts.items()]
-    pooling = settings.pooling + (", normalised" if settings.normalize else "")
+    prompts = [
+        [f"prompt {name}", repr(text) + (" (default)" if name == settings.default_prompt else "")]
+        for name, text in settings.prompts.items()
+    ]
+    dense = f", {len(settings.dense)} Dense" if settings.dense else ""
+    pooling = settings.pooling + dense + (", normalised" if settings.normalize else "")
     return [*rows, ["dimension", str(settings.dimension)], ["pooling", pooling], *prompts]
