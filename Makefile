@@ -10,7 +10,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-
 REPORT = $(BIN)/python -m bench.report bench/results/suites.json bench/results/million.json --output bench/results/report
 
 .DEFAULT_GOAL := help
-.PHONY: million pool demo-train ssra-real real-trained train-real train-speed train-latency help demo test test-all check lint types real quantisation bench suites readme clean
+.PHONY: million pool demo-train ssra-real real-trained train-real train-speed train-latency help demo test test-all test-floor test-newest check lint types real quantisation bench suites readme clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,6 +23,27 @@ test: $(VENV)/.installed-dev ## The tests, without those marked slow
 
 test-all: $(VENV)/.installed-dev ## Every test; before a release, and when a slow part is touched
 	$(PYTEST)
+
+# $(1): a Python version, $(2): a virtual environment's folder, $(3): options of uv. It runs a base installation:
+# the tests that need torch are not among these.
+define with_versions
+@python=; for candidate in $(PYTHON$(subst .,,$(1))) python$(1) "$$(pyenv prefix $(1) 2>/dev/null)/bin/python"; do \
+  "$$candidate" -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] != "$(1)")' 2>/dev/null \
+    && python=$$candidate && break; done; \
+if [ -z "$$python" ]; then \
+  echo "skipped: no Python $(1) here; install it, or name one: make $@ PYTHON$(subst .,,$(1))=..."; exit 0; fi; \
+set -e; rm -rf $(2); "$$python" -m venv $(2); $(2)/bin/python -m pip install --quiet uv; \
+$(2)/bin/uv pip install --quiet --python $(2)/bin/python $(3) -e '.[parquet,bench,test]'; \
+$(2)/bin/uv pip list --python $(2)/bin/python; \
+OMP_NUM_THREADS=1 $(2)/bin/python -m pytest -q --benchmark-disable -m "not slow" tests/sdk
+endef
+
+test-floor: ## The tests of a base installation with the lowest versions that pyproject.toml allows
+	$(call with_versions,3.10,.venv-floor,--resolution lowest-direct)
+
+test-newest: ## The same with the newest versions, Python 3.10 and 3.13
+	$(call with_versions,3.10,.venv-newest-3.10,)
+	$(call with_versions,3.13,.venv-newest-3.13,)
 
 check: lint types test readme ## What CI runs: ruff, mypy, tests, and that README's numbers are the committed ones
 
@@ -78,7 +99,7 @@ readme: $(VENV)/.installed-dev ## Check that README's generated parts are up to 
 	$(BIN)/python -m bench.readme --check
 
 clean: ## Remove what make made
-	rm -rf $(VENV) relsdk-demo build *.egg-info sdk/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-* relsdk-demo build *.egg-info sdk/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
 	@command -v $(PYTHON) >/dev/null || { echo "no $(PYTHON): install Python 3.10 or newer, or: make PYTHON=..."; exit 2; }

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from relsdk.errors import RelsdkError
 
-__all__ = ["MINIMUM_ONNXRUNTIME", "check_onnxruntime", "onnxruntime"]
+__all__ = ["MINIMUM_ONNXRUNTIME", "check_onnxruntime", "onnxruntime", "telemetry"]
 
 # Below, the attention bias of a batch is read wrongly (onnxruntime pull 24017): the vectors of texts of
 # different lengths are garbage, and some batches end in a segmentation fault.
@@ -34,8 +35,16 @@ def _without_telemetry() -> Iterator[None]:
         del os.environ[_TELEMETRY]
 
 
+_imported_before = "onnxruntime" in sys.modules  # by somebody who may have left it on
 with _without_telemetry():
     import onnxruntime
+
+
+def telemetry() -> str:
+    """Say for people whether onnxruntime writes and sends something about its use."""
+    if _TELEMETRY in os.environ:
+        return f"as {_TELEMETRY}={os.environ[_TELEMETRY]!r} says"
+    return "its own choice: it was imported before relsdk" if _imported_before else "off"
 
 
 def check_onnxruntime() -> None:

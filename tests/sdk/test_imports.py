@@ -26,6 +26,7 @@ ORDER = [
         "metrics",
         "formats",
         "batching",
+        "blas",
         "bench_results",
         "calibration",
         "deadline",

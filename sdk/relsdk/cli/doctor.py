@@ -10,14 +10,16 @@ from importlib.metadata import PackageNotFoundError, version
 
 import click
 
+from relsdk.blas import blas_threads
 from relsdk.bundle import Bundle, read_bundle
 from relsdk.cli.output import echo, echo_json, echo_table
 from relsdk.errors import RelsdkError
 from relsdk.hardware import choose_threads, cpu_features
 from relsdk.hub import local_model
-from relsdk.runtime import onnxruntime
+from relsdk.runtime import onnxruntime, telemetry
 from relsdk.selftest import self_test as run_self_test
 from relsdk.session import best_int8, choose_variant, variant_verdicts
+from relsdk.verification import verified_version
 
 __all__ = ["doctor"]
 
@@ -39,6 +41,8 @@ _PACKAGES = (
     "tokenizers",
     "hnswlib",
     "click",
+    "filelock",
+    "msgspec",
     "torch",
     "transformers",
     "onnx",
@@ -90,8 +94,11 @@ def _machine(requested: int | None) -> dict[str, object]:
         "cpus by affinity": threads.affinity,
         "cpus by cgroup quota": "no limit" if threads.quota is None else threads.quota,
         "threads": f"{threads.threads} ({threads.reason})",
+        "RELSDK_THREADS": os.environ.get("RELSDK_THREADS", "not set"),
+        "threads of numpy": blas_threads() or "not known: no OpenBLAS; what numpy chooses",
         "cpu features": " ".join(f for f in _FEATURES if f in features) or "unknown",
         "int8 file for this cpu": best_int8(),
+        "onnxruntime telemetry": telemetry(),
         "execution providers": ", ".join(onnxruntime.get_available_providers()),
         **{package: _version(package) for package in _PACKAGES},
     }
@@ -101,6 +108,7 @@ def _model(bundle: Bundle) -> dict[str, object]:
     variant = choose_variant(bundle)
     return {
         "model": bundle.name,
+        "made with onnxruntime": f"{verified_version(bundle) or 'not noted'}, here {onnxruntime.__version__}",
         "variants": ", ".join(v.name for v in bundle.variants),
         "would load": f"{variant.name} ({variant.file})",
         "file": variant_verdicts(bundle),

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from relsdk.blas import bounded_blas
 from relsdk.errors import IndexFolderError
 from relsdk.index.base import IndexConfig, Neighbours, Progress, VectorIndex
 
@@ -88,7 +89,9 @@ def exact_search(
             last = min(first + _ROW_BLOCK, count)
             numbers = np.arange(first, last, dtype=np.int64) if rows is None else rows[first:last]
             nearby = vectors[first:last] if rows is None else vectors[numbers]  # (n, D)
-            for offset, similarity in enumerate(block @ nearby.T):  # (n,)
+            with bounded_blas():
+                rough = block @ nearby.T  # (q, n)
+            for offset, similarity in enumerate(rough):  # (n,)
                 best[offset] = _merged(best[offset], numbers, nearby, block[offset], similarity, k)
         for offset, one in enumerate(best):
             if len(one.rows) < k:  # no score is at least as high as NaN
