@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from relsdk.errors import InputError
@@ -43,7 +43,7 @@ class FilterFields:
     def __init__(self, documents: DocumentReader) -> None:
         self._documents = documents
         # Of the reader, not of this object: no reference cycle keeps closed files open.
-        self._any = lru_cache(maxsize=_ANSWERS_KEPT)(documents.any)
+        self._has = lru_cache(maxsize=_ANSWERS_KEPT)(partial(_has, documents))
 
     def condition(self, where: Mapping[str, Any]) -> Condition:
         """Turn a filter into SQL.
@@ -66,16 +66,16 @@ class FilterFields:
                 raise InputError(f'{field.name!r} is text; compare it with text, as in {field.name}="5"')
             return
         if not kinds:
-            if not self._any(has_field(field)):
+            if not self._has(field):
                 raise InputError(self._unknown(field))
-        elif not any(self._any(has_kind(field, kind)) for kind in kinds):
-            if not self._any(has_field(field)):
+        elif not any(self._has(field, kind) for kind in kinds):
+            if not self._has(field):
                 raise InputError(self._unknown(field))
             self._refuse_types(field, kinds)
 
     def _check_own(self, field: Field) -> None:
         """Refuse a name that is the document's own and a key of metadata, too; `_id` is always the own."""
-        if field.name != "_id" and self._any(has_field(Field(field.name, None, ((field.name,),)))):
+        if field.name != "_id" and self._has(Field(field.name, None, ((field.name,),))):
             other = " ('_id' is the document's own)" if field.column == "id" else ""
             raise InputError(
                 f"{field.name!r} is a part of every document and a field of its metadata, too; write "
@@ -111,6 +111,11 @@ class FilterFields:
         found = self._documents.select(_NAMES)
         parents = ((path.removeprefix("$").removeprefix(".").replace('"', ""), key) for path, key in found)
         return sorted(f"{parent}.{key}" if parent else key for parent, key in parents)
+
+
+def _has(documents: DocumentReader, field: Field, kind: str | None = None) -> bool:
+    """Tell whether a document has a field in its metadata, of a kind if one is given."""
+    return documents.any(has_field(field) if kind is None else has_kind(field, kind))
 
 
 def _kinds(leaf: Equals | Within | Exists) -> set[str]:

@@ -7,6 +7,7 @@ form (`relsdk.index.filter_sql` into SQL). The types of JSON are kept apart: 1 i
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -313,7 +314,7 @@ def _text(value: str, name: str) -> str:
 
 def _shown(value: object) -> str:
     try:
-        text = repr(value)
+        text = reprlib.repr(value)  # of a part, where it is long or nested
     except ValueError:  # an integer of more digits than Python prints
         text = "a very long number"
     return f"{text if len(text) <= 40 else text[:37] + '...'} ({type(value).__name__})"

@@ -192,7 +192,10 @@ class Index:
             InputError: The filter is wrong, or asks for a field that no document has.
         """
         generation = self._open()
-        return int(np.count_nonzero(generation.matching(where))) if where else generation.manifest.count
+        where = _restricting(where)
+        if where is None:
+            return generation.manifest.count
+        return int(np.count_nonzero(generation.matching(where)))
 
     def rows(self, where: Mapping[str, Any] | None = None) -> NDArray[np.int64]:
         """Return which rows of `vectors` a filter allows, (n,) int64, rising; None allows all.
@@ -339,7 +342,8 @@ class Index:
     ) -> Neighbours:
         """Choose how to search; (Q, K) rows and scores."""
         vectors, config = generation.vectors, generation.manifest.config
-        if where:
+        where = _restricting(where)
+        if where is not None:
             allowed = generation.matching(where)
             if exact:
                 return exact_search(vectors, queries, k, rows=np.flatnonzero(allowed))
@@ -359,3 +363,8 @@ def _open_again(kind: type[Index], folder: Path, check: str) -> Index:
             f"anew with Index.open({str(folder.parent)!r})"
         )
     return kind(folder.parent, load_generation(folder.name, folder, check), check)
+
+
+def _restricting(where: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Return a filter, or None for an empty one; what is no filter at all, such as "", is not empty."""
+    return None if isinstance(where, Mapping) and not where else where

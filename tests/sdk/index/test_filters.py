@@ -105,6 +105,13 @@ def test_rules(where, wanted):
     assert select(where) == wanted
 
 
+def nested_list(depth):
+    value = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 @pytest.mark.parametrize(
     "where",
     [
@@ -129,6 +136,7 @@ def test_rules(where, wanted):
         {"a": "\ud800"},
         {"\ud800": "x"},
         {"a": object()},
+        {"a": nested_list(5000)},
         {"or": []},
         {"or": {"a": 1}},
         {"and": "a=1"},
@@ -437,6 +445,13 @@ def test_a_filter_that_can_find_nothing_is_refused(shop, where, said):
         with pytest.raises(InputError) as caught:
             ask()
         assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("where", ["", [], 0, False, "a=1", [{}]])
+def test_what_is_no_filter_is_no_empty_one(shop, where):
+    for ask in (lambda: shop.search(np.array([1.0, 0.0]), 5, where=where), lambda: shop.count(where)):
+        with pytest.raises(InputError, match="write a mapping"):
+            ask()
 
 
 def test_a_small_index_bears_the_largest_filters(shop):
