@@ -1,4 +1,4 @@
-"""The numbers of README and docs/, generated from the committed results.
+"""The numbers of README and docs/, and docs/cli.md, generated from the committed results and the commands.
 
 `--write` puts them in, `--check` fails when one is stale.
 A generated part stands between `<!-- NAME -->` and `<!-- /NAME -->`.
@@ -14,11 +14,13 @@ from typing import Any
 
 import click
 
+from bench.cli_page import cli_page
 from bench.ssra_rows import row_name, study_of
 from relsdk.index import IndexConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "README.zh-CN.md", "docs/benchmarks.md", "docs/training.md", "docs/ssra.md")
+CLI_PAGE = "docs/cli.md"
 RESULTS = ROOT / "bench/results"
 TOWER = "query tower, 2 layers"
 TAUGHT = "score categorical, taught by an encoder and two score models"
@@ -31,17 +33,18 @@ def main(write: bool, check: bool) -> None:
     """Generate README's numbers."""
     results = committed()
     stale = []
-    for name in PAGES:
+    for name in (*PAGES, CLI_PAGE):
         path = ROOT / name
-        before = path.read_text(encoding="utf-8")
-        after = fill(before, blocks(*results))
+        before = path.read_text(encoding="utf-8") if path.exists() else ""
+        after = cli_page() if name == CLI_PAGE else fill(before, blocks(*results))
         if before != after:
             stale.append(name)
             if write:
                 path.write_text(after, encoding="utf-8")
     if check and stale:
         click.echo(
-            f"{', '.join(stale)}: numbers are not those of bench/results; run: python -m bench.readme --write"
+            f"{', '.join(stale)}: not what bench/results and the commands say; run: "
+            "python -m bench.readme --write"
         )
         sys.exit(1)
     click.echo("README's numbers are those of bench/results" if not stale or write else f"stale: {stale}")

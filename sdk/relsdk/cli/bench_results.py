@@ -25,7 +25,7 @@ from relsdk.folders import write_file_atomically
 __all__ = ["compare", "report"]
 
 
-@click.command()
+@click.command(epilog="Example: relsdk bench report bench/results")
 @click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--output",
@@ -52,7 +52,7 @@ def report(results: tuple[Path, ...], output: Path, no_figures: bool) -> None:
         echo(f"wrote {path}")
 
 
-@click.command()
+@click.command(epilog="Example: relsdk bench compare before.json after.json --ours")
 @click.argument("before", type=click.Path(path_type=Path))
 @click.argument("after", type=click.Path(path_type=Path))
 @click.option(

@@ -22,7 +22,7 @@ from relsdk.scorer import scorer_for
 __all__ = ["run"]
 
 
-@click.command()
+@click.command(epilog="Example: relsdk bench run -m bundle -q queries.txt -d docs.jsonl --budget-ms 20")
 @click.option("--model", "-m", required=True, help="Bundle of the encoder.")
 @click.option("--queries", "-q", "source", required=True, help="File of queries, one a line (or .jsonl).")
 @click.option("--documents", "-d", help="Documents; a temporary index is built of them.")

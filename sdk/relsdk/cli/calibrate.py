@@ -20,7 +20,7 @@ from relsdk.pooled_model import beside
 __all__ = ["calibrate", "echo_calibration"]
 
 
-@click.command()
+@click.command(epilog="Example: relsdk calibrate bundle pairs.jsonl --target-precision 0.9 --level 2")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("pairs", metavar="PAIRS")
 @click.option("--variant", "variants", multiple=True, help="ONNX files [default: all this CPU runs exactly].")

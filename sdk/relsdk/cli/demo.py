@@ -138,7 +138,7 @@ class _Demo:
         return Embedder(self.bundle_path, threads=self.threads)
 
 
-@click.command()
+@click.command(epilog="Example: relsdk demo --documents 1000")
 @click.option(
     "--folder",
     type=click.Path(path_type=Path, file_okay=False),

@@ -50,7 +50,7 @@ _PACKAGES = (
 _NEWEST_GLIBC_NEEDED = "2.28"
 
 
-@click.command()
+@click.command(epilog="Example: relsdk doctor -m bundle")
 @click.option("--model", "-m", help="Bundle: show which of its files would load and why, and test it.")
 @click.option("--threads", type=int, help="CPU threads [default: what affinity and container quota allow].")
 @click.option("--self-test/--no-self-test", default=True, show_default=True, help="Run about 2 s of tests.")

@@ -19,7 +19,7 @@ from relsdk.formats import read_documents, read_queries
 __all__ = ["encode"]
 
 
-@click.command()
+@click.command(epilog="Example: relsdk encode bundle queries.txt queries.npy --as query")
 @click.argument("model", metavar="MODEL")
 @click.argument("source", metavar="INPUT")
 @click.argument("output", metavar="OUTPUT.npy", type=click.Path(path_type=Path))

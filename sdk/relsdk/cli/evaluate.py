@@ -26,7 +26,7 @@ from relsdk.session import runs_exactly
 __all__ = ["echo_evaluations", "evaluate", "open_companion"]
 
 
-@click.command()
+@click.command(epilog="Example: relsdk eval bundle test.jsonl --variant fp32")
 @click.argument("names", metavar="MODEL PAIRS | --run RUN QRELS", nargs=-1)
 @click.option("--run", help="Measure this run file (TREC) against the judgements in QRELS instead.")
 @input_options

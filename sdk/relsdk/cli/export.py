@@ -69,7 +69,7 @@ def _shared_options(command: F) -> F:
     return command
 
 
-@export.command()
+@export.command(epilog="Example: relsdk export encoder checkpoint bundle --vocabulary-from docs.jsonl")
 @_shared_options
 @click.option("--dim", "dimension", type=int, help="Keep the first so many dimensions (Matryoshka models).")
 @click.option(
@@ -128,7 +128,7 @@ def encoder(
     echo_next("calibrate", bundle, "PAIRS, then relsdk index build INDEX --model", bundle, "--input DOCS")
 
 
-@export.command()
+@export.command(epilog="Example: relsdk export scorer grader/best scorer")
 @_shared_options
 def scorer(
     checkpoint: Path,

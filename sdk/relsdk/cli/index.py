@@ -29,7 +29,7 @@ for command in (list_documents, get, export):
     index.add_command(command)
 
 
-@index.command()
+@index.command(epilog="Example: relsdk index build docs.idx -m bundle -i docs.jsonl")
 @click.argument("path", metavar="INDEX", type=click.Path(path_type=Path))
 @click.option("--model", "-m", required=True, help="Bundle (folder) or Hugging Face id.")
 @click.option(
@@ -113,7 +113,7 @@ def build(
         echo_next("query", path, '"..."')
 
 
-@index.command()
+@index.command(epilog="Example: relsdk index info docs.idx --json")
 @click.argument("path", metavar="INDEX", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(path: Path, as_json: bool) -> None:
@@ -126,7 +126,7 @@ def info(path: Path, as_json: bool) -> None:
         echo_table(["field", "value"], [[name, str(value)] for name, value in content.items()])
 
 
-@index.command()
+@index.command(epilog="Example: relsdk index verify docs.idx")
 @click.argument("path", metavar="INDEX", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def verify(path: Path, as_json: bool) -> None:

@@ -23,7 +23,7 @@ __all__ = ["export", "get", "list_documents"]
 _BLOCK = 4096  # vectors that are copied at a time
 
 
-@click.command("list")
+@click.command("list", epilog='Example: relsdk index list docs.idx --where "duration<60" --limit 10')
 @click.argument("path", metavar="INDEX", type=click.Path(path_type=Path))
 @click.option("--where", multiple=True, help=WHERE_HELP)
 @click.option("--limit", "-n", type=click.IntRange(min=1), help="List so many at most [default: all].")
@@ -39,7 +39,7 @@ def list_documents(path: Path, where: tuple[str, ...], limit: int | None, as_jso
                 echo(f"{document.id}\t{' '.join(document.title.split())}")
 
 
-@click.command()
+@click.command(epilog="Example: relsdk index get docs.idx v1 v2 --json")
 @click.argument("path", metavar="INDEX", type=click.Path(path_type=Path))
 @click.argument("ids", metavar="ID...", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a document.")
@@ -56,7 +56,7 @@ def get(path: Path, ids: tuple[str, ...], as_json: bool) -> None:
             echo_table(["field", "value"], [[name, " ".join(str(value).split())] for name, value in rows])
 
 
-@click.command()
+@click.command(epilog="Example: relsdk index export docs.idx docs.jsonl")
 @click.argument("path", metavar="INDEX", type=click.Path(path_type=Path))
 @click.argument("output", metavar="OUTPUT.jsonl", type=click.Path(path_type=Path))
 @click.option("--where", multiple=True, help=WHERE_HELP)

@@ -20,7 +20,7 @@ from relsdk.records import LabelledPair
 __all__ = ["mine"]
 
 
-@click.command()
+@click.command(epilog="Example: relsdk mine docs.idx train.jsonl mined.jsonl --scorer scorer")
 @click.argument("path", metavar="INDEX", type=click.Path(path_type=Path))
 @click.argument("pairs", metavar="PAIRS", type=click.Path(path_type=Path))
 @click.argument("output", metavar="OUTPUT", type=click.Path(path_type=Path))

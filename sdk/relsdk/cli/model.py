@@ -22,7 +22,7 @@ def model() -> None:
     """Pull a pretrained encoder; show and verify what a bundle holds."""
 
 
-@model.command()
+@model.command(epilog="Example: relsdk model pull multilingual-e5-small --output checkpoint")
 @click.argument("name")
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Folder [default: the user's cache].")
 @click.option("--overwrite", is_flag=True, help="Replace what is there.")
@@ -43,7 +43,7 @@ def pull(name: str, output: Path | None, overwrite: bool, as_json: bool) -> None
     echo_next("export encoder", pulled.path, "BUNDLE")
 
 
-@model.command()
+@model.command(epilog="Example: relsdk model cut checkpoint small --corpus docs.jsonl")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("output", type=click.Path(path_type=Path))
 @click.option(
@@ -71,7 +71,7 @@ def cut(checkpoint: Path, output: Path, corpus: tuple[Path, ...], overwrite: boo
     echo_next("train embed embed.toml --set", Path(f"model.checkpoint={output}"), "...")
 
 
-@model.command()
+@model.command(epilog="Example: relsdk model info bundle")
 @click.argument("path", metavar="BUNDLE")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(path: str, as_json: bool) -> None:
@@ -125,7 +125,7 @@ def _echo_gates(bundle: Bundle) -> None:
         echo(f"left out: {name} ({'; '.join(reasons)})")
 
 
-@model.command()
+@model.command(epilog="Example: relsdk model verify bundle")
 @click.argument("path", metavar="BUNDLE")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def verify(path: str, as_json: bool) -> None:

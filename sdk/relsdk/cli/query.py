@@ -23,7 +23,7 @@ from relsdk.searcher import Searcher
 __all__ = ["echo_hits", "open_searcher", "query"]
 
 
-@click.command()
+@click.command(epilog='Example: relsdk query docs.idx "红烧肉怎么做" --min-level 2 --where "duration<60"')
 @click.argument("path", metavar="INDEX", type=click.Path(path_type=Path))
 @click.argument("text", metavar="[QUERY]", required=False)
 @click.option("--input", "-i", "source", help="File of queries, one a line (or .jsonl) instead of QUERY.")

@@ -16,7 +16,7 @@ from relsdk.scorer import RelevanceScorer
 __all__ = ["score"]
 
 
-@click.command()
+@click.command(epilog='Example: relsdk score scorer "红烧肉怎么做" "红烧肉的家常做法"')
 @click.argument("model", metavar="MODEL")
 @click.argument("query", metavar="[QUERY]", required=False)
 @click.argument("document", metavar="[DOCUMENT]", required=False)

@@ -20,7 +20,7 @@ def synth() -> None:
     """Look at what relsdk train ssra made (needs relsdk[train])."""
 
 
-@synth.command()
+@synth.command(epilog="Example: relsdk synth inspect runs/ssra --stage annotate")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--stage", "name", help="As 05-annotate or annotate [default: the last that dropped any].")
 @click.option("--per-level", default=5, show_default=True, help="Kept and dropped examples of each level.")
@@ -45,7 +45,7 @@ def inspect(run: Path, name: str | None, per_level: int, seed: int, as_json: boo
         _echo_examples(report)
 
 
-@synth.command()
+@synth.command(epilog="Example: relsdk synth report runs/ssra")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="HTML file [default: RUN/report.html].")
 def report(run: Path, output: Path | None) -> None:

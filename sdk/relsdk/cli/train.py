@@ -43,7 +43,10 @@ def _options(command: F) -> F:
     return command
 
 
-@train.command()
+@train.command(
+    epilog="Example: relsdk train embed embed.toml --set data.train=train.jsonl --set "
+    "data.dev=dev.jsonl --set model.checkpoint=checkpoint --set run.output=run"
+)
 @_options
 def embed(config: Path | None, overrides: tuple[str, ...], resume: bool, as_json: bool) -> None:
     """Train an encoder as CONFIG says; run.output/best is what relsdk export encoder takes."""
@@ -52,7 +55,10 @@ def embed(config: Path | None, overrides: tuple[str, ...], resume: bool, as_json
     _run(EmbedConfig, "train_embed", config, overrides, resume, as_json, "export encoder {best} BUNDLE")
 
 
-@train.command()
+@train.command(
+    epilog="Example: relsdk train score score.toml --set data.train=train.jsonl --set "
+    "data.dev=dev.jsonl --set model.checkpoint=run/best --set run.output=grader"
+)
 @_options
 def score(config: Path | None, overrides: tuple[str, ...], resume: bool, as_json: bool) -> None:
     """Train a score model (cross-encoder); run.output/best is what relsdk export scorer takes."""
@@ -61,7 +67,10 @@ def score(config: Path | None, overrides: tuple[str, ...], resume: bool, as_json
     _run(ScoreConfig, "train_score", config, overrides, resume, as_json, "export scorer {best} BUNDLE")
 
 
-@train.command()
+@train.command(
+    epilog="Example: relsdk train query query.toml --set data.train=train.jsonl --set "
+    "data.dev=dev.jsonl --set model.checkpoint=checkpoint --set run.output=writer"
+)
 @_options
 def query(config: Path | None, overrides: tuple[str, ...], resume: bool, as_json: bool) -> None:
     """Train a query model, which writes a query for a document and a wanted level."""
@@ -70,7 +79,10 @@ def query(config: Path | None, overrides: tuple[str, ...], resume: bool, as_json
     _run(QueryConfig, "train_query", config, overrides, resume, as_json, "train ssra CONFIG.toml")
 
 
-@train.command()
+@train.command(
+    epilog="Example: relsdk train ssra ssra.toml --set data.train=train.jsonl --set "
+    "data.dev=dev.jsonl --set \"pool.documents=['docs.jsonl']\" --set run.output=runs/ssra"
+)
 @click.argument("config", type=click.Path(path_type=Path), required=False)
 @click.option(
     "--set", "overrides", multiple=True, metavar="A.B=C", help="Change one setting; may be repeated."
@@ -105,7 +117,10 @@ def ssra(config: Path | None, overrides: tuple[str, ...], as_json: bool) -> None
     echo_next("export encoder", Path(result.encoder), "BUNDLE")
 
 
-@train.command()
+@train.command(
+    epilog="Example: relsdk train distill distill.toml --set model.checkpoint=run/best --set "
+    "\"distill.queries=['queries.txt']\" --set data.dev=dev.jsonl --set run.output=tower"
+)
 @_options
 def distill(config: Path | None, overrides: tuple[str, ...], resume: bool, as_json: bool) -> None:
     """Train a student of fewer layers, or a query tower, on its teacher's vectors of unlabelled texts."""
@@ -126,7 +141,7 @@ def distill(config: Path | None, overrides: tuple[str, ...], resume: bool, as_js
     )
 
 
-@train.command()
+@train.command(epilog="Example: relsdk train mix run-0/best run-1/best mixed")
 @click.argument("checkpoints", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.argument("output", type=click.Path(path_type=Path))
 @click.option(
@@ -148,7 +163,7 @@ def mix(checkpoints: tuple[Path, ...], output: Path, shares: tuple[float, ...], 
     echo_next(f"export {kind}", output, "BUNDLE")
 
 
-@train.command()
+@train.command(epilog="Example: relsdk train plot run")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="PNG file [default: RUN/curves.png].")
 def plot(run: Path, output: Path | None) -> None:
