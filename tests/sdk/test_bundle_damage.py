@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from relsdk.bundle import read_bundle
 from relsdk.bundle.description import description
 from relsdk.errors import BundleError, RelsdkError
 from relsdk.tokenizer import TextTokenizer
+from relsdk.typed_json import convert_json
 from tests.bundle_changes import make_foreign, read_description, write_description
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
@@ -344,3 +346,71 @@ def test_a_tokenizer_of_another_model_is_told(tmp_path, opener):
     found = opener(folder, "encoder")
     assert found.get("error") == "BundleError", found
     assert RelsdkError.__name__ not in found["message"]
+
+
+CONFIGURATIONS = [
+    *("config.json", "config_sentence_transformers.json", "modules.json", "sentence_bert_config.json"),
+    *("tokenizer_config.json", "1_Pooling/config.json", "special_tokens_map.json", "2_Dense/config.json"),
+]
+
+
+@pytest.fixture(params=["encoder", "scorer"])
+def foreign(request, tmp_path):
+    """A folder as others write it, with all files that are read of it; return it and its kind."""
+    folder = make_foreign(Path(shutil.copytree(FIXTURES / f"{request.param}-bundle-v1", tmp_path / "b")))
+    (folder / "special_tokens_map.json").write_text('{"pad_token": {"content": "<pad>", "lstrip": false}}')
+    if request.param == "encoder":
+        path = folder / "config_sentence_transformers.json"
+        more = {"matryoshka_dims": [16], "truncate_dim": 16, "default_prompt_name": "query"}
+        path.write_text(json.dumps(json.loads(path.read_text()) | more))
+    return folder
+
+
+def test_wrong_values_in_the_files_of_others_are_told(foreign):
+    """They may mean something else, but never end in a traceback, and never in settings of a wrong type."""
+    rng = random.Random(str(foreign.name))
+    right = read_bundle(foreign)
+    for name in CONFIGURATIONS:
+        path = foreign / name
+        if not path.is_file():
+            continue
+        text = path.read_text(encoding="utf-8")
+        whole = json.loads(text)
+        for at in paths(whole):
+            for value in WRONG:
+                if rng.random() < 0.7:
+                    continue
+                path.write_text(json.dumps(changed(whole, at, value)), encoding="utf-8")
+                try:
+                    settings = read_bundle(foreign).settings
+                except BundleError:
+                    continue
+                convert_json(
+                    json.loads(json.dumps(asdict(settings))),
+                    type(settings),
+                    where=f"{name} {at} {value!r}",
+                    error=RelsdkError,
+                    remedy="",
+                )
+        path.write_text(text, encoding="utf-8")
+        assert read_bundle(foreign) == right
+
+
+@pytest.mark.parametrize("damage", sorted(set(DAMAGES) - {"another"}))
+def test_damaged_files_of_others_are_told(foreign, damage):
+    """A file that is left out, or a letter that is another one, may be somebody's intention."""
+    right = read_bundle(foreign)
+    for seed, name in enumerate(CONFIGURATIONS):
+        path = foreign / name
+        if not path.is_file():
+            continue
+        content = path.read_bytes()
+        DAMAGES[damage](path, random.Random(seed))
+        try:
+            assert read_bundle(foreign).settings == right.settings or damage in ("flipped", "removed"), name
+        except BundleError as error:
+            assert path.name in str(error) or "does not say" in str(error)  # noqa: PT017
+        if path.is_dir():
+            path.rmdir()
+        path.unlink(missing_ok=True)
+        path.write_bytes(content)

@@ -293,5 +293,5 @@ def _max_tokens(files: _Files) -> int:
         pad = files.model.get("pad_token_id")
         positions -= (1 if pad is None else pad) + 1
     stated = files.limits.get("max_seq_length") or files.tokenizer.get("model_max_length")
-    candidates = [int(limit) for limit in (stated, positions) if limit is not None and 0 < limit < 1_000_000]
+    candidates = [int(limit) for limit in (stated, positions) if limit is not None and 1 <= limit < 1_000_000]
     return min(candidates, default=512)
