@@ -1,5 +1,7 @@
 """What folders of others compute behind the transformer, and what retrieval makes of it."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -332,3 +334,24 @@ def test_modules_that_lead_out_of_the_folder_are_refused(tmp_path):
         write_modules(folder, [("", "Transformer"), (path, "Pooling")])
         with pytest.raises(BundleError, match=r"modules\.json names .*, outside the folder; do not use it"):
             Embedder(folder)
+
+
+@pytest.mark.filterwarnings("default:unnormalised does not normalise:UserWarning")
+def test_the_commands_index_and_answer_with_such_a_model(relsdk, unnormalised, corpus, tmp_path):
+    write_table(unnormalised / "onnx/model_O4.onnx", dtype=np.float16)
+    source = tmp_path / "docs.jsonl"
+    lines = [json.dumps({"_id": str(row), "title": text}) for row, text in enumerate(corpus)]
+    source.write_text("\n".join(lines))
+    index = str(tmp_path / "idx")
+    file = ("--variant", "onnx/model_O4.onnx")
+    code, _, err = relsdk("index", "build", index, "-m", str(unnormalised), "-i", str(source), *file)
+    assert code == 0, err
+    assert err.count("does not normalise its vectors") == 1
+    code, out, err = relsdk("query", index, corpus[3], "-k", "1", "--json", *file)
+    assert code == 0, err
+    assert '"3"' in out
+    code, _, err = relsdk(
+        "encode", str(unnormalised), str(source), str(tmp_path / "v.npy"), "--as", "document", *file
+    )
+    assert code == 0, err
+    np.testing.assert_allclose(np.linalg.norm(np.load(tmp_path / "v.npy"), axis=1), 1, atol=1e-5)
