@@ -20,7 +20,7 @@ _ENCODING = click.option(
     "--encoding",
     default="utf-8",
     show_default=True,
-    help="Of the input, if it is text, as in gb18030 (Chinese Excel), utf-16.",
+    help="Encoding of a text input, such as gb18030 (Chinese Excel) or utf-16.",
 )
 _DELIMITER = click.option("--delimiter", help="Between the cells of CSV [default: ,] or TSV [default: tab].")
 _SKIP_EMPTY = click.option(
