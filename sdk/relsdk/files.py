@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import os
 import secrets
 import shutil
@@ -20,6 +19,11 @@ from types import TracebackType
 from typing import BinaryIO
 
 from relsdk.errors import LockedError, RelsdkError
+
+try:
+    import fcntl
+except ImportError:  # on Windows, where models are served but no index is built
+    fcntl = None  # type: ignore[assignment]
 
 __all__ = [
     "HeldLock",
@@ -33,7 +37,7 @@ __all__ = [
 ]
 
 # Neither waits for a FIFO nor opens what a link points to.
-_SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_SAFELY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 # Some network file systems have no locks.
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 _RENAME_EXCHANGE, _AT_FDCWD = 2, -100  # of Linux: man 2 renameat2
@@ -62,9 +66,9 @@ class HeldLock:
         if remove and self.exclusive:  # while it is held: nobody else has the file of this name
             with suppress(OSError):
                 os.unlink(self._path)
-        # Closing alone would not do: a forked child may have the file open, too.
-        with suppress(OSError):
-            fcntl.flock(self._handle, fcntl.LOCK_UN)
+        if self.exclusive:  # closing alone would not do: a forked child may have the file open, too
+            with suppress(OSError):
+                fcntl.flock(self._handle, fcntl.LOCK_UN)
         os.close(self._handle)
         self._handle = -1
 
@@ -113,6 +117,8 @@ def _lock(handle: int, wait: bool) -> bool:
     """Lock an open file; return whether the file system can."""
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         raise OSError(errno.EINVAL, "no regular file")
+    if fcntl is None:
+        return False
     try:
         fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -221,7 +227,7 @@ def output_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 def sync(path: Path) -> None:
     """Wait until the content of a file, or the names in a folder, are on the disk."""
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:

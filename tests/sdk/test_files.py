@@ -1,6 +1,7 @@
 """Files appear whole or not at all, through no link, and what a killed writer left goes."""
 
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -161,3 +162,34 @@ def test_two_folders_are_exchanged(tmp_path):
         pytest.skip("this file system cannot exchange")
     assert os.listdir(tmp_path / "a") == ["b"]
     assert not exchange(tmp_path / "a", tmp_path / "absent")
+
+
+ROOT = Path(__file__).resolve().parents[2]
+# Beside files.py and folders.py: generations and stages, whose move is their commit; a file inside staging.
+RENAME = {"storage.py", "stages.py", "optimum_path.py"}
+# What they write is inside a staging folder, a generation or a stage under way; run_log.py appends.
+WRITE = {
+    *("bundle/writing.py", "bundle/golden.py", "bundle/layout.py", "bundle/json_files.py", "bundle/dense.py"),
+    *("sample_world/files.py", "index/twins.py", "index/vectors.py", "index/building.py"),
+    *("relsdk_export/backbones.py", "relsdk_training/checkpoint.py", "relsdk_training/mixing.py"),
+    *("relsdk_training/run_log.py", "query_models/writer.py"),
+}
+RENAMES = re.compile(
+    r"os\.(replace|rename|link|symlink)\(|\.rename\(|mkstemp|mkdtemp|NamedTemporary|FileLock"
+)
+WRITES = re.compile(
+    r"open\([^)]*\"[wax]b?\"|write_text|write_bytes|shutil\.(copyfile|copy|move)\(| save_file\("
+)
+
+
+def test_every_write_goes_through_one_place():
+    for package in ("sdk/relsdk", "export/relsdk_export", "training/relsdk_training"):
+        for path in (ROOT / package).rglob("*.py"):
+            if path.parent.name == "relsdk" and path.name in ("files.py", "folders.py"):
+                continue
+            text = path.read_text(encoding="utf-8")
+            assert path.name in RENAME or not RENAMES.search(text), path
+            known = any(path.as_posix().endswith(f"/{name}") for name in WRITE)
+            assert known or not WRITES.search(text), (
+                f"{path}: use output_file, replaced_file or staged_folder"
+            )
