@@ -21,6 +21,7 @@ from relsdk.bundle import EncoderSettings, write_layout
 from relsdk.errors import BundleError, InputError, MissingExtraError
 from relsdk.folders import staged_folder
 from relsdk.hub import download, is_hub_id
+from relsdk.typed_json import read_json
 from relsdk_export.e5s1 import E5S1Header, read_e5s1
 from relsdk_export.weight_files import writing_weights
 
@@ -144,7 +145,9 @@ def _from_hub(hub_id: str, backbone: Backbone | None, folder: Path) -> None:
         raise BundleError(f"{hub_id} has no safetensors weights (pickled ones are never loaded)")
     shutil.copytree(snapshot, folder, symlinks=False, dirs_exist_ok=True)
     prompts = folder / "config_sentence_transformers.json"
-    content = json.loads(prompts.read_text(encoding="utf-8")) if prompts.is_file() else {}
+    content: dict[str, Any] = {}
+    if prompts.is_file():
+        content = read_json(prompts, dict[str, Any], error=BundleError, remedy="download it again")
     if backbone is not None and not content.get("prompts"):
         prompts.write_text(json.dumps({**content, "prompts": backbone.prompts}), encoding="utf-8")
 

@@ -9,7 +9,6 @@ Shape letters: V pieces, D dimension.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -22,6 +21,7 @@ from tokenizers import Tokenizer
 
 from relsdk.errors import BundleError
 from relsdk.folders import json_sha256
+from relsdk.typed_json import read_json
 
 __all__ = ["VocabularyCut", "cut_vocabulary"]
 
@@ -68,7 +68,7 @@ def cut_vocabulary(tokenizer_json: Path, texts: Iterable[str]) -> VocabularyCut:
     Raises:
         BundleError: The tokenizer is of another type, or has tokens beyond its vocabulary.
     """
-    content = json.loads(tokenizer_json.read_text(encoding="utf-8"))
+    content = read_json(tokenizer_json, dict[str, Any], error=BundleError, remedy="copy the checkpoint again")
     model = content["model"]
     if model.get("type") != "Unigram":
         raise BundleError(

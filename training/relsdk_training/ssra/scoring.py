@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from relsdk.folders import write_file_atomically
 from relsdk.levels import expected_level
 from relsdk.metrics import grade_report
 from relsdk.tokenizer import open_tokenizer
+from relsdk.typed_json import read_json
 from relsdk_training.config import ModelConfig
 from relsdk_training.data import PairArrays
 from relsdk_training.device import default_device
@@ -36,6 +37,15 @@ from relsdk_training.text_embedder import TextEmbedder
 __all__ = ["PairScorer", "adjusted", "fit_levels"]
 
 _LEVELS = "levels.json"
+
+
+class _Levels(TypedDict):
+    """What is read of it."""
+
+    calibration: dict[str, Any]
+    prior: list[float]
+
+
 Kind = Literal["cross_encoder", "encoder"]
 
 
@@ -56,12 +66,12 @@ class PairScorer:
     """
 
     def __init__(self, run: Path, kind: Kind, config: ModelConfig, *, adjust: float) -> None:
-        try:
-            content = json.loads((run / _LEVELS).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InputError(f"{run} has no levels fitted on dev ({error})") from error
+        path, remedy = run / _LEVELS, "fit levels on dev again: delete the file and run the stage again"
+        content = read_json(path, _Levels, error=InputError, remedy=remedy)
         self.model = _model(run, kind, config)
-        self.calibration = calibration_from_dict(content["calibration"])
+        self.calibration = calibration_from_dict(
+            content["calibration"], where=str(path), error=InputError, remedy=remedy
+        )
         self.prior = np.array(content["prior"])
         self.adjust = adjust
 
