@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from relsdk.bundle import DenseLayer, read_bundle, read_dense
 from relsdk.errors import BundleError, CalibrationError, InputError
 from relsdk.hub import local_model
+from relsdk.pooling import Precision, pool, to_precision
 from relsdk.query_cache import CacheInfo, QueryCache, open_query_cache
 from relsdk.records import Document
 from relsdk.runner import BatchRunner, Feed, Truncation, TruncationWarning
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Embedder", "TruncationWarning"]
 
-Precision = Literal["float32", "int8", "ubinary"]
 # What exporters call the outputs that can be used, best first; otherwise a graph's first output is used.
 _WHOLE = "sentence_embedding"  # what all modules make of a text
 _OUTPUTS = (_WHOLE, "last_hidden_state", "token_embeddings")
@@ -209,7 +209,7 @@ class Embedder:
         )  # (N, D)
         if self._normalizes(session, normalize_embeddings):
             vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        result = _to_precision(vectors, precision)
+        result = to_precision(vectors, precision)
         return result[0] if single else result
 
     def encode_query(self, inputs: str | Sequence[str], **options: Any) -> NDArray[Any]:
@@ -360,7 +360,7 @@ class Embedder:
                 f"{session.path} gives {output} of width {values.shape[-1]}; {width} is stated in its folder"
             )
         if values.ndim == 3:
-            values = _pool(values, feed["attention_mask"], settings.pooling)
+            values = pool(values, feed["attention_mask"], settings.pooling)
             for layer in self._dense:
                 values = layer(values)
         return values[:, : self.dimension]  # (B, D)
@@ -385,38 +385,11 @@ class Embedder:
         return not done or self.dimension != settings.dimension
 
 
-def _pool(values: NDArray[np.float32], mask: NDArray[np.int64], pooling: str) -> NDArray[np.float32]:
-    """Pool token vectors (B, T, D) to (B, D)."""
-    rows = np.arange(len(values))
-    if pooling == "cls":
-        return np.asarray(values[rows, mask.argmax(axis=1)])
-    if pooling == "lasttoken":
-        return np.asarray(values[rows, mask.shape[1] - 1 - mask[:, ::-1].argmax(axis=1)])
-    if pooling == "max":
-        return np.asarray(np.where(mask[:, :, None] > 0, values, -np.inf).max(axis=1), dtype=np.float32)
-    weights = mask[:, :, None].astype(np.float32)
-    if pooling == "weightedmean":
-        weights = weights * np.arange(1, mask.shape[1] + 1, dtype=np.float32)[:, None]
-    sums, total = (values * weights).sum(axis=1), np.maximum(weights.sum(axis=1), 1e-9)
-    return np.asarray(
-        sums / (np.sqrt(total) if pooling == "mean_sqrt_len_tokens" else total), dtype=np.float32
-    )
-
-
 def _open_again(kind: type[Embedder], path: Path, fingerprint: str, arguments: Mapping[str, Any]) -> Embedder:
     """Open what was pickled."""
     embedder = kind(path, **arguments)
     embedder.bundle.check_fingerprint(fingerprint)
     return embedder
-
-
-def _to_precision(vectors: NDArray[np.float32], precision: Precision) -> NDArray[Any]:
-    if precision == "int8":
-        largest = np.maximum(np.abs(vectors).max(axis=1, keepdims=True, initial=0.0), 1e-12)
-        return np.asarray(np.rint(vectors * (127.0 / largest)), dtype=np.int8)
-    if precision == "ubinary":
-        return np.packbits(vectors > 0, axis=1)
-    return vectors
 
 
 def _as_list(inputs: str | Sequence[str]) -> list[str]:

@@ -35,6 +35,7 @@ ORDER = [
         "hardware",
         "hub",
         "intact",
+        "pooling",
         "progress",
         "query_cache",
         "runtime",
