@@ -37,8 +37,8 @@ _MAPPED_BYTES = 2**31 - 65536  # the most that SQLite allows; what lies beyond i
 # SQLite's steps between two looks, and how many are allowed: to look at the schema, and for anything else in
 # proportion to the file. A filter of a hundred conditions takes some thousand steps a document.
 _STEPS = 1_000_000
-_STEPS_AT_ALL = 100_000_000
-_STEPS_PER_BYTE = 1000
+_STEPS_AT_ALL = 20_000_000
+_STEPS_PER_BYTE = 200
 # The values of a filter in JSON: each at most 32 bytes of a number, or its characters, at most 6 bytes each.
 _FILTER_BYTES = 32 * MAX_VALUES + 6 * MAX_CHARACTERS
 

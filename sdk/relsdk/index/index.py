@@ -170,7 +170,8 @@ class Index:
             ef_search = check_whole_number("ef_search", ef_search, 1)
         queries = self._queries(vectors)  # (Q, D) or (D,)
         matrix = np.atleast_2d(queries)
-        found = self._neighbours(generation, matrix, k, ef_search, where, exact)
+        with np.errstate(over="ignore", invalid="ignore"):  # looked at below
+            found = self._neighbours(generation, matrix, k, ef_search, where, exact)
         if not np.abs(found.scores).max(initial=0.0) <= _HIGHEST_COSINE:  # NaN, too
             raise IndexFolderError(
                 f"{generation.folder} is damaged: its vectors have not length 1; check it with: relsdk index "

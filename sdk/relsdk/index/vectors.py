@@ -76,7 +76,8 @@ def check_vectors(vectors: NDArray[np.float32], place: str, remedy: str) -> None
     if not np.isfinite(vectors).all():
         row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
         raise InputError(f"{place}: vector {row} holds NaN or infinity; {remedy}")
-    lengths = np.linalg.norm(vectors, axis=1)
+    with np.errstate(over="ignore"):  # an infinite length is not 1
+        lengths = np.linalg.norm(vectors, axis=1)
     wrong = np.flatnonzero(np.abs(lengths - 1.0) > UNIT_TOLERANCE)
     if len(wrong):
         raise InputError(
