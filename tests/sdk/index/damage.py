@@ -218,7 +218,9 @@ def pairs(folder, random):
 def manifest(folder, random):
     content = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     places = ["format", "version", "config", "count", "dimension", "encoder", "created", "libraries", "files"]
-    places += [("config", name) for name in content["config"]] + [("encoder", name) for name in content["encoder"]]
+    places += [("config", name) for name in content["config"]] + [
+        ("encoder", name) for name in content["encoder"]
+    ]
     places += [("files", name) for name in FILES] + [("files", name, "size") for name in FILES]
     place = places[random.integers(len(places))]
     *parents, name = (place,) if isinstance(place, str) else place

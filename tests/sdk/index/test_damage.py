@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from relsdk.errors import IndexFolderError
-from relsdk.index import Index, verify_index
 from tests.sdk.index import damage as damaging
 
 FIXTURE = Path(__file__).resolve().parents[2] / "fixtures" / "index-v1"
@@ -66,7 +64,9 @@ def task():
     connection = sqlite3.connect(FIXTURE / damaging.GENERATION / "documents.sqlite")
     rows = connection.execute("SELECT id, title, text, metadata FROM documents ORDER BY row").fetchall()
     connection.close()
-    documents = [[identifier, title, text, json.loads(metadata)] for identifier, title, text, metadata in rows]
+    documents = [
+        [identifier, title, text, json.loads(metadata)] for identifier, title, text, metadata in rows
+    ]
     field = next(iter(documents[0][3]))
     where = {field: documents[0][3][field]}
     allowed = np.array([document[3].get(field) == where[field] for document in documents])
@@ -75,7 +75,8 @@ def task():
         scores = np.where(mask, queries @ vectors.T, -np.inf)
         order = np.argsort(-scores, axis=1, kind="stable")[:, :5]
         return [
-            [[documents[row][0], float(scores[query, row])] for row in rows] for query, rows in enumerate(order)
+            [[documents[row][0], float(scores[query, row])] for row in rows]
+            for query, rows in enumerate(order)
         ]
 
     everything = best(np.ones(len(documents), dtype=bool))
