@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 import sys
 from pathlib import Path
 from urllib.parse import quote
@@ -77,7 +78,10 @@ def open_database(path: Path) -> Connection:
         sqlite3.Error: SQLite cannot read it, or it holds something else than our table.
         OSError: It is not there.
     """
-    size = os.stat(path).st_size
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
+        raise sqlite3.DatabaseError("it is not a regular file")
+    size = status.st_size
     # immutable: no locks and no side files, so a read-only disk will do.
     uri = f"file:{quote(os.fsencode(path))}?mode=ro&immutable=1"
     connection = sqlite3.connect(uri, uri=True, check_same_thread=False, factory=Connection)
