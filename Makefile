@@ -10,7 +10,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-
 REPORT = $(BIN)/python -m bench.report bench/results/suites.json bench/results/million.json --output bench/results/report
 
 .DEFAULT_GOAL := help
-.PHONY: million pool demo-train ssra-real real-trained train-real train-speed train-latency help demo test test-all test-floor test-newest check lint types real quantisation bench suites readme clean
+.PHONY: index-open million pool demo-train ssra-real real-trained train-real train-speed train-latency help demo test test-all test-floor test-newest check lint types real quantisation bench suites readme clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -86,6 +86,9 @@ bench: $(VENV)/.installed-dev ## Latency of encode, index and search -> bench/re
 	$(BIN)/python -m bench.run --output bench/results/latency.json
 	$(BIN)/python -m bench.showcase
 	$(BIN)/python -m bench.readme --write
+
+index-open: $(VENV)/.installed-dev ## What opening an index costs, checked and remembered -> bench/results/index_open.json
+	$(BIN)/python -m bench.index_open --output bench/results/index_open.json
 
 suites: $(VENV)/.installed-dev ## Beside the peers, by turns, hours -> bench/results/suites.json, its report in bench/results/report
 	$(BIN)/python -m bench.suites --output bench/results/suites.json
