@@ -19,6 +19,7 @@ PROGRAM = """
 import json, resource, sys, traceback
 import numpy as np
 from relsdk.errors import RelsdkError
+from relsdk.index import Index, verify_index
 
 resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
 task = json.load(sys.stdin)
