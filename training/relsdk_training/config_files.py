@@ -34,6 +34,7 @@ __all__ = [
 Config = TypeVar("Config")
 # Settings that were chosen on real data, by name: `relsdk train embed embed.toml`.
 RECIPES = Path(__file__).resolve().parent / "recipes"
+_MAX_BYTES = 1 << 20  # of settings; those of relsdk have 2 kB
 # What may be below 0.
 _SIGNED = ("layers", "mask_margin", "min_gain")
 
@@ -55,8 +56,10 @@ def load_config(kind: type[Config], path: Path | None, overrides: Sequence[str] 
     content: dict[str, Any] = {}
     if path is not None:
         try:
-            content = tomllib.loads(settings_file(path).read_text(encoding="utf-8-sig"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            with settings_file(path).open("rb") as stream:
+                raw = stream.read(_MAX_BYTES)  # a device may have no end
+            content = tomllib.loads(raw.decode("utf-8-sig"))
+        except (OSError, ValueError, RecursionError) as error:  # also of Unicode, TOML and a NUL in the path
             names = sorted(recipe.name for recipe in RECIPES.glob("*.toml"))
             raise InputError(
                 f"{path} is not a readable TOML file: {error}; relsdk's own are {', '.join(names)}"
@@ -163,5 +166,5 @@ def _parsed(text: str) -> Any:
     """Return a TOML value, or a text as it was typed: a prompt may end in a space."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return text
