@@ -9,6 +9,7 @@ of a command is imports; a line that kills it is found by the result that is mis
 
 import contextlib
 import faulthandler
+import importlib
 import io
 import json
 import os
@@ -261,6 +262,9 @@ def serve(folder):
     backbones.pull = pull  # the network's edge, and minutes of work
     answers, lines = os.fdopen(os.dup(1), "w"), sys.stdin.read().splitlines()
     os.dup2(2, 1)
+    if any(json.loads(line)[0] in ("train", "export", "model", "synth") for line in lines):
+        for name in ("relsdk_export.encoder", "relsdk_export.scorer", "relsdk_training.ssra.pipeline"):
+            importlib.import_module(name)  # torch: seconds that are no line's own, a minute on a busy machine
     workspace = Workspace(folder)
     os.chdir(folder)
     for number, line in enumerate(lines):
