@@ -20,6 +20,13 @@ from relsdk.errors import CalibrationError, InputError
 
 BIASED = {"method": "bias_corrected_temperature", "temperature": 1.0, "ordinal": False}
 TRUE = CumulativeLink(20.0, (15.0, 16.5, 17.5))
+CURVES = {"method": "isotonic", "scores": [[0.0, 1.0]] * 3, "values": [[0.2, 0.9]] * 3}
+POOL = {
+    "method": "log_linear_pool",
+    "scorer": Temperature().to_dict(),
+    "encoder": TRUE.to_dict(),
+    "weights": [1.0, 1.0],
+}
 
 
 def draw(model, n, seed, low=0.6, high=1.0):
@@ -191,6 +198,30 @@ def test_too_little_to_calibrate_on_is_said():
         {**BIASED, "biases": ["a"] * 4},
         {**BIASED, "biases": [float("nan")] * 4},
         {"method": "temperature", "temperature": 0.0, "ordinal": False},
+        {"method": "temperature", "temperature": -1.0, "ordinal": False},
+        {"method": "temperature", "temperature": float("inf"), "ordinal": False},
+        {"method": "temperature", "temperature": "1", "ordinal": False},
+        {"method": "temperature", "temperature": 1.0, "ordinal": 0},
+        {"method": "bias_corrected_temperature", "temperature": 1.0, "ordinal": False},
+        {**TRUE.to_dict(), "slope": -1.0},
+        {**TRUE.to_dict(), "slope": float("nan")},
+        {**TRUE.to_dict(), "cuts": [1.0, 0.0, 2.0]},
+        {**TRUE.to_dict(), "cuts": [0.0, 1.0, float("inf")]},
+        {**TRUE.to_dict(), "cuts": [0.0, 1.0]},
+        {**TRUE.to_dict(), "transform": "__class__"},
+        {**CURVES, "scores": [[0.0, 0.0]] * 3},
+        {**CURVES, "scores": [[1.0, 0.0]] * 3},
+        {**CURVES, "scores": [[0.0, 1.0]] * 2},
+        {**CURVES, "scores": [[0.0]] * 3},
+        {**CURVES, "scores": [[]] * 3, "values": [[]] * 3},
+        {**CURVES, "values": [[0.5, 0.4]] * 3},
+        {**CURVES, "values": [[0.5, 1.1]] * 3},
+        {**CURVES, "values": [[-0.1, 0.4]] * 3},
+        {**POOL, "weights": [1.0, -1.0]},
+        {**POOL, "weights": [1.0, float("nan")]},
+        {**POOL, "encoder": POOL},
+        {**POOL, "scorer": {"method": "magic"}},
+        {**POOL, "scorer": None},
     ],
 )
 def test_a_damaged_calibration_is_an_error(content):
@@ -249,3 +280,8 @@ def test_a_step_function_that_is_better_by_chance_only_is_not_taken():
         scores, labels, groups = draw(TRUE, 400, seed)
         chosen.add(method_name(fit_calibration(scores, labels, groups)[0]))
     assert chosen == {"cumulative_link"}
+
+
+def test_what_the_damaged_ones_were_made_of_is_whole():
+    for content in (CURVES, POOL, TRUE.to_dict()):
+        assert calibration_from_dict(content).to_dict() == content
