@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import relsdk.folders
+from relsdk import Embedder
 from relsdk.bundle import read_bundle
 from relsdk.errors import BundleError, InputError, LockedError, RelsdkError
 from relsdk.folders import remove_leftovers, restore_folder, staged_folder
@@ -220,3 +221,14 @@ def test_everything_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypat
     at = done.index("rename")
     assert done[:at] == [str(staging / "onnx" / "model"), str(staging / "onnx"), str(staging)]
     assert done[at + 1 :] == [str(tmp_path / "a"), str(tmp_path)]  # the folder made for it, too
+
+
+def test_a_file_that_is_loaded_after_an_overwrite_is_refused(tmp_path):
+    shutil.copytree(FIXTURES / "tower-bundle-v1", tmp_path / "b")
+    loaded, late = (Embedder(tmp_path / "b", variant="fp32") for _ in range(2))
+    before = loaded.encode_document(["红烧肉"])
+    with staged_folder(tmp_path / "b", marker="relsdk.json", overwrite=True) as staging:
+        shutil.copytree(OLD, staging, dirs_exist_ok=True)
+    assert (loaded.encode_document(["红烧肉"]) == before).all()
+    with pytest.raises(BundleError, match="no longer the file that this model was opened with"):
+        late.encode_document(["红烧肉"])
