@@ -154,9 +154,11 @@ def check_runtime(
             if (prompts is None or prompt in prompts) and len(prompt) + len(text) <= _SHORT_INPUT
         ]
         inputs = [golden.texts[row] for row in rows]
+        problems = []
         try:
-            found = _compare(compute(inputs, together=True), expected[rows], bundle.settings)
-            problems = _differences(bundle, variant, inputs, *found)
+            if inputs:
+                found = _compare(compute(inputs, together=True), expected[rows], bundle.settings)
+                problems = _differences(bundle, variant, inputs, *found)
         except BundleError as error:
             problems = [str(error)]
         if problems:

@@ -204,6 +204,16 @@ def use_all_files(folder):
         model.embedder.encode_document(["红烧肉"])
 
 
+def test_a_file_that_runs_none_of_the_golden_inputs_is_not_judged(tmp_path):
+    """A query tower, whose inputs have another prompt's name."""
+    copy = Path(shutil.copytree(BUNDLES["tower"], tmp_path / "tower"))
+    golden = json.loads((copy / "golden.json").read_text())
+    golden["texts"] = [["", text] for _, text in golden["texts"]]
+    (copy / "golden.json").write_text(json.dumps(golden))
+    edit(copy, version="1.2.3")
+    assert Embedder(copy, variant="fp32").encode_query("红烧肉").shape == (32,)
+
+
 def test_golden_outputs_do_not_count_as_truncated(copy):
     edit(copy, version="1.2.3")
     model = open_pair_model(copy, variant="fp32")

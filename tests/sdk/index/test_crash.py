@@ -14,7 +14,7 @@ from relsdk.index import Index
 
 # Runs in one process that forks a child for each point of death: importing once is what takes long.
 SCRIPT = """
-import json, os, shutil, signal, sqlite3, sys
+import json, os, pathlib, shutil, signal, sqlite3, sys
 import numpy as np
 from relsdk.index import Index
 from relsdk.records import Document
@@ -53,7 +53,11 @@ def run(path, point, wanted, after):
         return wrapped
     progress = die_or_go(lambda *_: None) if point == "progress" else None
     if point != "progress":
-        setattr(os, point, die_or_go(getattr(os, point)))
+        dying = die_or_go(getattr(os, point))
+        setattr(os, point, dying)
+        accessor = getattr(pathlib, "_NormalAccessor", None)  # where Python 3.10's paths keep what os had
+        if hasattr(accessor, point):
+            setattr(accessor, point, staticmethod(dying))
     build(path, progress=progress)
     return calls
 
