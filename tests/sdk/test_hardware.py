@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from relsdk import Embedder
+from relsdk import Embedder, Index
 from relsdk.errors import InputError
 from relsdk.hardware import cgroup_cpu_quota, choose_threads, cpu_features
 
@@ -94,3 +94,13 @@ def test_cpu_features(tmp_path):
     info.write_text("processor : 0\nflags\t\t: fpu avx2 avx512_vnni\n")
     assert {"avx2", "avx512_vnni"} <= cpu_features(info)
     assert not {"avx2", "avx512_vnni"} & cpu_features(tmp_path / "none")
+
+
+def test_a_build_is_told_of_a_thread_count_before_it_encodes(tmp_path):
+    def documents():
+        raise AssertionError("read before the arguments were looked at")
+        yield
+
+    embedder = Embedder(FIXTURES / "encoder-bundle-v1")
+    with pytest.raises(InputError, match="a whole number from 1 to 1024 is needed"):
+        Index.build(tmp_path / "index", documents(), embedder, num_threads=2**31)

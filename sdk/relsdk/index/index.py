@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relsdk.errors import EncoderMismatchError, IndexFolderError, InputError
+from relsdk.hardware import choose_threads
 from relsdk.index.base import Encoder, IndexConfig, Neighbours, Progress, check_whole_number
 from relsdk.index.building import build_index
 from relsdk.index.filtered import filtered_search
@@ -97,6 +98,7 @@ class Index:
         check_whole_number("chunk_size", chunk_size, 1)
         if num_threads is not None:
             check_whole_number("num_threads", num_threads, 1)
+            choose_threads(num_threads)  # an upper bound, too, and before the encoder's work
         check_whole_number("the encoder's dimension", encoder.dimension, 1)
         folder = Path(path).absolute()  # whoever makes the documents may go to another folder
         build_index(
