@@ -25,7 +25,7 @@ def test_bases_are_of_commands_that_are_there():
 
 
 def test_some_bad_values(tmp_path):
-    """A sample for every run of the tests, another one each day of nobody's making: the seed is fixed."""
+    """A sample of what `test_every_bad_value` tries, drawn with a fixed seed."""
     lines = [line for path, command in FAST for line in command_lines.lines_of(path, command)]
     results = check(command_lines.sample(1, 100, lines), tmp_path / "w")
     assert {result["code"] for result in results} == {0, 2}

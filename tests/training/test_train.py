@@ -579,7 +579,7 @@ def start(mode, settings):
 def test_kill_9_and_ctrl_c_lose_at_most_the_steps_since_the_checkpoint(settings, tmp_path):
     settings = [*settings, "run.max_steps=400", "run.checkpoint_every=1", "run.evaluate_every=1000"]
     run = tmp_path / "run"
-    for signal_number in (signal.SIGKILL, signal.SIGKILL, signal.SIGINT):
+    for signal_number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
         process = start("resume", settings)
         process.stdout.readline()
         log = run / "log.jsonl"
@@ -591,6 +591,7 @@ def test_kill_9_and_ctrl_c_lose_at_most_the_steps_since_the_checkpoint(settings,
             time.sleep(0.02)
         os.kill(process.pid, signal_number)
         out, _ = process.communicate(timeout=120)
+        assert signal_number != signal.SIGTERM or out.startswith("terminated")
         steps = [line["step"] for line in read_log(log) if line["kind"] == "step"]
         states = sorted(run.glob("state-????????"))
         assert states
