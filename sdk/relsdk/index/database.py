@@ -36,10 +36,10 @@ _ENTRIES = [
 # The file is mapped into memory: a page need not be read again for each connection.
 _MAPPED_BYTES = 2**31 - 65536  # the most that SQLite allows; what lies beyond is read
 # SQLite's steps between two looks, and how many are allowed: to look at the schema, and for anything else in
-# proportion to the file. A filter of a hundred conditions takes some thousand steps a document.
+# proportion to the file and to the comparisons of a filter, each of which looks at every element of a list.
 _STEPS = 1_000_000
 _STEPS_AT_ALL = 20_000_000
-_STEPS_PER_BYTE = 200
+_STEPS_PER_BYTE, _STEPS_PER_COMPARISON = 200, 40
 # The values of a filter in JSON: each at most 32 bytes of a number, or its characters, at most 6 bytes each.
 _FILTER_BYTES = 32 * MAX_VALUES + 6 * MAX_CHARACTERS
 
@@ -48,11 +48,11 @@ class Connection(sqlite3.Connection):
     """A connection that gives up work without end; `allow` must be called before each use."""
 
     _left: list[int]  # not in the callback's `self`: no reference cycle keeps files open
-    _most: int
+    _size: int
 
     def bound(self, size: int) -> None:
         """Bound every use by the size of the file, in bytes."""
-        self._most = (_STEPS_AT_ALL + _STEPS_PER_BYTE * size) // _STEPS
+        self._size = size
         left = self._left = [1]
 
         def give_up() -> bool:
@@ -61,9 +61,10 @@ class Connection(sqlite3.Connection):
 
         self.set_progress_handler(give_up, _STEPS)
 
-    def allow(self) -> None:
-        """Allow the work of one use."""
-        self._left[0] = self._most
+    def allow(self, comparisons: int) -> None:
+        """Allow the work of one use, which compares each document so many times."""
+        per_byte = _STEPS_PER_BYTE + _STEPS_PER_COMPARISON * comparisons
+        self._left[0] = (_STEPS_AT_ALL + per_byte * self._size) // _STEPS
 
     @property
     def gave_up(self) -> bool:

@@ -192,7 +192,7 @@ class DocumentReader:
     def matching(self, condition: Condition, count: int) -> NDArray[np.bool_]:
         """Return which of the `count` rows fulfil a condition, (count,) bool."""
         allowed = np.zeros(count, dtype=np.bool_)
-        with self._borrow() as connection:
+        with self._borrow(condition.comparisons) as connection:
             cursor = connection.execute(
                 f"SELECT row FROM documents WHERE {condition.sql}", condition.parameters
             )
@@ -294,10 +294,10 @@ class DocumentReader:
         return connection
 
     @contextmanager
-    def _borrow(self) -> Iterator[Connection]:
+    def _borrow(self, comparisons: int = 1) -> Iterator[Connection]:
         idle = self._idle.setdefault(os.getpid(), deque())
         connection = self._take(idle)
-        connection.allow()
+        connection.allow(comparisons)
         try:
             yield connection
         except (sqlite3.Error, UnicodeDecodeError) as error:

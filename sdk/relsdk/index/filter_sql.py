@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from relsdk.index.filters import And, Equals, Field, Filter, Not, Or, Within, parse_filter
+from relsdk.index.filters import And, Equals, Field, Filter, Not, Or, Within, comparisons, parse_filter
 
 __all__ = ["KINDS", "Condition", "compile_filter", "filter_condition", "has_field", "has_kind", "kinds_query"]
 
@@ -19,10 +19,17 @@ Parameter = str | int | float
 
 @dataclass(frozen=True)
 class Condition:
-    """A boolean SQL expression over a row of `documents`, and the values of its numbered parameters."""
+    """A boolean SQL expression over a row of `documents`.
+
+    Attributes:
+        sql: The expression.
+        parameters: The values of its numbered parameters.
+        comparisons: How many there are in it.
+    """
 
     sql: str
     parameters: tuple[Parameter, ...] = ()
+    comparisons: int = 1
 
 
 def compile_filter(where: Mapping[str, Any]) -> Condition:
@@ -37,7 +44,8 @@ def compile_filter(where: Mapping[str, Any]) -> Condition:
 def filter_condition(parsed: Filter) -> Condition:
     """Turn a parsed filter into SQL."""
     writer = _Writer()
-    return writer.condition(writer.filter(parsed))
+    written = writer.condition(writer.filter(parsed))
+    return replace(written, comparisons=sum(1 for _ in comparisons(parsed)))
 
 
 def has_field(field: Field) -> Condition:

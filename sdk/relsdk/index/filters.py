@@ -129,7 +129,8 @@ def parse_filter(where: Mapping[str, Any]) -> Filter:
 
     `id` (or `_id`), `title` and `text` are the document's own; every other field is a key of the metadata. A
     name with dots, `author.name`, is the key of that very name in a document that has it, else the key `name`
-    of the object `author`. `metadata.NAME` is the key NAME of the metadata, whatever it is called.
+    of the object `author`. `metadata.NAME` is the key NAME of the metadata, whatever it is called. SQLite
+    compares a text of the metadata up to its first NUL character; a filter may hold none.
 
     Args:
         where: The filter: at most 100 comparisons, 100,000 values, 4,000,000 characters of text and 8 levels
@@ -305,6 +306,10 @@ def _number(value: int | float, name: str) -> int | float:
 
 
 def _text(value: str, name: str) -> str:
+    if "\0" in value:  # SQLite takes the text in JSON for what stands before it
+        raise InputError(f"where holds a NUL character for {name!r}, which no filter can compare; remove it")
+    if value.isascii():
+        return value
     try:
         value.encode()
     except UnicodeEncodeError:

@@ -138,7 +138,8 @@ class Index:
         return cls(folder, found, check)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _open_again, (type(self), self._open().folder, self._check)
+        generation = self._open()
+        return _open_again, (type(self), generation.folder, self._check, generation.manifest.checksum)
 
     def search(
         self,
@@ -207,7 +208,10 @@ class Index:
             InputError: See `count`.
         """
         generation = self._open()
-        return np.flatnonzero(generation.matching(where)) if where else np.arange(generation.manifest.count)
+        where = _restricting(where)
+        if where is None:
+            return np.arange(generation.manifest.count)
+        return np.flatnonzero(generation.matching(where))
 
     def documents(self, where: Mapping[str, Any] | None = None) -> Iterator[Document]:
         """Return an iterator over the documents that a filter allows, in the order of `rows`.
@@ -358,14 +362,20 @@ class Index:
         return generation.searcher.search(queries, k, ef_search=ef_search)
 
 
-def _open_again(kind: type[Index], folder: Path, check: str) -> Index:
+def _open_again(kind: type[Index], folder: Path, check: str, checksum: str) -> Index:
     """Open the generation that a pickled index had open."""
-    if not folder.exists():
-        raise IndexFolderError(
-            f"{folder} is gone: the index was built again, moved or deleted after it was pickled; open it "
-            f"anew with Index.open({str(folder.parent)!r})"
-        )
-    return kind(folder.parent, load_generation(folder.name, folder, check), check)
+    remedy = f"after it was pickled; open it anew with Index.open({str(folder.parent)!r})"
+    try:
+        generation = load_generation(folder.name, folder, check)
+    except IndexFolderError as error:
+        if folder.exists():
+            raise
+        gone = "the index was built again, moved or deleted"
+        raise IndexFolderError(f"{folder} is gone: {gone} {remedy}") from error
+    if generation.manifest.checksum != checksum:
+        generation.documents.close()
+        raise IndexFolderError(f"{folder} holds another index: it was deleted and built {remedy}")
+    return kind(folder.parent, generation, check)
 
 
 def _restricting(where: Mapping[str, Any] | None) -> Mapping[str, Any] | None:

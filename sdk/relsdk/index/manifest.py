@@ -69,7 +69,16 @@ class Manifest:
 
     def to_json(self) -> str:
         """Return the text of the file; `checksum` is over all the rest."""
-        content = {
+        content = {**self._content(), "checksum": self.checksum}
+        return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+    @property
+    def checksum(self) -> str:
+        """The hex SHA-256 of all that is in the file."""
+        return json_sha256(self._content())
+
+    def _content(self) -> dict[str, Any]:
+        return {
             "format": FORMAT,
             "version": VERSION,
             "config": self.config.to_dict(),
@@ -85,7 +94,6 @@ class Manifest:
             "libraries": dict(self.libraries),
             "files": {name: {"size": f.size, "sha256": f.sha256} for name, f in self.files.items()},
         }
-        return json.dumps({**content, "checksum": json_sha256(content)}, indent=2, ensure_ascii=False) + "\n"
 
 
 @dataclass(frozen=True)

@@ -122,6 +122,9 @@ def nested_list(depth):
         {'a"': "x"},
         {"a\\": "x"},
         {"a\0": "x"},
+        {"a": "x\0"},  # SQLite would compare what stands before it
+        {"_id": {"in": ["x", "x\0y"]}},
+        {"title": {"lt": "\0"}},
         {"a": {"like": "x"}},
         {"a": {}},
         {"a": [1, 2]},
@@ -449,9 +452,22 @@ def test_a_filter_that_can_find_nothing_is_refused(shop, where, said):
 
 @pytest.mark.parametrize("where", ["", [], 0, False, "a=1", [{}]])
 def test_what_is_no_filter_is_no_empty_one(shop, where):
-    for ask in (lambda: shop.search(np.array([1.0, 0.0]), 5, where=where), lambda: shop.count(where)):
+    asks = (lambda: shop.search(np.array([1.0, 0.0]), 5, where=where), lambda: shop.count(where),
+            lambda: shop.rows(where), lambda: shop.documents(where))  # fmt: skip
+    for ask in asks:
         with pytest.raises(InputError, match="write a mapping"):
             ask()
+
+
+def test_long_lists_bear_the_largest_filters(tmp_path, encoder):
+    """The bound on SQLite's steps is for damaged files: no filter that is allowed reaches it."""
+    documents = [{"_id": str(number), "text": "x", "n": [number] * 3000} for number in range(10)]
+    config = IndexConfig(kind="flat")
+    with Index.build(tmp_path / "long", documents, encoder, config=config) as index:
+        wide = [{"n": {"in": [20 + number, True, None, "x"]}} for number in range(99)]
+        with pytest.raises(InputError, match="holds number only"):
+            index.count({"or": [{"n": "x"}]})
+        assert index.count({"or": [*wide, {"n": 3}]}) == 1
 
 
 def test_a_small_index_bears_the_largest_filters(shop):

@@ -234,6 +234,18 @@ def test_a_pickle_opens_its_own_generation_or_none(tmp_path, documents, encoder)
         pickle.loads(pickled)
 
 
+def test_a_pickle_opens_no_other_index_that_has_its_name(tmp_path, documents, encoder):
+    with Index.build(tmp_path / "x", documents, encoder) as index:
+        pickled = pickle.dumps(index)
+    shutil.rmtree(tmp_path / "x")
+    Index.build(tmp_path / "x", documents[:3], encoder).close()
+    with pytest.raises(IndexFolderError, match=r"gen-000001 holds another index.*open it anew"):
+        pickle.loads(pickled)
+    shutil.rmtree(tmp_path / "x")
+    with pytest.raises(IndexFolderError, match=r"gen-000001 is gone.*open it anew"):
+        pickle.loads(pickled)
+
+
 @pytest.mark.parametrize("kind", ["hnsw", "flat"])
 def test_building_then_opening_reads_large_files_once(tmp_path, documents, encoder, monkeypatch, kind):
     import relsdk.intact as module
