@@ -26,7 +26,7 @@ from relsdk.bundle import (
 )
 from relsdk.embedder import Embedder
 from relsdk.errors import InputError
-from relsdk.records import Document, LabelledPair
+from relsdk.records import LabelledPair, document_text
 from relsdk.tokenizer import open_tokenizer
 from relsdk_export.convert import SentenceEncoder, load_encoder, write_onnx
 from relsdk_export.corpus import PARITY_TEXTS, Sample, input_batches, typical_texts
@@ -174,7 +174,9 @@ class _EncoderJob:
             self._cut_dimension(self.settings.truncate_dim)
         copy_dense(self.checkpoint, folder, self.settings.dense)
         self._typical = [("query", pair.query) for pair in self._own]
-        self._typical += [("document", self._document_text(pair.document)) for pair in self._own]
+        self._typical += [
+            ("document", document_text(self.settings.document_template, pair.document)) for pair in self._own
+        ]
         if self._asked.vocabulary_from is not None:
             on_step("cut the vocabulary")
             self._cut_vocabulary(folder, self._asked.vocabulary_from)
@@ -243,9 +245,6 @@ class _EncoderJob:
 
     def _tower_of(self, prompt: str) -> Tower:
         return "query_model" if prompt == "query" and "query_model" in self.towers else "model"
-
-    def _document_text(self, document: Document) -> str:
-        return self.settings.document_template.format(title=document.title, text=document.text).strip()
 
     def _with_prompt(self, inputs: Sequence[tuple[str, str]]) -> list[str]:
         return [self.settings.prompts.get(name, "") + text for name, text in inputs]

@@ -22,7 +22,7 @@ from relsdk.bundle import (
     write_tokenizer,
 )
 from relsdk.pair_models import CrossEncoder
-from relsdk.records import Document, LabelledPair
+from relsdk.records import LabelledPair, document_text
 from relsdk.tokenizer import open_tokenizer
 from relsdk_export.convert import PairClassifier, load_scorer, write_onnx
 from relsdk_export.corpus import Sample, head, input_batches, typical_pairs
@@ -118,7 +118,9 @@ class _ScorerJob:
         if self._asked.layers is not None:
             update_model_config(folder, keep_layers(self.model.transformer, self._asked.layers))
             self._cuts["layers"] = list(self._asked.layers)
-        own = [(pair.query, self._document_text(pair.document)) for pair in self._own]
+        own = [
+            (pair.query, document_text(self.settings.document_template, pair.document)) for pair in self._own
+        ]
         if self._asked.vocabulary_from is None:
             self._typical = own or typical_pairs()
             self._refer(self._typical)
@@ -152,9 +154,6 @@ class _ScorerJob:
     def export_whole(self, target: Path) -> Bundle:
         whole = _ScorerJob(self.checkpoint, ScorerCuts(), self.budget)
         return export_bundle(whole, target, variants=("fp32",))
-
-    def _document_text(self, document: Document) -> str:
-        return self.settings.document_template.format(title=document.title, text=document.text).strip()
 
     def _refer(self, pairs: list[tuple[str, str]]) -> None:
         self.pairs = pairs[::_STEP]

@@ -34,8 +34,10 @@ def token_budget_batches(
         Index arrays, together a permutation of 0..N-1.
 
     Raises:
-        InputError: A bound is below 1.
+        InputError: A bound is below 1 or no whole number.
     """
+    if not isinstance(batch_size, int | np.integer | None) or isinstance(batch_size, bool):
+        raise InputError(f"batch_size={batch_size!r}; a whole number is needed")
     if token_budget < 1 or (batch_size is not None and batch_size < 1):
         raise InputError(f"token_budget={token_budget}, batch_size={batch_size}: both must be at least 1")
     order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")

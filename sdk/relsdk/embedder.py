@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from relsdk.errors import BundleError, CalibrationError, InputError
 from relsdk.hub import local_model
 from relsdk.pooling import Precision, pool, to_precision
 from relsdk.query_cache import CacheInfo, QueryCache, open_query_cache
-from relsdk.records import Document
+from relsdk.records import Document, document_text
 from relsdk.runner import BatchRunner, Feed, Truncation, TruncationWarning
 from relsdk.session import ModelSession
 from relsdk.verification import Verification, check_runtime, verify_variant
@@ -76,8 +76,9 @@ class Embedder:
         }
         self.bundle = read_bundle(local_model(model))
         self._settings = self.bundle.encoder_settings
-        if truncate_dim is not None and not 1 <= truncate_dim <= self._settings.dimension:
-            raise InputError(f"truncate_dim={truncate_dim}; allowed are 1 to {self._settings.dimension}")
+        whole = isinstance(truncate_dim, int | np.integer) and not isinstance(truncate_dim, bool)
+        if truncate_dim is not None and not (whole and 1 <= truncate_dim <= self._settings.dimension):
+            raise InputError(f"truncate_dim={truncate_dim!r}; allowed are 1 to {self._settings.dimension}")
         self.dimension = truncate_dim or self._settings.truncate_dim or self._settings.dimension
         self._runner = BatchRunner(self.bundle, variant, threads, providers)
         self.variant = self._runner.variant
@@ -192,6 +193,8 @@ class Embedder:
             TruncationError: A text is too long and `truncation` is "error".
         """
         _check_option("precision", precision, ("float32", "int8", "ubinary"))
+        if not isinstance(prompt, str | None):
+            raise InputError(f"prompt is {type(prompt).__name__}; a string is needed")
         if prompt is None:
             prompt_name = self._settings.default_prompt if prompt_name is None else prompt_name
             prompt = self._prompt(prompt_name) if prompt_name else ""
@@ -253,14 +256,12 @@ class Embedder:
             return self.encode(
                 self.document_text(inputs), prompt_name=self.known_prompt("document"), **options
             )
-        texts = [self.document_text(item) for item in inputs]
+        texts = [self.document_text(item) for item in _in_order(inputs)]
         return self.encode(texts, prompt_name=self.known_prompt("document"), **options)
 
     def document_text(self, document: str | Document) -> str:
         """Return the text that is encoded for a document (before the prompt)."""
-        if not isinstance(document, Document):
-            return document
-        return self._settings.document_template.format(title=document.title, text=document.text).strip()
+        return document_text(self._settings.document_template, document)
 
     def warmup(self) -> None:
         """Run the model once, so that the first request does not pay for it."""
@@ -303,7 +304,7 @@ class Embedder:
 
     def _prompt(self, name: str) -> str:
         prompts: Mapping[str, str] = self._settings.prompts
-        if name not in prompts:
+        if not isinstance(name, str) or name not in prompts:
             raise InputError(f"{self.name} has no prompt {name!r}; it has {sorted(prompts)}")
         return prompts[name]
 
@@ -395,13 +396,18 @@ def _open_again(kind: type[Embedder], path: Path, fingerprint: str, arguments: M
 def _as_list(inputs: str | Sequence[str]) -> list[str]:
     if isinstance(inputs, str):
         return [inputs]
-    if not isinstance(inputs, Iterable):
-        raise InputError(f"inputs is {type(inputs).__name__}; a string or a list of strings is needed")
-    texts = list(inputs)
+    texts = _in_order(inputs)
     for position, text in enumerate(texts):
         if not isinstance(text, str):
             raise InputError(f"input {position} is {type(text).__name__}; a string is needed")
     return texts
+
+
+def _in_order(inputs: Iterable[Any]) -> list[Any]:
+    # Of a mapping the keys would be encoded, of a set nobody knew which row is which.
+    if not isinstance(inputs, Iterable) or isinstance(inputs, Mapping | Set):
+        raise InputError(f"inputs is {type(inputs).__name__}; a string or a list of strings is needed")
+    return list(inputs)
 
 
 def _check_option(name: str, value: str, allowed: Sequence[str]) -> None:

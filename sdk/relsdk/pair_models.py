@@ -6,6 +6,7 @@ Shape letters: N pairs, C outputs of a head.
 from __future__ import annotations
 
 import os
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from relsdk.embedder import Embedder
 from relsdk.errors import BundleError, CalibrationError, InputError
 from relsdk.hub import local_model
 from relsdk.levels import expected_level
-from relsdk.records import Document
+from relsdk.records import Document, document_text
 from relsdk.runner import BatchRunner, Feed, Truncation
 from relsdk.verification import Verification, check_runtime, verify_variant
 
@@ -115,7 +116,7 @@ class BiEncoder:
         self, pairs: Sequence[Pair], *, batch_size: int | None = None, show_progress_bar: bool = False
     ) -> PairOutputs:
         """Return the cosine of each pair; a text that occurs twice is encoded once."""
-        embedder = self.embedder
+        embedder, pairs = self.embedder, _checked(pairs)
         queries = {query: row for row, query in enumerate(dict.fromkeys(query for query, _ in pairs))}
         texts = [embedder.document_text(document) for _, document in pairs]
         documents = {text: row for row, text in enumerate(dict.fromkeys(texts))}
@@ -203,7 +204,7 @@ class CrossEncoder:
     ) -> NDArray[np.float32]:
         """Run N pairs: (N, C) float32, in their order; see `Embedder.encode` for the options and errors."""
         return self._runner.run(
-            [(query, self.document_text(document)) for query, document in pairs],
+            [(query, self.document_text(document)) for query, document in _checked(pairs)],
             self.settings.outputs,
             self._logits,
             batch_size=batch_size,
@@ -239,9 +240,7 @@ class CrossEncoder:
 
     def document_text(self, document: str | Document) -> str:
         """Return the text that a document becomes."""
-        if not isinstance(document, Document):
-            return document
-        return self.settings.document_template.format(title=document.title, text=document.text).strip()
+        return document_text(self.settings.document_template, document)
 
     def _logits(self, feed: Feed) -> NDArray[np.float32]:
         session = self._runner.session
@@ -262,6 +261,19 @@ def _open_again(
     bundle = read_bundle(path)
     bundle.check_fingerprint(fingerprint)
     return kind(bundle, **arguments)
+
+
+def _checked(pairs: Sequence[Pair]) -> list[Pair]:
+    """Return N pairs; text of two characters is none.
+
+    Raises:
+        InputError: One is no pair, or its query no text.
+    """
+    found = list(pairs)
+    for position, pair in enumerate(found):
+        if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[0], str):
+            raise InputError(f"pair {position} is {reprlib.repr(pair)}; (query, document) is needed")
+    return found
 
 
 def _own_probabilities(settings: ScorerSettings) -> Temperature:

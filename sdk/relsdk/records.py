@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from relsdk.errors import InputError
 from relsdk.levels import RelevanceLevel
 
-__all__ = ["Document", "Hit", "LabelledPair", "Relevance", "SearchResult"]
+__all__ = ["Document", "Hit", "LabelledPair", "Relevance", "SearchResult", "document_text"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,22 @@ class Document:
     title: str = ""
     text: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+def document_text(template: str, document: str | Document) -> str:
+    """Return the text that a model reads for a document: text as it is, a `Document` by the model's template.
+
+    Raises:
+        InputError: It is neither, or a title or text is no string.
+    """
+    if isinstance(document, str):
+        return document
+    if not isinstance(document, Document):
+        raise InputError(f"a document is {type(document).__name__}; a string or a Document is needed")
+    for name, value in (("title", document.title), ("text", document.text)):
+        if not isinstance(value, str):
+            raise InputError(f"the {name} of document {document.id!r} is {value!r}; a string is needed")
+    return template.format(title=document.title, text=document.text).strip()
 
 
 @dataclass(frozen=True, slots=True)

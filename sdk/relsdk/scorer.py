@@ -159,8 +159,11 @@ class RelevanceScorer:
             documents: N documents.
             top_k: Keep the first so many; None keeps all.
         """
-        if top_k is not None and top_k < 1:
-            raise InputError(f"top_k={top_k}; at least 1 is needed")
+        if isinstance(documents, str):
+            raise InputError("documents is one string; a list of documents is needed")
+        whole = isinstance(top_k, int | np.integer) and not isinstance(top_k, bool)
+        if top_k is not None and not (whole and top_k >= 1):
+            raise InputError(f"top_k={top_k!r}; a whole number from 1 on is needed")
         found = self.predict([(query, document) for document in documents])
         order = np.argsort(-found.scores, kind="stable")[:top_k]
         return [RankedDocument(int(row), found[int(row)]) for row in order]

@@ -81,6 +81,10 @@ class TextTokenizer:
         self._process = os.getpid()
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
+        # Without a post-processor the fast call (tokenizers 0.23) gives the second text of a pair the first's
+        # segment.
+        fast = self._tokenizer.post_processor is not None
+        self._encode_batch = self._tokenizer.encode_batch_fast if fast else self._tokenizer.encode_batch
 
     def tokenize(self, inputs: Sequence[str] | Sequence[tuple[str, str]]) -> TokenizedTexts:
         """Turn texts, or pairs of texts, into ids.
@@ -106,14 +110,16 @@ class TextTokenizer:
         if len(inputs) == 1 or os.getpid() != self._process:
             pairs = [item if isinstance(item, tuple) else (item,) for item in inputs]
             return [self._tokenizer.encode(*pair) for pair in pairs]
-        return self._tokenizer.encode_batch_fast(list(inputs))
+        return self._encode_batch(list(inputs))
 
     def _shortened(self, item: Any) -> Any:
         """Return a text, or the texts of a pair, without characters that decide nothing."""
         if isinstance(item, tuple):
             return tuple(self._shortened(text) for text in item)
+        if not isinstance(item, str):  # of a pair the library takes None: as no second text
+            raise TypeError
         size = _LONG_TEXT
-        while isinstance(item, str) and len(item) > size:
+        while len(item) > size:
             part = item[:size] if self._side == "right" else item[-size:]
             # With a margin: where the part was cut out, its last tokens are not those of the text.
             if len(self._tokenizer.encode(part, add_special_tokens=False)) >= 2 * self.max_tokens:
@@ -153,6 +159,10 @@ class TextTokenizer:
             seen[sequence] += 1
         return rows
 
+    def special_tokens(self, texts: int) -> int:
+        """Return how many special tokens are put around one text, or around the two of a pair."""
+        return self._tokenizer.num_special_tokens_to_add(texts == 2)
+
     def pad(
         self, tokens: TokenizedTexts, rows: Sequence[int] | NDArray[np.int64]
     ) -> dict[str, NDArray[np.int64]]:
@@ -185,14 +195,22 @@ def open_tokenizer(folder: Path, settings: EncoderSettings | ScorerSettings) -> 
     """Open a model folder's tokenizer as its settings say.
 
     Raises:
-        BundleError: See `TextTokenizer`.
+        BundleError: See `TextTokenizer`; or the limit leaves no room for a text beside the special tokens.
     """
-    return TextTokenizer(
+    made = TextTokenizer(
         tokenizer_path(folder),
         max_tokens=settings.max_tokens,
         pad_token=settings.pad_token,
         truncation_side=settings.truncation_side,
     )
+    texts = 2 if isinstance(settings, ScorerSettings) else 1
+    needed = made.special_tokens(texts) + texts
+    if settings.max_tokens < needed:  # every text would be the same
+        raise BundleError(
+            f"{folder} has a limit of {settings.max_tokens} tokens, and its tokenizer needs {needed}: the "
+            f"special ones and one a text; correct the limit"
+        )
+    return made
 
 
 def _unpadded(ids: list[int], type_ids: list[int]) -> dict[str, NDArray[np.int64]]:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from relsdk import tokenizer as tokenizer_module
-from relsdk.errors import InputError
-from relsdk.tokenizer import TextTokenizer
+from relsdk.bundle import read_bundle
+from relsdk.errors import BundleError, InputError
+from relsdk.tokenizer import TextTokenizer, open_tokenizer
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 ALPHABET = "大宅门演员表红烧肉怎么做 abcdefgh　ｈｉ\t\n①é🚄ßx"
@@ -139,6 +141,18 @@ def test_many_texts_in_one_call_keep_their_order(toy, monkeypatch):
     assert_same(*toy, items, 12)
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_pair_has_two_segments_without_a_post_processor(tmp_path, side):
+    """Alone and among others: the library's fast call says that all of a pair is its first text."""
+    made, pad = wordpiece()
+    made.post_processor = None
+    made.save(str(tmp_path / "tokenizer.json"))
+    pairs = [("大宅门", "演员"), ("abc", "红烧肉怎么做"), ("红烧肉怎么做", "红烧肉怎么做")]
+    found = TextTokenizer(tmp_path / "tokenizer.json", max_tokens=8, pad_token=pad, truncation_side=side)
+    assert found.tokenize(pairs).type_ids == [[0, 0, 0, 1, 1], [0] + [1] * 6, [0] * 4 + [1] * 4]
+    assert_same(tmp_path / "tokenizer.json", pad, made, pairs, 8, side)
+
+
 def test_a_wrong_input_is_named_by_its_place(toy, monkeypatch):
     path, pad, _ = toy
     monkeypatch.setattr(tokenizer_module, "_CALL_CHARACTERS", 10)
@@ -147,6 +161,20 @@ def test_a_wrong_input_is_named_by_its_place(toy, monkeypatch):
         made.tokenize([*["红烧肉怎么做"] * 7, 3])
     with pytest.raises(InputError, match="input 6 holds a lone surrogate"):
         made.tokenize([*[("红烧肉", "怎么做")] * 6, ("a", "\ud800")])
+    with pytest.raises(InputError, match="input 1 is NoneType"):
+        made.tokenize([("红烧肉", "怎么做"), ("红烧肉", None)])
+
+
+@pytest.mark.parametrize(("kind", "needed"), [("encoder", 3), ("scorer", 6)])
+def test_a_limit_that_leaves_no_room_for_a_text_is_refused(kind, needed):
+    """Special tokens alone: every text would have the same vector."""
+    bundle = read_bundle(FIXTURES / f"{kind}-bundle-v1")
+    tokenizer = open_tokenizer(bundle.path, replace(bundle.settings, max_tokens=needed))
+    pair = kind == "scorer"
+    found = tokenizer.tokenize([("红", "烧") if pair else "红", ("做", "烧") if pair else "做"])
+    assert found.lengths == [needed, needed]
+    with pytest.raises(BundleError, match=f"limit of {needed - 1} tokens, and its tokenizer needs {needed}"):
+        open_tokenizer(bundle.path, replace(bundle.settings, max_tokens=needed - 1))
 
 
 @pytest.mark.parametrize(
