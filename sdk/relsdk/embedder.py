@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from relsdk.bundle import DenseLayer, read_bundle, read_dense
+from relsdk.bundle import Bundle, DenseLayer, open_bundle, read_dense
 from relsdk.errors import BundleError, CalibrationError, InputError
 from relsdk.hub import local_model
 from relsdk.pooling import Precision, pool, to_precision
@@ -74,13 +74,18 @@ class Embedder:
             "providers": providers,
             "query_cache": query_cache,
         }
-        self.bundle = read_bundle(local_model(model))
+
+        def load(bundle: Bundle) -> BatchRunner:
+            dimension = bundle.encoder_settings.dimension
+            whole = isinstance(truncate_dim, int | np.integer) and not isinstance(truncate_dim, bool)
+            if truncate_dim is not None and not (whole and 1 <= truncate_dim <= dimension):
+                raise InputError(f"truncate_dim={truncate_dim!r}; allowed are 1 to {dimension}")
+            return BatchRunner(bundle, variant, threads, providers)
+
+        self._runner = open_bundle(local_model(model), load)
+        self.bundle = self._runner.bundle
         self._settings = self.bundle.encoder_settings
-        whole = isinstance(truncate_dim, int | np.integer) and not isinstance(truncate_dim, bool)
-        if truncate_dim is not None and not (whole and 1 <= truncate_dim <= self._settings.dimension):
-            raise InputError(f"truncate_dim={truncate_dim!r}; allowed are 1 to {self._settings.dimension}")
         self.dimension = truncate_dim or self._settings.truncate_dim or self._settings.dimension
-        self._runner = BatchRunner(self.bundle, variant, threads, providers)
         self.variant = self._runner.variant
         self._outputs: dict[Path, str] = {}
         self._dense: list[DenseLayer] = []

@@ -55,7 +55,10 @@ class FileStamp:
     @classmethod
     def of(cls, path: Path) -> FileStamp:
         """Take note of a file."""
-        resolved = path.resolve()
+        try:
+            resolved = Path(os.path.realpath(path))
+        except (OSError, ValueError):  # ValueError: a NUL in it
+            return cls(path, None)
         return cls(resolved, _status(resolved))
 
     @property

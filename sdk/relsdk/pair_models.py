@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from relsdk.bundle import Bundle, ScorerSettings, Variant, read_bundle
+from relsdk.bundle import Bundle, ScorerSettings, Variant, open_bundle
 from relsdk.calibration import Calibration, Temperature, calibration_from_dict
 from relsdk.embedder import Embedder
 from relsdk.errors import BundleError, CalibrationError, InputError
@@ -258,9 +258,12 @@ def _open_again(
     kind: type[CrossEncoder], path: Path, fingerprint: str, arguments: Mapping[str, Any]
 ) -> CrossEncoder:
     """Open what was pickled."""
-    bundle = read_bundle(path)
-    bundle.check_fingerprint(fingerprint)
-    return kind(bundle, **arguments)
+
+    def load(bundle: Bundle) -> CrossEncoder:
+        bundle.check_fingerprint(fingerprint)
+        return kind(bundle, **arguments)
+
+    return open_bundle(path, load)
 
 
 def _checked(pairs: Sequence[Pair]) -> list[Pair]:
@@ -293,9 +296,14 @@ def open_pair_model(
         BundleError: The folder is missing or damaged.
         InputError: An argument is out of range.
     """
-    bundle = read_bundle(local_model(model))
-    if bundle.kind == "encoder":
-        return BiEncoder(Embedder(model, variant=variant, threads=threads, truncate_dim=truncate_dim))
-    if truncate_dim is not None:
-        raise InputError(f"{model} is a scorer bundle; it has no vectors to cut to {truncate_dim} dimensions")
-    return CrossEncoder(bundle, variant=variant, threads=threads)
+
+    def load(bundle: Bundle) -> PairModel:
+        if bundle.kind == "encoder":
+            return BiEncoder(Embedder(model, variant=variant, threads=threads, truncate_dim=truncate_dim))
+        if truncate_dim is not None:
+            raise InputError(
+                f"{model} is a scorer bundle; it has no vectors to cut to {truncate_dim} dimensions"
+            )
+        return CrossEncoder(bundle, variant=variant, threads=threads)
+
+    return open_bundle(local_model(model), load)

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -232,3 +233,26 @@ def test_a_file_that_is_loaded_after_an_overwrite_is_refused(tmp_path):
     assert (loaded.encode_document(["红烧肉"]) == before).all()
     with pytest.raises(BundleError, match="no longer the file that this model was opened with"):
         late.encode_document(["红烧肉"])
+
+
+def test_who_opens_a_bundle_while_it_is_overwritten_gets_the_old_or_the_new_one(tmp_path):
+    bundles = [FIXTURES / name for name in ("encoder-bundle-v1", "tower-bundle-v1")]
+    wanted = {}
+    for bundle in bundles:
+        embedder = Embedder(bundle, variant="fp32")
+        wanted[embedder.fingerprint] = embedder.encode_query("红烧肉").tolist()
+    assert len(wanted) == 2
+    target = tmp_path / "b"
+    shutil.copytree(bundles[0], target)
+
+    def overwrite():
+        for turn in range(1, 31):
+            with staged_folder(target, marker="relsdk.json", overwrite=True) as staging:
+                shutil.copytree(bundles[turn % 2], staging, dirs_exist_ok=True)
+
+    with ThreadPoolExecutor(1) as pool:
+        writer = pool.submit(overwrite)
+        while not writer.done():
+            opened = Embedder(target, variant="fp32")
+            assert opened.encode_query("红烧肉").tolist() == wanted[opened.fingerprint]
+        writer.result()

@@ -28,7 +28,7 @@ from relsdk.bundle.layout import (
 )
 from relsdk.bundle.model import RELSDK_JSON, Bundle, Tower, Variant, onnx_file
 from relsdk.bundle.modules import says_how_to_pool
-from relsdk.bundle.reading import read_bundle
+from relsdk.bundle.reading import open_bundle, read_bundle
 from relsdk.bundle.writing import finish_bundle, open_for_calibration, save_calibration
 
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
     "is_scorer_folder",
     "name_of_model",
     "onnx_file",
+    "open_bundle",
     "open_for_calibration",
     "read_bundle",
     "read_dense",

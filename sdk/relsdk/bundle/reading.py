@@ -8,8 +8,10 @@ too, as long as it has an ONNX file; it just has no levels.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from relsdk.bundle.dense import dense_files
 from relsdk.bundle.description import LOCK, REMEDY, read_description
@@ -24,9 +26,11 @@ from relsdk.bundle.layout import (
 from relsdk.bundle.model import RELSDK_JSON, Bundle, Variant, onnx_file
 from relsdk.bundle.onnx_names import find_onnx_files
 from relsdk.errors import BundleError
-from relsdk.folders import file_sha256, json_sha256, restore_folder
+from relsdk.folders import FileStamp, file_sha256, json_sha256, restore_folder
 
-__all__ = ["read_bundle"]
+__all__ = ["open_bundle", "read_bundle"]
+
+Opened = TypeVar("Opened")
 
 # What no other program leaves in a model folder.
 _TRACES = (GOLDEN_JSON, LOCK, onnx_file("fp32", "any", tower="query_model"))
@@ -61,6 +65,21 @@ def read_bundle(path: str | Path) -> Bundle:
             f"are in it; {REMEDY}"
         )
     return _read_foreign(folder)
+
+
+def open_bundle(path: str | Path, load: Callable[[Bundle], Opened]) -> Opened:
+    """Read a model folder and load its files, or those of its successor when it is overwritten meanwhile.
+
+    Raises:
+        BundleError: See `read_bundle`; or `load` raised it, and `relsdk.json` is still the same file.
+    """
+    while True:
+        stamp = FileStamp.of(Path(path) / RELSDK_JSON)
+        try:
+            return load(read_bundle(path))
+        except BundleError:
+            if stamp.status is None or stamp.holds:
+                raise
 
 
 def _read_foreign(folder: Path) -> Bundle:

@@ -461,7 +461,7 @@ def test_what_is_no_filter_is_no_empty_one(shop, where):
 
 def test_long_lists_bear_the_largest_filters(tmp_path, encoder):
     """The bound on SQLite's steps is for damaged files: no filter that is allowed reaches it."""
-    documents = [{"_id": str(number), "text": "x", "n": [number] * 3000} for number in range(10)]
+    documents = [{"_id": str(number), "text": "x", "n": [number] * 6000} for number in range(10)]
     config = IndexConfig(kind="flat")
     with Index.build(tmp_path / "long", documents, encoder, config=config) as index:
         wide = [{"n": {"in": [20 + number, True, None, "x"]}} for number in range(99)]
