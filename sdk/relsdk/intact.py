@@ -2,7 +2,8 @@
 
 What is remembered is no path but the file itself: device, inode, size, times of change, and its hash. A copy,
 a restored or a changed file is another one, and is hashed. A file that was changed in the last moment before
-it was hashed is not remembered: the clock of the file system could not tell a further change.
+it was hashed is not remembered: the clock of the file system could not tell a further change. What a program
+changes in a file that it has mapped into memory may leave the times alone: such a change is not seen.
 
 The memory is of this process and, as empty files, in the user's cache (`$XDG_CACHE_HOME/relsdk/intact`, or
 where the system keeps caches), so that it serves the next process too. Where that cannot be written, nothing
