@@ -71,11 +71,11 @@ def parse_json(content: bytes, *, where: str, error: type[RelsdkError], remedy: 
         value = json.loads(text, object_pairs_hook=_unique, parse_float=_finite, parse_constant=_no_constant)
         if "\\ud" in text or "\\uD" in text:
             json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate is no text
-        level = _containers([value])
+        level = _containers([[value]])
         for _ in range(_MAX_DEPTH):
             if not level:
                 return value
-            level = [item for parent in level for item in _containers(parent)]
+            level = _containers(level)
     except (ValueError, RecursionError) as problem:
         raise error(f"{where} is not readable JSON: {problem}; {remedy}") from problem
     raise error(f"{where} is not readable JSON: more than {_MAX_DEPTH} levels; {remedy}")
@@ -108,9 +108,14 @@ def convert_json(
         raise error(f"{where} is damaged: {what}; {remedy}") from problem
 
 
-def _containers(parent: Any) -> list[Any]:
-    items = parent.values() if isinstance(parent, dict) else parent
-    return [item for item in items if isinstance(item, dict | list)]
+def _containers(parents: list[Any]) -> list[Any]:
+    """Return the mappings and lists inside some; in one loop, as a vocabulary is 250,000 lists."""
+    return [
+        item
+        for parent in parents
+        for item in (parent.values() if isinstance(parent, dict) else parent)
+        if isinstance(item, (dict, list))
+    ]
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
