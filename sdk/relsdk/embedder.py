@@ -291,7 +291,6 @@ class Embedder:
         if together:
             calls = [[row for row, own in enumerate(sessions) if own is session] for session in {*sessions}]
         result = np.empty((len(inputs), self.dimension), dtype=np.float32)
-        truncated = self.truncated_count
         for rows in calls:
             session = sessions[rows[0]]
             result[rows] = self._runner.run(
@@ -301,10 +300,10 @@ class Embedder:
                 batch_size=None,
                 truncation="silent",
                 progress=None,
+                count=False,
             )
             if self._normalizes(session, None):
                 result[rows] /= np.maximum(np.linalg.norm(result[rows], axis=1, keepdims=True), 1e-12)
-        self._runner.truncated_count = truncated
         return result
 
     def _prompt(self, name: str) -> str:

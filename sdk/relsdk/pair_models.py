@@ -232,11 +232,22 @@ class CrossEncoder:
 
     def golden(self, inputs: Sequence[tuple[str, str]], *, together: bool = False) -> NDArray[np.float32]:
         """Run (query, document) pairs, each alone or in one call: (N, C) float32."""
-        truncated = self.truncated_count
         calls = [inputs] if together else [[pair] for pair in inputs]
-        found = np.concatenate([self.logits(call, truncation="silent") for call in calls])
-        self._runner.truncated_count = truncated
-        return found
+        width = self.settings.outputs
+        return np.concatenate(
+            [
+                self._runner.run(
+                    call,
+                    width,
+                    self._logits,
+                    batch_size=None,
+                    truncation="silent",
+                    progress=None,
+                    count=False,
+                )
+                for call in calls
+            ]
+        )
 
     def document_text(self, document: str | Document) -> str:
         """Return the text that a document becomes."""

@@ -77,6 +77,7 @@ class BatchRunner:
         batch_size: int | None,
         truncation: Truncation,
         progress: str | None,
+        count: bool = True,
     ) -> NDArray[np.float32]:
         """Run N texts, or pairs of texts, and return (N, W) float32 in their order.
 
@@ -85,8 +86,9 @@ class BatchRunner:
             width: W.
             compute: A batch's (B, T) arrays to (B, W).
             batch_size: Upper bound on B; by default only the token count is bounded.
-            truncation: What to do when inputs exceed the limit; always counted in `truncated_count`.
+            truncation: What to do when inputs exceed the limit.
             progress: Show how far it has come on stderr, with this label; None shows nothing.
+            count: Count inputs that exceed the limit in `truncated_count`; not those of a check of our own.
 
         Raises:
             BundleError: An output is NaN or infinite.
@@ -96,7 +98,7 @@ class BatchRunner:
         if truncation not in ("warn", "error", "silent"):
             raise InputError(f"truncation={truncation!r}; allowed are ['warn', 'error', 'silent']")
         tokens = self.tokenizer.tokenize(inputs)
-        if tokens.truncated:
+        if tokens.truncated and count:
             self._note_truncation(tokens, truncation)
         if len(tokens.ids) == 1 and batch_size is None and progress is None:
             # A query: nothing to sort or restore. Copied: a vector that is kept must not hold on to the

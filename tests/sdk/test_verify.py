@@ -13,7 +13,12 @@ from relsdk.bundle import GOLDEN_TEXTS, read_golden
 from relsdk.cli import main
 from relsdk.errors import BundleError
 from relsdk.folders import file_sha256
+from relsdk.pair_models import open_pair_model
+from relsdk.runner import TruncationWarning
+from relsdk.session import ModelSession
 from tests.bundle_changes import read_description, write_description
+
+FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 
 
 @pytest.fixture
@@ -154,3 +159,23 @@ def test_a_changed_description_does_not_pass(toy_bundle_copy, verify):
     code, _, error = verify(toy_bundle_copy)
     assert code == 2
     assert "relsdk.json was changed after it was written" in error
+
+
+@pytest.mark.parametrize("kind", ["encoder", "scorer"])
+def test_golden_inputs_leave_the_callers_count_alone(kind, tmp_path, monkeypatch):
+    """Another thread's texts may be cut while golden inputs run; they were forgotten afterwards."""
+    folder = shutil.copytree(FIXTURES / f"{kind}-bundle-v1", tmp_path / kind)
+    with pytest.warns(UserWarning, match="no checksum"):
+        model = open_pair_model(folder, variant="fp32")
+    counted = model.embedder if kind == "encoder" else model
+    run = ModelSession.run
+
+    def meanwhile(session, output, inputs):
+        monkeypatch.setattr(ModelSession, "run", run)
+        with pytest.warns(TruncationWarning):
+            model.outputs([("演", "员 " * 2000)])
+        return run(session, output, inputs)
+
+    monkeypatch.setattr(ModelSession, "run", meanwhile)
+    assert model.verify().passed
+    assert counted.truncated_count == 1
