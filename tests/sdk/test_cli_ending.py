@@ -106,6 +106,33 @@ def test_signals_clean_up_and_say_so_in_one_line(tmp_path, number, code):
     assert not list(tmp_path.rglob("*.npy"))
 
 
+def test_an_interrupt_of_an_evaluated_text_keeps_its_exit_code(tmp_path):
+    """CPython remembers it and kills `python -m` with SIGINT at the end, after SIGTERM, too."""
+    (tmp_path / "interrupted.py").write_text(
+        "import os, signal\nfrom relsdk.cli.ending import Signals\n"
+        "try:\n"
+        "    with Signals():\n"
+        "        exec('os.kill(os.getpid(), signal.SIGTERM); [None for _ in range(10**8)]')\n"
+        "except KeyboardInterrupt:\n    raise SystemExit(143) from None\n"
+    )
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-m", "interrupted"], timeout=60, check=False, env={**os.environ, "PYTHONPATH": path}
+    )
+    assert done.returncode == 143
+
+
+def test_what_is_logged_reaches_no_terminal_raw(relsdk, tmp_path):
+    path = tmp_path / f"{HOSTILE}.jsonl"
+    path.write_text('{"_id": "1", "title": "a"}\n{"_id": "2", "title": ""}\n')
+    bundle = FIXTURES / "encoder-bundle-v1"
+    code, _, err = relsdk("index", "build", tmp_path / "i", "-m", bundle, "-i", path, "--skip-empty")
+    assert code == 0
+    (line,) = [line for line in err.splitlines() if "left out" in line]
+    assert line.startswith("relsdk: warning: ")
+    assert not set(line) & set(HOSTILE[1:2] + "\x9b\u202e\u2066\x07")
+
+
 def test_a_signal_that_was_ignored_stays_ignored():
     program = (
         "import signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"

@@ -57,6 +57,17 @@ def test_documents_come_in_order_and_as_they_went_in(index):
         list(rest)
 
 
+def test_fields_called_like_a_documents_own_parts_hide_none(tmp_path, relsdk):
+    document = Document("a\nb\tc-1", "T", "x", {"title": "other", "id": 7, "n": 1})
+    Index.build(tmp_path / "i", [document], Encoder()).close()
+    shown = relsdk("index", "get", tmp_path / "i", document.id)[1].splitlines()
+    assert [line.split() for line in shown[1:]] == [
+        ["id", "a", "b", "c-1"], ["title", "T"], ["text", "x"], ["metadata.title", "other"],
+        ["metadata.id", "7"], ["n", "1"],
+    ]  # fmt: skip
+    assert relsdk("index", "list", tmp_path / "i")[1] == "a\\nb\\tc-1\tT\n"
+
+
 def test_documents_of_an_index_that_is_built_again_meanwhile(index, tmp_path):
     path = Path(shutil.copytree(index, tmp_path / "i"))
     with Index.open(path) as opened:

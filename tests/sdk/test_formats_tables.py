@@ -64,6 +64,31 @@ class TestTypes:
              "mixed": "x", "flag": 1, "sparse": 7, "sci": "2"},
         ]  # fmt: skip
 
+    @pytest.mark.parametrize(
+        ("cells", "number"),
+        [
+            (("1.9", "1.10"), False),  # versions: 1.1 and 1.10 are not the same
+            (("1.10", "2", "2.5"), False),
+            (("9.50", "10.00", "12"), True),
+            (("95.0", "12.25"), True),  # as pandas writes them
+            (("0.30000000000000004", "-1.5"), True),
+            (("0.300000000000000040", "1.5"), False),
+            (("+5", "6"), False),
+            (("1_000", "6"), False),
+            (("５", "6"), False),
+            (("5%", "6"), False),
+            (("1,000", "6"), False),
+            (("2024-05-01", "6"), False),
+            (("13800138000", "6"), True),
+            ((" 5", "6"), True),
+        ],
+    )
+    def test_what_is_a_number_unasked(self, write, cells, number):
+        path = write("d.csv", "id,title,v\n" + "".join(f'{n},a,"{v}"\n' for n, v in enumerate(cells)))
+        assert types_of(path) == ({"v": "number"} if number else {})
+        values = [one["v"] for one in metadata(path)]
+        assert values == ([float(v) for v in cells] if number else list(cells))
+
     def test_types_of_the_user_take_precedence(self, write):
         path = write("d.csv", TABLE)
         types = {"duration": "text", "sku": "number", "flag": "boolean", "sci": "number"}

@@ -6,7 +6,6 @@ An unknown key is an error that names the nearest.
 from __future__ import annotations
 
 import difflib
-import math
 import os
 import sys
 import types
@@ -57,7 +56,9 @@ def load_config(kind: type[Config], path: Path | None, overrides: Sequence[str] 
     if path is not None:
         try:
             with settings_file(path).open("rb") as stream:
-                raw = stream.read(_MAX_BYTES)  # a device may have no end
+                raw = stream.read(_MAX_BYTES + 1)  # a device may have no end
+            if len(raw) > _MAX_BYTES:
+                raise ValueError(f"it has more than {_MAX_BYTES:,} bytes")
             content = tomllib.loads(raw.decode("utf-8-sig"))
         except (OSError, ValueError, RecursionError) as error:  # also of Unicode, TOML and a NUL in the path
             names = sorted(recipe.name for recipe in RECIPES.glob("*.toml"))
@@ -155,8 +156,9 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
 
 def _number(value: float, where: str) -> float:
     """Return a number; raise `InputError` when it is none, or below 0 where that makes no sense."""
-    if not math.isfinite(value):
-        raise InputError(f"{where} is {value!r}; a number is needed")
+    if not abs(value) < 2**63:  # NaN, too
+        shown = repr(value) if isinstance(value, float) else "too large"
+        raise InputError(f"{where} is {shown}; a number is needed, below 2**63")
     if value < 0 and where.rpartition(": ")[2] not in _SIGNED:
         raise InputError(f"{where} is {value!r}; 0 or more is needed")
     return value
@@ -166,5 +168,5 @@ def _parsed(text: str) -> Any:
     """Return a TOML value, or a text as it was typed: a prompt may end in a space."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except (tomllib.TOMLDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # no TOML; or more digits than Python reads
         return text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 import traceback
@@ -102,9 +103,12 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line; whatever goes wrong ends with one line on stderr and an exit code of `ending`."""
     open_streams()
     lacking = escape_what_is_lacking()
+    logged = _Logged(logging.WARNING)
+    logging.getLogger().addHandler(logged)
     with warnings.catch_warnings(), Signals() as signals:
         warnings.showwarning = _show_warning
         code = _run(sys.argv[1:] if arguments is None else arguments, signals)
+    logging.getLogger().removeHandler(logged)
     for encoding in sorted(lacking):
         echo(
             f"relsdk: warning: characters that this terminal's encoding, {encoding}, lacks are shown as "
@@ -132,6 +136,13 @@ def _run(arguments: list[str], signals: Signals) -> int:
         if message:
             echo("relsdk: error: " + shortened(message), err=True)
         return code
+
+
+class _Logged(logging.Handler):
+    """Prints what libraries log as every other warning."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _show_warning(record.getMessage(), UserWarning)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

@@ -79,6 +79,10 @@ class Signals:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():  # a second one may end what waits for threads at exit
             signal.signal(number, handler if self.received is None else signal.SIG_DFL)
+        if self.received is not None:
+            # CPython notes that KeyboardInterrupt left an evaluated text (a named tuple's, in an import), and
+            # `python -m` then dies of SIGINT whatever the exit code. The next evaluated text takes it back.
+            eval("0")
 
     def _interrupt(self, number: int, _: FrameType | None) -> None:
         self.received = number
@@ -167,11 +171,7 @@ def _of_system(error: BaseException) -> str:
         return "an input is nested too deeply; flatten it"
     if isinstance(error, UnicodeError):
         return f"a text or a path is not valid Unicode ({error}); save the file as UTF-8, or rename the path"
-    if (
-        isinstance(error, ValueError)
-        and "null" in str(error)
-        and ("byte" in str(error) or "character" in str(error))
-    ):
+    if isinstance(error, ValueError) and _NUL.search(str(error)):
         return "a path holds a NUL character; remove it"
     return ""
 

@@ -61,6 +61,8 @@ def evaluate(
             raise InputError(
                 "--run measures without a model; leave out --variant, --dim, --encoder, --threads"
             )
+        if reading["delimiter"] or reading["skip_empty"] or reading["encoding"] != "utf-8":
+            raise InputError("judgements and runs are UTF-8; leave out --encoding, --delimiter, --skip-empty")
         (qrels,) = _named(names, "--run RUN QRELS", 1)
         _evaluate_run(run, qrels, output, as_json)
         return

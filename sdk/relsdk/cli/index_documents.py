@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from itertools import islice
 from pathlib import Path
@@ -36,7 +37,8 @@ def list_documents(path: Path, where: tuple[str, ...], limit: int | None, as_jso
             if as_json:
                 echo_json({"id": document.id, "title": document.title})
             else:
-                echo(f"{document.id}\t{' '.join(document.title.split())}")
+                id_ = document.id.replace("\n", "\\n").replace("\t", "\\t")  # one line, one tab
+                echo(f"{id_}\t{' '.join(document.title.split())}")
 
 
 @click.command(epilog="Example: relsdk index get docs.idx v1 v2 --json")
@@ -52,8 +54,10 @@ def get(path: Path, ids: tuple[str, ...], as_json: bool) -> None:
         if as_json:
             echo_json({"id": document.id, **fields, "metadata": dict(document.metadata)})
         else:
-            rows = [["id", document.id], *map(list, {**fields, **document.metadata}.items())]
-            echo_table(["field", "value"], [[name, " ".join(str(value).split())] for name, value in rows])
+            rows = {"id": document.id, **fields}
+            rows |= {f"metadata.{k}" if k in rows else k: value for k, value in document.metadata.items()}
+            table = [[name, " ".join(str(value).split())] for name, value in rows.items()]
+            echo_table(["field", "value"], table)
 
 
 @click.command(epilog="Example: relsdk index export docs.idx docs.jsonl")
@@ -75,7 +79,7 @@ def export(
     check_file_target(output, overwrite=overwrite)
     if vectors is not None:
         check_file_target(vectors, overwrite=overwrite)
-        if vectors.absolute() == output.absolute():
+        if os.path.realpath(vectors) == os.path.realpath(output):
             raise InputError(f"documents and vectors cannot both go to {output}; name another --vectors")
     condition = parse_where(where)
     with Index.open(path) as index:

@@ -44,6 +44,8 @@ _TOKEN = re.compile(
 _OPERATORS = {"=": "eq", "==": "eq", "!=": "ne", "<>": "ne", "<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}
 _LOWER, _UPPER = ("gt", "gte"), ("lt", "lte")
 _KEYWORDS = ("and", "or", "not", "in", "exists")
+_CURLY = "“”‘’＂＇"
+_LIST_COMMAS = re.compile("[，、]")
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _WORDS = {"true": True, "false": False, "null": None}
 
@@ -175,6 +177,12 @@ class _Parser:
         if token.kind != "word" or self._word("and", "or"):
             self._fail(token, "a value is expected")
         text = self._words(("and", "or"), "" if "," in ends else ",")
+        if text[0] in _CURLY and text[-1] in _CURLY:
+            self._fail(
+                token, "put straight quotes, \" or ', around a value, also around one that has curly ones"
+            )
+        if "," in ends and _LIST_COMMAS.search(text):
+            self._fail(token, "write ',' between values; quote a value that holds such a sign itself")
         if self._next.kind == "operator" or (
             self._next.kind == "sign" and self._next.text not in (")", *ends)
         ):

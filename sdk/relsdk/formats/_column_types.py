@@ -15,7 +15,8 @@ STAYS_TEXT = frozenset(
 )
 TYPES = ("text", "number", "boolean")
 # What is taken for a number unasked: no leading zero, which codes have, no exponent, and no more digits than
-# a floating point number keeps, which identifiers and telephone numbers have.
+# a floating point number keeps, which identifiers have. Prices (9.50, 10.00) are numbers, versions (1.9,
+# 1.10) are not.
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
 _MAX_DIGITS = 15
 _ANY_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
@@ -48,18 +49,30 @@ def find_types(rows: Iterable[Row], types: Mapping[str, str]) -> dict[str, str]:
         types: Of the user; these columns are not looked at.
     """
     found = dict.fromkeys([*STAYS_TEXT, *types], "text")
+    decimals: dict[str, set[int]] = {}  # how many the cells of a column have
+    padded: set[str] = set()  # columns with a cell such as 1.10
     for _, fields in rows:
         for name, cell in fields.items():
             known = found.get(name)
             if known != "text":
                 kind = _kind(cell)
                 found[name] = kind if known in (None, kind) else "text"
+                fraction = cell.strip().partition(".")[2] if kind == "number" else ""
+                if fraction:
+                    decimals.setdefault(name, set()).add(len(fraction))
+                if len(fraction) > 1 and fraction.endswith("0"):
+                    padded.add(name)
+    for name in padded:
+        if len(decimals[name]) > 1:  # 1.1 and 1.10 are two versions, and would be one number
+            found[name] = "text"
     return {**{name: kind for name, kind in found.items() if kind != "text"}, **types}
 
 
 def _kind(cell: str) -> str:
     text = cell.strip()
-    if _NUMBER.fullmatch(text) and sum(map(str.isdigit, text)) <= _MAX_DIGITS:
+    if _NUMBER.fullmatch(text) and (
+        sum(map(str.isdigit, text)) <= _MAX_DIGITS or ("." in text and repr(float(text)) == text)
+    ):
         return "number"
     return "boolean" if text.lower() in ("true", "false") else "text"
 
