@@ -318,7 +318,9 @@ def faults(line, result):
         return f"{len(said)} error lines with exit code {result['code']}: {result['err'][-600:]}"
     if "Traceback" in result["out"] + result["err"]:
         return "a traceback"
-    if any(mark in result["out"] + result["err"] for mark in ("\x1b", "\u202e", "\0")):
+    if "Usage:" in result["err"]:
+        return "more than one line"
+    if any(mark in result["out"] + result["err"] for mark in "\x1b\x9b\x07\u202e\u2066\0"):
         return "control characters reach the terminal"
     if said and len(said[0]) > 2100:
         return f"a message of {len(said[0])} characters"

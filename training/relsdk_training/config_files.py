@@ -6,6 +6,7 @@ An unknown key is an error that names the nearest.
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import sys
 import types
@@ -146,7 +147,7 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
             return tuple(_checked(item, arguments[0], where) for item in value)
         raise InputError(f"{where} is {value!r}; a list is needed, such as [1, 2]")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if abs(value) < 2**63 else math.inf
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise InputError(f"{where} is {value!r}; {hint.__name__} is needed")
     if hint is str:
