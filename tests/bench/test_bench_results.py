@@ -254,10 +254,10 @@ def test_a_wrong_file_is_named(run_file, change, message):
 
 
 def test_unreadable_files_are_named(tmp_path):
-    with pytest.raises(InputError, match="cannot read"):
+    with pytest.raises(InputError, match="is missing; name a file that the benchmark suites wrote"):
         read_results(tmp_path / "none.json")
     (tmp_path / "a.json").write_text("{")
-    with pytest.raises(InputError, match="is not JSON"):
+    with pytest.raises(InputError, match="is not readable JSON"):
         read_results(tmp_path / "a.json")
 
 

@@ -185,9 +185,9 @@ def test_a_model_that_needs_more_than_text_is_refused_in_one_line(tmp_path, corp
 def test_an_unknown_module_is_refused(tmp_path, corpus):
     checkpoint = make_architecture("bert", tmp_path / "dense", corpus)
     modules = json.loads((checkpoint / "modules.json").read_text())
-    modules.append({"type": "sentence_transformers.models.Dense"})
+    modules.append({"type": "sentence_transformers.models.LSTM"})
     (checkpoint / "modules.json").write_text(json.dumps(modules))
-    with pytest.raises(BundleError, match="names the module 'Dense'"):
+    with pytest.raises(BundleError, match="names the module 'LSTM'"):
         export_encoder(checkpoint, tmp_path / "bundle")
 
 

@@ -198,7 +198,7 @@ def test_files_of_two_models_are_refused_in_one_line(toy_checkpoint, tmp_path):
 
     for folder, message in (
         (changed("rows", "config.json", vocab_size=7), "has another shape than config.json says"),
-        (changed("types", "config.json", hidden_size="abc"), "cannot be loaded"),
+        (changed("types", "config.json", hidden_size="abc"), "hidden_size = 'abc'"),
         (changed("head", "config.json", architectures=["BertForSequenceClassification"]), "export scorer"),
         (changed("tokens", "tokenizer.json", model={"type": "Unigram", "vocab": 5}), "no usable tokenizer"),
     ):
