@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -262,7 +263,8 @@ def serve(folder):
     backbones.pull = pull  # the network's edge, and minutes of work
     answers, lines = os.fdopen(os.dup(1), "w"), sys.stdin.read().splitlines()
     os.dup2(2, 1)
-    if any(json.loads(line)[0] in ("train", "export", "model", "synth") for line in lines):
+    heavy = any(json.loads(line)[0] in ("train", "export", "model", "synth") for line in lines)
+    if heavy and find_spec("torch") is not None:  # without it, these say what to install
         for name in ("relsdk_export.encoder", "relsdk_export.scorer", "relsdk_training.ssra.pipeline"):
             importlib.import_module(name)  # torch: seconds that are no line's own, a minute on a busy machine
     workspace = Workspace(folder)

@@ -139,9 +139,13 @@ def test_an_interrupted_training_is_no_row(toy_checkpoint, tmp_path):
         if done == 1:
             signal.raise_signal(signal.SIGINT)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ssra_real, "_print", interrupt)
-        stopped = run("bench.ssra_real", *arguments)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored: a background job
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ssra_real, "_print", interrupt)
+            stopped = run("bench.ssra_real", *arguments)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert stopped.exit_code == 1
     assert "interrupted at step 1, no row is written" in stopped.output
     assert not output.exists()

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from relsdk.cli.output import echo_json, printable
+from tests.default_signals import WITH_DEFAULT_SIGNALS
 
 ROOT = Path(__file__).resolve().parents[2]
 FIXTURES = ROOT / "tests" / "fixtures"
@@ -83,7 +84,10 @@ def test_signals_clean_up_and_say_so_in_one_line(tmp_path, number, code):
     """Documents come from a pipe that stays open: the build waits in the midst of its work."""
     bundle = str(FIXTURES / "encoder-bundle-v1")
     process = subprocess.Popen(
-        [sys.executable, "-m", "relsdk", "index", "build", str(tmp_path / "i"), "-m", bundle, "-i", "-"],
+        [
+            *WITH_DEFAULT_SIGNALS,
+            *(sys.executable, "-m", "relsdk", "index", "build", str(tmp_path / "i"), "-m", bundle, "-i", "-"),
+        ],
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -146,7 +150,7 @@ def test_a_signal_that_was_ignored_stays_ignored():
 def test_an_interrupt_at_any_moment_of_the_start(seconds):
     """Within imports, too: a library may turn the interrupt into an error of its own."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "relsdk", "doctor"],
+        [*WITH_DEFAULT_SIGNALS, sys.executable, "-m", "relsdk", "doctor"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

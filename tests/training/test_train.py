@@ -32,10 +32,12 @@ from relsdk_training.config_files import load_config
 from relsdk_training.embedding_objective import EmbeddingObjective
 from relsdk_training.encoder import TextEncoder
 from relsdk_training.errors import TrainingError
+from relsdk_training.interrupt import InterruptAfterStep
 from relsdk_training.plot import plot_run
 from relsdk_training.run_log import RunLog, read_log
 from relsdk_training.score_model import ScoreModel
 from relsdk_training.tasks import load_splits, train_embed, train_score
+from tests.default_signals import WITH_DEFAULT_SIGNALS
 
 
 @pytest.fixture(scope="module")
@@ -571,8 +573,19 @@ print(result.stopped, result.steps, flush=True)
 
 def start(mode, settings):
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, mode, *settings], stdout=subprocess.PIPE, text=True
+        [*WITH_DEFAULT_SIGNALS, sys.executable, "-c", PROGRAM, mode, *settings],
+        stdout=subprocess.PIPE,
+        text=True,
     )
+
+
+def test_a_signal_that_was_ignored_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with InterruptAfterStep():
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.slow

@@ -42,6 +42,9 @@ def run(path, point, wanted, after):
     def die_or_go(function):
         def wrapped(*args, **kwargs):
             nonlocal calls
+            named = args[0] if isinstance(args[0], (str, os.PathLike)) else path
+            if os.path.isabs(named) and path not in str(named):
+                return function(*args, **kwargs)  # a mark in the user's cache: on a slow machine only
             calls += 1
             if calls == wanted and not after:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -101,7 +104,8 @@ class Encoder:
 @pytest.fixture(scope="module")
 def crashed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("crashed")
-    subprocess.run([sys.executable, "-c", SCRIPT, "-", str(folder)], check=True, timeout=120)
+    environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache")}
+    subprocess.run([sys.executable, "-c", SCRIPT, "-", str(folder)], check=True, timeout=120, env=environment)
     return folder, json.loads((folder / "scenarios.json").read_text())
 
 

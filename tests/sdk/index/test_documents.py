@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -89,7 +90,7 @@ def test_one_large_fetch_is_bounded_as_many_small_ones_are() -> None:
 def test_a_row_that_is_missing_is_not_remembered(tmp_path: Path, database: Path) -> None:
     path = tmp_path / DOCUMENTS_FILE
     path.write_bytes(database.read_bytes())
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:  # the inner one only commits
         connection.execute("DELETE FROM documents WHERE row = 7")
     reader = DocumentReader(path)
     for _ in range(2):
