@@ -271,6 +271,11 @@ def test_mistakes_take_one_line(relsdk, arguments, wanted):
     assert wanted.lower() in line.lower()
 
 
+@pytest.mark.parametrize("group", [[], ["index"], ["train"]])
+def test_a_group_without_a_command_prints_its_help(relsdk, group):
+    assert relsdk(*group) == relsdk(*group, "--help")
+
+
 def test_a_bug_is_called_one(relsdk, monkeypatch):
     monkeypatch.setattr("relsdk.cli.index.Index.open", lambda *_: {}["absent"])
     code, _, err = relsdk(*INFO)

@@ -42,6 +42,8 @@ _COMMANDS = {
     "doctor": ("relsdk.cli.doctor", "doctor", "Show what this machine offers and what relsdk makes of it."),
 }
 
+_NO_ARGUMENTS: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())  # before click 8.2 it prints itself
+
 
 class LazyGroup(click.Group):
     """Knows its commands by name and imports the one that is called.
@@ -128,6 +130,9 @@ def _run(arguments: list[str], signals: Signals) -> int:
         with _relsdk.make_context("relsdk", list(arguments)) as context:
             _relsdk.invoke(context)
         sys.stdout.flush()
+        return 0
+    except _NO_ARGUMENTS as error:  # a group without a command: as with --help
+        echo(error.ctx.get_help())
         return 0
     except BaseException as error:
         message, code = ending_of(error, arguments[0] if arguments else "", signals)

@@ -28,10 +28,7 @@ WHERE_HELP = (
     "Filter, as in 'duration<60 and not author in (a, b)'. Comparisons: = != < <= > >=, in (...), exists; "
     "together with and, or, not and parentheses. Given twice, both hold."
 )
-_GRAMMAR = (
-    "write FIELD=VALUE (or != < <= > >=), FIELD in (A, B) or FIELD exists, put together with and, or, not "
-    "and ( ); quote values that hold such words or signs"
-)
+_EXAMPLE = 'as in: duration<60 and (title="a and b" or tags in (a, b))'
 _MAX_CHARACTERS = 100_000
 _TOKEN = re.compile(
     r"""\s*(?:(?P<operator><=|>=|<>|!=|==|<|>|=)
@@ -44,8 +41,14 @@ _TOKEN = re.compile(
 _OPERATORS = {"=": "eq", "==": "eq", "!=": "ne", "<>": "ne", "<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}
 _LOWER, _UPPER = ("gt", "gte"), ("lt", "lte")
 _KEYWORDS = ("and", "or", "not", "in", "exists")
-_CURLY = "“”‘’＂＇"
-_LIST_COMMAS = re.compile("[，、]")
+# What a Chinese keyboard types for the signs of the grammar, and other marks between values: (sign, meant).
+_LOOKALIKES = {
+    **dict.fromkeys("，、；;", ","),
+    **dict.fromkeys("“”＂", '"'),
+    **dict.fromkeys("‘’＇", "'"),
+    **dict(zip("＜＞＝！（）", "<>=!()", strict=True)),
+}
+_LOOKALIKE = re.compile("[，、；;“”＂＜＞＝（）]|！$|^[‘’＇]|[‘’＇]$")
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _WORDS = {"true": True, "false": False, "null": None}
 
@@ -157,7 +160,7 @@ class _Parser:
         negated = self._take("not")
         if self._take("in"):
             return {name: {"nin" if negated else "in": self._values()}}
-        self._fail(self._next, f"a comparison of {name!r} is expected")
+        self._fail(self._next, f"an operator (= != < <= > >= in exists) is missing after {name!r}")
 
     def _field(self) -> str:
         first = self._next
@@ -167,7 +170,7 @@ class _Parser:
             return f"metadata.{name}" if name in ("and", "or", "not") else name
         if first.kind != "word" or self._word(*_KEYWORDS):
             self._fail(first, "a field is expected")
-        return self._words()
+        return self._words(_KEYWORDS)
 
     def _value(self, ends: tuple[str, ...] = ()) -> Any:
         token = self._next
@@ -176,13 +179,12 @@ class _Parser:
             return self._unquoted(token)
         if token.kind != "word" or self._word("and", "or"):
             self._fail(token, "a value is expected")
-        text = self._words(("and", "or"), "" if "," in ends else ",")
-        if text[0] in _CURLY and text[-1] in _CURLY:
+        text = self._words(("and", "or"))
+        if self._next.text == "," and not ends:
             self._fail(
-                token, "put straight quotes, \" or ', around a value, also around one that has curly ones"
+                self._next,
+                "for several values write FIELD in (A, B); put a text that holds ',' in double quotes",
             )
-        if "," in ends and _LIST_COMMAS.search(text):
-            self._fail(token, "write ',' between values; quote a value that holds such a sign itself")
         if self._next.kind == "operator" or (
             self._next.kind == "sign" and self._next.text not in (")", *ends)
         ):
@@ -192,6 +194,8 @@ class _Parser:
         return _WORDS.get(text, text)
 
     def _values(self) -> list[Any]:
+        if self._next.text[:1] in _LOOKALIKES:
+            self._refuse(self._next.start)
         if not self._take("("):
             self._fail(self._next, "'(' is expected, and values with commas between them")
         values = [self._value((",",))]
@@ -201,13 +205,26 @@ class _Parser:
             self._fail(self._next, "',' or ')' is expected")
         return values
 
-    def _words(self, stops: tuple[str, ...] = _KEYWORDS, sign: str = "") -> str:
-        """Take words and a sign up to something else, as they stand in the text, spaces included."""
+    def _words(self, stops: tuple[str, ...]) -> str:
+        """Take words up to something else, as they stand in the text, spaces included."""
         first = last = self._next
-        while (self._next.kind == "word" and not self._word(*stops)) or (sign and self._next.text == sign):
+        while self._next.kind == "word" and not self._word(*stops):
             last = self._next
             self._at += 1
-        return self._text[first.start : last.end]
+        text = self._text[first.start : last.end]
+        if found := _LOOKALIKE.search(text):
+            self._refuse(first.start + found.start())
+        return text
+
+    def _refuse(self, at: int) -> NoReturn:
+        """Refuse what looks like a sign of the grammar: a reader may have meant the sign, or text."""
+        sign = self._text[at]
+        meant = _LOOKALIKES[sign]
+        self._fail_at(
+            at,
+            f"write {meant} instead of {sign}, or put a text that holds {sign} in double quotes",
+            "",
+        )
 
     def _unquoted(self, token: _Token) -> str:
         inside = token.text[1:-1]
@@ -224,11 +241,11 @@ class _Parser:
     def _fail(self, token: _Token, expected: str) -> NoReturn:
         self._fail_at(token.start, expected)
 
-    def _fail_at(self, at: int, expected: str) -> NoReturn:
+    def _fail_at(self, at: int, expected: str, example: str = f"; {_EXAMPLE}") -> NoReturn:
         rest = self._text[at:].strip()
         place = f"at character {at + 1}, {rest[:20]!r}" if rest else "at its end"
         shown = self._text if len(self._text) <= 80 else self._text[:77] + "..."
-        raise InputError(f"--where {shown!r}, {place}: {expected}; {_GRAMMAR}")
+        raise InputError(f"--where {shown!r}, {place}: {expected}{example}")
 
 
 def _number(text: str) -> int | float | str:
