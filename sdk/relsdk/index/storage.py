@@ -25,7 +25,15 @@ from relsdk.errors import IndexFolderError, InputError, LockedError, RelsdkError
 from relsdk.files import hold_lock, remove, sync, sync_tree
 from relsdk.folders import write_file_atomically
 
-__all__ = ["Staging", "check_target", "new_generation", "open_current", "read_current", "writing"]
+__all__ = [
+    "CURRENT",
+    "Staging",
+    "check_target",
+    "new_generation",
+    "open_current",
+    "read_current",
+    "writing",
+]
 
 CURRENT = "CURRENT"
 _LOCK, _OWNER = ".lock", ".writer"
@@ -172,20 +180,27 @@ def new_generation(path: Path, *, overwrite: bool) -> Iterator[Staging]:
         RelsdkError: The file system refused.
     """
     check_target(path, overwrite)
-    with writing(path):
-        path.mkdir(parents=True, exist_ok=True)
-    with _lock(path):
-        check_target(path, overwrite)  # again: another writer may just have finished
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
         with writing(path):
-            _remove_leftovers(path)
-            # Only now: on a full disk there may have been no room for it.
-            write_file_atomically(path / _OWNER, f"process {os.getpid()} on {socket.gethostname()}\n")
-            staging = Staging(path)
-        try:
-            yield staging
-        except BaseException:
-            staging.discard()
-            raise
+            path.mkdir(parents=True, exist_ok=True)
+        with _lock(path):
+            check_target(path, overwrite)  # again: another writer may just have finished
+            with writing(path):
+                _remove_leftovers(path)
+                # Only now: on a full disk there may have been no room for it.
+                write_file_atomically(path / _OWNER, f"process {os.getpid()} on {socket.gethostname()}\n")
+                staging = Staging(path)
+            try:
+                yield staging
+            except BaseException:
+                staging.discard()
+                raise
+    except BaseException:
+        for folder in missing:
+            with suppress(OSError):  # it holds an index, or what somebody else put there
+                folder.rmdir()
+        raise
 
 
 @contextmanager
@@ -221,7 +236,13 @@ def _lock(path: Path) -> Iterator[None]:
             raise RelsdkError(
                 f"{path} is on a file system that has no locks; build on another one and copy the folder"
             )
-        yield
+        try:
+            yield
+        except BaseException:
+            if not os.path.lexists(path / CURRENT):  # no index: nothing of its build stays
+                remove(path / _OWNER)
+                lock.release(remove=True)
+            raise
 
 
 def _remove_leftovers(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
@@ -17,7 +18,7 @@ from relsdk.index.documents import DOCUMENTS_FILE, DocumentReader
 from relsdk.index.graph_file import holds_vectors
 from relsdk.index.hnsw import GRAPH_FILE
 from relsdk.index.manifest import MANIFEST_FILE, Manifest, read_manifest
-from relsdk.index.storage import read_current
+from relsdk.index.storage import CURRENT, read_current
 from relsdk.index.twins import TWINS_FILE, Twins
 from relsdk.index.vectors import VECTORS_FILE, check_vectors, map_vectors
 
@@ -73,13 +74,13 @@ def verify_index(path: str | PathLike[str]) -> VerifyReport:
         path: The index folder.
 
     Raises:
-        IndexFolderError: There is no folder at `path`.
+        IndexFolderError: There is no index at `path`, or none that was finished.
     """
     folder = Path(path)
     try:
         name = read_current(folder)
     except RelsdkError as error:
-        if not folder.is_dir():
+        if not os.path.lexists(folder / CURRENT):
             raise
         return VerifyReport(folder, "", (Check("current", False, str(error)),))
     return verify_generation(folder, name)

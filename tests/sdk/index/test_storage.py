@@ -198,7 +198,13 @@ def test_open_what_is_no_index(tmp_path):
             Index.open(tmp_path / name)
     with pytest.raises(IndexFolderError, match="does not exist"):
         verify_index(tmp_path / "absent")
-    assert failed(tmp_path / "other") == ["current"]
+    with pytest.raises(IndexFolderError, match="not an index"):
+        verify_index(tmp_path / "other")
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed" / ".writer").write_text("process 1 on x")
+    for look in (Index.open, verify_index):  # the same next step
+        with pytest.raises(IndexFolderError, match="its first build runs or was interrupted; build it again"):
+            look(tmp_path / "killed")
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -310,6 +316,34 @@ def test_interrupted_build_leaves_nothing(closed, documents, encoder, error, sta
     assert sorted(os.listdir(closed)) == [".lock", ".writer", "CURRENT", "gen-000001"]
     with Index.open(closed) as index:
         assert index.verify().ok
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_a_first_build_that_fails_removes_what_it_made(tmp_path, documents, encoder, error):
+    def source():
+        yield from documents
+        raise error
+
+    (tmp_path / "empty").mkdir()
+    for path in (tmp_path / "new" / "deep", tmp_path / "empty"):
+        with pytest.raises(error):
+            Index.build(path, source(), encoder)
+    assert list(tmp_path.rglob("*")) == [tmp_path / "empty"]  # that was there before
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "mine").touch()
+    with pytest.raises(error):
+        Index.build(tmp_path / "new" / "deep", source(), encoder)
+    assert list((tmp_path / "new").iterdir()) == [tmp_path / "new" / "mine"]
+
+
+def test_a_writer_that_comes_second_removes_nothing(tmp_path, documents, encoder):
+    def source():
+        yield documents[0]
+        with pytest.raises(LockedError):
+            Index.build(tmp_path / "x", documents, encoder)
+        assert {".lock", ".writer"} < set(os.listdir(tmp_path / "x"))
+
+    Index.build(tmp_path / "x", source(), encoder).close()
 
 
 def test_reader_follows_a_writer_that_replaces_the_generation(closed, document_factory, encoder, monkeypatch):
