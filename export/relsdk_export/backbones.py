@@ -68,7 +68,7 @@ class PulledBackbone:
     Attributes:
         path: The checkpoint folder.
         source: "local folder", "cache", "Hugging Face hub" or "PyPI".
-        notes: Why earlier sources were passed over.
+        notes: Why earlier sources did not serve.
     """
 
     path: Path

@@ -18,8 +18,8 @@ from relsdk.bundle import (
     write_layout,
     write_tokenizer,
 )
-from relsdk.errors import InputError
 from relsdk.folders import staged_folder
+from relsdk_export.checks import check_checkpoint
 from relsdk_export.convert import load_encoder
 from relsdk_export.smaller import keep_pieces
 from relsdk_export.vocabulary import cut_vocabulary
@@ -47,8 +47,7 @@ def cut_checkpoint(
         BundleError: The folder is no such checkpoint, or its tokenizer is of another type.
         RelsdkError: The file system refused.
     """
-    if not checkpoint.is_dir():
-        raise InputError(f"{checkpoint} is not a folder; get a checkpoint with: relsdk model pull")
+    check_checkpoint(checkpoint)
     settings = read_encoder_settings(checkpoint)
     prompts = {"", *settings.prompts.values()}
     with staged_folder(target, marker="modules.json", overwrite=overwrite, sources=[checkpoint]) as staging:

@@ -31,12 +31,13 @@ from relsdk.bundle import (
     write_golden,
     write_model_card,
 )
-from relsdk.errors import BundleError, InputError, QualityError
-from relsdk.folders import file_sha256, json_sha256, restore_folder, staged_folder
+from relsdk.errors import InputError, QualityError
+from relsdk.folders import file_sha256, json_sha256, staged_folder
 from relsdk.pair_models import open_pair_model
 from relsdk.records import LabelledPair
 from relsdk.session import runs_exactly
 from relsdk_export.activations import measure_activations
+from relsdk_export.checks import check_checkpoint
 from relsdk_export.corpus import sample_of_pairs
 from relsdk_export.model_card import model_card
 from relsdk_export.operators import compare_operators
@@ -135,7 +136,7 @@ def export_bundle(
         The bundle, in place.
 
     Raises:
-        InputError: `target` is in the way, or a variant is unknown.
+        InputError: `target` is in the way, a variant is unknown, or there is no checkpoint folder.
         BundleError: The checkpoint is not usable.
         QualityError: A variant differs from the checkpoint, or none is within the quality budget; nothing is
             written.
@@ -143,19 +144,19 @@ def export_bundle(
     unknown = [name for name in variants if name not in DEFAULT_VARIANTS]
     if unknown or not variants:
         raise InputError(f"unknown variants {unknown}; allowed are {list(DEFAULT_VARIANTS)}")
-    restore_folder(job.checkpoint)
-    if not (job.checkpoint / "tokenizer.json").is_file():
-        raise BundleError(f"{job.checkpoint} has no tokenizer.json; name a checkpoint folder")
+    for checkpoint in job.towers.values():
+        check_checkpoint(checkpoint)
     gate = gate or Gate()
+    called = name_of_model(target)  # the checkpoint's is in the provenance
     with staged_folder(target, marker=RELSDK_JSON, overwrite=overwrite, sources=[job.checkpoint]) as staging:
         on_step("load the checkpoint")
         job.prepare(staging, on_step)
         made = _write_variants(job, staging, variants, on_step)
         on_step("compare with the checkpoint")
         provenance = _provenance(job)
-        bundle = _finish(staging, job, made, provenance)
+        bundle = _finish(staging, job, called, made, provenance)
         compared = [_compared(job, bundle, variant) for variant in bundle.variants]
-        bundle = _finish(staging, job, compared, provenance)
+        bundle = _finish(staging, job, called, compared, provenance)
         left_out: dict[str, list[str]] = {}
         measured: Sequence[Variant] = bundle.variants
         if gate.pairs:
@@ -175,9 +176,9 @@ def export_bundle(
                     (staging / name).unlink()
         if left_out:
             provenance["left_out"] = left_out
-        described = _finish(staging, job, kept, provenance)
+        described = _finish(staging, job, called, kept, provenance)
         write_model_card(staging, model_card(described))
-        _finish(staging, job, kept, provenance)
+        _finish(staging, job, called, kept, provenance)
     return read_bundle(target)
 
 
@@ -268,13 +269,13 @@ def _golden(bundle: Bundle, variants: Sequence[Variant]) -> dict[str, NDArray[np
 
 
 def _finish(
-    folder: Path, job: ExportJob, variants: Sequence[Variant], provenance: Mapping[str, Any]
+    folder: Path, job: ExportJob, name: str, variants: Sequence[Variant], provenance: Mapping[str, Any]
 ) -> Bundle:
     """Write the bundle's description of the variants that are in place."""
     tower = [provenance["query_tower_sha256"]] if "query_tower_sha256" in provenance else []
     return finish_bundle(
         folder,
-        name=name_of_model(job.checkpoint),
+        name=name,
         settings=job.settings,
         variants=tuple(variants),
         weights_sha256=json_sha256([provenance["checkpoint_sha256"], dict(job.cuts()), *tower]),

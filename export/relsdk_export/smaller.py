@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from relsdk.errors import InputError
+from relsdk_export.checks import check_layers
 from relsdk_export.vocabulary import VocabularyCut
 
 __all__ = ["keep_layers", "keep_pieces"]
@@ -30,8 +31,7 @@ def keep_layers(model: PreTrainedModel, layers: Sequence[int]) -> dict[str, Any]
     """
     config = model.config
     count = int(config.num_hidden_layers)
-    if not layers or list(layers) != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < count:
-        raise InputError(f"layers {list(layers)}; rising numbers out of 0 to {count - 1} are needed")
+    check_layers(layers, count)
     found = [
         (parent, name)
         for parent in model.modules()

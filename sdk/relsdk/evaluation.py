@@ -152,7 +152,7 @@ def calibrate_bundle(
         pairs: Labelled pairs of at least 5 queries, with labels on both sides of each level.
         variants: Names; by default all that this CPU runs exactly.
         truncate_dim: Calibrate for vectors cut to this dimension.
-        encoder: Of a scorer: fit the pool of its judgement and this encoder's, for searches with both.
+        encoder: For a scorer: fit the pool of its judgement and this encoder's, for searches with both.
         threads: See `Embedder`.
         show_progress_bar: See `Embedder.encode`.
         on_step: Called with a short description before each variant.

@@ -355,7 +355,7 @@ def test_report_takes_files_and_folders(tmp_path, run_file):
     (tmp_path / "other.json").write_text("{}")
     done = command("report", tmp_path, "--output", tmp_path / "new" / "report", "--no-figures")
     assert done.exit_code == 0, done.output
-    assert "passed over" in done.stderr
+    assert "skipped" in done.stderr
     assert [path.name for path in (tmp_path / "new/report").iterdir()] == ["report.md"]
     (tmp_path / "empty").mkdir()
     failed = command("report", tmp_path / "empty", "--output", tmp_path / "x")

@@ -1,6 +1,8 @@
 """Cut layers, dimensions, vocabularies: what is left is what torch gives, and the cost is reported."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -45,6 +47,34 @@ def test_layers_that_are_not_there(toy_checkpoint, tmp_path, layers):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_wrong_inputs_are_said_before_torch_is_loaded(tmp_path):
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "tokenizer.json").write_text("{}")
+    (tmp_path / "c" / "config.json").write_text('{"num_hidden_layers": 12}')
+    (tmp_path / "empty.jsonl").touch()
+    cases = [
+        (["nothere"], "nothere does not exist"),
+        (["c", "--keep-layers", "0,99"], "rising numbers out of 0 to 11"),
+        (["c", "--vocabulary-from", "missing.jsonl"], "missing.jsonl: there is no such file"),
+        (["c", "--vocabulary-from", "empty.jsonl"], "empty.jsonl: there are no rows"),
+        (["c", "--pairs", "missing.jsonl"], "missing.jsonl: there is no such file"),
+        (["c", "--query-tower", "nothere"], "nothere does not exist"),
+    ]
+    program = (
+        "import json, sys\n"
+        "from relsdk.cli import main\n"
+        "for arguments in json.loads(sys.argv[1]):\n"
+        "    try: main(['export', 'encoder', arguments[0], 'out', *arguments[1:]])\n"
+        "    except SystemExit as end: assert end.code == 2\n"
+        "    assert not {'torch', 'transformers', 'onnx'} & set(sys.modules)\n"
+    )
+    command = [sys.executable, "-c", program, json.dumps([arguments for arguments, _ in cases])]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    for line, (_, message) in zip(done.stderr.splitlines(), cases, strict=True):
+        assert message in line
+
+
 def test_a_fixed_dimension_is_what_truncation_gives(toy_checkpoint, toy_bundle, corpus, tmp_path):
     bundle = export_encoder(toy_checkpoint, tmp_path / "out", cuts=EncoderCuts(dimension=8))
     assert bundle.settings.dimension == 8
@@ -77,7 +107,10 @@ def test_the_cost_of_cuts_is_measured_and_described(toy_checkpoint, pairs, tmp_p
     code, out, err = relsdk(*arguments, *loose)
     assert code == 0, err
     assert "cut, fp32:" in out
+    assert f"next: relsdk index build INDEX --model {tmp_path / 'out'} --input DOCS (levels: " in out
     content = json.loads((tmp_path / "out" / "relsdk.json").read_text())
+    assert content["name"] == "out"  # the folder's; the checkpoint's is in the provenance
+    assert content["provenance"]["checkpoint"] == toy_checkpoint.name
     cuts = content["provenance"]["cuts"]
     assert cuts["before"]["mean_ap"] == pytest.approx(1.0)  # the labels are the whole model's own
     assert cuts["after"]["mean_ap"] < 0.99

@@ -119,6 +119,10 @@ def _check_alike(first: Path, other: Path) -> None:
 
 def _kind(folder: Path) -> str:
     """Say what a checkpoint is."""
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder} {'is a file' if folder.exists() else 'does not exist'}; name a checkpoint folder"
+        )
     if not (folder / _CONFIG).is_file():
         raise InputError(f"{folder} is no checkpoint: it has no {_CONFIG}")
     if is_scorer_folder(folder):

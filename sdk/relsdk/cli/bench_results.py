@@ -39,7 +39,7 @@ __all__ = ["compare", "report"]
 def report(results: tuple[Path, ...], output: Path, no_figures: bool) -> None:
     """Write RESULTS (files of the benchmark suites, or folders of them) as Markdown and PNG.
 
-    Of a folder, files of other kinds are passed over.
+    Of a folder, only the result files are read.
     """
     found = [item for path in results for item in _read(path)]
     try:
@@ -105,7 +105,7 @@ def _read(path: Path) -> list[Results]:
         try:
             found.append(read_results(file))
         except InputError as error:
-            echo(f"relsdk: warning: passed over: {error}", err=True)
+            echo(f"relsdk: warning: skipped: {error}", err=True)
     if not found:
         raise InputError(f"{path} holds no result of the benchmark suites; make one with: make suites")
     return found

@@ -25,7 +25,10 @@ __all__ = ["calibrate", "echo_calibration"]
 @click.argument("pairs", metavar="PAIRS")
 @click.option("--variant", "variants", multiple=True, help="ONNX files [default: all this CPU runs exactly].")
 @click.option("--dim", "truncate_dim", type=int, help="Calibrate for vectors cut to this dimension.")
-@click.option("--encoder", help="Of a scorer: the encoder bundle whose candidates it re-scores; pool both.")
+@click.option(
+    "--encoder",
+    help="Calibrate a scorer together with this encoder, whose candidates it re-scores.",
+)
 @click.option(
     "--target-precision",
     type=click.FloatRange(0, 1, min_open=True),
@@ -101,7 +104,7 @@ def calibrate(
 
 def _echo_following(bundle: Path, scores: bool, encoder: str | None) -> None:
     if not scores:
-        echo_next("index build INDEX --model", bundle, "--input DOCS")
+        echo_next('query INDEX "..." --min-level 2, or relsdk eval', bundle, "PAIRS")
     elif encoder is not None:
         echo_next('query INDEX "..." --scorer', bundle)
     else:

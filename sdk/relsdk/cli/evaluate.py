@@ -32,7 +32,7 @@ __all__ = ["echo_evaluations", "evaluate", "open_companion"]
 @input_options
 @click.option("--variant", "variants", multiple=True, help="ONNX files [default: all this CPU runs exactly].")
 @click.option("--dim", "truncate_dim", type=int, help="Cut vectors to this dimension.")
-@click.option("--encoder", help="Of a scorer: measure its pool with this encoder (calibrate --encoder).")
+@click.option("--encoder", help="Measure a scorer together with this encoder (see calibrate --encoder).")
 @click.option("--threads", type=int, help="CPU threads [default: what affinity and container quota allow].")
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Also write the JSON to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

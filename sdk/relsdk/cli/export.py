@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -14,6 +15,7 @@ from relsdk.bundle import Bundle, Variant
 from relsdk.cli.output import echo, echo_json, echo_next, percent
 from relsdk.errors import InputError
 from relsdk.formats import read_pairs
+from relsdk.records import LabelledPair
 
 __all__ = ["export"]
 
@@ -35,7 +37,8 @@ def _shared_options(command: F) -> F:
                 "--variant",
                 "variants",
                 multiple=True,
-                help="fp32, int8_avx512_vnni, int8_avx2, int8_any [default: all].",
+                help="fp32, int8_avx512_vnni, int8_avx2, int8_any [default: all]; relsdk doctor names "
+                "this CPU's.",
             ),
             click.option(
                 "--vocabulary-from",
@@ -101,6 +104,7 @@ def encoder(
     as_json: bool,
 ) -> None:
     """Export the encoder CHECKPOINT to BUNDLE: fp32 and int8 ONNX, checked against the checkpoint."""
+    asked = _Asked(checkpoint, corpus, layers, pairs, query_tower)
     from relsdk_export.encoder import EncoderCuts, export_encoder
     from relsdk_export.pipeline import DEFAULT_VARIANTS
 
@@ -108,8 +112,8 @@ def encoder(
         checkpoint,
         bundle,
         variants=variants or DEFAULT_VARIANTS,
-        cuts=EncoderCuts(_texts(corpus), _numbers(layers), dimension),
-        gate=_gate(pairs, max_ap_loss, max_ndcg_loss, max_level_changes),
+        cuts=EncoderCuts(asked.texts, asked.layers, dimension),
+        gate=_gate(asked.pairs, max_ap_loss, max_ndcg_loss, max_level_changes),
         exporter=exporter,
         query_tower=query_tower,
         overwrite=overwrite,
@@ -125,7 +129,7 @@ def encoder(
         )
         _echo_variant(variant, close)
     _echo_cuts(made)
-    echo_next("calibrate", bundle, "PAIRS, then relsdk index build INDEX --model", bundle, "--input DOCS")
+    echo_next("index build INDEX --model", bundle, "--input DOCS (levels: relsdk calibrate", bundle, "PAIRS)")
 
 
 @export.command(epilog="Example: relsdk export scorer grader/best scorer")
@@ -147,6 +151,7 @@ def scorer(
 
     Its head has 4 outputs (one a level), 3 (an ordinal head of relsdk train score) or 1 (a score).
     """
+    asked = _Asked(checkpoint, corpus, layers, pairs)
     from relsdk_export.pipeline import DEFAULT_VARIANTS
     from relsdk_export.scorer import ScorerCuts, export_scorer
 
@@ -154,8 +159,8 @@ def scorer(
         checkpoint,
         bundle,
         variants=variants or DEFAULT_VARIANTS,
-        cuts=ScorerCuts(_texts(corpus), _numbers(layers)),
-        gate=_gate(pairs, max_ap_loss, max_ndcg_loss, max_level_changes),
+        cuts=ScorerCuts(asked.texts, asked.layers),
+        gate=_gate(asked.pairs, max_ap_loss, max_ndcg_loss, max_level_changes),
         overwrite=overwrite,
         on_step=_clock(),
     )
@@ -173,16 +178,41 @@ def scorer(
     echo_next("calibrate", bundle, "PAIRS, then relsdk query INDEX QUERY --scorer", bundle)
 
 
+class _Asked:
+    """What both commands read, looked at before torch is imported and the checkpoint is loaded."""
+
+    def __init__(
+        self,
+        checkpoint: Path,
+        corpus: str | None,
+        layers: str | None,
+        pairs: str | None,
+        query_tower: Path | None = None,
+    ) -> None:
+        from relsdk_export.checks import check_checkpoint
+        from relsdk_export.corpus import read_texts
+
+        self.layers = _numbers(layers)
+        check_checkpoint(checkpoint, self.layers)
+        if query_tower is not None:
+            check_checkpoint(query_tower)
+        self.pairs = None if pairs is None else list(read_pairs(pairs))
+        self.texts: Iterator[str] | None = None
+        if corpus is not None:
+            texts = read_texts(Path(corpus))
+            self.texts = chain(list(islice(texts, 1)), texts)  # reads the first row now
+
+
 def _clock() -> Callable[[str], None]:
     started = time.perf_counter()
     return lambda step: echo(f"{time.perf_counter() - started:6.1f} s  {step}", err=True)
 
 
-def _gate(pairs: str | None, ap: float, ndcg: float, level_changes: float) -> Any:
+def _gate(pairs: list[LabelledPair] | None, ap: float, ndcg: float, level_changes: float) -> Any:
     from relsdk_export.pipeline import Gate
     from relsdk_export.quality import QualityBudget
 
-    return None if pairs is None else Gate(list(read_pairs(pairs)), QualityBudget(ap, ndcg, level_changes))
+    return None if pairs is None else Gate(pairs, QualityBudget(ap, ndcg, level_changes))
 
 
 def _numbers(layers: str | None) -> tuple[int, ...] | None:
@@ -220,9 +250,3 @@ def _echo_cuts(made: Bundle) -> None:
             f"{percent(before['mean_ap'])} -> {percent(after['mean_ap'])}, nDCG@10 "
             f"{percent(before['ndcg_at_10'])} -> {percent(after['ndcg_at_10'])}"
         )
-
-
-def _texts(corpus: str | None) -> Iterator[str] | None:
-    from relsdk_export.corpus import read_texts
-
-    return None if corpus is None else read_texts(Path(corpus))

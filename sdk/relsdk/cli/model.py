@@ -38,7 +38,7 @@ def pull(name: str, output: Path | None, overwrite: bool, as_json: bool) -> None
         echo_json({"path": str(pulled.path), "source": pulled.source, "notes": list(pulled.notes)})
         return
     for note in pulled.notes:
-        echo(f"passed over {note}", err=True)
+        echo(f"not from {note}", err=True)
     echo(f"{pulled.path} (from: {pulled.source})")
     echo_next("export encoder", pulled.path, "BUNDLE")
 
