@@ -145,9 +145,11 @@ class Embedder:
             return self._calibration
         content = self.variant.calibrations.get(str(self.dimension))
         if content is None:
+            others = [v.name for v in self.bundle.variants if str(self.dimension) in v.calibrations]
+            have = f"; with it are {', '.join(others)}: choose one as the variant, or" if others else ";"
             raise CalibrationError(
                 f"{self.name} ({self.variant.name}, {self.dimension} dimensions) has no calibration, so no "
-                f"levels; fit one on labelled pairs with: relsdk calibrate {self.bundle.path} PAIRS"
+                f"levels{have} fit one on labelled pairs with: relsdk calibrate {self.bundle.path} PAIRS"
             )
         from relsdk.calibration import calibration_from_dict  # not needed to encode
 

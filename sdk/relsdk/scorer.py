@@ -185,8 +185,16 @@ def scorer_for(
         embedder: The encoder of the search.
         model: A bundle.
         threads: See `Embedder`.
+
+    Raises:
+        InputError: The bundle is the encoder of the search itself.
     """
     scorer = open_pair_model(model, threads=threads)
+    if isinstance(scorer, BiEncoder) and scorer.embedder.fingerprint == embedder.fingerprint:
+        raise InputError(
+            f"{os.fspath(model)} is an encoder, not a scorer, and the one that searches: it would only give "
+            "the same scores again; name a scorer bundle, or leave the scorer out"
+        )
     if isinstance(scorer, CrossEncoder):
         return RelevanceScorer(scorer, encoder=embedder if is_pooled(scorer, embedder) else None)
     return RelevanceScorer(scorer.embedder if isinstance(scorer, BiEncoder) else model, threads=threads)

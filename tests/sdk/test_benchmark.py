@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -216,7 +217,8 @@ def test_the_command(made, relsdk, tmp_path):
     assert report["facts"]["documents"] == 120
     assert isinstance(report["verdict"]["fits"], bool)
     assert relsdk("index", "build", tmp_path / "i", "-m", folder, "-i", files / "documents.jsonl")[0] == 0
-    code, out, _ = relsdk(*common, "--index", tmp_path / "i", "--scorer", folder, "-k", "2", "-k", "5")
+    scorer = Path(__file__).resolve().parents[1] / "fixtures" / "scorer-bundle-v1"
+    code, out, _ = relsdk(*common, "--index", tmp_path / "i", "--scorer", scorer, "-k", "2", "-k", "5")
     assert code == 0
     assert "scorer within budget" in out
     assert "queries/s/core" in out

@@ -254,10 +254,11 @@ def test_an_encoding_that_lacks_characters_is_named_once():
 @pytest.mark.parametrize(
     ("arguments", "wanted"),
     [
-        (["querry"], "did you mean"),
-        (["index", "buld"], "build"),
+        (["querry"], ". Did you mean 'query'?; see"),
+        (["index", "buld"], ". Did you mean 'build'?; see"),
         (["query", "x", "y", "--minlevel", "2"], "--min-level"),
         (["query"], "relsdk query --help"),
+        (["eval", "x"], "1 name given, not 2"),
         (["index", "info", "a" * 300], "File name too long"),
         (["index", "info", "a/" * 3000], "File name too long"),
         (["nonsense"], "there are demo, index"),

@@ -88,6 +88,7 @@ def test_list(index, relsdk):
     assert [json.loads(line) for line in out.splitlines()] == [
         {"id": one.id, "title": one.title} for one in documents()
     ]
+    assert relsdk("index", "list", index, "--where", "n<0") == (0, "", "0 of 1,200 documents match\n")
     for wrong in (["-n", "0"], ["--where", "colour=red"], ["--where", "n=="]):
         code, out, error = relsdk("index", "list", index, *wrong)
         assert (code, out) == (2, ""), error
@@ -108,13 +109,24 @@ def test_get(index, relsdk):
     ]
     code, out, _ = relsdk("index", "get", index, "文-7")
     assert code == 0
-    assert dict(line.split(None, 1) for line in out.splitlines()[1:])["title"] == "标题 7"
+    fields = dict(line.split(None, 1) for line in out.splitlines()[1:])
+    assert (fields["title"], fields["刚"]) == ("标题 7", "[0]")
+
+
+def test_get_prints_json_values(relsdk, tmp_path):
+    one = Document("a-0", "t", "x", {"new": True, "by": {"n": ["猫"]}})
+    Index.build(tmp_path / "i", [one], Encoder()).close()
+    out = relsdk("index", "get", tmp_path / "i", "a-0")[1]
+    fields = dict(line.split(None, 1) for line in out.splitlines())
+    assert fields["new"] == "true"
+    assert json.loads(fields["by"]) == {"n": ["猫"]}
 
 
 @pytest.mark.parametrize("missing", ["文-77777", "文-12o", "", "z" * 5000, "\udcff"])
 def test_get_of_what_is_not_there_names_it_and_what_is_near(index, relsdk, missing):
     code, out, error = relsdk("index", "get", index, "文-7", missing)
-    assert (code, out, error.count("\n")) == (2, "", 1)
+    assert (code, error.count("\n")) == (2, 1)
+    assert "标题 7" in out  # what is there is shown
     assert "1 of 2 ids are not in" in error
     if missing.startswith("文"):
         assert f"{missing!r}; the nearest" in error
@@ -140,6 +152,19 @@ def test_export_is_what_index_build_reads(index, relsdk, tmp_path):
     assert json.loads(out)["documents"] == 20
     assert len(gzip.open(tmp_path / "some.jsonl.gz").readlines()) == 20
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), Encoder().encode_document(documents(20)))
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.CSV.gz", "out.parquet", "out.txt"])
+def test_export_names_no_other_format(index, relsdk, tmp_path, name):
+    code, _, error = relsdk("index", "export", index, tmp_path / name)
+    assert code == 2
+    assert "only JSON lines are written; name a .jsonl" in error
+    assert os.listdir(tmp_path) == []
+
+
+def test_export_of_nothing_says_so(index, relsdk, tmp_path):
+    code, out, _ = relsdk("index", "export", index, tmp_path / "out.json", "--where", "n<0")
+    assert (code, out) == (0, f"{tmp_path}/out.json: 0 of 1,200 documents match\n")
 
 
 def test_export_of_an_index_of_a_version_before(relsdk, tmp_path):

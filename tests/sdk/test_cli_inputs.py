@@ -87,7 +87,7 @@ def test_types_override_what_is_found(relsdk, fails, table, tmp_path):
     assert found(relsdk, tmp_path / "x", "sku=7") == {"a"}
     line = fails("query", tmp_path / "x", "红烧肉", "--where", "时长<60")
     assert "'时长' holds text only, never number" in line
-    assert "build again with --types 时长=number" in line
+    assert "if the file was CSV: --types 时长=number" in line
     refused = {
         "sku": "write COLUMN=TYPE",
         "sku=int": "'int' of column 'sku'; allowed are text, number",
@@ -146,6 +146,41 @@ def test_queries_keep_their_ids(relsdk, fails, index, tmp_path):
     assert "two kinds of scores" in fails(
         "query", index, "a", "--format", "trec", "--scorer", SCORER, "--budget-ms", "5"
     )
+
+
+@pytest.fixture
+def single(relsdk, tmp_path):
+    path = tmp_path / "docs.jsonl"
+    path.write_text('{"_id": "a", "title": "红烧肉"}\n', encoding="utf-8")
+    assert relsdk("index", "build", tmp_path / "one", "-m", BUNDLE, "-i", path)[0] == 0
+    return tmp_path / "one"
+
+
+def test_options_of_a_scorer_need_one(single, fails):
+    assert "is an encoder, not a scorer" in fails("query", single, "肉", "--scorer", BUNDLE)
+    assert "no --scorer is given" in fails("query", single, "肉", "--budget-ms", "5")
+
+
+def test_why_there_are_no_levels_is_said(single, relsdk, fails):
+    code, out, err = relsdk("query", single, "肉", "--variant", "int8_any")
+    assert (code, err.count("no levels")) == (0, 1)
+    assert "(1 hit, " in out
+    assert "encoder (int8_any, " in err
+    assert "with it are fp32, " in err
+    assert "relsdk calibrate" in err
+    assert "no levels" not in relsdk("query", single, "肉", "--variant", "fp32")[2]
+    assert "encoder (int8_any, " in fails("query", single, "肉", "--variant", "int8_any", "--min-level", "2")
+
+
+@pytest.mark.parametrize(
+    "line", ['{"_id": "a", "title": "x', '{"_id": "a" "b"}', '{"_id": "a\tb"}', '{"_id": "a\\x"}']
+)
+def test_broken_json_is_placed_once(fails, tmp_path, line):
+    path = tmp_path / "d.jsonl"
+    path.write_text(line + "\n")
+    said = fails("index", "build", tmp_path / "i", "-m", BUNDLE, "-i", path)
+    assert " at character " in said
+    assert "at at" not in said
 
 
 def test_pairs_in_other_encodings(relsdk, tmp_path):

@@ -101,7 +101,7 @@ class TestTypes:
             ({"duration": "int"}, "type 'int' of column 'duration'; allowed are text, number, boolean"),
             ({"id": "number"}, "column 'id' is always text"),
             ({"durration": "number"}, "d.csv:1: a type is given for 'durration', which is no column; the"),
-            ({"mixed": "number"}, "d.csv:3: column 'mixed' holds numbers, and 'x' is none; give"),
+            ({"mixed": "number"}, "d.csv:3: column 'mixed' holds numbers, and 'x' is no number; give"),
             ({"sku": "boolean"}, "d.csv:2: column 'sku' holds true and false (or 1 and 0), and '007'"),
         ],
     )  # fmt: skip
@@ -147,7 +147,7 @@ class TestTypes:
         with path.open("a") as stream:
             stream.write("3,c,unknown,true,1,1,1,1,1,1,1\n")
         with pytest.raises(
-            InputError, match=r"d\.csv:4: column 'duration' holds numbers, and 'unknown' is none"
+            InputError, match=r"d\.csv:4: column 'duration' holds numbers, and 'unknown' is no number"
         ):
             list(documents)
 

@@ -131,7 +131,7 @@ def _usage(error: click.ClickException) -> str:
     if context is None:
         return message
     if message.startswith("No such command") and "Did you mean" not in message:
-        message = f"{message.rstrip('.')}; {_nearest(message, context)}"
+        message = f"{message.rstrip('.')}{_nearest(message, context)}"
     return f"{message.rstrip('.')}; see: {context.command_path} --help"
 
 
@@ -139,8 +139,8 @@ def _nearest(message: str, context: click.Context) -> str:
     import difflib
 
     names = context.command.list_commands(context) if isinstance(context.command, click.Group) else []
-    near = difflib.get_close_matches(message.partition("'")[2].partition("'")[0], names)
-    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"
+    near = difflib.get_close_matches(message.partition("'")[2].partition("'")[0], names, n=1)
+    return f". Did you mean {near[0]!r}?" if near else f"; there are {', '.join(names)}"
 
 
 def _of_libraries(error: BaseException, called: str) -> str:

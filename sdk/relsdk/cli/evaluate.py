@@ -10,7 +10,7 @@ import click
 
 from relsdk.bundle import read_bundle
 from relsdk.cli.inputs import input_options
-from relsdk.cli.output import echo, echo_json, echo_table, percent
+from relsdk.cli.output import counted, echo, echo_json, echo_table, percent
 from relsdk.embedder import Embedder
 from relsdk.errors import InputError
 from relsdk.evaluation import Evaluation
@@ -85,7 +85,7 @@ def evaluate(
 
 def _named(names: tuple[str, ...], usage: str, count: int) -> tuple[str, ...]:
     if len(names) != count:
-        raise InputError(f"{len(names)} names were given; write relsdk eval {usage}")
+        raise InputError(f"{counted(len(names), 'name')} given, not {count}; write relsdk eval {usage}")
     return names
 
 

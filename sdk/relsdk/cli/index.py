@@ -11,7 +11,7 @@ import click
 
 from relsdk.cli.index_documents import export, get, list_documents
 from relsdk.cli.inputs import document_options, typed_documents
-from relsdk.cli.output import count_lines, echo, echo_json, echo_next, echo_table
+from relsdk.cli.output import count_lines, counted, echo, echo_json, echo_next, echo_table
 from relsdk.embedder import Embedder
 from relsdk.errors import IndexFolderError
 from relsdk.index import Index, IndexConfig, verify_index
@@ -109,7 +109,8 @@ def build(
     if as_json:
         echo_json({**_plain(asdict(info)), "seconds": round(seconds, 3)})
     else:
-        echo(f"{path}: {info.count:,} documents, {info.dimension} dimensions, {info.kind}, {seconds:.1f} s")
+        size = f"{counted(info.count, 'document')}, {info.dimension} dimensions"
+        echo(f"{path}: {size}, {info.kind}, {seconds:.1f} s")
         echo_next("query", path, '"..."')
 
 

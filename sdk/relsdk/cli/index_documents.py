@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from itertools import islice
@@ -11,13 +12,14 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from relsdk.cli.output import echo, echo_json, echo_table
+from relsdk.cli.output import counted, echo, echo_json, echo_table
 from relsdk.cli.where import WHERE_HELP, parse_where
 from relsdk.errors import InputError, RelsdkError
 from relsdk.files import output_file
 from relsdk.folders import check_file_target
 from relsdk.formats import write_documents
 from relsdk.index import Index
+from relsdk.records import Document
 
 __all__ = ["export", "get", "list_documents"]
 
@@ -32,6 +34,7 @@ _BLOCK = 4096  # vectors that are copied at a time
 def list_documents(path: Path, where: tuple[str, ...], limit: int | None, as_json: bool) -> None:
     """List the ids and titles of INDEX, in the order in which it was built."""
     condition = parse_where(where)
+    document = None
     with Index.open(path) as index:
         for document in islice(index.documents(condition), limit and min(limit, sys.maxsize)):
             if as_json:
@@ -39,6 +42,8 @@ def list_documents(path: Path, where: tuple[str, ...], limit: int | None, as_jso
             else:
                 id_ = document.id.replace("\n", "\\n").replace("\t", "\\t")  # one line, one tab
                 echo(f"{id_}\t{' '.join(document.title.split())}")
+        if document is None:
+            echo(f"0 of {counted(len(index), 'document')} match", err=True)
 
 
 @click.command(epilog="Example: relsdk index get docs.idx v1 v2 --json")
@@ -48,7 +53,10 @@ def list_documents(path: Path, where: tuple[str, ...], limit: int | None, as_jso
 def get(path: Path, ids: tuple[str, ...], as_json: bool) -> None:
     """Show the documents of INDEX that have these ids. Exit code 2 when one is not there."""
     with Index.open(path) as index:
-        found = index.get(ids)
+        try:
+            found, missing = index.get(ids), None
+        except InputError as error:
+            found, missing = [one for id_ in ids for one in _held(index, id_)], error
     for document in found:
         fields = {"title": document.title, "text": document.text}
         if as_json:
@@ -56,8 +64,21 @@ def get(path: Path, ids: tuple[str, ...], as_json: bool) -> None:
         else:
             rows = {"id": document.id, **fields}
             rows |= {f"metadata.{k}" if k in rows else k: value for k, value in document.metadata.items()}
-            table = [[name, " ".join(str(value).split())] for name, value in rows.items()]
-            echo_table(["field", "value"], table)
+            echo_table(["field", "value"], [[name, _shown(value)] for name, value in rows.items()])
+    if missing is not None:
+        raise missing
+
+
+def _held(index: Index, id_: str) -> list[Document]:
+    try:
+        return index.get([id_])
+    except InputError:
+        return []
+
+
+def _shown(value: object) -> str:
+    """Return a value on one line: text as it is, everything else as JSON."""
+    return " ".join((value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)).split())
 
 
 @click.command(epilog="Example: relsdk index export docs.idx docs.jsonl")
@@ -76,6 +97,11 @@ def export(
     path: Path, output: Path, where: tuple[str, ...], vectors: Path | None, overwrite: bool, as_json: bool
 ) -> None:
     """Write the documents of INDEX as JSON lines that `index build` reads; .gz compresses them."""
+    plain = output.with_suffix("") if output.suffix.lower() == ".gz" else output
+    if plain.suffix.lower() not in ("", ".jsonl", ".ndjson", ".json"):  # a pipe has none
+        raise InputError(
+            f"{output}: only JSON lines are written; name a .jsonl, .ndjson or .json file (or .gz)"
+        )
     check_file_target(output, overwrite=overwrite)
     if vectors is not None:
         check_file_target(vectors, overwrite=overwrite)
@@ -86,12 +112,14 @@ def export(
         if vectors is not None:
             _write_vectors(vectors, index.vectors, index.rows(condition))
         count = write_documents(output, index.documents(condition))
+        total = len(index)
     said = {"output": str(output), "documents": count, "vectors": None if vectors is None else str(vectors)}
     if as_json:
         echo_json(said)
     else:
         # Where the output is stdout, nothing else belongs there.
-        echo(f"{output}: {count:,} documents", err=not output.is_file())
+        some = counted(count, "document") if count else f"0 of {counted(total, 'document')} match"
+        echo(f"{output}: {some}", err=not output.is_file())
 
 
 def _write_vectors(target: Path, vectors: NDArray[np.float32], rows: NDArray[np.int64]) -> None:

@@ -28,6 +28,7 @@ __all__ = [
     "bar",
     "clip",
     "count_lines",
+    "counted",
     "echo",
     "echo_json",
     "echo_next",
@@ -107,6 +108,11 @@ def count_lines(source: str) -> int | None:
             return sum(block.count(b"\n") for block in iter(lambda: stream.read(1 << 20), b""))
     except OSError:
         return None  # who reads it says why
+
+
+def counted(count: int, what: str) -> str:
+    """Return a number of things in words: "1 hit", "2 hits"."""
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 def echo_json(value: Any) -> None:

@@ -10,10 +10,19 @@ from typing import Any
 import click
 
 from relsdk.cli.inputs import input_options
-from relsdk.cli.output import clip, echo, echo_json, echo_table, hit_to_dict, printable, relevance_cells
+from relsdk.cli.output import (
+    clip,
+    counted,
+    echo,
+    echo_json,
+    echo_table,
+    hit_to_dict,
+    printable,
+    relevance_cells,
+)
 from relsdk.cli.where import WHERE_HELP, parse_where
 from relsdk.embedder import Embedder
-from relsdk.errors import BundleError, InputError
+from relsdk.errors import BundleError, CalibrationError, InputError
 from relsdk.formats import Query, read_queries, run_lines
 from relsdk.index import Index, IndexInfo
 from relsdk.records import Hit, SearchResult
@@ -73,12 +82,15 @@ def query(
         raise InputError(
             "--format trec orders by one score, and --budget-ms gives two kinds of scores; leave one out"
         )
+    if budget_ms is not None and scorer is None:
+        raise InputError("--budget-ms limits re-scoring, and no --scorer is given; give one, or leave it out")
     if (text is None) == (source is None):
         raise InputError("give either a QUERY or --input FILE")
     condition = parse_where(where)
     queries = [Query("1", text)] if text is not None else list(read_queries(source or "", **reading))
     searcher = open_searcher(path, model, variant, threads, scorer)
     searcher.warmup()
+    graded = True
     for one in queries:
         hits = searcher.search(
             one.text,
@@ -90,10 +102,7 @@ def query(
             budget_ms=budget_ms,
         )
         if layout == "trec":
-            for line in run_lines({one.id: {hit.document.id: hit.score for hit in hits}}):
-                if printable(line) != line:
-                    raise InputError(f"an id of {line!r} holds a control character; a run file cannot")
-                echo(line)
+            _echo_run(one, hits)
         elif layout == "json":
             counts = {} if scorer is None else {"scored": hits.scored, "skipped": hits.skipped}
             answer: dict[str, object] = {"id": None if source is None else one.id, "query": one.text}
@@ -103,12 +112,29 @@ def query(
             name = "" if source is None else f"{one.id}  "
             echo(f"{name}{one.text}  ({_summary(hits, bool(where))})", bold=True)
             echo_hits(hits)
+            graded &= all(hit.relevance is not None for hit in hits)
+    if not graded:
+        _say_why_no_levels(searcher.embedder)
+
+
+def _echo_run(query: Query, hits: list[Hit]) -> None:
+    for line in run_lines({query.id: {hit.document.id: hit.score for hit in hits}}):
+        if printable(line) != line:
+            raise InputError(f"an id of {line!r} holds a control character; a run file cannot")
+        echo(line)
+
+
+def _say_why_no_levels(embedder: Embedder) -> None:
+    try:
+        _ = embedder.calibration
+    except CalibrationError as error:
+        echo(error, err=True)
 
 
 def _summary(hits: SearchResult, filtered: bool) -> str:
-    left = f" among the {hits.matching:,} documents that the filter leaves" if filtered else ""
+    left = f" among the {counted(hits.matching, 'document')} that the filter leaves" if filtered else ""
     skipped = f", {hits.skipped} of {hits.candidates} candidates not scored" if hits.skipped else ""
-    return f"{len(hits)} hits{left}, {hits.elapsed_ms:.1f} ms{skipped}"
+    return f"{counted(len(hits), 'hit')}{left}, {hits.elapsed_ms:.1f} ms{skipped}"
 
 
 def open_searcher(

@@ -85,7 +85,7 @@ def _number(name: str, cell: str) -> int | float:
     text = cell.strip()
     if not _ANY_NUMBER.fullmatch(text):
         raise InputError(
-            f"column {name!r} holds numbers, and {cell[:40]!r} is none; give --types {name}=text"
+            f"column {name!r} holds numbers, and {cell[:40]!r} is no number; give --types {name}=text"
         )
     try:
         value = int(text) if text.lstrip("+-").isdigit() else float(text)

@@ -96,7 +96,7 @@ def _skip_space(text: str, at: int) -> int:
 
 def _not_json(reason: object, column: int | None = None) -> str:
     place = "" if column is None else f" at character {column}"
-    return f"not JSON ({reason}{place}); write one JSON object a line"
+    return f"not JSON ({str(reason).removesuffix(' at')}{place}); write one JSON object a line"
 
 
 def _no_constant(name: str) -> NoReturn:

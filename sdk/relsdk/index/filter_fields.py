@@ -88,8 +88,10 @@ class FilterFields:
         held = [kind for kind, names in KINDS.items() if types & set(names)]
         if held:
             remedy = f"compare it with {' or '.join(held)}"
+            if held == ["boolean"]:
+                remedy = f"write {field.name}=true or {field.name}=false"
             if held == ["text"]:
-                remedy += f', as in {field.name}="5", or build again with --types {field.name}={min(wanted)}'
+                remedy += f', as in {field.name}="5"; if the file was CSV: --types {field.name}={min(wanted)}'
             never = " or ".join(sorted(wanted))
             raise InputError(f"{field.name!r} holds {' and '.join(held)} only, never {never}; {remedy}")
         if "object" in types:

@@ -122,7 +122,7 @@ def check_target(path: Path, overwrite: bool) -> None:
             f"folder"
         )
     if kind == "index" and not overwrite:
-        raise InputError(f"{path} is an index already; pass overwrite=True (--overwrite) to replace it")
+        raise InputError(f"{path} is an index already; pass --overwrite to replace it")
 
 
 class Staging:

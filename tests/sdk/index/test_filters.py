@@ -434,9 +434,10 @@ def test_fields_of_an_index(shop, where, wanted):
         ({"or": [{"price": 5}, {"titel": None}]}, "did you mean 'title'"),
         ({"by.nam": "w"}, "did you mean 'by.name'"),
         ({"duration": {"lt": 60}}, "'duration' holds text only, never number; compare it with text, as in "
-                                   "duration=\"5\", or build again with --types duration=number"),
+                                   "duration=\"5\"; if the file was CSV: --types duration=number"),
         ({"price": {"ne": "5"}}, "'price' holds number only, never text; compare it with number"),
-        ({"new": "true"}, "'new' holds boolean only"),
+        ({"new": "true"}, "'new' holds boolean only, never text; write new=true or new=false"),
+        ({"new": 1}, "'new' holds boolean only, never number; write new=true or new=false"),
         ({"tags": True}, "'tags' holds text and number only, never boolean"),
         ({"by": "w"}, "'by' holds objects; compare one of their fields: by.age, by.name"),
         ({"title": 5}, "'title' is text; compare it with text"),
