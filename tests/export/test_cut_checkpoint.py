@@ -66,7 +66,7 @@ def test_the_command(relsdk, toy_checkpoint, tmp_path):
     code, _, err = relsdk("model", "cut", str(tmp_path), str(tmp_path / "other"), *files)
     assert code == 2
     code, _, err = relsdk("model", "cut", str(tmp_path / "none"), str(tmp_path / "other"), *files)
-    assert (code, "is not a folder" in err) == (2, True)
+    assert (code, "does not exist" in err) == (2, True)
     assert not (tmp_path / "other").exists()
 
 
