@@ -178,6 +178,7 @@ def test_eval_and_calibrate(relsdk, fails, toy_bundle_copy, world, tmp_path):
     assert content["operating_points"]["fp32"]["precision"] >= 0.15
     options[3:] = ["1.0", "--level", "3"]
     code, out, err = relsdk("calibrate", toy_bundle_copy, pairs, *options)
+    assert f'next: relsdk query INDEX "..." --min-level 2, or relsdk eval {toy_bundle_copy} PAIRS' in out
     assert code == 0  # the levels are stored; there is no such threshold
     assert "log loss" in out
     assert "no score reaches precision 1.0" in err
