@@ -283,7 +283,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         message, megabytes = done.stdout.splitlines()
-        assert int(megabytes) < 700
+        assert int(megabytes) < 1000  # a table of 32 MiB as Python objects
         return message
 
     @pytest.mark.parametrize("reader", ["read_documents", "read_queries", "read_pairs"])
