@@ -75,24 +75,33 @@ class Embedder:
             "query_cache": query_cache,
         }
 
-        def load(bundle: Bundle) -> BatchRunner:
-            dimension = bundle.encoder_settings.dimension
-            whole = isinstance(truncate_dim, int | np.integer) and not isinstance(truncate_dim, bool)
-            if truncate_dim is not None and not (whole and 1 <= truncate_dim <= dimension):
-                raise InputError(f"truncate_dim={truncate_dim!r}; allowed are 1 to {dimension}")
-            return BatchRunner(bundle, variant, threads, providers)
+        self._said_unit = False
+        self._calibration: Calibration | None = None  # read on first use
+        open_bundle(
+            local_model(model), lambda bundle: self._load(bundle, variant, threads, truncate_dim, providers)
+        )
 
-        self._runner = open_bundle(local_model(model), load)
-        self.bundle = self._runner.bundle
-        self._settings = self.bundle.encoder_settings
-        self.dimension = truncate_dim or self._settings.truncate_dim or self._settings.dimension
+    def _load(
+        self,
+        bundle: Bundle,
+        variant: str,
+        threads: int | None,
+        truncate_dim: int | None,
+        providers: Sequence[str] | None,
+    ) -> None:
+        """Load what belongs to one bundle; called again when the folder is overwritten meanwhile."""
+        self.bundle, self._settings = bundle, bundle.encoder_settings
+        dimension = self._settings.dimension
+        whole = isinstance(truncate_dim, int | np.integer) and not isinstance(truncate_dim, bool)
+        if truncate_dim is not None and not (whole and 1 <= truncate_dim <= dimension):
+            raise InputError(f"truncate_dim={truncate_dim!r}; allowed are 1 to {dimension}")
+        self.dimension = truncate_dim or self._settings.truncate_dim or dimension
+        self._runner = BatchRunner(bundle, variant, threads, providers)
         self.variant = self._runner.variant
         self._outputs: dict[Path, str] = {}
         self._dense: list[DenseLayer] = []
         if self._settings.dense and self._output_of(self._runner.session) != _WHOLE:
             self._dense = [read_dense(self.path, layer) for layer in self._settings.dense]
-        self._said_unit = False
-        self._calibration: Calibration | None = None  # read on first use
         self._checked: set[ModelSession] = set()
         self._check_runtime(self._runner.query_session)  # another tower's file is checked on first use
 

@@ -26,7 +26,7 @@ from relsdk.bundle.layout import (
 from relsdk.bundle.model import RELSDK_JSON, Bundle, Variant, onnx_file
 from relsdk.bundle.onnx_names import find_onnx_files
 from relsdk.errors import BundleError
-from relsdk.folders import FileStamp, file_sha256, json_sha256, restore_folder
+from relsdk.folders import file_sha256, json_sha256, restore_folder
 
 __all__ = ["open_bundle", "read_bundle"]
 
@@ -74,12 +74,21 @@ def open_bundle(path: str | Path, load: Callable[[Bundle], Opened]) -> Opened:
         BundleError: See `read_bundle`; or `load` raised it, and `relsdk.json` is still the same file.
     """
     while True:
-        stamp = FileStamp.of(Path(path) / RELSDK_JSON)
+        before = _identity(path)
         try:
             return load(read_bundle(path))
         except BundleError:
-            if stamp.status is None or stamp.holds:
+            if before is None or _identity(path) == before:
                 raise
+
+
+def _identity(path: str | Path) -> tuple[int, ...] | None:
+    """Tell one `relsdk.json` from another that has its inode, size and time: that of a copy made later."""
+    try:
+        found = os.stat(Path(path) / RELSDK_JSON)
+    except (OSError, ValueError):  # ValueError: a NUL in it
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _read_foreign(folder: Path) -> Bundle:
