@@ -401,7 +401,10 @@ def test_a_disk_that_cannot_be_written(fails, calibrated, toy_checkpoint, world)
 
 
 def test_a_missing_extra_names_the_pip_line(tmp_path):
-    """torch is hidden from a process of its own."""
+    """torch is hidden from a process of its own; the folder passes what is checked before torch is needed."""
+    checkpoint = tmp_path / "a"
+    checkpoint.mkdir()
+    (checkpoint / "tokenizer.json").write_text("{}")
     program = f"""
 import sys
 class Hide:
@@ -410,7 +413,7 @@ class Hide:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name.split(".")[0])
 sys.meta_path.insert(0, Hide())
 from relsdk.cli import main
-main(["export", "encoder", "a", {str(tmp_path / "b")!r}])
+main(["export", "encoder", {str(checkpoint)!r}, {str(tmp_path / "b")!r}])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2, done.stderr
