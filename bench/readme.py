@@ -110,8 +110,8 @@ def _numbers(
     ndcg["embed"] = 100 * _mean(teachers, "embed", "ndcg_at_10")  # of the same seeds
     return (
         f"- **{tower:.2f} ms** to encode a query on one CPU thread with a two-layer query tower, "
-        f"{teacher:.1f} ms with the encoder that taught it (int8): nDCG@10 {ndcg[TOWER]:.1f} and "
-        f"{ndcg['embed']:.1f} on real Chinese search pairs, {ndcg['untrained']:.1f} before training.\n"
+        f"{teacher:.1f} ms with the encoder that taught it (int8): nDCG@10 {ndcg[TOWER]:.2f} and "
+        f"{ndcg['embed']:.2f} on real Chinese search pairs, {ndcg['untrained']:.2f} before training.\n"
         f"- **{size:.0%}** of fp32's space for int8, mean AP {ap:.2f} against {exact_ap:.2f}; a text has the "
         f"same vector alone and in any batch (to {moved:.0e}).\n"
         f"- **{own:.1%}** of the exact ten nearest documents found among {real['index']['count']:,} real "
