@@ -322,7 +322,7 @@ def test_a_run_that_was_stopped_is_completed(toy_bundle, tmp_path, monkeypatch):
     output.write_text(output.read_text()[:1000])
     damaged = run("encode_bulk")
     assert damaged.exit_code == 2
-    assert "is not JSON" in damaged.output
+    assert "is not readable JSON" in damaged.output
     assert len(output.read_text()) == 1000
 
 

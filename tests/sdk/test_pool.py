@@ -158,8 +158,8 @@ def test_what_does_not_fit_together_is_told(made, toy_bundle, checkpoint_factory
     with pytest.raises(InputError, match="one each is needed"):
         RelevanceScorer(bundle, encoder=embedder).model.with_cosines([("a", "b")], [0.5, 0.6])
     checkpoint = checkpoint_factory(tmp_path / "other", seed=9)
-    other = Embedder(export_encoder(checkpoint, tmp_path / "bundle", variants=["fp32"]).path)
-    with pytest.raises(CalibrationError, match=r"was not calibrated beside other.*--encoder"):
+    other = Embedder(export_encoder(checkpoint, tmp_path / "another", variants=["fp32"]).path)
+    with pytest.raises(CalibrationError, match=r"was not calibrated beside another.*--encoder"):
         RelevanceScorer(bundle, encoder=other)
     narrow = Embedder(toy_bundle, variant="fp32", truncate_dim=8)
     with pytest.raises(CalibrationError, match="was not calibrated beside"):

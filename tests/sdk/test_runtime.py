@@ -72,8 +72,28 @@ def wrong_when_batched(path, *, value="noise"):
     onnx.save(model, path)
 
 
+# With one of these onnxruntime sends nothing: it takes the machine for one that builds and tests.
+CI_VARIABLES = (
+    "BITBUCKET_BUILD_NUMBER",
+    "BUILDKITE",
+    "CI",
+    "CIRCLECI",
+    "CODEBUILD_BUILD_ID",
+    "GITHUB_ACTIONS",
+    "GITLAB_CI",
+    "JENKINS_URL",
+    "TEAMCITY_VERSION",
+    "TF_BUILD",
+    "TRAVIS",
+)
+
+
 def run(program, **environment):
-    base = {key: value for key, value in os.environ.items() if not key.startswith(("XDG_", "ORT_"))}
+    base = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("XDG_", "ORT_")) and key not in CI_VARIABLES
+    }
     return subprocess.run(
         [sys.executable, "-c", program],
         capture_output=True,

@@ -14,6 +14,7 @@ from relsdk import tokenizer as tokenizer_module
 from relsdk.bundle import read_bundle
 from relsdk.errors import BundleError, InputError
 from relsdk.tokenizer import TextTokenizer, open_tokenizer
+from tests.memory import PEAK
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 ALPHABET = "大宅门演员表红烧肉怎么做 abcdefgh　ｈｉ\t\n①é🚄ßx"
@@ -188,18 +189,17 @@ def test_a_limit_that_leaves_no_room_for_a_text_is_refused(kind, needed):
 )
 def test_memory_of_long_texts_is_bounded(what, megabytes):
     path = FIXTURES / "encoder-bundle-v1/tokenizer.json"
-    program = f"""
-import resource
+    program = f"""{PEAK}
 from pathlib import Path
 from relsdk.tokenizer import TextTokenizer
 made = TextTokenizer(Path({str(path)!r}), max_tokens=256, pad_token="<pad>")
 text = "".join(chr(0x4E00 + i * 7919 % 20_000) + "红烧肉怎么做 "[i % 7] for i in range(4_000_000))
 made.tokenize(["红烧肉", "怎么做"])
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 inputs = {what}
 tokens = made.tokenize(inputs)
 assert set(tokens.lengths) == {{256}} and len(tokens.truncated) == len(inputs)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+print((peak() - before) // 2**20)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

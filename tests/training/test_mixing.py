@@ -110,7 +110,7 @@ def test_what_does_not_fit_is_told_and_nothing_is_written(pair, checkpoint_facto
         ([first, torn], [], "weights in .*torn cannot be read"),
         ([first, unread], [], "not a readable tokenizer"),
         ([first, scorer], [], "score model with a head that is ordinal"),
-        ([first, tmp_path / "nowhere"], [], "no checkpoint"),
+        ([first, tmp_path / "nowhere"], [], "nowhere does not exist; name a checkpoint folder"),
         ([first, empty], [], "no safetensors weights"),
     ):
         with pytest.raises(InputError, match=message):

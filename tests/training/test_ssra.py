@@ -368,7 +368,7 @@ def test_how_a_judge_reads_counts(whole, tmp_path):
     changed = [*settings, f"run.output={tmp_path / 'run'}", f"filter.checkpoint={given}"]
     train_ssra(load_config(SsraConfig, None, changed))
     notes = []
-    changed += ["score.model.max_tokens=4"]
+    changed += ["score.model.max_tokens=6"]
     train_ssra(load_config(SsraConfig, None, changed), on_note=notes.append)
     assert {"02-score: begins", "05-annotate: begins"} <= set(notes)
     assert "04-candidates: done before" in notes
