@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-com
 SHARED ?= ../shared
 WORK ?= runs
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --benchmark-disable
-REPORT = $(BIN)/python -m bench.report bench/results/suites.json bench/results/million.json --output bench/results/report
+REPORT = $(BIN)/python -m bench.results_format report bench/results/suites.json bench/results/million.json --output bench/results/report
 
 .DEFAULT_GOAL := help
 .PHONY: index-open million pool demo-train ssra-real real-trained train-real train-speed train-latency help demo test test-all test-floor test-newest check lint types real quantisation bench suites readme clean
@@ -55,51 +55,51 @@ types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 real: $(VENV)/.installed-dev ## Real data (../shared): export, index, calibrate, evaluate -> bench/results/real.json
-	$(BIN)/python -m bench.real --shared $(SHARED) --output bench/results/real.json
+	$(BIN)/python -m bench.experiments.export_real --shared $(SHARED) --output bench/results/real.json
 
 real-trained: $(VENV)/.installed-dev ## The same for what train-real trained -> bench/results/real_trained.json
-	$(BIN)/python -m bench.real --shared $(SHARED) --checkpoint "$(WORK)/embed_-_seed_0/best" --output bench/results/real_trained.json
+	$(BIN)/python -m bench.experiments.export_real --shared $(SHARED) --checkpoint "$(WORK)/embed_-_seed_0/best" --output bench/results/real_trained.json
 
 quantisation: $(VENV)/.installed-dev ## Quantisation schemes side by side (../shared) -> bench/results/quantisation.json
-	$(BIN)/python -m bench.quantisation --shared $(SHARED) --output bench/results/quantisation.json
+	$(BIN)/python -m bench.experiments.quantisation --shared $(SHARED) --output bench/results/quantisation.json
 
 train-real: $(VENV)/.installed-dev ## Train on the real data (../shared), resumable, hours -> bench/results/train.json
-	$(BIN)/python -m bench.train_real --shared $(SHARED) --output bench/results/train.json --work $(WORK)
+	$(BIN)/python -m bench.experiments.graded_pairs --shared $(SHARED) --output bench/results/train.json --work $(WORK)
 
 ssra-real: $(VENV)/.installed-dev ## SSRA and what it should beat on the real data (../shared), hours -> bench/results/ssra.json
-	$(BIN)/python -m bench.ssra_real --shared $(SHARED) --output bench/results/ssra.json --work $(WORK) --outsider "$(WORK)/score_categorical_-_seed_0"
-	$(BIN)/python -m bench.ssra_real --shared $(SHARED) --output bench/results/ssra.json --work $(WORK) --outsider "$(WORK)/score_categorical_-_seed_0" --steps 100 --budget 2000 --budget 500 --seed 0
+	$(BIN)/python -m bench.experiments.ssra --shared $(SHARED) --output bench/results/ssra.json --work $(WORK) --outsider "$(WORK)/score_categorical_-_seed_0"
+	$(BIN)/python -m bench.experiments.ssra --shared $(SHARED) --output bench/results/ssra.json --work $(WORK) --outsider "$(WORK)/score_categorical_-_seed_0" --steps 100 --budget 2000 --budget 500 --seed 0
 
 demo-train: $(VENV)/.installed-dev ## SSRA on the sample corpus, whose levels are exact -> bench/results/ssra_sample.json
-	$(BIN)/python -m bench.ssra_sample --output bench/results/ssra_sample.json --work $(WORK)/sample
+	$(BIN)/python -m bench.experiments.ssra_sample --output bench/results/ssra_sample.json --work $(WORK)/sample
 
 train-latency: $(VENV)/.installed-dev ## Query latency of what train-real distilled -> bench/results/student_latency.json
-	$(BIN)/python -m bench.student_latency --shared $(SHARED) --work $(WORK) --output bench/results/student_latency.json
+	$(BIN)/python -m bench.experiments.student_latency --shared $(SHARED) --work $(WORK) --output bench/results/student_latency.json
 
 pool: $(VENV)/.installed-dev ## Encoder and taught score model of train-real, alone and pooled -> bench/results/pool.json
-	$(BIN)/python -m bench.pool --shared $(SHARED) --work $(WORK) --output bench/results/pool.json
+	$(BIN)/python -m bench.experiments.pooled_scorer --shared $(SHARED) --work $(WORK) --output bench/results/pool.json
 
 train-speed: $(VENV)/.installed-dev ## Training throughput beside sentence-transformers (../shared) -> bench/results/train_speed.json
-	$(BIN)/python -m bench.train_speed --shared $(SHARED) --output bench/results/train_speed.json
+	$(BIN)/python -m bench.experiments.train_speed --shared $(SHARED) --output bench/results/train_speed.json
 
 bench: $(VENV)/.installed-dev ## Latency of encode, index and search -> bench/results/latency.json, README's numbers and outputs
 	$(BIN)/python -m bench.run --output bench/results/latency.json
-	$(BIN)/python -m bench.showcase
-	$(BIN)/python -m bench.readme --write
+	$(BIN)/python -m bench.pages.showcase
+	$(BIN)/python -m bench.pages.readme --write
 
 index-open: $(VENV)/.installed-dev ## What opening an index costs, checked and remembered -> bench/results/index_open.json
-	$(BIN)/python -m bench.index_open --output bench/results/index_open.json
+	$(BIN)/python -m bench.serving.index_open --output bench/results/index_open.json
 
 suites: $(VENV)/.installed-dev ## Beside the peers, by turns, hours -> bench/results/suites.json, its report in bench/results/report
-	$(BIN)/python -m bench.suites --output bench/results/suites.json
+	$(BIN)/python -m bench.serving --output bench/results/suites.json
 	$(REPORT)
 
 million: $(VENV)/.installed-dev ## A million vectors of 64, 128, 384 beside the peers, 5 hours -> bench/results/million.json, the same report
-	$(BIN)/python -m bench.suites --output bench/results/million.json --only million_64 --only million_128 --only million_384
+	$(BIN)/python -m bench.serving --output bench/results/million.json --only million_64 --only million_128 --only million_384
 	$(REPORT)
 
 readme: $(VENV)/.installed-dev ## Check that README's generated parts are up to date
-	$(BIN)/python -m bench.readme --check
+	$(BIN)/python -m bench.pages.readme --check
 
 clean: ## Remove what make made
 	rm -rf $(VENV) .venv-* relsdk-demo build *.egg-info sdk/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,14 +1,15 @@
-"""The peers one by one, in small: for a look. Ratios come from `bench.suites`, which interleaves."""
+"""The peers one by one, in small: for a look. Ratios come from `bench.serving`, which interleaves."""
 
 from itertools import cycle
 
 import numpy as np
 import pytest
 
-from bench.suites.peers import PEERS, AbsentError, Models, open_encoder
-from bench.suites.quality import mean_cosine
-from bench.suites.settings import make_settings
-from bench.suites.vector_sets import VectorSet, graphs
+from bench.serving.peers import PEERS, AbsentError, open_encoder
+from bench.serving.quality import mean_cosine
+from bench.serving.settings import make_settings
+from bench.serving.vector_sets import VectorSet, graphs
+from bench.serving.weights import Models
 
 pytestmark = pytest.mark.peers
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from relsdk import Embedder
-from relsdk.sample_world import generate
-from relsdk_export.backbones import pull
+from relsdk_export.backbones.pull import pull
 from relsdk_export.encoder import EncoderCuts, export_encoder
+from relsdk_sample import generate
 
 CACHE = Path(__file__).resolve().parent.parent / ".bench"
 VARIANTS = ("fp32", "int8")

@@ -15,8 +15,8 @@ import click
 import numpy as np
 import pytest
 
-from bench.machine import machine_record
-from relsdk.folders import write_file_atomically
+from bench.harness.machine import machine_record
+from relsdk.files.folders import write_file_atomically
 
 
 @click.command()

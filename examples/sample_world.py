@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from relsdk.errors import RelsdkError
 from relsdk.levels import RelevanceLevel
-from relsdk.sample_world import SampleWorld, generate, write
+from relsdk_sample import SampleWorld, generate, write
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

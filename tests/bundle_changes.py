@@ -2,7 +2,7 @@
 
 import json
 
-from relsdk.folders import json_sha256
+from relsdk.files.folders import json_sha256
 
 
 def read_description(folder):

@@ -54,12 +54,10 @@ BASES = {
     "synth report": ([], ["{folder}"]),
     "export encoder": ([], ["{missing}", "{new}"]),
     "export scorer": ([], ["{missing}", "{new}"]),
-    "bench run": (
+    "bench": (
         ["--model={encoder}", "--queries={queries}", "--index={index}", "--seconds=0.01", "--repeats=1"],
         [],
     ),
-    "bench report": ([], ["{results}"]),
-    "bench compare": ([], ["{results}", "{results}"]),
     "doctor": (["--no-self-test", "--model={encoder}"], []),
 }
 # The only argument of commands that are not named above: those of `relsdk index`, whatever they will be.
@@ -193,7 +191,7 @@ class Workspace:
 
     def files(self):
         """Write the small ones, and return the names of all."""
-        from relsdk.sample_world import generate
+        from relsdk_sample import generate
 
         if "documents" not in self.names:
             world = generate(seed=3, n_documents=200, n_queries=40)
@@ -254,7 +252,7 @@ def _run_line(words):
 
 def serve(folder):
     """Run the lines of stdin, one after the other."""
-    import relsdk_export.backbones as backbones
+    import relsdk_export.backbones.pull as backbones
     from relsdk.errors import RelsdkError
 
     def pull(*_, **__):
@@ -265,7 +263,7 @@ def serve(folder):
     os.dup2(2, 1)
     heavy = any(json.loads(line)[0] in ("train", "export", "model", "synth") for line in lines)
     if heavy and find_spec("torch") is not None:  # without it, these say what to install
-        for name in ("relsdk_export.encoder", "relsdk_export.scorer", "relsdk_training.ssra.pipeline"):
+        for name in ("relsdk_export.encoder", "relsdk_export.scorer", "relsdk_training.ssra.recipe"):
             importlib.import_module(name)  # torch: seconds that are no line's own, a minute on a busy machine
     workspace = Workspace(folder)
     os.chdir(folder)
@@ -312,7 +310,7 @@ def faults(line, result):
     """Return what is wrong with how a line ended; "" where nothing is."""
     if isinstance(result, str):
         return result
-    allowed = (0, 1, 2) if line[:2] == ["bench", "compare"] else (0, 2)
+    allowed = (0, 2)
     said = [text for text in result["err"].splitlines() if text.startswith("relsdk: error: ")]
     if result["raised"] or result["code"] not in allowed:
         return f"exit code {result['code']} {result['raised']} {result['err'][-600:]}"

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from relsdk_export.convert import SentenceEncoder
+from relsdk_export.onnx.convert import SentenceEncoder
 
 _TOY_BYTES = 40_000_000
 _PLAIN = (bool, int, float, str, tuple, type(None))

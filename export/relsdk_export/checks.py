@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from relsdk.errors import BundleError, InputError
-from relsdk.folders import restore_folder
+from relsdk.files.folders import restore_folder
 from relsdk.typed_json import read_json
 
 __all__ = ["check_checkpoint", "check_layers"]

@@ -24,17 +24,17 @@ from relsdk.bundle import (
     update_model_config,
     write_tokenizer,
 )
-from relsdk.embedder import Embedder
 from relsdk.errors import InputError
+from relsdk.models.embedder import Embedder
 from relsdk.records import LabelledPair, document_text
-from relsdk.tokenizer import open_tokenizer
-from relsdk_export.convert import SentenceEncoder, load_encoder, write_onnx
-from relsdk_export.corpus import PARITY_TEXTS, Sample, input_batches, typical_texts
-from relsdk_export.optimum_path import require_optimum, write_onnx_with_optimum
-from relsdk_export.parity import ParityBudget, check_parity, torch_vectors
+from relsdk.runtime.tokenizer import open_tokenizer
+from relsdk_export.cuts.layers import keep_layers, keep_pieces
+from relsdk_export.cuts.vocabulary import cut_vocabulary
+from relsdk_export.gate.corpus import PARITY_TEXTS, Sample, input_batches, typical_texts
+from relsdk_export.gate.parity import ParityBudget, check_parity, torch_vectors
+from relsdk_export.onnx.convert import SentenceEncoder, load_encoder, write_onnx
+from relsdk_export.onnx.optimum import require_optimum, write_onnx_with_optimum
 from relsdk_export.pipeline import DEFAULT_VARIANTS, Gate, Inputs, OnStep, export_bundle, own_sample
-from relsdk_export.smaller import keep_layers, keep_pieces
-from relsdk_export.vocabulary import cut_vocabulary
 
 __all__ = ["EncoderCuts", "export_encoder"]
 

@@ -32,17 +32,17 @@ from relsdk.bundle import (
     write_model_card,
 )
 from relsdk.errors import InputError, QualityError
-from relsdk.folders import file_sha256, json_sha256, staged_folder
-from relsdk.pair_models import open_pair_model
+from relsdk.files.folders import file_sha256, json_sha256, staged_folder
+from relsdk.models.cross_encoder import open_pair_model
 from relsdk.records import LabelledPair
-from relsdk.session import runs_exactly
-from relsdk_export.activations import measure_activations
+from relsdk.runtime.session import runs_exactly
 from relsdk_export.checks import check_checkpoint
-from relsdk_export.corpus import sample_of_pairs
+from relsdk_export.gate.corpus import sample_of_pairs
+from relsdk_export.gate.quality import QualityBudget, fitting_half, measure_quality
+from relsdk_export.int8.activations import measure_activations
+from relsdk_export.int8.quantize import WEIGHT_RANGE, quantize_int8
 from relsdk_export.model_card import model_card
-from relsdk_export.operators import compare_operators
-from relsdk_export.quality import QualityBudget, fitting_half, measure_quality
-from relsdk_export.quantize import WEIGHT_RANGE, quantize_int8
+from relsdk_export.onnx.operators import compare_operators
 
 __all__ = ["DEFAULT_VARIANTS", "ExportJob", "Gate", "Inputs", "OnStep", "export_bundle", "own_sample"]
 

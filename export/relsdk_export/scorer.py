@@ -21,15 +21,15 @@ from relsdk.bundle import (
     update_model_config,
     write_tokenizer,
 )
-from relsdk.pair_models import CrossEncoder
+from relsdk.models.cross_encoder import CrossEncoder
 from relsdk.records import LabelledPair, document_text
-from relsdk.tokenizer import open_tokenizer
-from relsdk_export.convert import PairClassifier, load_scorer, write_onnx
-from relsdk_export.corpus import Sample, head, input_batches, typical_pairs
-from relsdk_export.parity import ParityBudget, check_logits, torch_logits
+from relsdk.runtime.tokenizer import open_tokenizer
+from relsdk_export.cuts.layers import keep_layers, keep_pieces
+from relsdk_export.cuts.vocabulary import cut_vocabulary
+from relsdk_export.gate.corpus import Sample, head, input_batches, typical_pairs
+from relsdk_export.gate.parity import ParityBudget, check_logits, torch_logits
+from relsdk_export.onnx.convert import PairClassifier, load_scorer, write_onnx
 from relsdk_export.pipeline import DEFAULT_VARIANTS, Gate, Inputs, OnStep, export_bundle, own_sample
-from relsdk_export.smaller import keep_layers, keep_pieces
-from relsdk_export.vocabulary import cut_vocabulary
 
 __all__ = ["ScorerCuts", "export_scorer"]
 

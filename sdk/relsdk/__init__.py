@@ -8,12 +8,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from relsdk.embedder import Embedder
     from relsdk.index import Index
     from relsdk.levels import RelevanceLevel
+    from relsdk.models.embedder import Embedder
+    from relsdk.models.relevance_scorer import RelevanceScorer
     from relsdk.records import Document, Hit, LabelledPair, Relevance, SearchResult
-    from relsdk.scorer import RelevanceScorer
-    from relsdk.searcher import Searcher
+    from relsdk.search.searcher import Searcher
 
 __all__ = [
     "Document",
@@ -29,11 +29,11 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Embedder": "embedder",
+    "Embedder": "models.embedder",
     "Index": "index",
     "RelevanceLevel": "levels",
-    "RelevanceScorer": "scorer",
-    "Searcher": "searcher",
+    "RelevanceScorer": "models.relevance_scorer",
+    "Searcher": "search.searcher",
 }
 
 

@@ -16,6 +16,7 @@ __all__ = [
     "MissingExtraError",
     "QualityError",
     "RelsdkError",
+    "TrainingError",
     "TruncationError",
 ]
 
@@ -67,3 +68,7 @@ class MissingExtraError(RelsdkError, ImportError):
     def __init__(self, feature: str, extra: str) -> None:
         super().__init__(f"{feature} needs packages not installed here; run: pip install 'relsdk[{extra}]'")
         self.extra = extra
+
+
+class TrainingError(RelsdkError):
+    """Training cannot go on: numbers that are not finite, or a disk that is full."""

@@ -15,13 +15,14 @@ import pytest
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
-from bench import readme, train_real
-from bench.machine import machine_record
-from bench.ssra_rows import row_key
-from bench.train_data import split_qbqtc
+from bench.experiments import graded_pairs as train_real
+from bench.experiments.data import split_qbqtc
+from bench.experiments.rows import row_key
+from bench.harness.machine import machine_record
+from bench.pages import readme
 from relsdk.formats import write_pairs
-from relsdk.sample_world import generate
-from relsdk_training.loop import TrainResult
+from relsdk_sample import generate
+from relsdk_training.engine.loop import TrainResult
 
 # Without what tells pytest-benchmark that it runs beside others.
 OUTSIDE = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
@@ -72,7 +73,9 @@ def toy_shared(folder, checkpoint):
 @pytest.mark.slow
 def test_real_at_toy_size(toy_checkpoint, tmp_path):
     shared = toy_shared(tmp_path / "shared", toy_checkpoint)
-    done = call("bench.real", "--shared", shared, "--output", tmp_path / "out" / "real.json")
+    done = call(
+        "bench.experiments.export_real", "--shared", shared, "--output", tmp_path / "out" / "real.json"
+    )
     assert done.exit_code == 0, done.output
     result = json.loads((tmp_path / "out" / "real.json").read_text())
     committed = json.loads((ROOT / "bench/results/real.json").read_text())
@@ -103,7 +106,9 @@ def test_latency_at_toy_size(toy_bundle, tmp_path):
 @pytest.mark.slow
 def test_quantisation_at_toy_size(toy_checkpoint, tmp_path):
     shared = toy_shared(tmp_path / "shared", toy_checkpoint)
-    done = call("bench.quantisation", "--shared", shared, "--output", tmp_path / "q.json", "--rounds", 20)
+    done = call(
+        "bench.experiments.quantisation", "--shared", shared, "--output", tmp_path / "q.json", "--rounds", 20
+    )
     assert done.exit_code == 0, done.output
     schemes = json.loads((tmp_path / "q.json").read_text())["schemes"]
     committed = json.loads((ROOT / "bench/results/quantisation.json").read_text())["schemes"]
@@ -116,7 +121,7 @@ def test_quantisation_at_toy_size(toy_checkpoint, tmp_path):
 
 
 def test_readmes_numbers_are_those_of_the_committed_results():
-    done = run("bench.readme", "--check")
+    done = run("bench.pages.readme", "--check")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -188,7 +193,7 @@ def test_every_committed_result_says_where_it_comes_from():
         for command in found:
             python, flag, module, *_ = shlex.split(command)
             assert (python, flag) == ("python", "-m"), f"{path.name}: {command}"
-            assert (ROOT / module.replace(".", "/")).with_suffix(".py").is_file() or module == "bench.suites"
+            assert (ROOT / module.replace(".", "/")).with_suffix(".py").is_file() or module == "bench.serving"
     assert set(machine_record()) >= {"cpu", "cpus", "versions", "commit", "command", "seed", "date"}
     for name in ("latency.json", "real.json"):
         content = json.loads((ROOT / "bench/results" / name).read_text())
@@ -226,7 +231,7 @@ def test_training_at_toy_size(checkpoint_factory, tmp_path, monkeypatch):
     arguments = ["--shared", shared, "--output", output, "--work", tmp_path / "work", "--seed", 0]
     arguments += [part for name in names for part in ("--only", name)]
     arguments += ["--set", "run.max_steps=3", "--set", "run.evaluate_every=2", "--set", "run.precision=fp32"]
-    done = call("bench.train_real", *arguments)
+    done = call("bench.experiments.graded_pairs", *arguments)
     assert done.exit_code == 0, done.output
     rows = json.loads(output.read_text())
     assert set(rows) == {"untrained", "QBQTC: untrained", *(f"{name} / seed 0" for name in names)}
@@ -253,16 +258,24 @@ def test_training_at_toy_size(checkpoint_factory, tmp_path, monkeypatch):
         "--rounds",
         20,
     ]
-    timed = call("bench.student_latency", *latency)
+    timed = call("bench.experiments.student_latency", *latency)
     assert timed.exit_code == 0, timed.output
     models = json.loads((tmp_path / "student_latency.json").read_text())["models"]
     assert set(models) == {"embed", "query tower, 2 layers"}
     assert models["embed"]["time_to_teacher"] == 1.0
     assert {model["weights"] for model in models.values()} == {"trained"}
-    missing = call("bench.student_latency", *latency, "--seed", 1)
+    missing = call("bench.experiments.student_latency", *latency, "--seed", 1)
     assert missing.exit_code == 1
     assert "holds no 'embed' of seed 1; run: make train-real" in missing.output
-    pool = call("bench.pool", *latency[:4], "--output", tmp_path / "pool.json", "--seed", 0, "--fp32")
+    pool = call(
+        "bench.experiments.pooled_scorer",
+        *latency[:4],
+        "--output",
+        tmp_path / "pool.json",
+        "--seed",
+        0,
+        "--fp32",
+    )
     assert pool.exit_code == 0, pool.output
     (pooled,) = json.loads((tmp_path / "pool.json").read_text()).values()
     assert set(pooled["test"]) == {"encoder", "score model, taught", "both, pooled"}
@@ -271,7 +284,7 @@ def test_training_at_toy_size(checkpoint_factory, tmp_path, monkeypatch):
     for name in ("accuracy", "log_loss"):
         assert served[name] == pytest.approx(trained[f"{name}_by_dev"], abs=2e-3)
     before = output.read_text()
-    again = call("bench.train_real", *arguments)
+    again = call("bench.experiments.graded_pairs", *arguments)
     assert again.exit_code == 0, again.output
     assert output.read_text() == before  # nothing is run twice
 
@@ -335,7 +348,7 @@ def test_training_speed_at_toy_size(toy_checkpoint, tmp_path):
     pytest.importorskip("datasets")
     shared = toy_shared(tmp_path / "shared", halved(toy_checkpoint, tmp_path / "halved"))
     arguments = ["--shared", shared, "--output", tmp_path / "s.json", "--rounds", 1, "--steps", 3]
-    done = run("bench.train_speed", *arguments, "--batch-size", 8, "--threads", 1)
+    done = run("bench.experiments.train_speed", *arguments, "--batch-size", 8, "--threads", 1)
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "s.json").read_text())
     assert result["precision"] == "torch.float32"

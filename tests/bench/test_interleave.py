@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 
-from bench.interleave import COPY, Contender, Plan, measure, run_blocks, warnings_of, yardstick
+from bench.harness.interleave import COPY, Contender, Plan, measure, run_blocks, warnings_of, yardstick
 
 
 class FakeClock:

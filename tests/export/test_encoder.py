@@ -16,13 +16,13 @@ from relsdk import Embedder
 from relsdk.bundle import finish_bundle
 from relsdk.errors import BundleError, InputError, QualityError
 from relsdk.formats import read_pairs
-from relsdk.session import best_int8
-from relsdk_export.convert import load_encoder, write_onnx
-from relsdk_export.corpus import PARITY_TEXTS
+from relsdk.runtime.session import best_int8
+from relsdk_export.cuts.vocabulary import cut_vocabulary
 from relsdk_export.encoder import EncoderCuts, export_encoder
-from relsdk_export.parity import ParityBudget, torch_vectors
-from relsdk_export.quantize import quantize_int8
-from relsdk_export.vocabulary import cut_vocabulary
+from relsdk_export.gate.corpus import PARITY_TEXTS
+from relsdk_export.gate.parity import ParityBudget, torch_vectors
+from relsdk_export.int8.quantize import quantize_int8
+from relsdk_export.onnx.convert import load_encoder, write_onnx
 from tests.conftest import exact_variants
 
 

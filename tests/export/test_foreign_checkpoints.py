@@ -8,9 +8,9 @@ import pytest
 from relsdk import Embedder
 from relsdk.bundle import read_encoder_settings
 from relsdk.errors import InputError
-from relsdk_export.cut_checkpoint import cut_checkpoint
+from relsdk_checkpoint.encoder import TextEncoder
+from relsdk_export.cuts.checkpoint import cut_checkpoint
 from relsdk_export.encoder import EncoderCuts, export_encoder
-from relsdk_training.encoder import TextEncoder
 from tests.sdk.foreign_folder import write, write_dense, write_modules
 
 PROMPTS = "config_sentence_transformers.json"

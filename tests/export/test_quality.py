@@ -12,14 +12,14 @@ from relsdk.cli import main
 from relsdk.errors import InputError, QualityError
 from relsdk.formats import write_pairs
 from relsdk.metrics import mean_ap_over_levels
-from relsdk.pair_models import BiEncoder
-from relsdk.sample_world import generate
-from relsdk_export import quality
+from relsdk.models.cross_encoder import BiEncoder
 from relsdk_export.encoder import export_encoder
-from relsdk_export.parity import ParityBudget
+from relsdk_export.gate import quality
+from relsdk_export.gate.parity import ParityBudget
+from relsdk_export.gate.quality import QualityBudget, measure_quality
+from relsdk_export.int8.quantize import quantize_int8
 from relsdk_export.pipeline import Gate
-from relsdk_export.quality import QualityBudget, measure_quality
-from relsdk_export.quantize import quantize_int8
+from relsdk_sample import generate
 
 LOOSE = QualityBudget(mean_ap=1.0, ndcg_at_10=1.0, level_changes=1.0)
 

@@ -11,9 +11,9 @@ from relsdk import Embedder, Index, Searcher
 from relsdk.bundle import read_bundle, read_encoder_settings
 from relsdk.cli import main
 from relsdk.errors import BundleError, InputError, QualityError
-from relsdk_export.convert import load_encoder, write_onnx
 from relsdk_export.encoder import EncoderCuts, export_encoder
-from relsdk_export.parity import torch_vectors
+from relsdk_export.gate.parity import torch_vectors
+from relsdk_export.onnx.convert import load_encoder, write_onnx
 
 
 @pytest.fixture(scope="module")

@@ -12,15 +12,15 @@ import transformers
 from relsdk import Document, Embedder, Index, RelevanceScorer, Searcher
 from relsdk.bundle import read_bundle
 from relsdk.errors import BundleError, CalibrationError, InputError, QualityError
-from relsdk.evaluation import calibrate_bundle, evaluate
 from relsdk.formats import write_pairs
-from relsdk.pair_models import CrossEncoder, open_pair_model
-from relsdk.sample_world import generate
-from relsdk_export.convert import TESTED_ARCHITECTURES, load_scorer, write_onnx
-from relsdk_export.parity import ParityBudget, torch_logits
+from relsdk.models.cross_encoder import CrossEncoder, open_pair_model
+from relsdk.tools.evaluation import calibrate_bundle, evaluate
+from relsdk_export.gate.parity import ParityBudget, torch_logits
+from relsdk_export.gate.quality import QualityBudget
+from relsdk_export.onnx.convert import TESTED_ARCHITECTURES, load_scorer, write_onnx
 from relsdk_export.pipeline import Gate
-from relsdk_export.quality import QualityBudget
 from relsdk_export.scorer import ScorerCuts, export_scorer
+from relsdk_sample import generate
 from tests.bundle_changes import make_foreign
 from tests.conftest import exact_variants
 from tests.export.toy_architectures import make_cross_encoder

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relsdk.batching import token_budget_batches
 from relsdk.errors import InputError
+from relsdk.runtime.batching import token_budget_batches
 
 
 @given(

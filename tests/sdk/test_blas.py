@@ -13,7 +13,7 @@ PROGRAM = """
 import json, os, threading
 import numpy as np
 from threadpoolctl import threadpool_info
-from relsdk.blas import blas_threads, bounded_blas
+from relsdk.runtime.blas import blas_threads, bounded_blas
 from relsdk.index.flat import exact_search
 
 def now():

@@ -8,9 +8,9 @@ import pytest
 
 from relsdk.bundle import open_for_calibration, read_bundle, read_encoder_settings, save_calibration
 from relsdk.calibration import CumulativeLink, Temperature
-from relsdk.embedder import Embedder
 from relsdk.errors import BundleError, InputError, RelsdkError
-from relsdk.session import best_int8, choose_variant, runs_exactly
+from relsdk.models.embedder import Embedder
+from relsdk.runtime.session import best_int8, choose_variant, runs_exactly
 from tests.bundle_changes import make_foreign, read_description, write_description
 
 A, B, C = (CumulativeLink(slope, (1.0, 2.0, 3.0)).to_dict() for slope in (1.0, 2.0, 3.0))
@@ -124,7 +124,7 @@ def test_a_calibration_is_saved_atomically(toy_bundle_copy, monkeypatch):
     def refuse(*_):
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("relsdk.folders.os.replace", refuse)
+    monkeypatch.setattr("relsdk.files.folders.os.replace", refuse)
     with pytest.raises(RelsdkError, match=r"cannot write .*Read-only file system"):
         open_for_calibration(toy_bundle_copy)
     with pytest.raises(RelsdkError, match=r"cannot write .*Read-only file system"):
@@ -132,7 +132,7 @@ def test_a_calibration_is_saved_atomically(toy_bundle_copy, monkeypatch):
     assert (toy_bundle_copy / "relsdk.json").read_text() == before
     assert not list(toy_bundle_copy.glob(".relsdk.json*"))
     monkeypatch.undo()
-    monkeypatch.setattr("relsdk.files.fcntl.flock", refuse)
+    monkeypatch.setattr("relsdk.files.atomic.fcntl.flock", refuse)
     with pytest.raises(RelsdkError, match=r"cannot write .*Read-only file system"):
         open_for_calibration(toy_bundle_copy)
     monkeypatch.undo()

@@ -18,7 +18,7 @@ import pytest
 from relsdk.bundle import read_bundle
 from relsdk.bundle.description import description
 from relsdk.errors import BundleError, RelsdkError
-from relsdk.tokenizer import TextTokenizer
+from relsdk.runtime.tokenizer import TextTokenizer
 from relsdk.typed_json import convert_json
 from tests.bundle_changes import make_foreign, read_description, write_description
 

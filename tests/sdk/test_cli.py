@@ -12,7 +12,7 @@ import pytest
 
 from relsdk.cli import main
 from relsdk.cli.output import bar, clip, echo_json
-from relsdk.sample_world import generate, write
+from relsdk_sample import generate, write
 from tests.bundle_changes import make_foreign
 
 SCORER = Path(__file__).resolve().parents[1] / "fixtures" / "scorer-bundle-v1"
@@ -41,8 +41,8 @@ def world(tmp_path_factory):
 @pytest.fixture(scope="module")
 def calibrated(toy_bundle, world, tmp_path_factory):
     """A toy bundle with levels."""
-    from relsdk.evaluation import calibrate_bundle
     from relsdk.formats import read_pairs
+    from relsdk.tools.evaluation import calibrate_bundle
 
     folder = tmp_path_factory.mktemp("calibrated") / "bundle"
     shutil.copytree(toy_bundle, folder)

@@ -317,7 +317,7 @@ def test_a_bad_setting_is_told_before_torch_is_imported():
     ],
 )
 def test_what_is_a_hub_id(name, wanted, monkeypatch):
-    from relsdk.hub import is_hub_id
+    from relsdk.bundle.hub import is_hub_id
 
     monkeypatch.chdir(ROOT)
     assert is_hub_id(name) is wanted

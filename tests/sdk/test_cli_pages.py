@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import pytest
 
-from bench.cli_page import cli_page, walk
+from bench.pages.cli_page import cli_page, walk
 from relsdk.cli import _relsdk
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,4 +59,4 @@ def test_the_page_of_commands_is_what_they_say():
         assert f"\n## {path}\n" in page
         for parameter in command.params:
             assert not isinstance(parameter, click.Option) or max(parameter.opts, key=len) in page
-    assert page == cli_page(), "run: python -m bench.readme --write"
+    assert page == cli_page(), "run: python -m bench.pages.readme --write"

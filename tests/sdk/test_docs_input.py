@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from relsdk import formats
-from relsdk.cli.where import parse_where
 from relsdk.formats import _json, _lines, _tables
 from relsdk.index import filters
+from relsdk.index.filter_text import parse_where
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "input.md").read_text(encoding="utf-8")
 BLOCKS = dict(re.findall(r"^```(\S+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from relsdk import Document, Embedder
-from relsdk.embedder import TruncationWarning
 from relsdk.errors import BundleError, CalibrationError, InputError, TruncationError
+from relsdk.models.embedder import TruncationWarning
 from relsdk_export.encoder import export_encoder
 from tests.bundle_changes import make_foreign
 

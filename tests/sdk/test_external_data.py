@@ -14,7 +14,7 @@ from relsdk import Embedder
 from relsdk.bundle import read_bundle
 from relsdk.bundle.external_data import external_names
 from relsdk.errors import BundleError
-from relsdk.folders import file_sha256
+from relsdk.files.folders import file_sha256
 from tests.bundle_changes import read_description, write_description
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"

@@ -3,7 +3,7 @@ import os
 import pytest
 
 from relsdk.errors import InputError, RelsdkError
-from relsdk.folders import FileStamp, json_sha256, staged_folder, write_file_atomically
+from relsdk.files.folders import FileStamp, json_sha256, staged_folder, write_file_atomically
 
 
 def test_a_finished_folder_takes_its_place(tmp_path):
@@ -79,7 +79,7 @@ def test_a_stop_between_the_renames_puts_the_old_folder_back(tmp_path, monkeypat
             raise error
         return rename(source, target)
 
-    monkeypatch.setattr("relsdk.folders.exchange", lambda *_: False)  # as on a file system without it
+    monkeypatch.setattr("relsdk.files.folders.exchange", lambda *_: False)  # as on a file system without it
     monkeypatch.setattr(os, "rename", stopped)
     with (
         pytest.raises((RelsdkError, KeyboardInterrupt)),
@@ -119,13 +119,13 @@ def test_a_disk_that_refuses_is_explained(tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("relsdk.folders.Path.mkdir", refuse)
+    monkeypatch.setattr("relsdk.files.folders.Path.mkdir", refuse)
     with (
         pytest.raises(RelsdkError, match=r"cannot write .*b: Read-only"),
         staged_folder(tmp_path / "b", marker="old"),
     ):
         pass
-    monkeypatch.setattr("relsdk.files.os.open", refuse)
+    monkeypatch.setattr("relsdk.files.atomic.os.open", refuse)
     with pytest.raises(RelsdkError, match=r"cannot write .*x\.json: Read-only"):
         write_file_atomically(tmp_path / "x.json", "{}")
 

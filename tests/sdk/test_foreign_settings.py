@@ -13,8 +13,8 @@ from relsdk.bundle import (
     read_scorer_settings,
     settings_content,
 )
-from relsdk.embedder import TruncationWarning
 from relsdk.errors import BundleError
+from relsdk.models.embedder import TruncationWarning
 from tests.sdk.foreign_folder import FIXTURE, make_folder, rows, unit, write
 
 pytest.importorskip("onnx")

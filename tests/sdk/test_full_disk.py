@@ -19,8 +19,8 @@ import numpy as np
 from relsdk import Index
 from relsdk.index import IndexConfig
 from relsdk.errors import RelsdkError
-from relsdk.files import output_file, replaced_file
-from relsdk.folders import staged_folder
+from relsdk.files.atomic import output_file, replaced_file
+from relsdk.files.folders import staged_folder
 from relsdk.records import Document
 
 disk = Path(sys.argv[1])

@@ -5,7 +5,7 @@ import pytest
 
 from relsdk import Embedder, Index
 from relsdk.errors import InputError
-from relsdk.hardware import cgroup_cpu_quota, choose_threads, cpu_features
+from relsdk.runtime.hardware import cgroup_cpu_quota, choose_threads, cpu_features
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
-import relsdk.intact as module
-from relsdk.intact import hash_and_remember, is_intact
+import relsdk.files.intact as module
+from relsdk.files.intact import hash_and_remember, is_intact
 
 STILL = 0.15  # seconds; more than a file must have been left alone
 
@@ -61,7 +61,7 @@ def test_a_right_file_is_read_once(file, reads, cache, monkeypatch):
 
 def test_another_process_reads_it_no_more(file, cache):
     program = (
-        "import sys, relsdk.intact as m; from pathlib import Path; read = m.file_sha256;"
+        "import sys, relsdk.files.intact as m; from pathlib import Path; read = m.file_sha256;"
         "m.file_sha256 = lambda path: print('read') or read(path);"
         f"print(m.is_intact(Path(sys.argv[1]), {sha256(b'right')!r}))"
     )

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-import relsdk.folders
+import relsdk.files.folders
 from relsdk import Embedder
 from relsdk.bundle import read_bundle
 from relsdk.errors import BundleError, InputError, LockedError, RelsdkError
-from relsdk.folders import remove_leftovers, restore_folder, staged_folder
+from relsdk.files.folders import remove_leftovers, restore_folder, staged_folder
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 OLD, NEW = FIXTURES / "encoder-bundle-v1", FIXTURES / "scorer-bundle-v1"
@@ -23,7 +23,7 @@ OLD, NEW = FIXTURES / "encoder-bundle-v1", FIXTURES / "scorer-bundle-v1"
 SCRIPT = """
 import json, os, shutil, signal, sys
 from pathlib import Path
-import relsdk.folders as folders
+import relsdk.files.folders as folders
 
 old, new, out = map(Path, sys.argv[1:])
 copy = lambda source, target: shutil.copytree(source, target, copy_function=os.link, dirs_exist_ok=True)
@@ -157,9 +157,11 @@ def test_a_reader_that_may_not_write_says_where_the_old_one_is(set_aside, monkey
 
 
 def test_a_reader_waits_for_a_living_writer_and_takes_nothing_from_it(set_aside, monkeypatch):
-    with relsdk.folders.hold_lock(set_aside.parent / ".b.lock"):
+    with relsdk.files.folders.hold_lock(set_aside.parent / ".b.lock"):
         monkeypatch.setattr(
-            relsdk.folders.time, "sleep", lambda _: (set_aside.parent / ".b.new-0a1b2c3d").rename(set_aside)
+            relsdk.files.folders.time,
+            "sleep",
+            lambda _: (set_aside.parent / ".b.new-0a1b2c3d").rename(set_aside),
         )
         assert kind_of(set_aside) == "scorer"
         assert (set_aside.parent / ".b.old-0a1b2c3d").is_dir()
@@ -175,7 +177,7 @@ def test_a_folder_that_was_never_there_is_missing_and_nothing_is_made(tmp_path):
 HOLD = """
 import sys
 from pathlib import Path
-from relsdk.folders import staged_folder
+from relsdk.files.folders import staged_folder
 with staged_folder(Path(sys.argv[1]), marker="x") as staging:
     (staging / "x").write_text("1")
     print("holding", flush=True)

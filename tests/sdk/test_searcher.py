@@ -3,10 +3,10 @@ import pytest
 
 from relsdk import Document, Embedder, Index, RelevanceLevel, RelevanceScorer, Searcher
 from relsdk.errors import CalibrationError, EncoderMismatchError, InputError
-from relsdk.evaluation import calibrate_bundle, evaluate, operating_point
 from relsdk.metrics import average_precision
-from relsdk.pair_models import BiEncoder
-from relsdk.sample_world import generate
+from relsdk.models.cross_encoder import BiEncoder
+from relsdk.tools.evaluation import calibrate_bundle, evaluate, operating_point
+from relsdk_sample import generate
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from relsdk import tokenizer as tokenizer_module
 from relsdk.bundle import read_bundle
 from relsdk.errors import BundleError, InputError
-from relsdk.tokenizer import TextTokenizer, open_tokenizer
+from relsdk.runtime.onnx_runtime import tokenizer as tokenizer_module
+from relsdk.runtime.tokenizer import TextTokenizer, open_tokenizer
 from tests.memory import PEAK
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
@@ -191,7 +191,7 @@ def test_memory_of_long_texts_is_bounded(what, megabytes):
     path = FIXTURES / "encoder-bundle-v1/tokenizer.json"
     program = f"""{PEAK}
 from pathlib import Path
-from relsdk.tokenizer import TextTokenizer
+from relsdk.runtime.tokenizer import TextTokenizer
 made = TextTokenizer(Path({str(path)!r}), max_tokens=256, pad_token="<pad>")
 text = "".join(chr(0x4E00 + i * 7919 % 20_000) + "红烧肉怎么做 "[i % 7] for i in range(4_000_000))
 made.tokenize(["红烧肉", "怎么做"])

@@ -12,10 +12,10 @@ from relsdk import Embedder
 from relsdk.bundle import GOLDEN_TEXTS, read_golden
 from relsdk.cli import main
 from relsdk.errors import BundleError
-from relsdk.folders import file_sha256
-from relsdk.pair_models import open_pair_model
-from relsdk.runner import TruncationWarning
-from relsdk.session import ModelSession
+from relsdk.files.folders import file_sha256
+from relsdk.models.cross_encoder import open_pair_model
+from relsdk.runtime.batch_runner import TruncationWarning
+from relsdk.runtime.session import ModelSession
 from tests.bundle_changes import read_description, write_description
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"

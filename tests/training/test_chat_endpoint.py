@@ -5,10 +5,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from relsdk.errors import InputError
+from relsdk.errors import InputError, TrainingError
 from relsdk_training import chat_endpoint
 from relsdk_training.chat_endpoint import ChatEndpoint
-from relsdk_training.errors import TrainingError
 from relsdk_training.query_models.base import QueryExample, QueryRequest
 from relsdk_training.query_models.endpoint import EndpointQueryModel
 

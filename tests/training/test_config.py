@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from relsdk.errors import InputError
-from relsdk_training.config import EmbedConfig, ScoreConfig
-from relsdk_training.config_files import RECIPES, config_from_dict, describe_config, load_config
+from relsdk_training.config.files import RECIPES, config_from_dict, describe_config, load_config
+from relsdk_training.config.settings import EmbedConfig, ScoreConfig
 
 
 def test_a_file_then_overrides_then_the_rest_is_default(tmp_path, monkeypatch):

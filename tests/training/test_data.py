@@ -6,17 +6,17 @@ from relsdk.bundle import tokenizer_path
 from relsdk.errors import InputError
 from relsdk.formats import write_pairs
 from relsdk.records import Document, LabelledPair
-from relsdk.tokenizer import TextTokenizer
-from relsdk_training.config import DataConfig
-from relsdk_training.data import (
+from relsdk.runtime.tokenizer import TextTokenizer
+from relsdk_training.config.settings import DataConfig
+from relsdk_training.data.pairs import (
     check_disjoint,
     load_pairs,
     pair_arrays,
     thin_out,
     token_tensors,
 )
-from relsdk_training.tasks import load_splits
-from relsdk_training.text import document_text
+from relsdk_training.data.text import document_text
+from relsdk_training.runs.run import load_splits
 
 
 def pair(query, title, level, text=""):

@@ -10,14 +10,14 @@ from safetensors.torch import load_file
 from relsdk.errors import InputError
 from relsdk.formats import read_pairs, write_pairs
 from relsdk.records import Document
-from relsdk.sample_world import generate
-from relsdk_training import tasks
-from relsdk_training.config import DistillConfig, DistillLossConfig
-from relsdk_training.config_files import RECIPES, load_config
-from relsdk_training.distillation import distillation_texts
-from relsdk_training.encoder import TextEncoder
-from relsdk_training.run_log import read_log
-from relsdk_training.tasks import train_distill
+from relsdk_checkpoint.encoder import TextEncoder
+from relsdk_sample import generate
+from relsdk_training.config.files import RECIPES, load_config
+from relsdk_training.config.settings import DistillConfig, DistillLossConfig
+from relsdk_training.engine.log import read_log
+from relsdk_training.objectives.distillation import distillation_texts
+from relsdk_training.runs import run as tasks
+from relsdk_training.runs.run import train_distill
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,9 @@ import shutil
 
 import pytest
 
-from relsdk_training.config import DistillConfig, EmbedConfig, QueryConfig
-from relsdk_training.config_files import load_config
-from relsdk_training.identity import checkpoint_hash, training_identity
+from relsdk_training.config.files import load_config
+from relsdk_training.config.settings import DistillConfig, EmbedConfig, QueryConfig
+from relsdk_training.engine.identity import checkpoint_hash, training_identity
 
 
 def identity(kind, *settings):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from relsdk.errors import InputError
-from relsdk_training.negatives import DocumentQueue, MomentumCopy, known_pairs
+from relsdk_training.data.negatives import DocumentQueue, MomentumCopy, known_pairs
 
 
 def at_angles(*degrees):

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 
 from relsdk.formats import write_pairs
-from relsdk.sample_world import generate
-from relsdk_training.processes import any_process, is_first, share, world_size
-from relsdk_training.run_log import read_log
+from relsdk_sample import generate
+from relsdk_training.engine.log import read_log
+from relsdk_training.engine.processes import any_process, is_first, share, world_size
 
 
 def test_one_process_is_alone():
@@ -67,9 +67,9 @@ def test_two_processes_equal_one(toy_checkpoint, tmp_path):
 
 STOPPED = """
 import sys
-from relsdk_training.config import ScoreConfig
-from relsdk_training.config_files import load_config
-from relsdk_training.tasks import train_score
+from relsdk_training.config.settings import ScoreConfig
+from relsdk_training.config.files import load_config
+from relsdk_training.runs.run import train_score
 
 def stop(step, steps, statistics):
     if step == int(sys.argv[2]):

@@ -30,18 +30,18 @@ from transformers import (
 from relsdk.errors import InputError
 from relsdk.formats import read_pairs, write_pairs
 from relsdk.records import Document, LabelledPair
-from relsdk.sample_world import generate
-from relsdk_training.config import OptimiserConfig, QueryConfig, QueryModelConfig, RunConfig
-from relsdk_training.config_files import load_config
-from relsdk_training.data import pair_arrays
-from relsdk_training.loop import train
+from relsdk_sample import generate
+from relsdk_training.config.files import load_config
+from relsdk_training.config.settings import OptimiserConfig, QueryConfig, QueryModelConfig, RunConfig
+from relsdk_training.data.pairs import pair_arrays
+from relsdk_training.engine.log import read_log
+from relsdk_training.engine.loop import train
+from relsdk_training.objectives.query import QueryObjective, examples_of
 from relsdk_training.query_models.base import REPEAT, QueryExample, QueryRequest
 from relsdk_training.query_models.sampling import Guidance, Nucleus
 from relsdk_training.query_models.warm_start import warm_start
 from relsdk_training.query_models.writer import QueryWriter
-from relsdk_training.query_objective import QueryObjective, examples_of
-from relsdk_training.run_log import read_log
-from relsdk_training.tasks import train_query
+from relsdk_training.runs.run import train_query
 
 CPU = torch.device("cpu")
 EXAMPLES = [

@@ -4,7 +4,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relsdk.errors import InputError
-from relsdk_training.samplers import balanced_rows, conflict_free_batches, grouped_batches, length_batches
+from relsdk_training.data.samplers import (
+    balanced_rows,
+    conflict_free_batches,
+    grouped_batches,
+    length_batches,
+)
 
 pairs = st.lists(st.tuples(st.integers(0, 8), st.integers(0, 12)), min_size=1, max_size=80)
 sizes = st.integers(1, 9)

@@ -13,13 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from relsdk.errors import InputError, LockedError
+from relsdk.errors import InputError, LockedError, TrainingError
 from relsdk.formats import read_pairs, write_pairs
-from relsdk.sample_world import generate
-from relsdk_training.config_files import load_config
-from relsdk_training.errors import TrainingError
-from relsdk_training.ssra.config import SsraConfig
-from relsdk_training.ssra.pipeline import train_ssra
+from relsdk_sample import generate
+from relsdk_training.config.files import load_config
+from relsdk_training.config.ssra import SsraConfig
+from relsdk_training.ssra.recipe import train_ssra
 from relsdk_training.ssra.records import read_records
 
 MODELS = ("score", "query", "embed")
@@ -178,10 +177,10 @@ def test_a_model_of_another_kind_does_not_judge(whole, tmp_path):
 
 KILLED = """
 import json, os, signal, sys
-from relsdk_training.config_files import load_config
-from relsdk_training.ssra.config import SsraConfig
+from relsdk_training.config.files import load_config
+from relsdk_training.config.ssra import SsraConfig
 from relsdk_training.ssra import work
-from relsdk_training.ssra.pipeline import train_ssra
+from relsdk_training.ssra.recipe import train_ssra
 
 stages, settings = sys.argv[1].split(","), sys.argv[2:]
 

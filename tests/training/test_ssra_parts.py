@@ -14,25 +14,25 @@ from hypothesis.extra.numpy import arrays
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from relsdk.calibration import fit_calibration
-from relsdk.errors import InputError, LockedError
+from relsdk.errors import InputError, LockedError, TrainingError
 from relsdk.formats import read_pairs, write_pairs
 from relsdk.records import Document, LabelledPair
-from relsdk.sample_world import generate
-from relsdk_training.config import ModelConfig
-from relsdk_training.data import pair_arrays
-from relsdk_training.encoder import TextEncoder
-from relsdk_training.errors import TrainingError
+from relsdk_checkpoint.encoder import TextEncoder
+from relsdk_checkpoint.scorer import ScoreModel
+from relsdk_sample import generate
+from relsdk_training.config.settings import ModelConfig
+from relsdk_training.config.ssra import BalanceConfig, CandidateConfig
+from relsdk_training.data.pairs import pair_arrays
+from relsdk_training.data.text import normal_form
 from relsdk_training.query_models.base import QueryRequest
-from relsdk_training.score_model import ScoreModel
-from relsdk_training.ssra import stages as stages_module
+from relsdk_training.ssra import stage_runner as stages_module
 from relsdk_training.ssra.balance import balanced_choice, level_counts, write_balanced
 from relsdk_training.ssra.candidates import Candidates
 from relsdk_training.ssra.cleaning import cleaned, fault, scripts
-from relsdk_training.ssra.config import BalanceConfig, CandidateConfig
 from relsdk_training.ssra.judges import EndpointJudge, Group, ModelJudge, consistent, contradictions, named
 from relsdk_training.ssra.records import distinct, document_of, drawn, new_record, pair_key
 from relsdk_training.ssra.scoring import PairScorer, adjusted, fit_levels
-from relsdk_training.ssra.stages import (
+from relsdk_training.ssra.stage_runner import (
     Stage,
     Stages,
     read_lines,
@@ -42,7 +42,6 @@ from relsdk_training.ssra.stages import (
     write_shards,
 )
 from relsdk_training.ssra.synthesis import Filters, agreement, annotate, filtered, write
-from relsdk_training.text import normal_form
 
 # ------------------------------------------------------------------------------------------------- balance
 

@@ -11,12 +11,12 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relsdk.cli.synth import synth
 from relsdk.errors import InputError, MissingExtraError
+from relsdk_training.cli.synth import synth
 from relsdk_training.ssra.html import write_html
 from relsdk_training.ssra.records import has_records, read_records
 from relsdk_training.ssra.report import sample_records, stage_report
-from relsdk_training.ssra.stages import read_stages
+from relsdk_training.ssra.stage_runner import read_stages
 
 
 def record(query, wanted, predicted, dropped=None, *, title="标题", source="synthesised", **changed):

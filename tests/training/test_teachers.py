@@ -14,15 +14,15 @@ from relsdk.calibration import fit_calibration
 from relsdk.errors import InputError
 from relsdk.formats import write_pairs
 from relsdk.records import Document, LabelledPair
-from relsdk.sample_world import generate
-from relsdk_training import tasks
-from relsdk_training.config import RunConfig, ScoreConfig, TeacherConfig
-from relsdk_training.config_files import load_config
-from relsdk_training.data import PairArrays, load_pairs, pair_arrays
-from relsdk_training.run_log import read_log
-from relsdk_training.tasks import train_score
-from relsdk_training.teacher_outputs import TEACHER_FOLDER
-from relsdk_training.teachers import labels_alone, taught, unlabelled_pairs
+from relsdk_sample import generate
+from relsdk_training.config.files import load_config
+from relsdk_training.config.settings import RunConfig, ScoreConfig, TeacherConfig
+from relsdk_training.data.pairs import PairArrays, load_pairs, pair_arrays
+from relsdk_training.engine.log import read_log
+from relsdk_training.runs import run as tasks
+from relsdk_training.runs.run import train_score
+from relsdk_training.teachers.cache import TEACHER_FOLDER
+from relsdk_training.teachers.teachers import labels_alone, taught, unlabelled_pairs
 from relsdk_training.text_embedder import TextEmbedder
 
 

@@ -17,26 +17,25 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from relsdk.errors import BundleError, InputError, LockedError
-from relsdk.evaluation import evaluate
+from relsdk.errors import BundleError, InputError, LockedError, TrainingError
 from relsdk.formats import read_pairs, write_pairs
 from relsdk.levels import RelevanceLevel
-from relsdk.pair_models import open_pair_model
+from relsdk.models.cross_encoder import open_pair_model
 from relsdk.records import Document, LabelledPair
-from relsdk.sample_world import generate
-from relsdk_training import checkpoint as checkpoint_module
-from relsdk_training import loop
-from relsdk_training import precision as precision_module
-from relsdk_training.config import EmbedConfig, LossConfig, RunConfig, ScoreConfig
-from relsdk_training.config_files import load_config
-from relsdk_training.embedding_objective import EmbeddingObjective
-from relsdk_training.encoder import TextEncoder
-from relsdk_training.errors import TrainingError
-from relsdk_training.interrupt import InterruptAfterStep
-from relsdk_training.plot import plot_run
-from relsdk_training.run_log import RunLog, read_log
-from relsdk_training.score_model import ScoreModel
-from relsdk_training.tasks import load_splits, train_embed, train_score
+from relsdk.tools.evaluation import evaluate
+from relsdk_checkpoint.encoder import TextEncoder
+from relsdk_checkpoint.scorer import ScoreModel
+from relsdk_sample import generate
+from relsdk_training.config.files import load_config
+from relsdk_training.config.settings import EmbedConfig, LossConfig, RunConfig, ScoreConfig
+from relsdk_training.engine import checkpoint as checkpoint_module
+from relsdk_training.engine import loop
+from relsdk_training.engine import precision as precision_module
+from relsdk_training.engine.interrupt import InterruptAfterStep
+from relsdk_training.engine.log import RunLog, read_log
+from relsdk_training.engine.plot import plot_run
+from relsdk_training.objectives.embedding import EmbeddingObjective
+from relsdk_training.runs.run import load_splits, train_embed, train_score
 from tests.default_signals import WITH_DEFAULT_SIGNALS
 
 
@@ -546,7 +545,7 @@ def test_a_full_disk_spares_the_checkpoint(settings, tmp_path, monkeypatch):
 def test_a_second_process_is_refused_and_changes_nothing(settings, tmp_path):
     train_embed(load_config(EmbedConfig, None, settings))
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    code = "import sys; from relsdk_training.run_lock import lock_run; from pathlib import Path; "
+    code = "import sys; from relsdk_training.engine.lock import lock_run; from pathlib import Path; "
     code += "lock = lock_run(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
     command = [sys.executable, "-c", code, str(tmp_path / "run")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
@@ -562,9 +561,9 @@ def test_a_second_process_is_refused_and_changes_nothing(settings, tmp_path):
 
 PROGRAM = """
 import sys
-from relsdk_training.config import EmbedConfig
-from relsdk_training.config_files import load_config
-from relsdk_training.tasks import train_embed
+from relsdk_training.config.settings import EmbedConfig
+from relsdk_training.config.files import load_config
+from relsdk_training.runs.run import train_embed
 print("ready", flush=True)
 result = train_embed(load_config(EmbedConfig, None, sys.argv[2:]), resume=sys.argv[1] == "resume")
 print(result.stopped, result.steps, flush=True)

@@ -13,8 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import HTTPErrorProcessor, Request, build_opener
 
-from relsdk.errors import InputError
-from relsdk_training.errors import TrainingError
+from relsdk.errors import InputError, TrainingError
 
 __all__ = ["ChatEndpoint", "UselessAnswers", "without_thoughts"]
 

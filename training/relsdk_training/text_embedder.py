@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from relsdk.tokenizer import open_tokenizer
-from relsdk_training.data import PairArrays
-from relsdk_training.device import default_device
-from relsdk_training.encoder import TextEncoder
-from relsdk_training.measures import embed_tokens
+from relsdk.runtime.tokenizer import open_tokenizer
+from relsdk_checkpoint.device import default_device
+from relsdk_checkpoint.encoder import TextEncoder
+from relsdk_training.data.pairs import PairArrays
+from relsdk_training.objectives.measures import embed_tokens
 
 __all__ = ["TextEmbedder"]
 

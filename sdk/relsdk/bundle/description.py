@@ -20,7 +20,7 @@ from relsdk.bundle.json_files import read_json
 from relsdk.bundle.layout import EncoderSettings, ScorerSettings, settings_content
 from relsdk.bundle.model import FORMAT_VERSION, RELSDK_JSON, Bundle, Variant
 from relsdk.errors import BundleError, InputError
-from relsdk.folders import json_sha256
+from relsdk.files.folders import json_sha256
 from relsdk.typed_json import convert_json
 
 __all__ = ["LOCK", "REMEDY", "check_variants", "description", "read_description"]

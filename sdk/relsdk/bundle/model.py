@@ -14,7 +14,7 @@ from relsdk.bundle.inside import check_inside
 from relsdk.bundle.layout import TOKENIZER_JSON, EncoderSettings, ScorerSettings
 from relsdk.bundle.onnx_names import find_onnx_files
 from relsdk.errors import BundleError, InputError
-from relsdk.folders import file_sha256
+from relsdk.files.folders import file_sha256
 
 __all__ = ["FORMAT_VERSION", "RELSDK_JSON", "Bundle", "Tower", "Variant", "onnx_file"]
 

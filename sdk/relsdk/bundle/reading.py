@@ -26,7 +26,7 @@ from relsdk.bundle.layout import (
 from relsdk.bundle.model import RELSDK_JSON, Bundle, Variant, onnx_file
 from relsdk.bundle.onnx_names import find_onnx_files
 from relsdk.errors import BundleError
-from relsdk.folders import file_sha256, json_sha256, restore_folder
+from relsdk.files.folders import file_sha256, json_sha256, restore_folder
 
 __all__ = ["open_bundle", "read_bundle"]
 

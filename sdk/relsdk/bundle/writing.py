@@ -21,8 +21,8 @@ from relsdk.bundle.layout import (
 from relsdk.bundle.model import RELSDK_JSON, Bundle, Variant
 from relsdk.bundle.reading import read_bundle
 from relsdk.errors import BundleError
-from relsdk.files import hold_lock, remove
-from relsdk.folders import file_sha256, json_sha256, write_file_atomically
+from relsdk.files.atomic import hold_lock, remove
+from relsdk.files.folders import file_sha256, json_sha256, write_file_atomically
 
 __all__ = ["finish_bundle", "open_for_calibration", "save_calibration"]
 

@@ -22,7 +22,7 @@ __all__ = ["LazyGroup", "main"]
 
 # name -> (module, attribute, one line of help)
 _COMMANDS = {
-    "demo": ("relsdk.cli.demo", "demo", "The whole product in one command, on a sample corpus."),
+    "demo": ("relsdk_export.cli.demo", "demo", "The whole product in one command, on a sample corpus."),
     "index": ("relsdk.cli.index", "index", "Build, inspect, read and verify an index."),
     "query": ("relsdk.cli.query", "query", "Search an index."),
     "encode": ("relsdk.cli.encode", "encode", "Turn texts into vectors (.npy)."),
@@ -35,10 +35,10 @@ _COMMANDS = {
     "calibrate": ("relsdk.cli.calibrate", "calibrate", "Fit levels and probabilities on labelled pairs."),
     "model": ("relsdk.cli.model", "model", "Pull a pretrained encoder; show what a bundle holds."),
     "mine": ("relsdk.cli.mine", "mine", "Find hard negatives for training in an index."),
-    "train": ("relsdk.cli.train", "train", "Train an encoder or a score model on graded pairs."),
-    "synth": ("relsdk.cli.synth", "synth", "Look at the queries that an SSRA run has written."),
-    "export": ("relsdk.cli.export", "export", "Make a bundle from a checkpoint."),
-    "bench": ("relsdk.cli.bench", "bench", "Measure latency of your own model and queries."),
+    "train": ("relsdk_training.cli.train", "train", "Train an encoder or a score model on graded pairs."),
+    "synth": ("relsdk_training.cli.synth", "synth", "Look at the queries that an SSRA run has written."),
+    "export": ("relsdk_export.cli.export", "export", "Make a bundle from a checkpoint."),
+    "bench": ("relsdk.cli.bench", "bench", "Can your model serve your queries within a budget?"),
     "doctor": ("relsdk.cli.doctor", "doctor", "Show what this machine offers and what relsdk makes of it."),
 }
 

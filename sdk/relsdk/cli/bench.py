@@ -1,24 +1,114 @@
-"""`relsdk bench`: latency of a user's own model and queries, and results of the benchmark suites.
-
-A subcommand is imported when it is called: the suites' pictures need packages that a server has not.
-"""
+"""`relsdk bench`: can this model serve these queries within a budget?"""
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
 import click
 
-from relsdk.cli import LazyGroup
+from relsdk.cli.output import echo, echo_json, echo_table
+from relsdk.errors import InputError
+from relsdk.formats import read_documents, read_queries
+from relsdk.index import Index
+from relsdk.models.embedder import Embedder
+from relsdk.models.relevance_scorer import scorer_for
+from relsdk.progress import Progress
+from relsdk.tools.latency import KS, Benchmark, Plan, run_benchmark
 
 __all__ = ["bench"]
 
-# name -> (module, attribute, one line of help)
-_COMMANDS = {
-    "run": ("relsdk.cli.bench_run", "run", "Can your model serve your queries within a budget?"),
-    "report": ("relsdk.cli.bench_results", "report", "Write results of the suites as Markdown and PNG."),
-    "compare": ("relsdk.cli.bench_results", "compare", "Tell regressions from noise between two results."),
-}
+
+@click.command(epilog="Example: relsdk bench -m bundle -q queries.txt -d docs.jsonl --budget-ms 20")
+@click.option("--model", "-m", required=True, help="Bundle of the encoder.")
+@click.option("--queries", "-q", "source", required=True, help="File of queries, one a line (or .jsonl).")
+@click.option("--documents", "-d", help="Documents; a temporary index is built of them.")
+@click.option("--index", "index_path", type=click.Path(path_type=Path), help="An index instead of documents.")
+@click.option("--scorer", help="Bundle that re-scores the top candidates.")
+@click.option("--variant", default="auto", show_default=True, help="ONNX file of the encoder.")
+@click.option("--dim", "truncate_dim", type=int, help="Keep this many leading dimensions.")
+@click.option("--threads", type=int, default=1, show_default=True, help="CPU threads for one query.")
+@click.option("--budget-ms", type=float, default=20.0, show_default=True, help="What p99 may take.")
+@click.option(
+    "-k", "ks", type=int, multiple=True, default=KS, show_default=True, help="Hits; several may be given."
+)
+@click.option("--repeats", type=int, default=3, show_default=True, help="Searches of each query, at most.")
+@click.option(
+    "--seconds", type=float, default=20.0, show_default=True, help="Time for each k and way, at most."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def bench(
+    model: str,
+    source: str,
+    documents: str | None,
+    index_path: Path | None,
+    scorer: str | None,
+    variant: str,
+    truncate_dim: int | None,
+    threads: int,
+    budget_ms: float,
+    ks: tuple[int, ...],
+    repeats: int,
+    seconds: float,
+    as_json: bool,
+) -> None:
+    """Say whether MODEL serves your queries within a budget, at which k, and what to change if not."""
+    if (documents is None) == (index_path is None):
+        raise InputError("give either --documents FILE or --index INDEX")
+    plan = Plan(budget_ms, tuple(sorted(set(ks))), repeats, seconds)
+    queries = [query.text for query in read_queries(source)]
+    embedder = Embedder(model, variant=variant, threads=threads, truncate_dim=truncate_dim)
+    judge = None if scorer is None else scorer_for(embedder, scorer, threads=threads)
+    with Progress() as progress, _opened(documents, index_path, embedder, progress) as index:
+        found = run_benchmark(embedder, index, queries, plan, scorer=judge, on_progress=progress)
+    if as_json:
+        echo_json(asdict(found))
+    else:
+        _echo(found)
 
 
-@click.group(cls=LazyGroup, lazy=_COMMANDS)
-def bench() -> None:
-    """Measure latency: of your own model and queries, or read what the suites measured."""
+@contextlib.contextmanager
+def _opened(
+    documents: str | None, index_path: Path | None, embedder: Embedder, progress: Progress
+) -> Iterator[Index]:
+    """Open the index, or build one of the documents that is gone afterwards."""
+    with contextlib.ExitStack() as stack:
+        if index_path is not None:
+            yield stack.enter_context(Index.open(index_path))
+        else:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="relsdk-bench-")))
+            yield stack.enter_context(
+                Index.build(folder / "index", read_documents(documents or ""), embedder, on_progress=progress)
+            )
+
+
+def _echo(found: Benchmark) -> None:
+    facts = found.facts
+    echo(
+        f"{found.model} ({found.variant}, {facts.dimension} dimensions), {facts.documents:,} documents, "
+        f"{found.queries:,} different queries, {facts.threads} thread{'s' if facts.threads > 1 else ''}"
+        + (f", scorer {found.scorer} ({found.scorer_variant})" if found.scorer else "")
+    )
+    header = ["way", "k", "p50 ms", "p90", "p95", "p99", "queries/s/core", "scored", "calls", "fits"]
+    rows = [
+        [
+            row.mode,
+            str(row.k),
+            *(f"{value:.2f}" for value in (row.p50, row.p90, row.p95, row.p99)),
+            f"{row.queries_per_second:,.1f}",
+            f"{row.scored:.0f}/{row.candidates:.0f}" if found.scorer else "-",
+            str(row.calls),
+            "yes" if row.fits else "no",
+        ]
+        for row in found.latencies
+    ]
+    echo_table(header, rows, right=tuple(range(1, len(header) - 1)))
+    echo(f"encode p99 {found.parts.encode:.2f} ms, retrieve p99 {found.parts.retrieve:.2f} ms")
+    echo(found.verdict.summary, bold=True)
+    for line in found.verdict.advice:
+        echo(f"  - {line}")
+    for line in found.verdict.caution:
+        echo(f"note: {line}")

@@ -12,10 +12,10 @@ from relsdk.cli.evaluate import open_companion
 from relsdk.cli.inputs import input_options
 from relsdk.cli.output import echo, echo_json, echo_next, echo_table
 from relsdk.errors import CalibrationError, InputError
-from relsdk.evaluation import CalibrationReport, OperatingPoint, calibrate_bundle, operating_point
 from relsdk.formats import read_pairs
-from relsdk.pair_models import open_pair_model
-from relsdk.pooled_model import beside
+from relsdk.models.cross_encoder import open_pair_model
+from relsdk.models.pooled_scorer import beside
+from relsdk.tools.evaluation import CalibrationReport, OperatingPoint, calibrate_bundle, operating_point
 
 __all__ = ["calibrate", "echo_calibration"]
 

@@ -10,16 +10,16 @@ from importlib.metadata import PackageNotFoundError, version
 
 import click
 
-from relsdk.blas import blas_threads
 from relsdk.bundle import Bundle, read_bundle
+from relsdk.bundle.hub import local_model
 from relsdk.cli.output import echo, echo_json, echo_table
 from relsdk.errors import RelsdkError
-from relsdk.hardware import choose_threads, cpu_features
-from relsdk.hub import local_model
-from relsdk.runtime import onnxruntime, telemetry
-from relsdk.selftest import self_test as run_self_test
-from relsdk.session import best_int8, choose_variant, variant_verdicts
-from relsdk.verification import verified_version
+from relsdk.runtime.blas import blas_threads
+from relsdk.runtime.hardware import choose_threads, cpu_features
+from relsdk.runtime.onnx_runtime import onnxruntime, telemetry
+from relsdk.runtime.session import best_int8, choose_variant, variant_verdicts
+from relsdk.runtime.verification import verified_version
+from relsdk.tools.self_test import self_test as run_self_test
 
 __all__ = ["doctor"]
 

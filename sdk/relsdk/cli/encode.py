@@ -10,11 +10,11 @@ import numpy as np
 
 from relsdk.cli.inputs import input_options
 from relsdk.cli.output import echo, echo_json
-from relsdk.embedder import Embedder
 from relsdk.errors import RelsdkError
-from relsdk.files import output_file
-from relsdk.folders import check_file_target
+from relsdk.files.atomic import output_file
+from relsdk.files.folders import check_file_target
 from relsdk.formats import read_documents, read_queries
+from relsdk.models.embedder import Embedder
 
 __all__ = ["encode"]
 

@@ -3,7 +3,6 @@
 | code | meaning |
 |---|---|
 | 0 | done; also when the reader of the output went away (`| head`) |
-| 1 | `relsdk bench compare` found a regression |
 | 2 | a mistake that the user can act on: the line says what and where |
 | 70 | a bug of relsdk |
 | 129, 130, 143 | ended by SIGHUP, Ctrl-C, SIGTERM: finished work is kept, unfinished work removed |
@@ -31,7 +30,6 @@ __all__ = ["EXIT_CODES", "Signals", "close_streams", "ending_of", "open_streams"
 
 EXIT_CODES = {
     0: "Done; also when the reader of the output went away, as in `| head`.",
-    1: "`relsdk bench compare` found a regression.",
     2: "A mistake that you can act on; one line on stderr says what and where.",
     70: "A bug of relsdk; `RELSDK_TRACEBACK=1` shows where. Please report it.",
     129: "Ended by SIGHUP. Finished work is kept, unfinished work is removed.",

@@ -9,19 +9,19 @@ from typing import Any
 import click
 
 from relsdk.bundle import read_bundle
+from relsdk.bundle.hub import local_model
 from relsdk.cli.inputs import input_options
 from relsdk.cli.output import counted, echo, echo_json, echo_table, percent
-from relsdk.embedder import Embedder
 from relsdk.errors import InputError
-from relsdk.evaluation import Evaluation
-from relsdk.evaluation import evaluate as evaluate_pairs
-from relsdk.folders import check_file_target, write_file_atomically
+from relsdk.files.folders import check_file_target, write_file_atomically
 from relsdk.formats import read_pairs, read_qrels, read_run
-from relsdk.hub import local_model
 from relsdk.metrics import run_report
-from relsdk.pair_models import open_pair_model
-from relsdk.pooled_model import beside
-from relsdk.session import runs_exactly
+from relsdk.models.cross_encoder import open_pair_model
+from relsdk.models.embedder import Embedder
+from relsdk.models.pooled_scorer import beside
+from relsdk.runtime.session import runs_exactly
+from relsdk.tools.evaluation import Evaluation
+from relsdk.tools.evaluation import evaluate as evaluate_pairs
 
 __all__ = ["echo_evaluations", "evaluate", "open_companion"]
 

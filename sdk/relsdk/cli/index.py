@@ -12,9 +12,9 @@ import click
 from relsdk.cli.index_documents import export, get, list_documents
 from relsdk.cli.inputs import document_options, typed_documents
 from relsdk.cli.output import count_lines, counted, echo, echo_json, echo_next, echo_table
-from relsdk.embedder import Embedder
 from relsdk.errors import IndexFolderError
 from relsdk.index import Index, IndexConfig, verify_index
+from relsdk.models.embedder import Embedder
 from relsdk.progress import Progress
 
 __all__ = ["index"]

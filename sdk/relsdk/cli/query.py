@@ -20,14 +20,14 @@ from relsdk.cli.output import (
     printable,
     relevance_cells,
 )
-from relsdk.cli.where import WHERE_HELP, parse_where
-from relsdk.embedder import Embedder
 from relsdk.errors import BundleError, CalibrationError, InputError
 from relsdk.formats import Query, read_queries, run_lines
 from relsdk.index import Index, IndexInfo
+from relsdk.index.filter_text import WHERE_HELP, parse_where
+from relsdk.models.embedder import Embedder
+from relsdk.models.relevance_scorer import scorer_for
 from relsdk.records import Hit, SearchResult
-from relsdk.scorer import scorer_for
-from relsdk.searcher import Searcher
+from relsdk.search.searcher import Searcher
 
 __all__ = ["echo_hits", "open_searcher", "query"]
 

@@ -10,8 +10,8 @@ from relsdk.cli.inputs import input_options
 from relsdk.cli.output import clip, echo_json, echo_table, relevance_cells, relevance_to_dict
 from relsdk.errors import InputError
 from relsdk.formats import read_unlabelled_pairs
+from relsdk.models.relevance_scorer import RelevanceScorer
 from relsdk.records import Document
-from relsdk.scorer import RelevanceScorer
 
 __all__ = ["score"]
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import IO, Any, cast
 
 from relsdk.errors import InputError
-from relsdk.files import output_file
+from relsdk.files.atomic import output_file
 from relsdk.formats._lines import STDIN, Source, is_gzip
 
 

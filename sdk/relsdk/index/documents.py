@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relsdk.errors import IndexFolderError, InputError, RelsdkError
-from relsdk.folders import FileStamp
+from relsdk.files.folders import FileStamp
 from relsdk.index.database import SCHEMA, Connection, open_database
 from relsdk.index.filter_sql import Condition
 from relsdk.index.storage import writing

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from relsdk.blas import bounded_blas
 from relsdk.errors import IndexFolderError
 from relsdk.index.base import IndexConfig, Neighbours, Progress, VectorIndex
+from relsdk.runtime.blas import bounded_blas
 
 __all__ = ["FlatIndex", "exact_search"]
 

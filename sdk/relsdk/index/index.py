@@ -17,16 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relsdk.errors import EncoderMismatchError, IndexFolderError, InputError
-from relsdk.hardware import choose_threads
 from relsdk.index.base import Encoder, IndexConfig, Neighbours, Progress, check_whole_number
 from relsdk.index.building import build_index
-from relsdk.index.filtered import filtered_search
+from relsdk.index.filtered_search import filtered_search
 from relsdk.index.flat import exact_search
 from relsdk.index.generation import Generation, IndexInfo, load_generation
 from relsdk.index.storage import open_current
 from relsdk.index.vectors import UNIT_TOLERANCE, check_vectors
 from relsdk.index.verify import VerifyReport, verify_generation
 from relsdk.records import Document, Hit
+from relsdk.runtime.hardware import choose_threads
 
 __all__ = ["Index"]
 
@@ -125,7 +125,7 @@ class Index:
             path: The folder.
             check: "hashes" reads each file once and compares its SHA-256 with the manifest's; a file that
                 passed is remembered, in the user's cache too, and not read again while it is the same file
-                (`relsdk.intact`). "sizes" compares sizes only: a damaged file may give wrong answers.
+                (`relsdk.files.intact`). "sizes" compares sizes only: a damaged file may give wrong answers.
 
         Raises:
             InputError: Another `check`.

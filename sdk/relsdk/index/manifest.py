@@ -15,13 +15,13 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from relsdk.errors import IndexFolderError
-from relsdk.folders import json_sha256
+from relsdk.files.folders import json_sha256
+from relsdk.files.intact import hash_and_remember, is_intact
 from relsdk.index.base import IndexConfig
 from relsdk.index.documents import DOCUMENTS_FILE
+from relsdk.index.duplicate_vectors import TWINS_FILE
 from relsdk.index.hnsw import GRAPH_FILE
-from relsdk.index.twins import TWINS_FILE
 from relsdk.index.vectors import VECTORS_FILE
-from relsdk.intact import hash_and_remember, is_intact
 from relsdk.typed_json import convert_json, read_json
 
 __all__ = ["MANIFEST_FILE", "FileEntry", "Manifest", "check_files", "read_manifest"]
@@ -198,7 +198,7 @@ def check_files(folder: Path, files: Mapping[str, FileEntry], *, hashes: bool) -
     Args:
         folder: Holds them.
         files: What they must be.
-        hashes: Also compare hashes; a file that passed before is not read again (`relsdk.intact`).
+        hashes: Also compare hashes; a file that passed before is not read again (`relsdk.files.intact`).
 
     Raises:
         IndexFolderError: One is missing, unreadable or another.

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from relsdk.errors import IndexFolderError, InputError, LockedError, RelsdkError
-from relsdk.files import hold_lock, remove, sync, sync_tree
-from relsdk.folders import write_file_atomically
+from relsdk.files.atomic import hold_lock, remove, sync, sync_tree
+from relsdk.files.folders import write_file_atomically
 
 __all__ = [
     "CURRENT",

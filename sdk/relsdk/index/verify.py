@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relsdk.errors import InputError, RelsdkError
-from relsdk.folders import file_sha256
+from relsdk.files.folders import file_sha256
 from relsdk.index.building import INDEX_KINDS
 from relsdk.index.documents import DOCUMENTS_FILE, DocumentReader
+from relsdk.index.duplicate_vectors import TWINS_FILE, Twins
 from relsdk.index.graph_file import holds_vectors
 from relsdk.index.hnsw import GRAPH_FILE
 from relsdk.index.manifest import MANIFEST_FILE, Manifest, read_manifest
 from relsdk.index.storage import CURRENT, read_current
-from relsdk.index.twins import TWINS_FILE, Twins
 from relsdk.index.vectors import VECTORS_FILE, check_vectors, map_vectors
 
 __all__ = ["Check", "VerifyReport", "verify_generation", "verify_index"]

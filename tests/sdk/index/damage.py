@@ -6,7 +6,7 @@ import struct
 
 import numpy as np
 
-from relsdk.folders import file_sha256, json_sha256
+from relsdk.files.folders import file_sha256, json_sha256
 
 GENERATION = "gen-000001"
 FILES = ("vectors.npy", "documents.sqlite", "graph.hnsw", "twins.npy")

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from relsdk.cli.where import parse_where
 from relsdk.errors import InputError
 from relsdk.index import Index, IndexConfig
 from relsdk.index import filters as filter_form
 from relsdk.index.filter_sql import compile_filter
+from relsdk.index.filter_text import parse_where
 
 ROWS = [
     {},

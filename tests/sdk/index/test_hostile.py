@@ -248,7 +248,7 @@ def test_a_pickle_opens_no_other_index_that_has_its_name(tmp_path, documents, en
 
 @pytest.mark.parametrize("kind", ["hnsw", "flat"])
 def test_building_then_opening_reads_large_files_once(tmp_path, documents, encoder, monkeypatch, kind):
-    import relsdk.intact as module
+    import relsdk.files.intact as module
 
     seen = []
     read = module.file_sha256

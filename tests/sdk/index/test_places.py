@@ -10,7 +10,7 @@ import pytest
 
 from relsdk import Embedder, Index, RelevanceScorer, Searcher
 from relsdk.errors import BundleError, InputError
-from relsdk.folders import json_sha256, staged_folder
+from relsdk.files.folders import json_sha256, staged_folder
 from relsdk.formats import write_documents
 from relsdk.index import verify_index
 from relsdk.records import Document

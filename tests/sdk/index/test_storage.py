@@ -12,7 +12,7 @@ import pytest
 
 import relsdk.index.storage as storage
 from relsdk.errors import IndexFolderError, InputError, LockedError, RelsdkError
-from relsdk.folders import file_sha256, json_sha256
+from relsdk.files.folders import file_sha256, json_sha256
 from relsdk.index import Index, IndexConfig, verify_index
 from relsdk.records import Document
 

@@ -7,10 +7,9 @@ import re
 from collections import deque
 from collections.abc import Sequence
 
-from relsdk.errors import InputError
+from relsdk.errors import InputError, TrainingError
 from relsdk.levels import NUM_LEVELS, parse_level
 from relsdk_training.chat_endpoint import ChatEndpoint, UselessAnswers, without_thoughts
-from relsdk_training.errors import TrainingError
 from relsdk_training.query_models.base import QueryExample, QueryRequest
 
 __all__ = ["EndpointQueryModel"]

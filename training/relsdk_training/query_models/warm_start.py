@@ -17,8 +17,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, EncoderDecoderModel
 
 from relsdk.errors import InputError
-from relsdk_training.config import QueryModelConfig
-from relsdk_training.transformers_folder import load_transformer, quiet
+from relsdk_checkpoint.loading import load_transformer, quiet
+from relsdk_training.config.settings import QueryModelConfig
 
 __all__ = ["check_warm_start", "warm_start"]
 

@@ -21,14 +21,14 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from relsdk.errors import InputError
 from relsdk.levels import NUM_LEVELS
-from relsdk_training.config import QueryModelConfig
-from relsdk_training.config_files import config_from_dict
-from relsdk_training.device import default_device
+from relsdk_checkpoint.device import default_device
+from relsdk_checkpoint.loading import add_lora, load_transformer, merged, quiet, set_dropout
+from relsdk_training.config.files import config_from_dict
+from relsdk_training.config.settings import QueryModelConfig
 from relsdk_training.query_models.base import QueryExample, QueryRequest
 from relsdk_training.query_models.checks import SAVED_SETTINGS, check_settings, positions
 from relsdk_training.query_models.sampling import Guidance, Nucleus
 from relsdk_training.query_models.warm_start import warm_start
-from relsdk_training.transformers_folder import add_lora, load_transformer, merged, quiet, set_dropout
 
 __all__ = ["QueryWriter", "WriterTokens"]
 

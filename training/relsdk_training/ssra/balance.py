@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from relsdk.errors import InputError
 from relsdk.formats import read_pairs, write_pairs
 from relsdk.levels import NUM_LEVELS
-from relsdk_training.ssra.config import BalanceConfig
+from relsdk_training.config.ssra import BalanceConfig
 from relsdk_training.ssra.records import (
     Record,
     distinct,
@@ -25,7 +25,7 @@ from relsdk_training.ssra.records import (
     new_record,
     read_records,
 )
-from relsdk_training.ssra.stages import write_shards
+from relsdk_training.ssra.stage_runner import write_shards
 
 __all__ = ["balanced_choice", "checked_shares", "level_counts", "write_balanced"]
 

@@ -12,7 +12,7 @@ import bm25s
 import numpy as np
 from numpy.typing import NDArray
 
-from relsdk_training.ssra.config import CandidateConfig
+from relsdk_training.config.ssra import CandidateConfig
 from relsdk_training.text_embedder import TextEmbedder
 
 __all__ = ["Candidates"]

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Collection
 
-from relsdk_training.text import normal_form
+from relsdk_training.data.text import normal_form
 
 __all__ = ["cleaned", "fault", "scripts"]
 

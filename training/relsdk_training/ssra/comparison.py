@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relsdk.metrics import UndefinedMetricError, bootstrap_interval, mean_ap_over_levels, mean_ndcg
-from relsdk_training.data import PairArrays
+from relsdk_training.data.pairs import PairArrays
 
 __all__ = ["MEASURES", "drawn_rows", "mean_ap", "measured", "ndcg_values"]
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from relsdk.errors import InputError, MissingExtraError
-from relsdk.folders import write_file_atomically
+from relsdk.files.folders import write_file_atomically
 from relsdk.levels import NUM_LEVELS
 from relsdk_training.ssra.records import has_records, read_records
 from relsdk_training.ssra.report import stage_report
-from relsdk_training.ssra.stages import FinishedStage, read_stages
+from relsdk_training.ssra.stage_runner import FinishedStage, read_stages
 
 __all__ = ["write_html"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from relsdk_training.config import QueryModelConfig
-from relsdk_training.ssra.config import FilterConfig, SsraConfig
+from relsdk_training.config.settings import QueryModelConfig
+from relsdk_training.config.ssra import FilterConfig, SsraConfig
 
 __all__ = ["filter_identity", "judging_identity", "sampling_identity", "writing_identity"]
 

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 from relsdk.calibration import fit_calibration
 from relsdk.errors import CalibrationError, InputError
-from relsdk.folders import file_sha256
+from relsdk.files.folders import file_sha256
 from relsdk.formats import read_documents, read_queries, read_unlabelled_pairs, write_pairs
 from relsdk.levels import NUM_LEVELS
 from relsdk.records import Document, LabelledPair
-from relsdk_training.data import read_splits
-from relsdk_training.ssra.config import PoolConfig, SsraConfig
+from relsdk_training.config.ssra import PoolConfig, SsraConfig
+from relsdk_training.data.pairs import read_splits
+from relsdk_training.data.text import document_text, normal_form
 from relsdk_training.ssra.records import distinct
-from relsdk_training.ssra.stages import write_lines, write_shards
-from relsdk_training.text import document_text, normal_form
+from relsdk_training.ssra.stage_runner import write_lines, write_shards
 
 __all__ = ["pool_identity", "write_pool"]
 

@@ -17,8 +17,8 @@ from typing import Any, TypeGuard, TypeVar
 from relsdk.errors import InputError
 from relsdk.levels import NUM_LEVELS, RelevanceLevel
 from relsdk.records import Document, LabelledPair
-from relsdk_training.ssra.stages import json_object, shard_paths
-from relsdk_training.text import document_text, normal_form
+from relsdk_training.data.text import document_text, normal_form
+from relsdk_training.ssra.stage_runner import json_object, shard_paths
 
 __all__ = [
     "Record",

@@ -22,16 +22,16 @@ from relsdk.calibration import (
     method_name,
 )
 from relsdk.errors import InputError
-from relsdk.folders import write_file_atomically
+from relsdk.files.folders import write_file_atomically
 from relsdk.levels import expected_level
 from relsdk.metrics import grade_report
-from relsdk.tokenizer import open_tokenizer
+from relsdk.runtime.tokenizer import open_tokenizer
 from relsdk.typed_json import read_json
-from relsdk_training.config import ModelConfig
-from relsdk_training.data import PairArrays
-from relsdk_training.device import default_device
-from relsdk_training.measures import pair_logits
-from relsdk_training.score_model import ScoreModel
+from relsdk_checkpoint.device import default_device
+from relsdk_checkpoint.scorer import ScoreModel
+from relsdk_training.config.settings import ModelConfig
+from relsdk_training.data.pairs import PairArrays
+from relsdk_training.objectives.measures import pair_logits
 from relsdk_training.text_embedder import TextEmbedder
 
 __all__ = ["PairScorer", "adjusted", "fit_levels"]

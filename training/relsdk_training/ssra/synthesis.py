@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from relsdk.levels import NUM_LEVELS
+from relsdk_training.data.text import normal_form
 from relsdk_training.query_models.base import QueryModel, QueryRequest
 from relsdk_training.ssra.cleaning import cleaned, fault
 from relsdk_training.ssra.judges import Group, Judge, consistent
 from relsdk_training.ssra.records import Record, document_of, drop, new_record, pair_key
 from relsdk_training.ssra.scoring import PairScorer
-from relsdk_training.text import normal_form
 
 __all__ = ["Filters", "agreement", "annotate", "filtered", "write"]
 

@@ -14,22 +14,23 @@ from typing import Any
 import numpy as np
 
 from relsdk.formats import read_pairs, write_pairs
-from relsdk_training.config import DataConfig, EmbedConfig, QueryDataConfig, ScoreConfig
-from relsdk_training.data import load_pairs, pair_arrays
-from relsdk_training.identity import weights_hash
-from relsdk_training.interrupt import STOPPED_FROM_OUTSIDE
-from relsdk_training.loop import TrainResult
+from relsdk_training.config.settings import DataConfig, EmbedConfig, QueryDataConfig, ScoreConfig
+from relsdk_training.config.ssra import SsraConfig
+from relsdk_training.data.pairs import load_pairs, pair_arrays
+from relsdk_training.engine.identity import weights_hash
+from relsdk_training.engine.interrupt import STOPPED_FROM_OUTSIDE
+from relsdk_training.engine.loop import TrainResult
+from relsdk_training.objectives.query import examples_of
 from relsdk_training.query_models.base import QueryModel
 from relsdk_training.query_models.endpoint import EndpointQueryModel
 from relsdk_training.query_models.writer import QueryWriter
-from relsdk_training.query_objective import examples_of
+from relsdk_training.runs.run import train_embed, train_query, train_score
 from relsdk_training.ssra.balance import write_balanced
 from relsdk_training.ssra.candidates import Candidates
-from relsdk_training.ssra.checks import judging_endpoint, writing_endpoint
 from relsdk_training.ssra.cleaning import scripts
 from relsdk_training.ssra.comparison import measured
-from relsdk_training.ssra.config import SsraConfig
 from relsdk_training.ssra.judges import EndpointJudge, Judge, ModelJudge
+from relsdk_training.ssra.preflight import judging_endpoint, writing_endpoint
 from relsdk_training.ssra.records import (
     distinct,
     document_of,
@@ -40,9 +41,8 @@ from relsdk_training.ssra.records import (
 )
 from relsdk_training.ssra.report import stage_report
 from relsdk_training.ssra.scoring import PairScorer, fit_levels
-from relsdk_training.ssra.stages import read_lines, shard_paths, write_lines
+from relsdk_training.ssra.stage_runner import read_lines, shard_paths, write_lines
 from relsdk_training.ssra.synthesis import Filters, agreement, annotate, filtered, write
-from relsdk_training.tasks import train_embed, train_query, train_score
 from relsdk_training.text_embedder import TextEmbedder
 
 __all__ = ["OnNote", "OnProgress", "StageWork"]

@@ -1,0 +1,1 @@
+"""Studies on real data: training, SSRA, quantisation, export."""

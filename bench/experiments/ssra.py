@@ -1,0 +1,340 @@
+"""SSRA on real data against what it should beat: every row is one entry of `bench/results/ssra.json`.
+
+The paper's imbalance (levels 1 and 2 cut to 4.5 % of the labelled pairs) at several label budgets; the rest
+is unlabelled. All rows take the same number of optimiser steps (`--steps`) with the same settings. Resumable:
+a row that is there is not made again, and a run that was stopped goes on where it stood. Settings were chosen
+on dev; test is read once a row.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bench.experiments.graded_pairs import add_to, read_rows
+from bench.experiments.rows import row_key
+from bench.experiments.ssra_report import against, write_report
+from bench.harness.machine import machine_record
+from relsdk.bundle import is_scorer_folder, tokenizer_path
+from relsdk.formats import read_pairs, write_pairs
+from relsdk.levels import RelevanceLevel
+from relsdk.metrics import ranking_report
+from relsdk.runtime.tokenizer import TextTokenizer
+from relsdk_checkpoint.scorer import ScoreModel
+from relsdk_training.config.files import RECIPES, load_config
+from relsdk_training.config.settings import DataConfig, EmbedConfig
+from relsdk_training.config.ssra import SsraConfig
+from relsdk_training.data.pairs import PairArrays, load_pairs, pair_arrays
+from relsdk_training.data.text import normal_form
+from relsdk_training.engine.identity import weights_hash
+from relsdk_training.objectives.measures import order_statistics, pair_logits
+from relsdk_training.runs.run import train_embed
+from relsdk_training.ssra.recipe import train_ssra
+from relsdk_training.ssra.records import document_of, read_records
+from relsdk_training.ssra.stage_runner import read_stages
+from relsdk_training.text_embedder import TextEmbedder
+
+FULL = "SSRA"
+BASE = "untrained"
+VANILLA = "vanilla SFT"
+UPPER = "all labels"
+BINARY = "SSRA, binary labels"
+PROMPTED = "prompt synthesis"
+UNFILTERED = ["filter.by_score=false", "filter.judge=none"]
+WITHOUT_STAGE_1 = ["synthesis.reannotate=false", "balance.annotated=false"]
+BETTER_JUDGE = ["filter.checkpoint={folder}/all_labels/best"]
+# name -> what differs from the recipe; stages that are the same are shared.
+VARIANTS = {
+    FULL: [],
+    "SSRA without the judge": ["filter.judge=none"],
+    "SSRA without stage 2": UNFILTERED,
+    "SSRA without stages 1 and 2": [*WITHOUT_STAGE_1, *UNFILTERED],
+    "pseudo-labels, no generation": ["synthesis.rounds=0"],
+    # A language model behind `--endpoint` writes, told by examples, and nobody checks.
+    PROMPTED: [*WITHOUT_STAGE_1, *UNFILTERED],
+    # No methods but a question: what if the annotator were better? It is the encoder of the row "all labels".
+    "SSRA, judged by the encoder of all labels": BETTER_JUDGE,
+    "pseudo-labels, judged by the encoder of all labels": ["synthesis.rounds=0", *BETTER_JUDGE],
+}
+ROWS = (VANILLA, BASE, UPPER, *VARIANTS, BINARY)  # in this order: the others are compared with the first
+_COSINES = "vanilla.npy"  # of the test pairs, for the paired intervals of the other rows
+_EVALUATIONS = 6
+# Records of each wanted level whose level an outsider checks.
+_CHECKED = 200
+
+
+@click.command()
+@click.option("--shared", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True)
+@click.option("--output", type=click.Path(path_type=Path), required=True)
+@click.option("--work", type=click.Path(path_type=Path), required=True, help="Runs and checkpoints.")
+@click.option("--budget", "budgets", multiple=True, type=int, default=(2000, 500, 10_000), show_default=True)
+@click.option("--steps", default=300, show_default=True, help="Of every encoder's training.")
+@click.option("--seed", "seeds", multiple=True, type=int, default=(0, 1, 2), show_default=True)
+@click.option("--only", multiple=True, help=f"Rows out of {ROWS} [default: all].")
+@click.option("--documents", default=1000, show_default=True, help="Unlabelled documents; 0 takes all.")
+@click.option(
+    "--outsider",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="A score model trained on all labels: RUN folder.",
+)
+@click.option("--endpoint", nargs=2, help=f"OpenAI-compatible URL and its model, for the row {PROMPTED!r}.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="A.B=C", help="For every run; tests make it small."
+)
+def main(
+    shared: Path,
+    output: Path,
+    work: Path,
+    budgets: tuple[int, ...],
+    steps: int,
+    seeds: tuple[int, ...],
+    only: tuple[str, ...],
+    documents: int,
+    outsider: Path | None,
+    endpoint: tuple[str, str] | None,
+    overrides: tuple[str, ...],
+) -> None:
+    """Run what has no row yet."""
+    unknown = [name for name in only if name not in ROWS]
+    if unknown:
+        raise click.UsageError(f"unknown rows {unknown}; there are {ROWS}")
+    if PROMPTED in only and endpoint is None:
+        raise click.UsageError(f"the row {PROMPTED!r} needs --endpoint URL MODEL")
+    if outsider is not None and not is_scorer_folder(outsider / "best"):
+        raise click.UsageError(f"{outsider} has no score model in best/; make train-real makes one")
+    names = [name for name in ROWS if name in (only or ROWS) and (name != PROMPTED or endpoint)]
+    data = {
+        split: shared / f"data/kuake_qtr/{split}.jsonl" for split in ("train", "dev", "test", "unlabelled")
+    }
+    test = pair_arrays(load_pairs(str(data["test"])))
+    backbone = shared / "models/me5-small-zh"
+    for budget, seed, name in product(budgets, seeds, names):
+        key = row_key(name, budget, steps, seed)
+        if is_there(output, key, documents):
+            continue
+        click.echo(key, err=True)
+        settings = [*study(data, backbone, budget, steps, seed), f"pool.limit={documents}", *overrides]
+        if name == PROMPTED and endpoint:
+            settings += [f"synthesis.endpoint_url={endpoint[0]}", f"synthesis.endpoint_name={endpoint[1]}"]
+        folder = work / f"ssra_{budget}_{steps}_{seed}"
+        row = made_row(name, settings, folder, backbone, outsider)
+        folder.mkdir(parents=True, exist_ok=True)
+        cosines = TextEmbedder(Path(row["encoder"]), max_tokens=128).cosines(test)
+        if name == VANILLA:
+            np.save(folder / _COSINES, cosines)
+        elif (folder / _COSINES).is_file():
+            row["against_vanilla"] = against(test, np.load(folder / _COSINES), cosines)
+        row |= {
+            "machine": machine_record(seed),
+            "documents": documents,
+            "encoder": Path(row["encoder"]).name,
+            "test": measures(test, cosines),
+        }
+        add_to(output, key, row, write_report)
+        click.echo(json.dumps(row["test"]), err=True)
+
+
+def study(data: dict[str, Path], backbone: Path, budget: int, steps: int, seed: int) -> list[str]:
+    """Return what all rows of one study have in common: few labels, the rest without labels, equal steps."""
+    return [
+        *(f"data.{split}={data[split]}" for split in ("train", "dev", "test")),
+        "data.rare_share=0.045",
+        f"data.limit={budget}",
+        f"pool.unlabelled=['{data['train']}', '{data['unlabelled']}']",
+        *(f"{model}.model.checkpoint={backbone}" for model in ("score", "query", "embed")),
+        f"embed.run.max_steps={steps}",
+        f"embed.run.evaluate_every={max(1, steps // _EVALUATIONS)}",
+        f"run.seed={seed}",
+    ]
+
+
+def is_there(output: Path, key: str, documents: int) -> bool:
+    """Whether a row is there, made with so many unlabelled documents; with another number it is an error."""
+    row = read_rows(output).get(key)
+    if row is not None and row["documents"] != documents:
+        raise click.ClickException(
+            f"{key} is there with {row['documents']} documents, and {documents} are asked for; "
+            "take another --output"
+        )
+    return row is not None
+
+
+def made_row(
+    name: str, settings: list[str], folder: Path, backbone: Path, outsider: Path | None
+) -> dict[str, Any]:
+    """Train what a row is about; return where its encoder is, and what is worth telling."""
+    if name == BASE:
+        return {"encoder": str(backbone)}
+    recipe = RECIPES / "ssra.toml"
+    run = folder / name.replace(" ", "_").replace(",", "")
+    changes = [change.format(folder=folder) for change in VARIANTS.get(name, [])]
+    config = load_config(SsraConfig, recipe, [*settings, *changes, f"run.output={run}"])
+    if name == VANILLA:
+        return _supervised(config, run, config.data)
+    if name == UPPER:
+        return _supervised(config, run, DataConfig(**_files(config.data)))
+    if name == BINARY:
+        return _supervised(config, run, DataConfig(**_files(config.data) | {"train": _binary(folder)}))
+    for source in sorted(folder.glob("*/stages")):
+        _share_stages(source, run / "stages")
+    result = train_ssra(config, on_note=lambda note: click.echo(note, err=True), on_progress=_print)
+    stages = read_stages(run)
+    reports = {stage.name: _told(stage.report) for stage in stages}
+    filters = {stage.name: stage.folder for stage in stages if "-filter-" in stage.name}
+    row = {
+        "encoder": result.encoder,
+        "dev": result.dev,
+        "seconds": result.stages,
+        "stages": reports,
+        "settings": without_places(asdict(config)),
+        "first_repeats": {name: first_repeats(folder) for name, folder in filters.items()},
+    }
+    if outsider is not None:
+        row["outsider"] = weights_hash(outsider / "best")
+        row["agreement"] = {name: outside_agreement(folder, outsider) for name, folder in filters.items()}
+    return row
+
+
+def _supervised(config: SsraConfig, run: Path, data: DataConfig) -> dict[str, Any]:
+    """Train the encoder on labelled pairs alone."""
+    settings: EmbedConfig = replace(
+        config.embed,
+        data=data,
+        run=replace(config.embed.run, output=str(run), seed=config.run.seed, threads=config.run.threads),
+    )
+    result = train_embed(settings, resume=run.exists(), on_step=lambda s, n, _: _print("embed", s, n))
+    if result.stopped in ("interrupted", "terminated"):
+        raise click.ClickException(
+            f"interrupted at step {result.steps}, no row is written; the same command goes on"
+        )
+    return {
+        "encoder": str(run / "best"),
+        "dev": result.best,
+        "steps": result.steps,
+        "best_step": result.best_step,
+        "seconds": {"embed": round(result.seconds, 1)},
+        "settings": without_places(asdict(settings)),
+    }
+
+
+def _files(data: DataConfig) -> dict[str, str]:
+    """Return where the splits are, without what makes labels few."""
+    return {"train": data.train, "dev": data.dev, "test": data.test}
+
+
+def _binary(folder: Path) -> str:
+    """Write the pairs of SSRA's encoder with two levels: 2 and 3 become relevant, 0 and 1 irrelevant."""
+    balanced = sorted((folder / FULL / "stages").glob("*-balance/pairs.jsonl"))
+    if not balanced:
+        raise click.ClickException(f"the row {BINARY!r} takes the pairs of {FULL!r}; run that first")
+    target = folder / "binary.jsonl"
+    write_pairs(
+        target,
+        (
+            replace(pair, level=RelevanceLevel.FULL if pair.level >= 2 else RelevanceLevel.IRRELEVANT)
+            for pair in read_pairs(balanced[-1])
+        ),
+    )
+    return str(target)
+
+
+def without_places(settings: Any) -> Any:
+    """Return settings with the last part of each absolute path: where a machine keeps things is its own."""
+    if isinstance(settings, dict):
+        return {name: without_places(value) for name, value in settings.items()}
+    if isinstance(settings, list | tuple):
+        return [without_places(value) for value in settings]
+    return Path(settings).name if isinstance(settings, str) and settings.startswith("/") else settings
+
+
+def _share_stages(source: Path, target: Path) -> None:
+    """Link the stages of another row; what is of other settings is made anew."""
+    for stage in source.iterdir():
+        if source != target and not (target / stage.name).exists():
+            shutil.copytree(stage, target / stage.name, copy_function=os.link)
+
+
+def measures(test: PairArrays, cosines: NDArray[np.float64]) -> dict[str, float]:
+    """Return AP and nDCG of given cosines (N,)."""
+    report = ranking_report([str(query) for query in test.query_of], test.labels, cosines)
+    return {name: round(value, 4) for name, value in order_statistics(report).items()}
+
+
+def outside_agreement(stage: Path, outsider: Path) -> dict[str, Any]:
+    """Let a score model that saw all labels say how often a written query has the level that was wanted.
+
+    Returns:
+        For all usable queries and for those kept: the share for each wanted level, of a seeded sample.
+    """
+    scorer = _Outsider(outsider)
+    records = [record for record in read_records(stage) if record["predicted"] is not None]
+    found: dict[str, Any] = {}
+    for name, some in (("written", records), ("kept", [r for r in records if r["kept"]])):
+        shares = []
+        for level in range(4):
+            of_level = [record for record in some if record["wanted"] == level]
+            chosen = np.random.default_rng(level).permutation(len(of_level))[:_CHECKED]
+            pairs = [(of_level[row]["query"], document_of(of_level[row]["document"])) for row in chosen]
+            shares.append(round(float((scorer.levels(pairs) == level).mean()), 4) if pairs else None)
+        found[name] = {"agreement": shares, "queries": len(some)}
+    return found
+
+
+def first_repeats(stage: Path) -> float:
+    """Return the share of queries that were written before, of the first for each document and level alone.
+
+    It tells whether the query model has something new to say, and not whether it says it again when it is
+    asked again; `stage_report` counts all samples.
+
+    Args:
+        stage: Folder of a filter stage.
+    """
+    asked, first = set[tuple[str, int]](), list[str]()
+    for record in read_records(stage):
+        query, question = normal_form(record["query"]), (document_of(record["document"]), record["wanted"])
+        if query and question not in asked:
+            first.append(query)
+            asked.add(question)
+    return round(1 - len(set(first)) / max(1, len(first)), 4)
+
+
+class _Outsider:
+    """The levels that a score model names, of its own accord."""
+
+    def __init__(self, run: Path) -> None:
+        self.model = ScoreModel.load(run / "best", "categorical", max_tokens=96).eval()
+        settings = self.model.settings
+        self.tokenizer = TextTokenizer(
+            tokenizer_path(run / "best"), max_tokens=settings.max_tokens, pad_token=settings.pad_token
+        )
+
+    @torch.inference_mode()
+    def levels(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.int64]:
+        """Return the most probable level of each pair, (N,)."""
+        tokens = self.tokenizer.tokenize(list(pairs))
+        return pair_logits(self.model, self.tokenizer, tokens, device=torch.device("cpu")).argmax(axis=1)
+
+
+def _told(report: dict[str, Any]) -> dict[str, Any]:
+    """Leave out of a stage's report what names texts: the data may not be passed on."""
+    return {key: value for key, value in report.items() if key != "examples"}
+
+
+def _print(stage: str, done: int, total: int) -> None:
+    if done % 20 == 0 or done == total:
+        click.echo(f"{stage}: {done}/{total}", err=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Fair timing: interleaved contenders, and the machine they ran on."""

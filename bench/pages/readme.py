@@ -1,0 +1,325 @@
+"""The numbers of README and docs/, and docs/cli.md, generated from the committed results and the commands.
+
+`--write` puts them in, `--check` fails when one is stale.
+A generated part stands between `<!-- NAME -->` and `<!-- /NAME -->`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench.experiments.rows import row_name, study_of
+from bench.pages.cli_page import cli_page
+from relsdk.index import IndexConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = ("README.md", "README.zh-CN.md", "docs/benchmarks.md", "docs/training.md", "docs/ssra.md")
+CLI_PAGE = "docs/cli.md"
+RESULTS = ROOT / "bench/results"
+TOWER = "query tower, 2 layers"
+TAUGHT = "score categorical, taught by an encoder and two score models"
+
+
+@click.command()
+@click.option("--write", is_flag=True, help="Replace the generated parts.")
+@click.option("--check", is_flag=True, help="Fail when a part is not what the results say.")
+def main(write: bool, check: bool) -> None:
+    """Generate README's numbers."""
+    results = committed()
+    stale = []
+    for name in (*PAGES, CLI_PAGE):
+        path = ROOT / name
+        before = path.read_text(encoding="utf-8") if path.exists() else ""
+        after = cli_page() if name == CLI_PAGE else fill(before, blocks(*results))
+        if before != after:
+            stale.append(name)
+            if write:
+                path.write_text(after, encoding="utf-8")
+    if check and stale:
+        click.echo(
+            f"{', '.join(stale)}: not what bench/results and the commands say; run: "
+            "python -m bench.pages.readme --write"
+        )
+        sys.exit(1)
+    click.echo("README's numbers are those of bench/results" if not stale or write else f"stale: {stale}")
+
+
+def committed() -> list[dict[str, Any]]:
+    """Read the results that the pages show, in the order of the parameters of `blocks`."""
+    names = ("latency", "real", "train", "student_latency", "suites", "ssra", "pool", "million")
+    return [json.loads((RESULTS / f"{name}.json").read_text()) for name in names]
+
+
+def fill(page: str, parts: dict[str, str]) -> str:
+    """Replace the parts of a page by name; a part the page does not have is left out."""
+    for name, text in parts.items():
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        page = pattern.sub(lambda match, text=text: match[1] + text + match[2], page)
+    return page
+
+
+def blocks(
+    latency: dict[str, Any],
+    real: dict[str, Any],
+    train: dict[str, Any],
+    students: dict[str, Any],
+    suites: dict[str, Any],
+    ssra: dict[str, Any],
+    pool: dict[str, Any],
+    million: dict[str, Any],
+) -> dict[str, str]:
+    """Return every generated part."""
+    timed = {entry["name"]: entry for entry in latency["benchmarks"]}
+    return {
+        "numbers": _numbers(timed, real, train, students),
+        "latency": _latency_table(timed, latency["machine"]),
+        "quality": _quality_table(real),
+        "training": _training_table(train, students),
+        "peers": _peers_tables(suites, million),
+        "ssra": _ssra_table(ssra),
+        "pool": _pool_table(pool),
+        "demo": _first_answers(_verbatim("demo.txt")),
+        "example": _verbatim("example.txt"),
+    }
+
+
+def _numbers(
+    timed: dict[str, Any], real: dict[str, Any], train: dict[str, Any], students: dict[str, Any]
+) -> str:
+    fast = timed["test_single_query[int8]"]
+    served = _by_variant(real)
+    # A CPU without VNNI measures the quality of its file with the one that holds the same integers.
+    chosen = fast["variant"] if fast["variant"] in served else "int8_any"
+    size = real["variants"][chosen]["bytes"] / real["variants"]["fp32"]["bytes"]
+    ap, exact_ap = (served[name]["ranking"]["mean_ap"] * 100 for name in (chosen, "fp32"))
+    moved = real["batch_invariance"][chosen]
+    recall = real["index_recall_at_10"]
+    own, foreign = (
+        recall[f"{kind} queries"][str(recall["default ef_search"])] for kind in ("own", "foreign")
+    )
+    tower, teacher = (students["models"][name]["query_p50_ms"] for name in (TOWER, "embed"))
+    seeds = [key.rpartition(" / seed ")[2] for key in train if key.startswith(f"{TOWER} / seed ")]
+    teachers = {key: row for key, row in train.items() if key in {f"embed / seed {seed}" for seed in seeds}}
+    ndcg = {name: 100 * _mean(train, name, "ndcg_at_10") for name in (TOWER, "untrained")}
+    ndcg["embed"] = 100 * _mean(teachers, "embed", "ndcg_at_10")  # of the same seeds
+    return (
+        f"- **{tower:.2f} ms** to encode a query on one CPU thread with a two-layer query tower, "
+        f"{teacher:.1f} ms with the encoder that taught it (int8): nDCG@10 {ndcg[TOWER]:.2f} and "
+        f"{ndcg['embed']:.2f} on real Chinese search pairs, {ndcg['untrained']:.2f} before training.\n"
+        f"- **{size:.0%}** of fp32's space for int8, mean AP {ap:.2f} against {exact_ap:.2f}; a text has the "
+        f"same vector alone and in any batch (to {moved:.0e}).\n"
+        f"- **{own:.1%}** of the exact ten nearest documents found among {real['index']['count']:,} real "
+        f"titles ({foreign:.1%} for queries of a foreign domain).\n"
+    )
+
+
+def _mean(train: dict[str, Any], name: str, measure: str) -> float:
+    """Return a test measure of a run, the mean over the seeds there are."""
+    found = [row["test"][measure] for row in _runs(train, name) if measure in row["test"]]
+    return sum(found) / len(found)
+
+
+def _runs(train: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    return [row for key, row in train.items() if key == name or key.startswith(f"{name} / seed")]
+
+
+def _latency_table(timed: dict[str, Any], machine: dict[str, Any]) -> str:
+    rows = {
+        "encode one query, int8": "test_single_query[int8]",
+        "encode one query, fp32": "test_single_query[fp32]",
+        "search 20,000 x 384, default effort": f"test_search[{IndexConfig.ef_search}]",
+        "search 20,000 x 384, exact": "test_search[exact]",
+        "text in, ten of 5,000 documents out, int8": "test_whole_query[int8]",
+    }
+    lines = ["| one thread | p50 ms | p95 ms | p99 ms | recall@10 |", "|---|---|---|---|---|"]
+    for label, name in rows.items():
+        entry = timed[name]
+        times = " | ".join(f"{entry[key]:.2f}" for key in ("p50_ms", "p95_ms", "p99_ms"))
+        recall = f"{entry['recall_at_10']:.3f}" if "recall_at_10" in entry else ""
+        lines.append(f"| {label} | {times} | {recall} |")
+    return "\n".join(lines) + f"\n\n{machine['cpu']}, {machine['date']}; `make bench` measures yours.\n"
+
+
+def _quality_table(real: dict[str, Any]) -> str:
+    lines = [
+        "| file | MB | AP>=1 | AP>=2 | AP=3 | mean AP | nDCG@10 | accuracy | QWK | ECE |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, entry in _by_variant(real).items():
+        order, levels = entry["ranking"], entry["grading"]
+        points = " | ".join(
+            f"{order[key] * 100:.2f}" for key in ("ap_1", "ap_2", "ap_3", "mean_ap", "ndcg_at_10")
+        )
+        grades = " | ".join(f"{levels[key]:.3f}" for key in ("accuracy", "qwk", "ece"))
+        lines.append(f"| {name} | {real['variants'][name]['bytes'] / 1e6:.0f} | {points} | {grades} |")
+    return "\n".join(lines) + "\n"
+
+
+def _training_table(train: dict[str, Any], students: dict[str, Any]) -> str:
+    """Test measures of the runs that a user would repeat, each the mean over the seeds there are."""
+    times = {name: found["query_p50_ms"] for name, found in students["models"].items()}
+    labels = {
+        "untrained": "pretrained encoder",
+        "embed": "encoder, `train embed`",
+        TOWER: "queries by a 2-layer tower, `train distill`",
+        "score categorical": "score model, `train score`",
+        TAUGHT: "score model, taught by the encoder and two such",
+    }
+    header = ("17,885 graded pairs", "seeds", "mean AP", "nDCG@10", "accuracy", "one query, int8, p50 ms")
+    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    for name, label in labels.items():
+        runs = _runs(train, name)
+        if not runs:
+            continue
+        points = (
+            f"{100 * _mean(train, name, key):.2f}" if key in runs[0]["test"] else ""
+            for key in ("mean_ap", "ndcg_at_10", "accuracy")
+        )
+        time = f"{times[name]:.2f}" if name in times else ""
+        lines.append(f"| {label} | {len(runs)} | {' | '.join(points)} | {time} |")
+    return "\n".join(lines) + "\n"
+
+
+def _pool_table(pool: dict[str, Any]) -> str:
+    """Test measures of each model alone and of both: means over the seeds there are."""
+    rows = [row["test"] for row in pool.values()]
+    lines = [
+        "| served, int8 | seeds | mean AP | nDCG@10 | accuracy | QWK | log loss |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name in rows[0]:
+        mean = {key: sum(row[name][key] for row in rows) / len(rows) for key in rows[0][name]}
+        percents = " | ".join(f"{100 * mean[key]:.2f}" for key in ("mean_ap", "ndcg_at_10", "accuracy"))
+        lines.append(f"| {name} | {len(rows)} | {percents} | {mean['qwk']:.3f} | {mean['log_loss']:.3f} |")
+    return "\n".join(lines) + "\n"
+
+
+def _ssra_table(ssra: dict[str, Any]) -> str:
+    """Test measures at 2,000 labels and the most steps: means over the seeds there are, best first."""
+    steps = max(study_of(key)[1] for key in ssra if study_of(key)[0] == _LABELS)
+    runs: dict[str, list[dict[str, float]]] = {}
+    for key, row in ssra.items():
+        if study_of(key) == (_LABELS, steps):
+            runs.setdefault(row_name(key), []).append(row["test"])
+    means = {
+        name: [100 * sum(run[key] for run in found) / len(found) for key in ("mean_ap", "ndcg_at_10")]
+        for name, found in runs.items()
+    }
+    lines = [
+        f"| {_LABELS:,} labels, middle levels cut to 4.5 %, {steps:,} steps | seeds | mean AP | nDCG@10 |",
+        "|---|---|---|---|",
+    ]
+    for name, (ap, ndcg) in sorted(means.items(), key=lambda item: -item[1][0]):
+        lines.append(f"| {name} | {len(runs[name])} | {ap:.2f} | {ndcg:.2f} |")
+    return "\n".join(lines) + "\n"
+
+
+_LABELS = 2000
+Case = tuple[str, str]  # suite, case
+_QUERY = ("encode_query", "16 tokens")
+_BULK = ("encode_bulk", "10,000 texts")
+_START = ("cold_start", "process start to first vector")
+_SOAK = ("memory", "2,000 calls")
+_SEARCH = ("index_search", "100,000 x 128, ef 256")
+_FILTERED = ("filtered_search", "1.0% of 100,000 x 128")
+_BUILD = ("index_build", "100,000 x 128")
+_DIMENSIONS = (64, 128, 384)
+# label -> case, field of a row, how it is shown
+ENCODERS = {
+    "one query of 16 tokens, p50 ms": (_QUERY, "p50_ms", "{:.2f}"),
+    "10,000 texts of mixed length, texts/s": (_BULK, "throughput", "{:,.0f}"),
+    "alone or in a batch: a coordinate moves by": (_BULK, "quality.alone_vs_batch", "{:.0e}"),
+    "cosine to fp32": (_QUERY, "quality.cosine_to_fp32", "{:.4f}"),
+    "process start to first vector, s": (_START, "p50_s", "{:.2f}"),
+    "resident after 2,000 calls, MB": (_SOAK, "memory.resident_mb", "{:,.0f}"),
+}
+INDEXES = {
+    "search 100,000 x 128, p50 ms": (_SEARCH, "p50_ms", "{:.3f}"),
+    "recall@10": (_SEARCH, "quality.recall_at_10", "{:.3f}"),
+    "filtered to 1 %, p50 ms": (_FILTERED, "p50_ms", "{:.3f}"),
+    "filtered to 1 %, recall@10": (_FILTERED, "quality.recall_at_10", "{:.3f}"),
+    "build 100,000 x 128, s": (_BUILD, "p50_s", "{:.1f}"),
+}
+MILLION = {
+    label: ((f"million_{dimension}", f"1,000,000 x {dimension}, ef 64"), field, "{:.3f}")
+    for dimension in _DIMENSIONS
+    for label, field in (
+        (f"search 1,000,000 x {dimension}, ef_search 64, p50 ms", "p50_ms"),
+        (f"{dimension} dimensions, recall@10", "quality.recall_at_10"),
+    )
+}
+
+
+def _peers_tables(suites: dict[str, Any], million: dict[str, Any]) -> str:
+    """Beside the peers: encoders, then indexes; a cell is empty where a library does not do it."""
+    header = suites["header"]
+    versions = ", ".join(
+        f"{name} {version}" for name, version in header["peers"].items() if not version.startswith("absent")
+    )
+    return (
+        f"{_peers_table(suites['rows'], ENCODERS)}\n{_peers_table(suites['rows'], INDEXES)}\n"
+        f"{_where(header)}, one thread, by turns; {versions}.\n"
+        "fastembed's int8 file is relsdk's, its dynamic int8 what onnxruntime makes of the same checkpoint.\n"
+        f"\n{_peers_table(million['rows'], MILLION)}\n"
+        f"{_where(million['header'])}, one thread, by turns (`make million`).\n"
+    )
+
+
+def _where(header: dict[str, Any]) -> str:
+    """The CPU, and the day, or the first and the last of its suites."""
+    suites = header.get("suites", {"all": header["machine"]})
+    days = sorted({suite["date"] for suite in suites.values()})
+    return f"{header['machine']['cpu']}, {' to '.join(dict.fromkeys((days[0], days[-1])))}"
+
+
+def _peers_table(rows: list[dict[str, Any]], lines: dict[str, tuple[Case, str, str]]) -> str:
+    cases = {case for case, *_ in lines.values()}
+    found = {
+        (row["suite"], row["case"], row["contender"]): row
+        for row in rows
+        if (row["suite"], row["case"]) in cases and row["role"] != "yardstick"
+    }
+    names = list(dict.fromkeys(name for _, _, name in found if not name.startswith(("bare", "onnxruntime"))))
+    names.sort(key=lambda name: not name.startswith("relsdk"))
+    table = [f"| | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
+    for label, (case, field, form) in lines.items():
+        values = [_value(found.get((*case, name), {}), field) for name in names]
+        if all(value is None for value in values):
+            continue  # that suite was not run
+        shown = ["" if value is None else form.format(value) for value in values]
+        table.append(f"| {label} | {' | '.join(shown)} |")
+    return "\n".join(table) + "\n"
+
+
+def _value(row: dict[str, Any], field: str) -> float | None:
+    """Return a field of a row by its path, None where there is none; `_s` of what is kept in ms."""
+    if field == "p50_s":
+        return row["p50_ms"] / 1e3 if row else None
+    found: Any = row
+    for key in field.split("."):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
+
+
+def _verbatim(name: str) -> str:
+    return f"```\n{(RESULTS / name).read_text(encoding='utf-8').strip(chr(10))}\n```\n"
+
+
+def _first_answers(demo: str) -> str:
+    """Keep the steps of the demo and the answers to its first query."""
+    paragraphs = demo.split("\n\n")
+    return "\n\n".join(paragraphs[:2]) + "\n```\n"
+
+
+def _by_variant(real: dict[str, Any]) -> dict[str, Any]:
+    return {entry["variant"]: entry for entry in real["evaluation"]}
+
+
+if __name__ == "__main__":
+    main()

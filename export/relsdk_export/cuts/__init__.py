@@ -1,0 +1,1 @@
+"""Smaller checkpoints: fewer layers, a smaller vocabulary."""

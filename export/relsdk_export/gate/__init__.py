@@ -1,0 +1,1 @@
+"""The quality gate: what an exported bundle must pass."""

@@ -1,0 +1,1 @@
+"""Batch-invariant int8 weights and activations."""

@@ -1,0 +1,1 @@
+"""Encoders, cross-encoders, and both together."""

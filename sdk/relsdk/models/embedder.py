@@ -1,0 +1,430 @@
+"""Texts to vectors: the bi-encoder.
+
+Shape letters: N texts, B texts of one batch, T tokens, D dimension.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Mapping, Sequence, Set
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from relsdk.bundle import Bundle, DenseLayer, open_bundle, read_dense
+from relsdk.bundle.hub import local_model
+from relsdk.errors import BundleError, CalibrationError, InputError
+from relsdk.models.pooling import Precision, pool, to_precision
+from relsdk.models.query_cache import CacheInfo, QueryCache, open_query_cache
+from relsdk.records import Document, document_text
+from relsdk.runtime.batch_runner import BatchRunner, Feed, Truncation, TruncationWarning
+from relsdk.runtime.session import ModelSession
+from relsdk.runtime.verification import Verification, check_runtime, verify_variant
+
+if TYPE_CHECKING:
+    from relsdk.calibration import Calibration
+
+__all__ = ["Embedder", "TruncationWarning"]
+
+# What exporters call the outputs that can be used, best first; otherwise a graph's first output is used.
+_WHOLE = "sentence_embedding"  # what all modules make of a text
+_OUTPUTS = (_WHOLE, "last_hidden_state", "token_embeddings")
+
+
+class Embedder:
+    """A bi-encoder served by onnxruntime.
+
+    Safe to use from many threads, and after a fork. A pickle holds the folder and the arguments: the other
+    process opens the same model again, or raises `BundleError` when the folder holds another one by then.
+
+    Args:
+        model: A bundle, or a sentence-transformers folder with an ONNX file.
+        variant: Which ONNX file: "auto" (best for this CPU), a name such as "fp32", or a file of the folder,
+            such as "onnx/model_fp16.onnx".
+        threads: Threads per operator; None chooses from affinity and container quota.
+        truncate_dim: Keep the first so many coordinates, then normalise again; None does what the
+            folder says.
+        providers: onnxruntime execution providers; None means the CPU.
+        query_cache: How many vectors of the latest queries `encode_query` keeps; 0 keeps none.
+
+    Raises:
+        BundleError: The folder is missing, damaged or foreign, or onnxruntime cannot load its file.
+        InputError: An argument is out of range.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        *,
+        variant: str = "auto",
+        threads: int | None = None,
+        truncate_dim: int | None = None,
+        providers: Sequence[str] | None = None,
+        query_cache: int = 0,
+    ) -> None:
+        self._cache = open_query_cache(query_cache)
+        self._arguments = {
+            "variant": variant,
+            "threads": threads,
+            "truncate_dim": truncate_dim,
+            "providers": providers,
+            "query_cache": query_cache,
+        }
+
+        self._said_unit = False
+        self._calibration: Calibration | None = None  # read on first use
+        open_bundle(
+            local_model(model), lambda bundle: self._load(bundle, variant, threads, truncate_dim, providers)
+        )
+
+    def _load(
+        self,
+        bundle: Bundle,
+        variant: str,
+        threads: int | None,
+        truncate_dim: int | None,
+        providers: Sequence[str] | None,
+    ) -> None:
+        """Load what belongs to one bundle; called again when the folder is overwritten meanwhile."""
+        self.bundle, self._settings = bundle, bundle.encoder_settings
+        dimension = self._settings.dimension
+        whole = isinstance(truncate_dim, int | np.integer) and not isinstance(truncate_dim, bool)
+        if truncate_dim is not None and not (whole and 1 <= truncate_dim <= dimension):
+            raise InputError(f"truncate_dim={truncate_dim!r}; allowed are 1 to {dimension}")
+        self.dimension = truncate_dim or self._settings.truncate_dim or dimension
+        self._runner = BatchRunner(bundle, variant, threads, providers)
+        self.variant = self._runner.variant
+        self._outputs: dict[Path, str] = {}
+        self._dense: list[DenseLayer] = []
+        if self._settings.dense and self._output_of(self._runner.session) != _WHOLE:
+            self._dense = [read_dense(self.path, layer) for layer in self._settings.dense]
+        self._checked: set[ModelSession] = set()
+        self._check_runtime(self._runner.query_session)  # another tower's file is checked on first use
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _open_again, (type(self), self.bundle.path, self.fingerprint, self._arguments)
+
+    @property
+    def name(self) -> str:
+        """The model's name, for people."""
+        return self.bundle.name
+
+    @property
+    def path(self) -> Path:
+        """The model's folder."""
+        return self.bundle.path
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the vectors: equal for all variants of a model, different for different models."""
+        return self.bundle.fingerprint
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest input, in tokens, special tokens included."""
+        return self._settings.max_tokens
+
+    @property
+    def threads(self) -> int:
+        """Threads per operator."""
+        return self._runner.session.threads.threads
+
+    @property
+    def truncated_count(self) -> int:
+        """How many inputs were cut so far."""
+        return self._runner.truncated_count
+
+    @property
+    def query_cache_info(self) -> CacheInfo:
+        """Hits, misses, entries and limit of the query cache; all 0 without one."""
+        return CacheInfo(0, 0, 0, 0) if self._cache is None else self._cache.info()
+
+    @property
+    def calibration(self) -> Calibration:
+        """The map from cosine to level probabilities for this variant and dimension.
+
+        Raises:
+            CalibrationError: There is none; the message says how to make one.
+        """
+        if self._calibration is not None:
+            return self._calibration
+        content = self.variant.calibrations.get(str(self.dimension))
+        if content is None:
+            others = [v.name for v in self.bundle.variants if str(self.dimension) in v.calibrations]
+            have = f"; with it are {', '.join(others)}: choose one as the variant, or" if others else ";"
+            raise CalibrationError(
+                f"{self.name} ({self.variant.name}, {self.dimension} dimensions) has no calibration, so no "
+                f"levels{have} fit one on labelled pairs with: relsdk calibrate {self.bundle.path} PAIRS"
+            )
+        from relsdk.calibration import calibration_from_dict  # not needed to encode
+
+        self._calibration = calibration_from_dict(content)
+        return self._calibration
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether `calibration` exists for this variant and dimension."""
+        return str(self.dimension) in self.variant.calibrations
+
+    def encode(
+        self,
+        inputs: str | Sequence[str],
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int | None = None,
+        show_progress_bar: bool = False,
+        normalize_embeddings: bool | None = None,
+        precision: Precision = "float32",
+        truncation: Truncation = "warn",
+    ) -> NDArray[Any]:
+        """Turn texts into vectors.
+
+        Texts are sorted by length and run in batches of bounded token count; the order is restored. With a
+        file that relsdk exported, a text's vector does not depend on the other texts.
+
+        Args:
+            inputs: One text, or N of them.
+            prompt_name: Which of the model's prompts to put before each text: "query" or "document"; "" puts
+                none. By default the one that the model's folder calls its default, mostly none. A bundle with
+                a query tower encodes with it what has the prompt "query".
+            prompt: A prompt of your own instead.
+            batch_size: Upper bound on the texts of a batch; by default only the token count is bounded.
+            show_progress_bar: Show how far it has come on stderr.
+            normalize_embeddings: Give vectors unit length; None does what the model was trained with.
+            precision: "float32"; "int8" (each vector scaled so that its largest magnitude is 127, which keeps
+                its direction); or "ubinary" (the signs, eight to a byte).
+            truncation: What to do when texts exceed `max_tokens`: "warn", "error" or "silent". Always
+                counted in `truncated_count`.
+
+        Returns:
+            (D,) for one text, (N, D) for a list; float32, int8, or uint8 with D/8 columns for "ubinary".
+
+        Raises:
+            InputError: An argument or an input is wrong.
+            TruncationError: A text is too long and `truncation` is "error".
+        """
+        _check_option("precision", precision, ("float32", "int8", "ubinary"))
+        if not isinstance(prompt, str | None):
+            raise InputError(f"prompt is {type(prompt).__name__}; a string is needed")
+        if prompt is None:
+            prompt_name = self._settings.default_prompt if prompt_name is None else prompt_name
+            prompt = self._prompt(prompt_name) if prompt_name else ""
+        session = self._session(prompt_name)
+        self._check_runtime(session)
+        single = isinstance(inputs, str)
+        texts = _as_list(inputs)
+        vectors = self._runner.run(
+            [prompt + text for text in texts] if prompt else texts,
+            self.dimension,
+            partial(self._vectors, session),
+            batch_size=batch_size,
+            truncation=truncation,
+            progress="encode" if show_progress_bar else None,
+        )  # (N, D)
+        if self._normalizes(session, normalize_embeddings):
+            vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        result = to_precision(vectors, precision)
+        return result[0] if single else result
+
+    def encode_query(self, inputs: str | Sequence[str], **options: Any) -> NDArray[Any]:
+        """Encode with the model's query prompt, to unit length; see `encode` for options, shapes and errors.
+
+        With a query cache, a query that was encoded lately (without options) costs a look-up. A query that
+        was cut to the model's limit is not kept: it is counted, and warned of, each time.
+        """
+        prompt_name = self.known_prompt("query")
+        if self._cache is None or options or not inputs:
+            return self.encode(inputs, prompt_name=prompt_name, **self._to_unit_length(options))
+        texts = _as_list(inputs)
+        vectors = self._from_cache(self._cache, texts, prompt_name)
+        return vectors[texts[0]] if isinstance(inputs, str) else np.stack([vectors[text] for text in texts])
+
+    def _from_cache(
+        self, cache: QueryCache, texts: Sequence[str], prompt_name: str
+    ) -> dict[str, NDArray[np.float32]]:
+        """Return the vector of each text, (D,), from the cache or encoded together."""
+        found = {text: cache.get(text) for text in dict.fromkeys(texts)}
+        vectors = {text: vector for text, vector in found.items() if vector is not None}
+        missing = [text for text in found if text not in vectors]
+        if missing:
+            truncated = self.truncated_count
+            encoded = self.encode(missing, prompt_name=prompt_name, **self._to_unit_length({}))  # (n, D)
+            vectors.update(zip(missing, encoded, strict=True))
+            if self.truncated_count == truncated:
+                for text in missing:
+                    cache.put(text, vectors[text])
+        return vectors
+
+    def encode_document(
+        self, inputs: str | Document | Sequence[str] | Sequence[Document], **options: Any
+    ) -> NDArray[Any]:
+        """Encode with the model's document prompt, to unit length; see `encode` for options and errors.
+
+        A `Document` becomes text by the model's document template.
+        """
+        options = self._to_unit_length(options)
+        if isinstance(inputs, str | Document):
+            return self.encode(
+                self.document_text(inputs), prompt_name=self.known_prompt("document"), **options
+            )
+        texts = [self.document_text(item) for item in _in_order(inputs)]
+        return self.encode(texts, prompt_name=self.known_prompt("document"), **options)
+
+    def document_text(self, document: str | Document) -> str:
+        """Return the text that is encoded for a document (before the prompt)."""
+        return document_text(self._settings.document_template, document)
+
+    def warmup(self) -> None:
+        """Run the model once, so that the first request does not pay for it."""
+        self.encode_query("预热", truncation="silent")
+
+    def verify(self) -> Verification:
+        """Check every hash, and that this variant still gives the vectors that the bundle was made with.
+
+        Raises:
+            BundleError: The bundle has no golden vectors, or none of this variant.
+        """
+        return verify_variant(self.bundle, self.variant, self.golden)
+
+    def golden(self, inputs: Sequence[tuple[str, str]], *, together: bool = False) -> NDArray[np.float32]:
+        """Encode (prompt name or "", text) pairs, each alone or in one call: (N, D) float32."""
+        names = [self.known_prompt(prompt) for prompt, _ in inputs]
+        texts = [
+            (self._prompt(name) if name else "") + text for name, (_, text) in zip(names, inputs, strict=True)
+        ]
+        sessions = [self._session(name) for name in names]
+        calls = [[row] for row in range(len(inputs))]
+        if together:
+            calls = [[row for row, own in enumerate(sessions) if own is session] for session in {*sessions}]
+        result = np.empty((len(inputs), self.dimension), dtype=np.float32)
+        for rows in calls:
+            session = sessions[rows[0]]
+            result[rows] = self._runner.run(
+                [texts[row] for row in rows],
+                self.dimension,
+                partial(self._vectors, session),
+                batch_size=None,
+                truncation="silent",
+                progress=None,
+                count=False,
+            )
+            if self._normalizes(session, None):
+                result[rows] /= np.maximum(np.linalg.norm(result[rows], axis=1, keepdims=True), 1e-12)
+        return result
+
+    def _prompt(self, name: str) -> str:
+        prompts: Mapping[str, str] = self._settings.prompts
+        if not isinstance(name, str) or name not in prompts:
+            raise InputError(f"{self.name} has no prompt {name!r}; it has {sorted(prompts)}")
+        return prompts[name]
+
+    def known_prompt(self, name: str) -> str:
+        """Return the name of a prompt if the model has it, else "": `encode` then puts nothing before."""
+        return name if name in self._settings.prompts else ""
+
+    def _to_unit_length(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Complete options of `encode` for vectors that are compared by cosine; say once if that is news."""
+        settings = self._settings
+        if "normalize_embeddings" in options or settings.normalize:
+            return options
+        if not self._said_unit:
+            self._said_unit = True
+            trained = (
+                "" if settings.similarity == "cosine" else f" (it was trained for {settings.similarity!r})"
+            )
+            warnings.warn(
+                f"{self.name} does not normalise its vectors{trained}; encode_query and encode_document give "
+                "them unit length, because relsdk compares by cosine; encode gives them as they are",
+                stacklevel=3,
+            )
+        return {**options, "normalize_embeddings": True}
+
+    def _session(self, prompt_name: str | None) -> ModelSession:
+        """Return what encodes texts with this prompt."""
+        return self._runner.query_session if prompt_name == "query" else self._runner.session
+
+    def _check_runtime(self, session: ModelSession) -> None:
+        """See `relsdk.runtime.verification.check_runtime`; once for each session."""
+        if session not in self._checked:
+            mine = {name for name in ("", *self._settings.prompts) if self._session(name or None) is session}
+            check_runtime(self.bundle, self.variant, session, mine, self.golden)
+            self._checked.add(session)
+
+    def _vectors(self, session: ModelSession, feed: Feed) -> NDArray[np.float32]:
+        """Run one batch: (B, D) at this embedder's dimension."""
+        output, settings = self._output_of(session), self._settings
+        values = session.run(output, feed)  # (B, D) or (B, T, D)
+        texts, tokens = feed["input_ids"].shape
+        if values.shape[:-1] not in ((texts,), (texts, tokens)):
+            raise BundleError(
+                f"{session.path} gives {output} of shape {list(values.shape)} for {texts} texts of {tokens} "
+                "tokens; one vector a text or a token is needed"
+            )
+        if self._dense and values.ndim == 2:
+            raise BundleError(
+                f"{session.path} gives one vector a text as {output!r}, and the folder has Dense layers; "
+                f"that they are in it is known of an output {_WHOLE!r} only"
+            )
+        width = self._dense[0].weight.shape[1] if self._dense else settings.dimension
+        if values.shape[-1] != width:
+            raise BundleError(
+                f"{session.path} gives {output} of width {values.shape[-1]}; {width} is stated in its folder"
+            )
+        if values.ndim == 3:
+            values = pool(values, feed["attention_mask"], settings.pooling)
+            for layer in self._dense:
+                values = layer(values)
+        return values[:, : self.dimension]  # (B, D)
+
+    def _output_of(self, session: ModelSession) -> str:
+        """Return the output to compute, looked up once."""
+        if session.path not in self._outputs:
+            names = session.output_names
+            self._outputs[session.path] = next((name for name in _OUTPUTS if name in names), names[0])
+        return self._outputs[session.path]
+
+    def _normalizes(self, session: ModelSession, asked: bool | None) -> bool:
+        settings = self._settings
+        if asked is False and settings.normalize:
+            raise InputError(
+                f"{self.name} normalises inside the model; normalize_embeddings=False is not possible"
+            )
+        if not settings.normalize:
+            return bool(asked)
+        # relsdk's own graphs do it themselves; somebody else's may not, and once more changes nothing.
+        done = self.bundle.files and self._outputs.get(session.path) == _WHOLE
+        return not done or self.dimension != settings.dimension
+
+
+def _open_again(kind: type[Embedder], path: Path, fingerprint: str, arguments: Mapping[str, Any]) -> Embedder:
+    """Open what was pickled."""
+    embedder = kind(path, **arguments)
+    embedder.bundle.check_fingerprint(fingerprint)
+    return embedder
+
+
+def _as_list(inputs: str | Sequence[str]) -> list[str]:
+    if isinstance(inputs, str):
+        return [inputs]
+    texts = _in_order(inputs)
+    for position, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(f"input {position} is {type(text).__name__}; a string is needed")
+    return texts
+
+
+def _in_order(inputs: Iterable[Any]) -> list[Any]:
+    # Of a mapping the keys would be encoded, of a set nobody knew which row is which.
+    if not isinstance(inputs, Iterable) or isinstance(inputs, Mapping | Set):
+        raise InputError(f"inputs is {type(inputs).__name__}; a string or a list of strings is needed")
+    return list(inputs)
+
+
+def _check_option(name: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise InputError(f"{name}={value!r}; allowed are {list(allowed)}")

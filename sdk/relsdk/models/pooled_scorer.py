@@ -1,0 +1,124 @@
+"""A cross-encoder beside the encoder that retrieved its candidates: both judge a pair.
+
+A search knows the cosine of each candidate anyway. The cross-encoder reads query and document together, the
+encoder was trained to order all documents; what they get wrong differs, so a pool of both is better than
+either, and costs nothing (`relsdk calibrate SCORER PAIRS --encoder BUNDLE`).
+
+Shape letters: N pairs, C outputs of the cross-encoder's head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from relsdk.calibration import Calibration, calibration_from_dict
+from relsdk.errors import CalibrationError, InputError
+from relsdk.levels import expected_level
+from relsdk.models.cross_encoder import BiEncoder, CrossEncoder, Pair, PairModel, PairOutputs
+from relsdk.models.embedder import Embedder
+from relsdk.runtime.verification import Verification
+
+__all__ = ["EncoderAndScorer", "beside", "is_pooled"]
+
+
+def pool_key(embedder: Embedder) -> str:
+    """Return the name under which a scorer's variant keeps its pool with an encoder."""
+    return f"pair+{embedder.fingerprint}@{embedder.dimension}"
+
+
+def is_pooled(scorer: CrossEncoder, embedder: Embedder) -> bool:
+    """Whether a scorer was calibrated beside this encoder, at this dimension."""
+    return pool_key(embedder) in scorer.variant.calibrations
+
+
+class EncoderAndScorer:
+    """The level probabilities of a cross-encoder and of an encoder's cosine, pooled.
+
+    Args:
+        scorer: The cross-encoder.
+        embedder: The encoder.
+    """
+
+    dimension: int | None = None
+
+    def __init__(self, scorer: CrossEncoder, embedder: Embedder) -> None:
+        self.scorer = scorer
+        self.embedder = embedder
+        self.bundle = scorer.bundle
+        self.variant = scorer.variant
+        self.calibration_key = pool_key(embedder)
+
+    @property
+    def calibration(self) -> Calibration:
+        """The pool; raises `CalibrationError` when there is none for this encoder."""
+        content = self.variant.calibrations.get(self.calibration_key)
+        if content is None:
+            raise CalibrationError(
+                f"{self.bundle.name} ({self.variant.name}) was not calibrated beside {self.embedder.name}; "
+                f"do it with: relsdk calibrate {self.bundle.path} PAIRS --encoder {self.embedder.bundle.path}"
+            )
+        return calibration_from_dict(content)
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether there is a pool for this encoder."""
+        return is_pooled(self.scorer, self.embedder)
+
+    def outputs(
+        self, pairs: Sequence[Pair], *, batch_size: int | None = None, show_progress_bar: bool = False
+    ) -> PairOutputs:
+        """Judge N pairs by both models; see `with_cosines`."""
+        encoder = BiEncoder(self.embedder)
+        cosines = encoder.outputs(pairs, batch_size=batch_size, show_progress_bar=show_progress_bar).scores
+        return self.with_cosines(pairs, cosines, batch_size=batch_size, show_progress_bar=show_progress_bar)
+
+    def with_cosines(
+        self,
+        pairs: Sequence[Pair],
+        cosines: ArrayLike,
+        *,
+        batch_size: int | None = None,
+        show_progress_bar: bool = False,
+    ) -> PairOutputs:
+        """Judge N pairs whose cosines (N,) are known.
+
+        Returns:
+            The expected levels under the pool as scores (those of the cross-encoder while there is none), and
+            what the pool takes: the head's outputs and, in the last column, the cosines, (N, C + 1).
+
+        Raises:
+            InputError: There is not one cosine for each pair.
+        """
+        known = np.asarray(cosines, dtype=np.float32)
+        if known.shape != (len(pairs),):
+            raise InputError(f"{len(pairs)} pairs and cosines of shape {known.shape}; one each is needed")
+        own = self.scorer.outputs(pairs, batch_size=batch_size, show_progress_bar=show_progress_bar)
+        both: NDArray[np.float32] = np.column_stack([own.calibrated, known]).astype(np.float32)
+        if not self.is_calibrated:
+            return PairOutputs(own.scores, both)
+        scores = expected_level(self.calibration.probabilities(both))
+        return PairOutputs(scores.astype(np.float32), both)
+
+    def verify(self) -> Verification:
+        """See `CrossEncoder.verify`."""
+        return self.scorer.verify()
+
+    def golden(self, inputs: Sequence[tuple[str, str]], *, together: bool = False) -> NDArray[np.float32]:
+        """See `CrossEncoder.golden`."""
+        return self.scorer.golden(inputs, together=together)
+
+
+def beside(model: PairModel, embedder: Embedder | None) -> PairModel:
+    """Return a cross-encoder beside an encoder, or, without one, the model as it is.
+
+    Raises:
+        InputError: The model is an encoder itself.
+    """
+    if embedder is None:
+        return model
+    if not isinstance(model, CrossEncoder):
+        raise InputError(f"{model.bundle.path} is no scorer; only a scorer can be pooled with an encoder")
+    return EncoderAndScorer(model, embedder)

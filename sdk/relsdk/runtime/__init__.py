@@ -1,0 +1,1 @@
+"""What runs a model's file: the CPU, the tokenizer, batches, and onnxruntime."""

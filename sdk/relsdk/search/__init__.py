@@ -1,0 +1,1 @@
+"""Retrieval and grading in one call, within a time budget."""

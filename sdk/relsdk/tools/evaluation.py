@@ -1,0 +1,228 @@
+"""Measure a bundle on labelled pairs, and fit its calibration on them.
+
+Shape letters: N pairs, L = 4 levels.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from relsdk.bundle import open_for_calibration, save_calibration
+from relsdk.calibration import (
+    cross_validated_probabilities,
+    fit_calibration,
+    fit_pool,
+    method_name,
+    threshold_for_precision,
+)
+from relsdk.errors import InputError
+from relsdk.metrics import GradeReport, RankingReport, grade_report, ranking_report
+from relsdk.models.cross_encoder import PairModel, PairOutputs, open_pair_model
+from relsdk.models.embedder import Embedder
+from relsdk.models.pooled_scorer import EncoderAndScorer, beside
+from relsdk.models.relevance_scorer import grade
+from relsdk.records import LabelledPair
+from relsdk.runtime.session import runs_exactly
+
+__all__ = [
+    "CalibrationReport",
+    "Evaluation",
+    "OperatingPoint",
+    "calibrate_bundle",
+    "evaluate",
+    "operating_point",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """How an encoder or a scorer does on labelled pairs.
+
+    Attributes:
+        model: The bundle's name.
+        variant: Its ONNX file.
+        dimension: Of the vectors; None for a scorer, which has none.
+        ranking: Order of the scores.
+        grading: Levels and probabilities; None when the bundle has no calibration.
+    """
+
+    model: str
+    variant: str
+    dimension: int | None
+    ranking: RankingReport
+    grading: GradeReport | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON form."""
+        return {
+            "model": self.model,
+            "variant": self.variant,
+            "dimension": self.dimension,
+            "ranking": self.ranking.to_dict(),
+            "grading": None if self.grading is None else self.grading.to_dict(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationReport:
+    """What fitting the calibration of one variant gave.
+
+    Attributes:
+        variant: The ONNX file.
+        dimension: Of the vectors; None for a scorer, which has none.
+        method: The model that was kept.
+        queries: Distinct queries among the pairs.
+        held_out_log_loss: Of each method, cross-validated over queries; of a pool, also of each model alone.
+        grading: Of the kept method, on pairs whose query it was not fitted on.
+    """
+
+    variant: str
+    dimension: int | None
+    method: str
+    queries: int
+    held_out_log_loss: dict[str, float]
+    grading: GradeReport
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON form."""
+        return {**asdict(self), "grading": self.grading.to_dict()}
+
+
+@dataclass(frozen=True, slots=True)
+class OperatingPoint:
+    """A threshold that reaches a wanted precision.
+
+    Attributes:
+        level: Hits of this level or above count as right.
+        target_precision: What was asked for.
+        threshold: Serve hits whose score is at least this.
+        precision: Reached on the pairs the threshold was chosen on.
+        recall: Share of the right pairs that pass.
+    """
+
+    level: int
+    target_precision: float
+    threshold: float
+    precision: float
+    recall: float
+
+
+def evaluate(
+    model: PairModel, pairs: Sequence[LabelledPair], *, show_progress_bar: bool = False
+) -> Evaluation:
+    """Score labelled pairs and measure order and, where the bundle is calibrated, levels.
+
+    Raises:
+        InputError: There are no pairs.
+    """
+    outputs, labels, queries = _judged(model, pairs, show_progress_bar)
+    graded = grade(outputs, model.calibration) if model.is_calibrated else None
+    return Evaluation(
+        model=model.bundle.name,
+        variant=model.variant.name,
+        dimension=model.dimension,
+        ranking=ranking_report(queries, labels, outputs.scores),
+        grading=None if graded is None else grade_report(labels, graded.probabilities),
+    )
+
+
+def calibrate_bundle(
+    path: str | os.PathLike[str],
+    pairs: Sequence[LabelledPair],
+    *,
+    variants: Sequence[str] = (),
+    truncate_dim: int | None = None,
+    encoder: Embedder | None = None,
+    threads: int | None = None,
+    show_progress_bar: bool = False,
+    on_step: Callable[[str], None] = lambda step: None,
+) -> list[CalibrationReport]:
+    """Fit the map to levels for a bundle's variants and store it in the bundle.
+
+    Scores differ a little between the ONNX files of a model, so each gets a fit of its own.
+
+    Args:
+        path: The bundle, of an encoder or a scorer.
+        pairs: Labelled pairs of at least 5 queries, with labels on both sides of each level.
+        variants: Names; by default all that this CPU runs exactly.
+        truncate_dim: Calibrate for vectors cut to this dimension.
+        encoder: For a scorer: fit the pool of its judgement and this encoder's, for searches with both.
+        threads: See `Embedder`.
+        show_progress_bar: See `Embedder.encode`.
+        on_step: Called with a short description before each variant.
+
+    Returns:
+        One report a variant, with metrics on held-out queries.
+
+    Raises:
+        CalibrationError: The pairs cannot support a calibration.
+        BundleError: relsdk did not write this folder.
+    """
+    bundle = open_for_calibration(os.fspath(path))
+    names = list(variants) or [variant.name for variant in bundle.variants if runs_exactly(variant)]
+    reports = []
+    for name in names:
+        on_step(f"calibrate {name}")
+        model = beside(
+            open_pair_model(bundle.path, variant=name, threads=threads, truncate_dim=truncate_dim), encoder
+        )
+        report, content = _fit(model, *_judged(model, pairs, show_progress_bar))
+        save_calibration(bundle, bundle.variant(name), model.calibration_key, content, report.to_dict())
+        reports.append(report)
+    return reports
+
+
+def operating_point(
+    model: PairModel, pairs: Sequence[LabelledPair], *, level: int, precision: float
+) -> OperatingPoint:
+    """Choose the lowest score above which hits have the wanted level with the wanted precision.
+
+    Raises:
+        CalibrationError: No score reaches the precision.
+        InputError: An argument is out of range, or there are no pairs.
+    """
+    outputs, labels, _ = _judged(model, pairs, show_progress_bar=False)
+    scores = outputs.scores
+    threshold = threshold_for_precision(scores, labels, level=level, precision=precision)
+    served, right = scores >= threshold, labels >= level
+    return OperatingPoint(
+        level=level,
+        target_precision=precision,
+        threshold=threshold,
+        precision=float(right[served].mean()),
+        recall=float(served[right].mean()),
+    )
+
+
+def _judged(
+    model: PairModel, pairs: Sequence[LabelledPair], show_progress_bar: bool
+) -> tuple[PairOutputs, NDArray[np.int64], list[str]]:
+    """Return outputs, labels (N,) and queries of the pairs."""
+    if not pairs:
+        raise InputError("there are no labelled pairs")
+    plain = [(pair.query, pair.document) for pair in pairs]
+    outputs = model.outputs(plain, show_progress_bar=show_progress_bar)
+    return outputs, np.array([int(pair.level) for pair in pairs]), [pair.query for pair in pairs]
+
+
+def _fit(
+    model: PairModel, outputs: PairOutputs, labels: NDArray[np.int64], queries: list[str]
+) -> tuple[CalibrationReport, dict[str, Any]]:
+    fit = fit_pool if isinstance(model, EncoderAndScorer) else fit_calibration
+    calibration, losses = fit(outputs.calibrated, labels, queries)
+    held_out = cross_validated_probabilities(calibration, outputs.calibrated, labels, queries)
+    report = CalibrationReport(
+        variant=model.variant.name,
+        dimension=model.dimension,
+        method=method_name(calibration),
+        queries=len(set(queries)),
+        held_out_log_loss=losses,
+        grading=grade_report(labels, held_out),
+    )
+    return report, calibration.to_dict()

@@ -1,0 +1,1 @@
+"""A checkpoint folder in torch, for training and export."""

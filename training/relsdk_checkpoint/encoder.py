@@ -1,0 +1,129 @@
+"""The encoder in torch: load a checkpoint, embed batches, save what `relsdk export encoder` takes.
+
+Shape letters: B texts, T tokens, D dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, PreTrainedModel
+
+from relsdk.bundle import EncoderSettings, copy_tokenizer, read_encoder_settings, write_layout
+from relsdk.errors import InputError
+from relsdk_checkpoint.loading import (
+    add_lora,
+    keep_layers,
+    load_transformer,
+    merged,
+    quiet,
+    set_dropout,
+)
+
+__all__ = ["TextEncoder"]
+
+_POOLINGS = ("mean", "cls", "lasttoken")
+
+
+class TextEncoder(nn.Module):
+    """A transformer whose token vectors are pooled to one vector a text.
+
+    Args:
+        transformer: Gives `last_hidden_state` (B, T, D).
+        settings: Pooling, prompts, limit.
+        source: The checkpoint's folder, from which tokenizer and configuration are copied.
+    """
+
+    def __init__(self, transformer: nn.Module, settings: EncoderSettings, source: Path) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.settings = settings
+        self.source = source
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: Path,
+        *,
+        layers: Sequence[int] | None = None,
+        prompts: Mapping[str, str] | None = None,
+        max_tokens: int | None = None,
+        lora_rank: int = 0,
+        dropout: float | None = None,
+    ) -> TextEncoder:
+        """Load a Hugging Face or sentence-transformers folder, in fp32.
+
+        Args:
+            checkpoint: The folder.
+            layers: Keep these layers only; a student's start.
+            prompts: In place of the checkpoint's.
+            max_tokens: A smaller limit than the checkpoint's.
+            lora_rank: Train low-rank updates (peft) instead of all weights; 0 trains all.
+            dropout: In place of the checkpoint's.
+
+        Raises:
+            InputError: The folder is no checkpoint, or a layer is out of range.
+            MissingExtraError: LoRA without peft.
+        """
+        settings = read_encoder_settings(checkpoint)
+        if settings.pooling not in _POOLINGS or settings.dense:
+            what = "Dense layers" if settings.dense else f"{settings.pooling} pooling"
+            raise InputError(
+                f"{checkpoint} has {what}, which is exported and served, not trained; start from an encoder "
+                f"with one of {list(_POOLINGS)} pooling and no Dense layer"
+            )
+        if prompts is not None:
+            default = settings.default_prompt if settings.default_prompt in prompts else ""
+            settings = replace(settings, prompts=dict(prompts), default_prompt=default)
+        if max_tokens is not None:
+            settings = replace(settings, max_tokens=min(max_tokens, settings.max_tokens))
+        transformer = load_transformer(AutoModel, checkpoint)
+        if getattr(transformer, "pooler", None) is not None:
+            transformer.pooler = None  # nothing uses it, and distributed training would wait for its gradient
+        if layers is not None:
+            keep_layers(transformer, layers)
+        if dropout is not None:
+            set_dropout(transformer, dropout)
+        return cls(add_lora(transformer, lora_rank) if lora_rank else transformer, settings, checkpoint)
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Embed a batch.
+
+        Args:
+            inputs: `input_ids` and `attention_mask`, (B, T) int64, padded on the right.
+
+        Returns:
+            (B, D) float32, not normalised.
+        """
+        mask = inputs["attention_mask"]
+        output = self.transformer(input_ids=inputs["input_ids"], attention_mask=mask)
+        hidden: Tensor = output.last_hidden_state.float()  # (B, T, D)
+        if self.settings.pooling == "cls":
+            return hidden[:, 0]
+        if self.settings.pooling == "lasttoken":
+            last = (mask.sum(dim=1) - 1).clamp(min=0)  # (B,)
+            return hidden[torch.arange(len(hidden), device=hidden.device), last]
+        weights = mask.unsqueeze(-1).to(hidden.dtype)  # (B, T, 1)
+        mean: Tensor = (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1e-9)
+        return mean
+
+    def save(self, folder: Path, *, matryoshka_dims: Sequence[int] = ()) -> None:
+        """Write weights (safetensors), configuration, tokenizer and the sentence-transformers layout.
+
+        Args:
+            folder: An empty folder.
+            matryoshka_dims: Dimensions that the vectors were trained to be cut to.
+        """
+        copy_tokenizer(self.source, folder)
+        transformer: PreTrainedModel = merged(self.transformer)
+        with quiet():
+            transformer.save_pretrained(folder)
+        # Normalised: what was trained is the cosine.
+        trained = replace(
+            self.settings, normalize=True, similarity="cosine", matryoshka_dims=tuple(matryoshka_dims)
+        )
+        write_layout(folder, trained)

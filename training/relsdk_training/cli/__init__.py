@@ -1,0 +1,1 @@
+"""The commands `relsdk train` and `relsdk synth`."""

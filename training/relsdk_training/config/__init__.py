@@ -1,0 +1,1 @@
+"""Settings of every training: types, files, SSRA's stages."""

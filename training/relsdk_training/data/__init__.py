@@ -1,0 +1,1 @@
+"""Pairs, samples and texts to train on."""

@@ -1,0 +1,179 @@
+"""Labelled pairs in memory, ready to train on: read, checked for leaks, thinned out, tokenised once.
+
+Shape letters: N pairs, B pairs of one batch, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from relsdk.errors import InputError
+from relsdk.formats import read_pairs
+from relsdk.records import LabelledPair
+from relsdk.runtime.tokenizer import TextTokenizer, TokenizedTexts
+from relsdk_training.config.settings import DataConfig
+from relsdk_training.data.text import document_text, normal_form
+
+__all__ = [
+    "PairArrays",
+    "check_disjoint",
+    "load_pairs",
+    "pair_arrays",
+    "read_splits",
+    "thin_out",
+    "token_tensors",
+]
+
+
+def load_pairs(path: str, label_map: Sequence[int] = ()) -> list[LabelledPair]:
+    """Read a file of labelled pairs.
+
+    Args:
+        path: Any format of `relsdk.formats`.
+        label_map: The level of each of the file's labels; empty when they are levels.
+
+    Raises:
+        InputError: The file is missing, empty or has a bad row, which is named.
+    """
+    pairs = list(read_pairs(Path(path), label_map=dict(enumerate(label_map)) or None))
+    if not pairs:
+        raise InputError(f"{path} holds no pairs")
+    return pairs
+
+
+def read_splits(config: DataConfig, seed: int) -> dict[str, list[LabelledPair]]:
+    """Read the files, check that they share no query, thin out rare levels of train, cut it to its limit.
+
+    Args:
+        config: Names "train" and "dev", and perhaps "test".
+        seed: Of the thinning.
+
+    Returns:
+        The pairs of each split that is named.
+
+    Raises:
+        InputError: A file is not named, missing or bad, or a query leaks from one split into another.
+    """
+    splits = {}
+    for name in ("train", "dev", "test"):
+        path = getattr(config, name)
+        if path:
+            splits[name] = load_pairs(path, config.label_map)
+        elif name != "test":
+            raise InputError(
+                f"data.{name} names no file; set it in the configuration or with --set data.{name}=FILE"
+            )
+    check_disjoint(**splits)
+    train = splits["train"]
+    if config.rare_share:
+        train = thin_out(train, config.rare_levels, config.rare_share, seed)
+    return {**splits, "train": train[: config.limit] if config.limit else train}
+
+
+def check_disjoint(**splits: Iterable[LabelledPair]) -> None:
+    """Check that no query is in two splits, up to case, width and spaces.
+
+    Raises:
+        InputError: A query leaks; the message counts and shows them.
+    """
+    queries = {
+        name: {normal_form(pair.query): pair.query for pair in pairs} for name, pairs in splits.items()
+    }
+    names = list(queries)
+    for at, one in enumerate(names):
+        for other in names[at + 1 :]:
+            common = sorted(queries[one].keys() & queries[other].keys())
+            if common:
+                shown = ", ".join(repr(queries[other][key]) for key in common[:3])
+                raise InputError(
+                    f"{len(common)} queries are both in {one} and in {other} ({shown}); what was trained on "
+                    "cannot be measured on: split by query"
+                )
+
+
+def thin_out(
+    pairs: Sequence[LabelledPair], levels: Sequence[int], share: float, seed: int
+) -> list[LabelledPair]:
+    """Drop pairs of some levels at random until they are a share of what is left.
+
+    Args:
+        pairs: Labelled pairs.
+        levels: The levels to thin out.
+        share: What they shall be together, in (0, 1).
+        seed: Of the choice.
+
+    Returns:
+        The pairs that stay, in their order. Levels that are rarer already stay whole.
+
+    Raises:
+        InputError: The share is not between 0 and 1.
+    """
+    if not 0.0 < share < 1.0:
+        raise InputError(f"share={share}; a number between 0 and 1 is needed")
+    rare = [row for row, pair in enumerate(pairs) if int(pair.level) in levels]
+    others = len(pairs) - len(rare)
+    wanted = round(share / (1.0 - share) * others)
+    kept = set(np.random.default_rng(seed).permutation(rare)[:wanted].tolist())
+    return [pair for row, pair in enumerate(pairs) if int(pair.level) not in levels or row in kept]
+
+
+@dataclass(frozen=True, eq=False)
+class PairArrays:
+    """N pairs as texts and numbers; equal texts share a number.
+
+    Attributes:
+        queries: The Q distinct queries.
+        documents: The D distinct document texts.
+        query_of: (N,) row in `queries`.
+        document_of: (N,) row in `documents`.
+        labels: (N,) levels 0-3.
+    """
+
+    queries: list[str]
+    documents: list[str]
+    query_of: NDArray[np.int64]
+    document_of: NDArray[np.int64]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def describe(self) -> str:
+        """Say how many pairs there are, of which levels."""
+        counts = ", ".join(f"{level}: {n:,}" for level, n in enumerate(np.bincount(self.labels, minlength=4)))
+        return (
+            f"{len(self):,} pairs (levels {counts}), {len(self.queries):,} queries, "
+            f"{len(self.documents):,} documents"
+        )
+
+
+def pair_arrays(pairs: Sequence[LabelledPair]) -> PairArrays:
+    """Turn labelled pairs into arrays."""
+    queries: dict[str, int] = {}
+    documents: dict[str, int] = {}
+    query_of = [queries.setdefault(pair.query, len(queries)) for pair in pairs]
+    texts = (document_text(pair.document) for pair in pairs)
+    document_of = [documents.setdefault(text, len(documents)) for text in texts]
+    return PairArrays(
+        list(queries),
+        list(documents),
+        np.array(query_of, dtype=np.int64),
+        np.array(document_of, dtype=np.int64),
+        np.array([int(pair.level) for pair in pairs], dtype=np.int64),
+    )
+
+
+def token_tensors(
+    tokenizer: TextTokenizer, tokens: TokenizedTexts, rows: NDArray[np.int64]
+) -> dict[str, Tensor]:
+    """Pad some of the tokenised texts to the longest of them: (B, T) int64 tensors by input name."""
+    padded = tokenizer.pad(tokens, rows)
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    return {name: torch.from_numpy(padded[name]) for name in names}

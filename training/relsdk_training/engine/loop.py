@@ -1,0 +1,320 @@
+"""One training loop for every objective: it knows steps, devices, checkpoints and dev, and no model.
+
+Shape letters: B rows of one batch.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from relsdk.errors import InputError, TrainingError
+from relsdk_training.config.settings import OptimiserConfig, RunConfig
+from relsdk_training.engine.checkpoint import (
+    Progress,
+    load_training_state,
+    random_state,
+    save_best,
+    save_training_state,
+)
+from relsdk_training.engine.interrupt import STOPPED_FROM_OUTSIDE, InterruptAfterStep
+from relsdk_training.engine.log import RunLog
+from relsdk_training.engine.objective import Objective, Statistics
+from relsdk_training.engine.precision import Autocast, autocast_for
+from relsdk_training.engine.processes import any_process, average_gradients, is_first, share, wait, world_size
+
+__all__ = ["TrainResult", "train"]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run ended.
+
+    Attributes:
+        steps: Optimiser steps.
+        best_step: Where dev was best.
+        best: Dev measures there.
+        seconds: Of training, without evaluation.
+        rows_per_second: Training throughput.
+        stopped: "finished", "patience", "interrupted" or, by SIGTERM, "terminated".
+        warnings: Signs that nothing was learned, for people; of an ended training only.
+    """
+
+    steps: int
+    best_step: int
+    best: Statistics
+    seconds: float
+    rows_per_second: float
+    stopped: str
+    warnings: tuple[str, ...] = ()
+
+
+def train(
+    objective: Objective,
+    optimiser: OptimiserConfig,
+    run: RunConfig,
+    *,
+    metric: str,
+    identity: str,
+    about: Mapping[str, Any],
+    resume: bool = False,
+    on_step: Callable[[int, int, Statistics], None] = lambda step, steps, statistics: None,
+) -> TrainResult:
+    """Train until the epochs, the steps or the patience are used up; under `torchrun`, in all processes.
+
+    `run.output` gets `best/` (what the objective saves, at its best on dev), `last/` (the same at the last
+    checkpoint), `state-STEP/` (for an exact resume) and `log.jsonl`.
+
+    Args:
+        objective: What is trained.
+        optimiser: AdamW's settings.
+        run: Epochs, checkpoints, precision, seed.
+        metric: Which dev measure decides; higher is better.
+        identity: Names configuration and data: a resume under another one is refused.
+        about: What checkpoints shall say of how they were made, a JSON object.
+        resume: Go on from the last checkpoint; without one, start.
+        on_step: Called after each optimiser step with its number, how many there are, and statistics.
+
+    Returns:
+        How it ended. An interrupt (Ctrl-C) finishes the step, writes a checkpoint and returns, too.
+
+    Raises:
+        TrainingError: The loss or the gradient is not finite; the last checkpoint is untouched.
+        InputError: The checkpoint to resume from is of another run or architecture, or there is no batch.
+    """
+    device = Accelerator(cpu=not torch.cuda.is_available()).device
+    autocast = autocast_for(device, run.precision)
+    if run.threads:
+        torch.set_num_threads(run.threads)
+    folder = Path(run.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    total = run.max_steps or sum(_steps_in(objective, run, epoch) for epoch in range(run.epochs))
+    objective.module.to(device)
+    adam = torch.optim.AdamW(_groups(objective.module, optimiser), fused=True)
+    schedule = LambdaLR(adam, lambda step: _factor(step, total, optimiser.warmup))
+    torch.manual_seed(run.seed)
+    progress = Progress()
+    if resume:
+        progress = load_training_state(folder, identity, objective, adam, schedule)
+    log = RunLog(folder / "log.jsonl", after=progress.step) if is_first() else None
+    keeper = _Keeper(
+        objective, device, autocast, metric, identity, about, folder, log, progress, adam, schedule
+    )
+    if not progress.best:
+        keeper.evaluate()
+    return _run(objective, optimiser, run, total, keeper, on_step)
+
+
+def _run(
+    objective: Objective,
+    optimiser: OptimiserConfig,
+    run: RunConfig,
+    total: int,
+    keeper: _Keeper,
+    on_step: Callable[[int, int, Statistics], None],
+) -> TrainResult:
+    progress, module = keeper.progress, objective.module
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    stopped = "finished"
+    with InterruptAfterStep() as interrupt:
+        for group, ends_epoch in _steps(objective, run, progress.step):
+            if progress.step >= total:
+                break
+            if run.patience and progress.without_improvement >= run.patience:
+                stopped = "patience"
+                break
+            if any_process(interrupt.asked, keeper.device):
+                keeper.checkpoint()
+                stopped = interrupt.stopped
+                break
+            started = time.perf_counter()
+            module.train()
+            loss, statistics = _backward(objective, keeper.device, keeper.autocast, group)
+            average_gradients(parameters)
+            norm = float(nn.utils.clip_grad_norm_(parameters, optimiser.max_grad_norm))
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                kept = f"the checkpoint of step {progress.saved_step} is intact; " * bool(progress.saved_step)
+                raise TrainingError(
+                    f"step {progress.step + 1}: loss {loss}, gradient norm {norm}; {kept}start again, into "
+                    "another run.output, with a smaller optimiser.learning_rate or run.precision=fp32"
+                )
+            rate = float(keeper.schedule.get_last_lr()[0])
+            keeper.optimiser.step()
+            keeper.schedule.step()
+            keeper.optimiser.zero_grad(set_to_none=True)
+            objective.after_step()
+            progress.step += 1
+            took = time.perf_counter() - started
+            count = world_size() * sum(len(batch) for batch in group)
+            progress.seconds, progress.rows = progress.seconds + took, progress.rows + count
+            statistics = {
+                "loss": loss,
+                "gradient_norm": norm,
+                "learning_rate": rate,
+                "rows_per_second": count / took,
+                **statistics,
+            }
+            keeper.write("step", statistics)
+            on_step(progress.step, total, statistics)
+            is_due = partial(_is_due, progress.step, total, ends_epoch)
+            if is_due(run.evaluate_every):
+                keeper.evaluate()
+            if is_due(run.checkpoint_every or run.evaluate_every):
+                keeper.checkpoint()
+    if stopped not in STOPPED_FROM_OUTSIDE and progress.saved_step < progress.step:
+        keeper.checkpoint()
+    throughput = progress.rows / max(progress.seconds, 1e-9)
+    return TrainResult(
+        progress.step, progress.best_step, dict(progress.best), progress.seconds, throughput, stopped
+    )
+
+
+class _Keeper:
+    """Evaluates on dev, keeps the best, writes checkpoints."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        device: torch.device,
+        autocast: Autocast,
+        metric: str,
+        identity: str,
+        about: Mapping[str, Any],
+        folder: Path,
+        log: RunLog | None,
+        progress: Progress,
+        optimiser: torch.optim.Optimizer,
+        schedule: LambdaLR,
+    ) -> None:
+        self.objective = objective
+        self.device = device
+        self.autocast = autocast
+        self.metric = metric
+        self.identity = identity
+        self.about = about
+        self.folder = folder
+        self.log = log
+        self.progress = progress
+        self.optimiser = optimiser
+        self.schedule = schedule
+
+    def evaluate(self) -> None:
+        """Measure on dev; keep the module if it is the best so far."""
+        self.objective.module.eval()
+        with torch.inference_mode(), self.autocast():
+            found = self.objective.evaluate(self.device)
+        self.write("dev", found)
+        progress = self.progress
+        if found[self.metric] > progress.best.get(self.metric, -math.inf):
+            progress.best, progress.best_step, progress.without_improvement = found, progress.step, 0
+            if is_first():
+                save_best(self.folder, self.objective, self.about)
+        else:
+            progress.without_improvement += 1
+
+    def checkpoint(self) -> None:
+        """Write what a resume needs, and the module as it is."""
+        self.progress.saved_step = self.progress.step
+        numbers = random_state()
+        if is_first():
+            save_training_state(
+                self.folder,
+                self.identity,
+                self.objective,
+                self.optimiser,
+                self.schedule,
+                self.progress,
+                numbers,
+                self.about,
+            )
+        wait()
+
+    def write(self, kind: str, values: Statistics) -> None:
+        """Write a line of the log; of several processes, one does."""
+        if self.log is not None:
+            self.log.write(kind, self.progress.step, values)
+
+
+def _steps(objective: Objective, run: RunConfig, done: int) -> Iterator[tuple[list[Any], bool]]:
+    """Yield the batches of each optimiser step that is not done yet, and whether it ends its epoch."""
+    epoch = 0
+    while run.max_steps or epoch < run.epochs:
+        batches = _batches(objective, epoch)
+        starts = range(0, len(batches), run.accumulation)
+        for start in starts[done:]:
+            group = [share(batch) for batch in batches[start : start + run.accumulation]]
+            yield group, start == starts[-1]
+        epoch, done = epoch + 1, max(0, done - len(starts))
+
+
+def _steps_in(objective: Objective, run: RunConfig, epoch: int) -> int:
+    """Return how many optimiser steps an epoch has: pairs fall into batches differently in each."""
+    return math.ceil(len(_batches(objective, epoch)) / run.accumulation)
+
+
+def _is_due(step: int, total: int, ends_epoch: bool, every: int) -> bool:
+    """Whether something is to be done after a step: every so many, or after each epoch where that is 0."""
+    return step == total or (step % every == 0 if every else ends_epoch)
+
+
+def _batches(objective: Objective, epoch: int) -> list[Any]:
+    """Return an epoch's batches that give every process a row.
+
+    Raises:
+        InputError: There is none.
+    """
+    batches = [batch for batch in objective.batches(epoch) if len(batch) >= world_size()]
+    if not batches:
+        raise InputError("the training data does not fill one batch; check data.* and run.batch_size")
+    return batches
+
+
+def _backward(
+    objective: Objective, device: torch.device, autocast: Autocast, group: list[Any]
+) -> tuple[float, Statistics]:
+    """Accumulate the gradient of a step's batches; return mean loss and statistics."""
+    total, values = 0.0, defaultdict[str, list[float]](list)
+    for batch in group:
+        with autocast():
+            loss, statistics = objective.loss(batch, device)
+        torch.autograd.backward(loss / len(group))
+        total += loss.item() / len(group)
+        for name, value in statistics.items():  # batches of one step may be of two kinds
+            values[name].append(value)
+    return total, {name: sum(found) / len(found) for name, found in values.items()}
+
+
+def _groups(module: nn.Module, optimiser: OptimiserConfig) -> list[dict[str, Any]]:
+    """Matrices decay, vectors do not; what is not the transformer's learns faster."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            is_head = "transformer." not in name or ".classifier" in name or ".score." in name
+            groups.setdefault((is_head, parameter.ndim >= 2), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": optimiser.head_learning_rate if is_head else optimiser.learning_rate,
+            "weight_decay": optimiser.weight_decay if decays else 0.0,
+        }
+        for (is_head, decays), parameters in sorted(groups.items(), key=lambda item: item[0])
+    ]
+
+
+def _factor(step: int, total: int, warmup: float) -> float:
+    """Linear warm-up, then half a cosine down to 0."""
+    warm = max(1, round(warmup * total))
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1.0 + math.cos(math.pi * (step - warm) / max(1, total - warm)))

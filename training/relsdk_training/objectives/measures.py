@@ -1,0 +1,95 @@
+"""Pairs as an encoder sees them, and what its vectors say about their order.
+
+Shape letters: N texts or pairs, D dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from relsdk.metrics import ranking_report
+from relsdk.runtime.batching import token_budget_batches
+from relsdk.runtime.tokenizer import TextTokenizer, TokenizedTexts
+from relsdk_checkpoint.encoder import TextEncoder
+from relsdk_checkpoint.scorer import ScoreModel
+from relsdk_training.data.pairs import PairArrays, token_tensors
+
+__all__ = [
+    "PairTokens",
+    "Statistics",
+    "embed_tokens",
+    "order_statistics",
+    "pair_logits",
+    "ranking_statistics",
+    "tokenised_pairs",
+]
+
+Statistics = dict[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class PairTokens:
+    """The texts of one file of pairs, tokenised once with their prompts."""
+
+    pairs: PairArrays
+    queries: TokenizedTexts
+    documents: TokenizedTexts
+
+
+def tokenised_pairs(tokenizer: TextTokenizer, pairs: PairArrays, prompts: Mapping[str, str]) -> PairTokens:
+    """Tokenise the distinct texts of pairs with an encoder's prompts."""
+    query, document = prompts.get("query", ""), prompts.get("document", "")
+    return PairTokens(
+        pairs,
+        tokenizer.tokenize([query + text for text in pairs.queries]),
+        tokenizer.tokenize([document + text for text in pairs.documents]),
+    )
+
+
+def embed_tokens(
+    encoder: TextEncoder, tokenizer: TextTokenizer, tokens: TokenizedTexts, *, device: torch.device
+) -> NDArray[np.float32]:
+    """Embed tokenised texts in batches of similar length: (N, D) float32, not normalised."""
+    result = np.empty((len(tokens.ids), encoder.settings.dimension), dtype=np.float32)
+    for rows in token_budget_batches(tokens.lengths):
+        inputs = {name: x.to(device) for name, x in token_tensors(tokenizer, tokens, rows).items()}
+        result[rows] = encoder(inputs).float().cpu().numpy()
+    return result
+
+
+def pair_logits(
+    model: ScoreModel, tokenizer: TextTokenizer, tokens: TokenizedTexts, *, device: torch.device
+) -> NDArray[np.float32]:
+    """Judge tokenised pairs in batches of similar length: (N, C) float32, C outputs of the head."""
+    result = np.empty((len(tokens.ids), model.settings.outputs), dtype=np.float32)
+    for rows in token_budget_batches(tokens.lengths):
+        inputs = {name: x.to(device) for name, x in token_tensors(tokenizer, tokens, rows).items()}
+        result[rows] = model(inputs).float().cpu().numpy()
+    return result
+
+
+def ranking_statistics(
+    pairs: PairArrays, queries: NDArray[np.float32], documents: NDArray[np.float32], dims: Sequence[int]
+) -> Statistics:
+    """Measure the cosines of N pairs of vectors (N, D), at the full width and at each of `dims`."""
+    names = [str(key) for key in pairs.query_of]
+    full = queries.shape[1]
+    found: Statistics = {}
+    for dim in dict.fromkeys((full, *dims)):
+        left, right = queries[:, :dim], documents[:, :dim]
+        norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+        cosines = np.einsum("nd,nd->n", left, right) / np.maximum(norms, 1e-12)  # (N,)
+        measures = order_statistics(ranking_report(names, pairs.labels, cosines))
+        found |= {name if dim == full else f"{name}@{dim}": value for name, value in measures.items()}
+    return found
+
+
+def order_statistics(report: Any) -> Statistics:
+    """Return the measures of a ranking report that runs are compared by."""
+    return {name: getattr(report, name) for name in ("mean_ap", "ap_1", "ap_2", "ap_3", "ndcg_at_10")}

@@ -1,0 +1,149 @@
+"""The objective of `relsdk train query`.
+
+Shape letters: N examples, B examples of one batch, L tokens of a query.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from relsdk.levels import NUM_LEVELS
+from relsdk_training.config.settings import RunConfig
+from relsdk_training.data.pairs import PairArrays
+from relsdk_training.data.samplers import balanced_rows, length_batches
+from relsdk_training.query_models.base import REPEAT, QueryExample
+from relsdk_training.query_models.writer import QueryWriter
+
+__all__ = ["QueryObjective", "examples_of"]
+
+# Dev examples that are measured; the measures are means, and a decoder is slow.
+_DEV = 512
+
+Statistics = dict[str, float]
+
+
+def examples_of(pairs: PairArrays) -> list[QueryExample]:
+    """Return labelled pairs as examples of writing."""
+    return [
+        QueryExample(pairs.documents[document], int(level), pairs.queries[query])
+        for query, document, level in zip(pairs.query_of, pairs.document_of, pairs.labels, strict=True)
+    ]
+
+
+class QueryObjective:
+    """Log-likelihood of queries given document and level.
+
+    With a contrast, also -log sigmoid(log p(q | d, level) - log p(q | d, another level)), another one drawn
+    for each example: what a level changes is learned, and not only what a document suggests.
+
+    Args:
+        writer: What is trained.
+        train: Pairs to learn from.
+        dev: Pairs to measure on.
+        run: Batch size, seed, `repeat` for rare levels.
+        texts: What a warm start also learns to repeat, each once an epoch, in batches of their own.
+    """
+
+    def __init__(
+        self,
+        writer: QueryWriter,
+        train: PairArrays,
+        dev: PairArrays,
+        run: RunConfig,
+        texts: Sequence[str] = (),
+    ) -> None:
+        self.module: nn.Module = writer
+        self.writer = writer
+        self.run = run
+        repeated = [QueryExample(text, REPEAT, text) for text in texts]
+        self.train = writer.tokenise([*examples_of(train), *repeated])
+        self._labelled = len(self.train.levels) - len(repeated)
+        few = np.random.default_rng(run.seed).permutation(len(dev))[:_DEV]
+        dev_examples = examples_of(dev)
+        self.dev = writer.tokenise([dev_examples[row] for row in np.sort(few)])
+
+    def batches(self, epoch: int) -> Sequence[NDArray[np.int64]]:
+        """Return rows of the training examples, (B,) each, of similar length, labelled or repeated."""
+        run, lengths = self.run, np.array(self.train.lengths)
+        labelled = balanced_rows(self.train.levels[: self._labelled], run.repeat, seed=run.seed, epoch=epoch)
+        found = []
+        for rows in (labelled, np.arange(self._labelled, len(lengths))):
+            if len(rows):
+                made = length_batches(lengths[rows], run.batch_size, seed=run.seed, epoch=epoch)
+                found += [rows[batch] for batch in made]
+        if len(lengths) > self._labelled:
+            order = np.random.default_rng((run.seed, epoch, 4)).permutation(len(found))
+            found = [found[place] for place in order]
+        return found
+
+    def loss(self, batch: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Statistics]:
+        """Return the mean loss of a token, and of the contrast."""
+        writer, settings = self.writer, self.writer.settings
+        levels = self.train.levels[batch]
+        if levels[0] == REPEAT:
+            (own,) = writer.log_likelihoods(self.train, batch, [[writer.end] * len(batch)], device)
+            loss = -own.sum() / sum(len(self.train.queries[row]) for row in batch)
+            return loss, {"repeat_loss": loss.item()}
+        true = [writer.starts[level] for level in levels]
+        hidden = torch.rand(len(batch)) < settings.unconditioned  # (B,)
+        shown = [writer.neutral if hide else start for hide, start in zip(hidden.tolist(), true, strict=True)]
+        starts = [shown]
+        if settings.contrast:
+            moved = (levels + torch.randint(1, NUM_LEVELS, (len(batch),)).numpy()) % NUM_LEVELS
+            starts.append([writer.starts[level] for level in moved])
+        found = writer.log_likelihoods(self.train, batch, starts, device)
+        tokens = sum(len(self.train.queries[row]) for row in batch)
+        likelihood = -found[0].sum() / tokens
+        statistics = {"token_loss": likelihood.item()}
+        total = likelihood
+        if settings.contrast:
+            margin = (found[0] - found[1]).sum(dim=1)  # (B,)
+            seen = (~hidden).to(margin)
+            contrast = (nn.functional.softplus(-margin) * seen).sum() / seen.sum().clamp(min=1)
+            statistics["accuracy"] = float(((margin > 0) * seen).sum() / seen.sum().clamp(min=1))
+            total = total + settings.contrast * contrast
+        return total, statistics
+
+    def after_step(self) -> None:
+        """Nothing follows the writer."""
+
+    def evaluate(self, device: torch.device) -> Statistics:
+        """Return the mean log-likelihood of a token on dev, and how often the true level explains a query.
+
+        The second is the level control that was learned: argmax over levels of log p(q | d, level). It is 1/4
+        for a writer that ignores the level; only warm starts report it.
+        """
+        writer, rows = self.writer, np.arange(len(self.dev.levels))
+        controlled = writer.settings.kind == "warm_start"
+        total, right = 0.0, 0
+        for start in range(0, len(rows), self.run.batch_size):
+            some = rows[start : start + self.run.batch_size]
+            levels = self.dev.levels[some]
+            asked = range(NUM_LEVELS) if controlled else (0,)
+            starts = [[writer.starts[level]] * len(some) for level in asked]
+            by_level = torch.stack(
+                [x.sum(dim=1) for x in writer.log_likelihoods(self.dev, some, starts, device)]
+            ).cpu()  # (levels, B)
+            own = torch.from_numpy(levels) if controlled else torch.zeros(len(some), dtype=torch.int64)
+            total += float(by_level.gather(0, own[None]).sum())
+            right += int((by_level.argmax(dim=0) == own).sum())
+        mean = total / sum(len(query) for query in self.dev.queries)
+        found = {"log_likelihood": mean, "perplexity": float(np.exp(-mean))}
+        return found | ({"level_accuracy": right / len(rows)} if controlled else {})
+
+    def save(self, folder: Path) -> None:
+        """Write the writer."""
+        self.writer.save(folder)
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """Return nothing: the writer is all there is."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over nothing."""

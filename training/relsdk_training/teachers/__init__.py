@@ -1,0 +1,1 @@
+"""Models that grade pairs for a score model to learn from."""
