@@ -229,4 +229,4 @@ def test_the_command(made, relsdk, tmp_path):
     code, _, err = relsdk(*common, "--index", tmp_path / "i", "--budget-ms", "0")
     assert code == 2
     assert "budget_ms=0" in err
-    assert "run" in relsdk("bench", "--help")[1]
+    assert "relsdk bench -m" in relsdk("bench", "--help")[1]

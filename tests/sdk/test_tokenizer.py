@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from relsdk.bundle import read_bundle
 from relsdk.errors import BundleError, InputError
-from relsdk.runtime.onnx_runtime import tokenizer as tokenizer_module
+from relsdk.runtime import tokenizer as tokenizer_module
 from relsdk.runtime.tokenizer import TextTokenizer, open_tokenizer
 from tests.memory import PEAK
 
