@@ -1,14 +1,7 @@
-"""Toy models trained end to end: they learn, resume exactly, survive kills, and export what dev measured."""
+"""Toy models trained end to end: they learn, resume exactly, and export what dev measured."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections import Counter
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from relsdk.errors import BundleError, InputError, LockedError, TrainingError
+from relsdk.errors import BundleError, InputError
 from relsdk.formats import read_pairs, write_pairs
 from relsdk.levels import RelevanceLevel
 from relsdk.models.cross_encoder import open_pair_model
@@ -28,15 +21,10 @@ from relsdk_checkpoint.scorer import ScoreModel
 from relsdk_sample import generate
 from relsdk_training.config.files import load_config
 from relsdk_training.config.settings import EmbedConfig, LossConfig, RunConfig, ScoreConfig
-from relsdk_training.engine import checkpoint as checkpoint_module
 from relsdk_training.engine import loop
-from relsdk_training.engine import precision as precision_module
-from relsdk_training.engine.interrupt import InterruptAfterStep
-from relsdk_training.engine.log import RunLog, read_log
-from relsdk_training.engine.plot import plot_run
+from relsdk_training.engine.log import read_log
 from relsdk_training.objectives.embedding import EmbeddingObjective
 from relsdk_training.runs.run import load_splits, train_embed, train_score
-from tests.default_signals import WITH_DEFAULT_SIGNALS
 
 
 @pytest.fixture(scope="module")
@@ -134,13 +122,10 @@ MINING = ["loss.hard_negatives=2", "loss.queue=64", "loss.momentum=0.9", "loss.o
 @pytest.mark.parametrize(
     "extra",
     [
-        [],
-        ["run.precision=bf16"],
-        ["run.accumulation=2", "run.chunk=8"],
+        ["run.accumulation=2", "run.chunk=8", *MINING],
         ["run.precision=bf16", "run.chunk=8", "model.dropout=0.0"],
-        MINING,
     ],
-    ids=["fp32", "bf16", "accumulation and chunks", "chunks in bf16", "mining"],
+    ids=["mining, accumulation and chunks", "chunks in bf16"],
 )
 def test_resume_is_exact(settings, tmp_path, extra):
     """Ten steps equal five, a stop inside the epoch, and five more: bit for bit, dropout included."""
@@ -168,44 +153,6 @@ def test_resume_is_exact(settings, tmp_path, extra):
     assert one == other
 
 
-def test_epochs_of_different_length_are_trained_to_their_end_and_resumed_exactly(files, settings, tmp_path):
-    """Pairs of a query stay together, so an epoch has a batch more or less than the one before."""
-    left = Counter()
-    uneven = []
-    for pair in read_pairs(files / "train.jsonl"):
-        left[pair.query] += 1
-        if left[pair.query] <= 1 + 5 * len(left) % 16:
-            uneven.append(pair)
-    write_pairs(tmp_path / "uneven.jsonl", uneven[:400])
-    extra = [f"data.train={tmp_path / 'uneven.jsonl'}", "run.max_steps=0", "run.epochs=6"]
-    config = load_config(EmbedConfig, None, [*settings, *extra, "run.checkpoint_every=7"])
-    splits = load_splits(config.data, 0)
-    encoder = TextEncoder.load(Path(config.model.checkpoint))
-    objective = EmbeddingObjective(encoder, splits.train, splits.dev, config.loss, config.run)
-    lengths = [len(objective.batches(epoch)) for epoch in range(6)]
-    assert len(set(lengths)) > 1
-    result = train_embed(config)
-    assert result.steps == sum(lengths)
-    lines = list(read_log(tmp_path / "run/log.jsonl"))
-    ends = np.cumsum(lengths).tolist()
-    assert [line["step"] for line in lines if line["kind"] == "dev"] == [0, *ends]  # after each epoch
-    assert [path.name for path in (tmp_path / "run").glob("state-*")] == [f"state-{ends[-1]:08d}"]
-
-    class Stop(Exception):
-        pass
-
-    def stop(step, steps, statistics):
-        assert steps == ends[-1]
-        if step == ends[-2] - 1:
-            raise Stop
-
-    halves = replace(config, run=replace(config.run, output=str(tmp_path / "halves")))
-    with pytest.raises(Stop):
-        train_embed(halves, on_step=stop)
-    train_embed(halves, resume=True)
-    assert same(weights(tmp_path / "run/last"), weights(tmp_path / "halves/last"))
-
-
 def test_a_folder_that_is_no_run_is_not_resumed_into(settings, toy_checkpoint, tmp_path):
     checkpoint = shutil.copytree(toy_checkpoint, tmp_path / "checkpoint")
     (tmp_path / "mine/best").mkdir(parents=True)
@@ -221,94 +168,6 @@ def test_a_folder_that_is_no_run_is_not_resumed_into(settings, toy_checkpoint, t
         with pytest.raises(InputError, match=message):
             train_embed(config, resume=True)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-
-
-def test_a_checkpoint_that_failed_at_the_end_is_made_good(settings, tmp_path, monkeypatch):
-    config = load_config(EmbedConfig, None, [*settings, "run.max_steps=4", "run.checkpoint_every=2"])
-    original = EmbeddingObjective.save
-    calls = []
-
-    def save(self, folder):
-        calls.append(folder.name)
-        if sum("last" in name for name in calls) == 2:
-            raise OSError(28, "No space left on device")
-        original(self, folder)
-
-    monkeypatch.setattr(EmbeddingObjective, "save", save)
-    with pytest.raises(TrainingError, match=r"last cannot be written.*go on with --resume"):
-        train_embed(config)
-    monkeypatch.setattr(EmbeddingObjective, "save", original)
-    whole = replace(config, run=replace(config.run, output=str(tmp_path / "whole")))
-    result = train_embed(whole)
-    assert train_embed(config, resume=True).steps == 4
-    assert same(weights(tmp_path / "run/last"), weights(tmp_path / "whole/last"))
-    said = json.loads((tmp_path / "whole/result.json").read_text())
-    assert train_embed(whole, resume=True).steps == result.steps
-    assert json.loads((tmp_path / "whole/result.json").read_text()) == said  # not that of no step
-
-
-def test_patience_ends_a_run_for_good(settings, tmp_path, monkeypatch):
-    monkeypatch.setattr(EmbeddingObjective, "evaluate", lambda self, device: {"mean_ap": 0.5})
-    extra = ["run.patience=2", "run.evaluate_every=2", "run.checkpoint_every=5"]
-    config = load_config(EmbedConfig, None, [*settings, *extra])
-    for resume in (False, True, True):
-        result = train_embed(config, resume=resume)
-        assert (result.stopped, result.steps, result.best_step) == ("patience", 4, 0)
-        assert len(result.warnings) == 1
-        assert [path.name for path in (tmp_path / "run").glob("state-*")] == ["state-00000004"]
-    assert weights(tmp_path / "run/last")
-
-
-def test_what_a_kill_left_is_put_back_or_removed(settings, tmp_path):
-    config = load_config(EmbedConfig, None, [*settings, "run.max_steps=2"])
-    train_embed(config)
-    run = tmp_path / "run"
-    best = weights(run / "best")
-    (run / "best").rename(run / ".best.old-0a1b2c3d")  # killed between two renames
-    for name in (".state-00000002.new-abc_1234", ".best.new-0a1b2c3d", ".last.old-0a1b2c3d"):
-        (run / name).mkdir()
-    (run / ".last.lock").touch()
-    train_embed(config, resume=True)
-    assert not [path for path in run.iterdir() if path.name.startswith((".s", ".b", ".last"))]
-    assert all(np.array_equal(value, best[name]) for name, value in weights(run / "best").items())
-
-
-def test_each_statistic_is_a_mean_of_the_batches_that_have_it():
-    class Objective:
-        def loss(self, batch, device):
-            value = torch.tensor(float(batch), requires_grad=True)
-            return value, {"read": value.item()} if batch > 1 else {"repeat": 5.0}
-
-    found = loop._backward(Objective(), torch.device("cpu"), nullcontext, [1, 2, 6])
-    assert found == (3.0, {"repeat": 5.0, "read": 4.0})
-
-
-def test_a_full_disk_met_by_the_log_is_told(tmp_path):
-    if not Path("/dev/full").exists():
-        pytest.skip("no /dev/full")
-    log = RunLog(tmp_path / "log.jsonl")
-    log.path = Path("/dev/full")
-    with pytest.raises(TrainingError, match=r"No space left.*--resume"):
-        log.write("step", 1, {"loss": 1.0})
-
-
-def test_an_undefined_measure_is_null_in_the_log(tmp_path):
-    RunLog(tmp_path / "log.jsonl").write("dev", 3, {"mean_ap": 0.12345678, "ndcg_at_10": float("nan")})
-    assert (tmp_path / "log.jsonl").read_text() == (
-        '{"kind": "dev", "step": 3, "mean_ap": 0.123457, "ndcg_at_10": null}\n'
-    )
-
-
-def test_what_some_batches_say_is_plotted(tmp_path):
-    """Of a query model's batches, those that repeat a text have no accuracy."""
-    log = RunLog(tmp_path / "log.jsonl")
-    log.write("step", 1, {"loss": 1.0, "accuracy": 0.5})
-    log.write("step", 2, {"loss": 1.0})
-    log.write("dev", 2, {"log_likelihood": float("nan")})
-    assert plot_run(tmp_path, tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
-    for target, message in ((tmp_path / "nowhere/x.png", "is no folder"), (tmp_path, "is a folder")):
-        with pytest.raises(InputError, match=message):
-            plot_run(tmp_path, target)
 
 
 def test_chunks_give_the_same_gradient(settings):
@@ -402,45 +261,6 @@ def test_other_documents_under_the_same_queries_and_labels_are_other_data(settin
         )
 
 
-def test_a_training_that_has_ended_is_not_repeated(settings, tmp_path):
-    """Its states take the most space, and whoever wants the checkpoint only removes them."""
-    config = load_config(EmbedConfig, None, [*settings, "run.max_steps=4"])
-    result = train_embed(config)
-    for state in (tmp_path / "run").glob("state-*"):
-        shutil.rmtree(state)
-    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    assert train_embed(config, resume=True) == result
-    assert {path: path.read_bytes() for path in before} == before
-
-
-def test_time_and_throughput_are_those_of_all_tries(settings, tmp_path):
-    config = load_config(EmbedConfig, None, [*settings, "run.max_steps=6", "run.checkpoint_every=1"])
-
-    class Stop(Exception):
-        pass
-
-    def stop(step, steps, statistics):
-        if step == 4:
-            raise Stop
-
-    with pytest.raises(Stop):
-        train_embed(config, on_step=stop)  # three steps are kept
-    result = train_embed(config, resume=True)
-    steps = [line for line in read_log(tmp_path / "run/log.jsonl") if line["kind"] == "step"]
-    assert result.seconds * result.rows_per_second == pytest.approx(6 * 32)
-    assert len(steps) == 6
-    (tmp_path / "run/result.json").unlink()  # killed before it was written
-    again = train_embed(config, resume=True)
-    assert (again.steps, again.seconds, again.best) == (6, result.seconds, result.best)
-    assert json.loads((tmp_path / "run/result.json").read_text())["seconds"] == result.seconds
-
-
-def test_the_rate_that_is_logged_is_the_one_that_was_used(settings, tmp_path):
-    train_embed(load_config(EmbedConfig, None, [*settings, "run.max_steps=4", "optimiser.warmup=0.5"]))
-    rates = [line["learning_rate"] for line in read_log(tmp_path / "run/log.jsonl") if line["kind"] == "step"]
-    assert rates == pytest.approx([5e-4, 1e-3, 1e-3, 5e-4])  # half a cosine from step 2 on
-
-
 def test_a_checkpoint_says_what_made_it(settings, files, tmp_path):
     train_embed(load_config(EmbedConfig, None, [*settings, "run.max_steps=2"]))
     for folder in ("best", "last"):
@@ -461,17 +281,6 @@ def test_a_checkpoint_says_what_made_it(settings, files, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
-def test_another_precision_is_another_run(settings, monkeypatch):
-    """What "auto" is depends on the machine."""
-    config = load_config(EmbedConfig, None, [*settings, "run.max_steps=2", "run.precision=auto"])
-    features = frozenset()
-    monkeypatch.setattr(precision_module, "cpu_features", lambda: features)
-    train_embed(config)
-    features = frozenset({"avx512_bf16"})
-    with pytest.raises(InputError, match="another configuration"):
-        train_embed(config, resume=True)
-
-
 @pytest.mark.parametrize("setting", ["run.chunk=8", "run.group=false"])
 def test_a_setting_that_would_do_nothing_is_refused(settings, tmp_path, setting):
     with pytest.raises(InputError, match="would do nothing in this training"):
@@ -490,22 +299,6 @@ def test_dimensions_above_the_encoders_width_are_left_out_and_said(settings, tmp
     assert saved["matryoshka_dims"] == [32]
 
 
-def test_a_loss_that_is_not_finite_stops_and_spares_the_checkpoint(settings, tmp_path, monkeypatch):
-    config = load_config(EmbedConfig, None, [*settings, "run.checkpoint_every=3"])
-    original, calls = EmbeddingObjective.loss, []
-
-    def loss(self, batch, device):
-        calls.append(1)
-        value, statistics = original(self, batch, device)
-        return (value * float("nan") if len(calls) == 5 else value), statistics
-
-    monkeypatch.setattr(EmbeddingObjective, "loss", loss)
-    with pytest.raises(TrainingError, match=r"step 5: loss nan.*checkpoint of step 3 is intact"):
-        train_embed(config)
-    monkeypatch.setattr(EmbeddingObjective, "loss", original)
-    assert train_embed(config, resume=True).steps == 10
-
-
 @pytest.mark.parametrize(("times", "name"), [(0.5, "best"), (2.0, "state-00000010")])
 def test_a_file_that_cannot_be_written_is_told_in_a_line(
     relsdk_on_small_disk, settings, toy_checkpoint, tmp_path, times, name
@@ -520,97 +313,6 @@ def test_a_file_that_cannot_be_written_is_told_in_a_line(
     whole = {"best", "last"} if name != "best" else set()
     left = {path.name for path in (tmp_path / "run").iterdir() if path.is_dir()}
     assert left == whole  # and nothing half of it
-
-
-def test_a_full_disk_spares_the_checkpoint(settings, tmp_path, monkeypatch):
-    config = load_config(EmbedConfig, None, [*settings, "run.checkpoint_every=3"])
-    original, calls = checkpoint_module.save_file, []
-
-    def full(tensors, path):
-        calls.append(1)
-        if len(calls) == 2:
-            Path(path).write_bytes(b"half")
-            raise OSError(28, "No space left on device")
-        original(tensors, path)
-
-    monkeypatch.setattr(checkpoint_module, "save_file", full)
-    with pytest.raises(TrainingError, match="No space left"):
-        train_embed(config)
-    names = sorted(path.name for path in (tmp_path / "run").iterdir())
-    assert [name for name in names if name.startswith("state")] == ["state-00000003"]
-    monkeypatch.setattr(checkpoint_module, "save_file", original)
-    assert train_embed(config, resume=True).steps == 10
-
-
-def test_a_second_process_is_refused_and_changes_nothing(settings, tmp_path):
-    train_embed(load_config(EmbedConfig, None, settings))
-    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    code = "import sys; from relsdk_training.engine.lock import lock_run; from pathlib import Path; "
-    code += "lock = lock_run(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
-    command = [sys.executable, "-c", code, str(tmp_path / "run")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout.readline() == "held\n"
-        with pytest.raises(LockedError, match="in use by another process"):
-            train_embed(load_config(EmbedConfig, None, settings), resume=True)
-        other.kill()
-    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
-    assert (
-        train_embed(load_config(EmbedConfig, None, settings), resume=True).steps == 10
-    )  # it died: free again
-
-
-PROGRAM = """
-import sys
-from relsdk_training.config.settings import EmbedConfig
-from relsdk_training.config.files import load_config
-from relsdk_training.runs.run import train_embed
-print("ready", flush=True)
-result = train_embed(load_config(EmbedConfig, None, sys.argv[2:]), resume=sys.argv[1] == "resume")
-print(result.stopped, result.steps, flush=True)
-"""
-
-
-def start(mode, settings):
-    return subprocess.Popen(
-        [*WITH_DEFAULT_SIGNALS, sys.executable, "-c", PROGRAM, mode, *settings],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
-def test_a_signal_that_was_ignored_stays_ignored():
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with InterruptAfterStep():
-            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.slow
-def test_kill_9_and_ctrl_c_lose_at_most_the_steps_since_the_checkpoint(settings, tmp_path):
-    settings = [*settings, "run.max_steps=400", "run.checkpoint_every=1", "run.evaluate_every=1000"]
-    run = tmp_path / "run"
-    for signal_number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
-        process = start("resume", settings)
-        process.stdout.readline()
-        log = run / "log.jsonl"
-        before = sum(1 for _ in read_log(log)) if log.exists() else 0
-        deadline = time.monotonic() + 120
-        while not log.exists() or sum(1 for _ in read_log(log)) < before + 4:
-            assert time.monotonic() < deadline
-            assert process.poll() is None
-            time.sleep(0.02)
-        os.kill(process.pid, signal_number)
-        out, _ = process.communicate(timeout=120)
-        assert signal_number != signal.SIGTERM or out.startswith("terminated")
-        steps = [line["step"] for line in read_log(log) if line["kind"] == "step"]
-        states = sorted(run.glob("state-????????"))
-        assert states
-        assert int(states[-1].name[-8:]) >= steps[-1] - 1
-        assert all((state / "state.json").exists() for state in states)
-    assert out.startswith("interrupted")
-    assert weights(run / "last")  # what a user exports is whole, too
 
 
 def test_the_command_line(settings, tmp_path, relsdk, files, monkeypatch):
