@@ -132,7 +132,7 @@ def make_checkpoint(folder, *, seed=0, hidden=32, pooling="mean", normalize=True
 
 def exact_variants(bundle):
     """Names of the variants that this CPU runs without saturating: those whose values mean something here."""
-    from relsdk.runtime.session import runs_exactly
+    from relsdk.runtime.variants import runs_exactly
 
     return [variant.name for variant in bundle.variants if runs_exactly(variant)]
 

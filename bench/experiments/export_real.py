@@ -31,7 +31,7 @@ from relsdk.formats import (
     write_pairs,
 )
 from relsdk.index import IndexConfig
-from relsdk.runtime.session import runs_exactly
+from relsdk.runtime.variants import runs_exactly
 from relsdk_export.gate.quality import QualityBudget
 
 # Of train: half of their queries fit, the other half judge.

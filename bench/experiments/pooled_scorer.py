@@ -16,8 +16,10 @@ from bench.experiments.graded_pairs import TAUGHT, TEACHER, add_to, trained_chec
 from bench.harness.machine import machine_record
 from relsdk import Embedder
 from relsdk.formats import read_pairs
-from relsdk.models.cross_encoder import BiEncoder, PairModel, open_pair_model
-from relsdk.models.pooled_scorer import beside
+from relsdk.models.bi_encoder import BiEncoder
+from relsdk.models.open import open_pair_model
+from relsdk.models.pair_model import PairModel
+from relsdk.models.pooled_scorer import pooled
 from relsdk.tools.evaluation import Evaluation, calibrate_bundle, evaluate
 from relsdk_export.encoder import export_encoder
 from relsdk_export.pipeline import DEFAULT_VARIANTS
@@ -63,7 +65,7 @@ def measure(encoder: Path, scorer: Path, kuake: Path, files: list[str]) -> dict[
         models: dict[str, PairModel] = {
             "encoder": BiEncoder(embedder),
             "score model, taught": open_pair_model(judge),
-            "both, pooled": beside(open_pair_model(judge), embedder),
+            "both, pooled": pooled(open_pair_model(judge), embedder),
         }
         return {
             "variants": [embedder.variant.name, *variant],

@@ -21,7 +21,7 @@ from bench.harness.machine import machine_record
 from relsdk.cli.output import echo_table
 from relsdk.files.folders import write_file_atomically
 from relsdk.formats import write_documents, write_pairs
-from relsdk.models.cross_encoder import open_pair_model
+from relsdk.models.open import open_pair_model
 from relsdk.records import Document
 from relsdk.tools.evaluation import evaluate
 from relsdk_export.backbones.pull import pull

@@ -17,7 +17,7 @@ from bench.serving.settings import Settings
 from relsdk.bundle import read_bundle
 from relsdk.metrics import spearman
 from relsdk.models.cross_encoder import CrossEncoder
-from relsdk.runtime.session import best_int8
+from relsdk.runtime.variants import best_int8
 
 CANDIDATES = (10, 50, 100)
 Scores = Callable[[str, list[str]], NDArray[np.float32]]

@@ -16,8 +16,8 @@ from bench.results_format.records import FORMAT, VERSION
 from bench.serving.weights import Models, unfused_folder
 from relsdk import Embedder
 from relsdk.bundle import read_bundle
-from relsdk.runtime.session import best_int8
 from relsdk.runtime.tokenizer import TextTokenizer
+from relsdk.runtime.variants import best_int8
 from relsdk_sample import SampleWorld, generate
 
 PROTOCOL = {

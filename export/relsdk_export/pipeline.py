@@ -33,9 +33,9 @@ from relsdk.bundle import (
 )
 from relsdk.errors import InputError, QualityError
 from relsdk.files.folders import file_sha256, json_sha256, staged_folder
-from relsdk.models.cross_encoder import open_pair_model
+from relsdk.models.open import open_pair_model
 from relsdk.records import LabelledPair
-from relsdk.runtime.session import runs_exactly
+from relsdk.runtime.variants import runs_exactly
 from relsdk_export.checks import check_checkpoint
 from relsdk_export.gate.corpus import sample_of_pairs
 from relsdk_export.gate.quality import QualityBudget, fitting_half, measure_quality

@@ -16,7 +16,7 @@ from relsdk import Embedder
 from relsdk.bundle import finish_bundle
 from relsdk.errors import BundleError, InputError, QualityError
 from relsdk.formats import read_pairs
-from relsdk.runtime.session import best_int8
+from relsdk.runtime.variants import best_int8
 from relsdk_export.cuts.vocabulary import cut_vocabulary
 from relsdk_export.encoder import EncoderCuts, export_encoder
 from relsdk_export.gate.corpus import PARITY_TEXTS

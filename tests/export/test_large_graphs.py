@@ -7,7 +7,7 @@ import pytest
 from relsdk import Embedder
 from relsdk.bundle import read_bundle
 from relsdk.errors import BundleError
-from relsdk.runtime.session import runs_exactly
+from relsdk.runtime.variants import runs_exactly
 from relsdk_export.encoder import export_encoder
 
 FILES = {"model.onnx", "model_qint8_avx512_vnni.onnx", "model_qint8_avx2.onnx", "model_qint8_any.onnx"}

@@ -12,7 +12,7 @@ import transformers
 from relsdk import Embedder, RelevanceLevel
 from relsdk.errors import InputError
 from relsdk.formats import write_documents, write_pairs
-from relsdk.models.cross_encoder import BiEncoder
+from relsdk.models.bi_encoder import BiEncoder
 from relsdk_export.cuts.layers import keep_layers
 from relsdk_export.encoder import EncoderCuts, export_encoder
 from relsdk_sample import generate

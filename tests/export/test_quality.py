@@ -12,7 +12,7 @@ from relsdk.cli import main
 from relsdk.errors import InputError, QualityError
 from relsdk.formats import write_pairs
 from relsdk.metrics import mean_ap_over_levels
-from relsdk.models.cross_encoder import BiEncoder
+from relsdk.models.bi_encoder import BiEncoder
 from relsdk_export.encoder import export_encoder
 from relsdk_export.gate import quality
 from relsdk_export.gate.parity import ParityBudget

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from relsdk.bundle import Variant
 from relsdk.errors import RelsdkError
-from relsdk.runtime.session import runs_exactly
+from relsdk.runtime.variants import runs_exactly
 from relsdk_export.int8.activations import measure_activations
 from relsdk_export.int8.quantize import WEIGHT_RANGE, quantize_int8
 

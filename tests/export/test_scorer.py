@@ -13,7 +13,8 @@ from relsdk import Document, Embedder, Index, RelevanceScorer, Searcher
 from relsdk.bundle import read_bundle
 from relsdk.errors import BundleError, CalibrationError, InputError, QualityError
 from relsdk.formats import write_pairs
-from relsdk.models.cross_encoder import CrossEncoder, open_pair_model
+from relsdk.models.cross_encoder import CrossEncoder
+from relsdk.models.open import open_pair_model
 from relsdk.tools.evaluation import calibrate_bundle, evaluate
 from relsdk_export.gate.parity import ParityBudget, torch_logits
 from relsdk_export.gate.quality import QualityBudget

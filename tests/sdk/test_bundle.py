@@ -10,7 +10,7 @@ from relsdk.bundle import open_for_calibration, read_bundle, read_encoder_settin
 from relsdk.calibration import CumulativeLink, Temperature
 from relsdk.errors import BundleError, InputError, RelsdkError
 from relsdk.models.embedder import Embedder
-from relsdk.runtime.session import best_int8, choose_variant, runs_exactly
+from relsdk.runtime.variants import best_int8, choose_variant, runs_exactly
 from tests.bundle_changes import make_foreign, read_description, write_description
 
 A, B, C = (CumulativeLink(slope, (1.0, 2.0, 3.0)).to_dict() for slope in (1.0, 2.0, 3.0))

@@ -8,7 +8,7 @@ import pytest
 from relsdk import Document, Embedder, Index, Searcher
 from relsdk.bundle import read_bundle, read_dense
 from relsdk.errors import BundleError, InputError
-from relsdk.models.cross_encoder import BiEncoder
+from relsdk.models.bi_encoder import BiEncoder
 from relsdk.records import LabelledPair
 from relsdk.tools.hard_negatives import Miner
 from tests.sdk.foreign_folder import (

@@ -8,7 +8,7 @@ import pytest
 from relsdk import Embedder, Index, RelevanceLevel, RelevanceScorer
 from relsdk.errors import EncoderMismatchError, InputError
 from relsdk.formats import read_pairs, write_pairs
-from relsdk.models.cross_encoder import BiEncoder
+from relsdk.models.bi_encoder import BiEncoder
 from relsdk.tools.evaluation import calibrate_bundle
 from relsdk.tools.hard_negatives import Miner
 from relsdk_sample import generate

@@ -9,7 +9,7 @@ import pytest
 from relsdk import Embedder
 from relsdk.bundle import read_bundle, read_encoder_settings
 from relsdk.errors import BundleError
-from relsdk.runtime.session import choose_variant
+from relsdk.runtime.variants import choose_variant
 
 onnx = pytest.importorskip("onnx")
 WIDTH, TABLES = 8, ("input_ids", "token_type_ids", "position_ids")

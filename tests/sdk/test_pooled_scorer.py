@@ -21,8 +21,10 @@ from relsdk.calibration import (
 from relsdk.errors import CalibrationError, EncoderMismatchError, InputError
 from relsdk.formats import write_pairs
 from relsdk.metrics import log_loss
-from relsdk.models.cross_encoder import BiEncoder, CrossEncoder, open_pair_model
-from relsdk.models.pooled_scorer import EncoderAndScorer
+from relsdk.models.bi_encoder import BiEncoder
+from relsdk.models.cross_encoder import CrossEncoder
+from relsdk.models.open import open_pair_model
+from relsdk.models.pooled_scorer import PooledScorer
 from relsdk.tools.evaluation import calibrate_bundle, evaluate
 from relsdk_sample import generate
 from tests.export.toy_architectures import make_cross_encoder
@@ -124,7 +126,7 @@ def made(tmp_path_factory, corpus, world, toy_bundle):
 def test_a_pool_is_measured_as_it_is_served(made, world):
     embedder, _, bundle, report = made
     assert report.method == "log_linear_pool"
-    model = EncoderAndScorer(CrossEncoder(open_pair_model(bundle).bundle), embedder)
+    model = PooledScorer(CrossEncoder(open_pair_model(bundle).bundle), embedder)
     pooled, alone = evaluate(model, world.pairs), evaluate(model.scorer, world.pairs)
     assert pooled.grading.log_loss < alone.grading.log_loss
     pairs = [(pair.query, pair.document) for pair in world.pairs[:50]]

@@ -13,7 +13,7 @@ import pytest
 
 from relsdk import Embedder, Index, RelevanceScorer, Searcher
 from relsdk.errors import BundleError
-from relsdk.models.cross_encoder import open_pair_model
+from relsdk.models.open import open_pair_model
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 QUERY = "红烧肉怎么做"

@@ -15,7 +15,7 @@ import pytest
 from relsdk import Embedder, RelevanceScorer
 from relsdk.errors import BundleError, RelsdkError
 from relsdk.files.folders import file_sha256
-from relsdk.models.cross_encoder import open_pair_model
+from relsdk.models.open import open_pair_model
 from relsdk.runtime.onnx_runtime import MINIMUM_ONNXRUNTIME
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -4,7 +4,7 @@ import pytest
 from relsdk import Document, Embedder, Index, RelevanceLevel, RelevanceScorer, Searcher
 from relsdk.errors import CalibrationError, EncoderMismatchError, InputError
 from relsdk.metrics import average_precision
-from relsdk.models.cross_encoder import BiEncoder
+from relsdk.models.bi_encoder import BiEncoder
 from relsdk.tools.evaluation import calibrate_bundle, evaluate, operating_point
 from relsdk_sample import generate
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from relsdk.errors import BundleError, InputError
 from relsdk.formats import read_pairs, write_pairs
 from relsdk.levels import RelevanceLevel
-from relsdk.models.cross_encoder import open_pair_model
+from relsdk.models.open import open_pair_model
 from relsdk.records import Document, LabelledPair
 from relsdk.tools.evaluation import evaluate
 from relsdk_checkpoint.encoder import TextEncoder

@@ -19,10 +19,10 @@ from relsdk.cli.query import echo_hits
 from relsdk.errors import InputError, MissingExtraError, RelsdkError
 from relsdk.formats import read_documents
 from relsdk.index import Index
-from relsdk.models.cross_encoder import BiEncoder
+from relsdk.models.bi_encoder import BiEncoder
 from relsdk.models.embedder import Embedder
 from relsdk.progress import Progress
-from relsdk.runtime.session import best_int8, choose_variant
+from relsdk.runtime.variants import best_int8, choose_variant
 from relsdk.search.searcher import Searcher
 from relsdk.tools.evaluation import calibrate_bundle, evaluate
 from relsdk_sample import SampleWorld, generate, level_of, write

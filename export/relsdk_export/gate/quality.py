@@ -28,7 +28,7 @@ from relsdk.metrics import (
     quadratic_weighted_kappa,
     ranking_report,
 )
-from relsdk.models.cross_encoder import open_pair_model
+from relsdk.models.open import open_pair_model
 from relsdk.records import LabelledPair
 
 __all__ = ["QualityBudget", "VariantQuality", "fitting_half", "measure_quality"]

@@ -1,5 +1,6 @@
 """The model-folder contract. Nobody outside this package knows the names of the files in it."""
 
+from relsdk.bundle.calibration_key import CalibrationKey
 from relsdk.bundle.dense import DenseLayer, copy_dense, read_dense
 from relsdk.bundle.foreign import is_scorer_folder, read_encoder_settings, read_scorer_settings
 from relsdk.bundle.golden import (
@@ -35,6 +36,7 @@ __all__ = [
     "GOLDEN_TEXTS",
     "RELSDK_JSON",
     "Bundle",
+    "CalibrationKey",
     "DenseLayer",
     "EncoderSettings",
     "GoldenVectors",

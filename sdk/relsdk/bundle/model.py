@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from relsdk.bundle.calibration_key import CalibrationKey
 from relsdk.bundle.external_data import external_names
 from relsdk.bundle.inside import check_inside
 from relsdk.bundle.layout import TOKENIZER_JSON, EncoderSettings, ScorerSettings
@@ -34,7 +35,7 @@ class Variant:
         file: Path inside the bundle, with forward slashes.
         quantisation: "fp32", "int8", or "unknown" for a file that somebody named whose name does not say it.
         isa: Instruction set the file is made for; "any" runs everywhere.
-        calibrations: Calibration by dimension (as text), of a scorer by "pair": see `relsdk.calibration`.
+        calibrations: The calibrations as JSON, by the text of their `CalibrationKey`.
         quality: What was measured when the file was made and calibrated.
         query_file: ONNX file of a smaller encoder for queries, in the same space; empty when `file` encodes
             queries, too.
@@ -52,6 +53,10 @@ class Variant:
     def graphs(self) -> tuple[str, ...]:
         """Paths inside the bundle of its ONNX files."""
         return (self.file, self.query_file) if self.query_file else (self.file,)
+
+    def calibration(self, key: CalibrationKey) -> Mapping[str, Any] | None:
+        """Return the calibration of a key as JSON; None when there is none."""
+        return self.calibrations.get(str(key))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from relsdk.bundle.calibration_key import CalibrationKey
 from relsdk.bundle.description import LOCK, check_variants, description
 from relsdk.bundle.layout import (
     TOKENIZER_JSON,
@@ -94,7 +95,11 @@ def open_for_calibration(path: str | Path) -> Bundle:
 
 
 def save_calibration(
-    bundle: Bundle, variant: Variant, key: str, content: Mapping[str, Any], report: Mapping[str, Any]
+    bundle: Bundle,
+    variant: Variant,
+    key: CalibrationKey,
+    content: Mapping[str, Any],
+    report: Mapping[str, Any],
 ) -> Bundle:
     """Add one calibration, and what was measured of it, to a bundle's `relsdk.json`, atomically.
 
@@ -103,7 +108,7 @@ def save_calibration(
     Args:
         bundle: As it was read.
         variant: Whose calibration.
-        key: Dimension as text, or "pair": see `Variant.calibrations`.
+        key: What the calibration is for.
         content: The calibration.
         report: What was measured.
 
@@ -120,10 +125,10 @@ def save_calibration(
                 f"{bundle.path} was written again while it was calibrated; calibrate the new bundle"
             )
         old = now.variant(variant.name)
-        measured = {**old.quality.get("calibration", {}), key: report}
+        measured = {**old.quality.get("calibration", {}), str(key): report}
         fitted = replace(
             old,
-            calibrations={**old.calibrations, key: content},
+            calibrations={**old.calibrations, str(key): content},
             quality={**old.quality, "calibration": measured},
         )
         return _write(replace(now, variants=tuple(fitted if v.name == old.name else v for v in now.variants)))

@@ -15,7 +15,7 @@ from relsdk.errors import InputError
 from relsdk.formats import read_documents, read_queries
 from relsdk.index import Index
 from relsdk.models.embedder import Embedder
-from relsdk.models.relevance_scorer import scorer_for
+from relsdk.models.relevance_scorer import open_scorer
 from relsdk.progress import Progress
 from relsdk.tools.latency import KS, Benchmark, Plan, run_benchmark
 
@@ -61,7 +61,7 @@ def bench(
     plan = Plan(budget_ms, tuple(sorted(set(ks))), repeats, seconds)
     queries = [query.text for query in read_queries(source)]
     embedder = Embedder(model, variant=variant, threads=threads, truncate_dim=truncate_dim)
-    judge = None if scorer is None else scorer_for(embedder, scorer, threads=threads)
+    judge = None if scorer is None else open_scorer(embedder, scorer, threads=threads)
     with Progress() as progress, _opened(documents, index_path, embedder, progress) as index:
         found = run_benchmark(embedder, index, queries, plan, scorer=judge, on_progress=progress)
     if as_json:

@@ -13,8 +13,8 @@ from relsdk.cli.inputs import input_options
 from relsdk.cli.output import echo, echo_json, echo_next, echo_table
 from relsdk.errors import CalibrationError, InputError
 from relsdk.formats import read_pairs
-from relsdk.models.cross_encoder import open_pair_model
-from relsdk.models.pooled_scorer import beside
+from relsdk.models.open import open_pair_model
+from relsdk.models.pooled_scorer import pooled
 from relsdk.tools.evaluation import CalibrationReport, OperatingPoint, calibrate_bundle, operating_point
 
 __all__ = ["calibrate", "echo_calibration"]
@@ -81,7 +81,7 @@ def calibrate(
             alone = open_pair_model(
                 bundle, variant=report.variant, threads=threads, truncate_dim=truncate_dim
             )
-            model = beside(alone, companion)
+            model = pooled(alone, companion)
             try:
                 point = operating_point(model, labelled, level=level, precision=target_precision)
             except CalibrationError as error:  # the levels are stored all the same

@@ -17,7 +17,7 @@ from relsdk.errors import RelsdkError
 from relsdk.runtime.blas import blas_threads
 from relsdk.runtime.hardware import choose_threads, cpu_features
 from relsdk.runtime.onnx_runtime import onnxruntime, telemetry
-from relsdk.runtime.session import best_int8, choose_variant, variant_verdicts
+from relsdk.runtime.variants import best_int8, choose_variant, variant_verdicts
 from relsdk.runtime.verification import verified_version
 from relsdk.tools.self_test import self_test as run_self_test
 

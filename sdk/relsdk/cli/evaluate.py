@@ -16,10 +16,10 @@ from relsdk.errors import InputError
 from relsdk.files.folders import check_file_target, write_file_atomically
 from relsdk.formats import read_pairs, read_qrels, read_run
 from relsdk.metrics import run_report
-from relsdk.models.cross_encoder import open_pair_model
 from relsdk.models.embedder import Embedder
-from relsdk.models.pooled_scorer import beside
-from relsdk.runtime.session import runs_exactly
+from relsdk.models.open import open_pair_model
+from relsdk.models.pooled_scorer import pooled
+from relsdk.runtime.variants import runs_exactly
 from relsdk.tools.evaluation import Evaluation
 from relsdk.tools.evaluation import evaluate as evaluate_pairs
 
@@ -74,7 +74,7 @@ def evaluate(
     found = []
     for name in wanted:
         alone = open_pair_model(folder, variant=name, threads=threads, truncate_dim=truncate_dim)
-        found.append(evaluate_pairs(beside(alone, companion), labelled, show_progress_bar=True))
+        found.append(evaluate_pairs(pooled(alone, companion), labelled, show_progress_bar=True))
     if output is not None:
         write_file_atomically(output, json.dumps([item.to_dict() for item in found], indent=1) + "\n")
     if as_json:

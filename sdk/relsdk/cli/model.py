@@ -6,13 +6,13 @@ from dataclasses import asdict
 
 import click
 
-from relsdk.bundle import Bundle, EncoderSettings, ScorerSettings, Variant, read_bundle
+from relsdk.bundle import Bundle, CalibrationKey, EncoderSettings, ScorerSettings, Variant, read_bundle
 from relsdk.bundle.hub import local_model
 from relsdk.cli import LazyGroup
 from relsdk.cli.output import echo, echo_json, echo_table, percent
 from relsdk.errors import BundleError
-from relsdk.models.cross_encoder import open_pair_model
-from relsdk.runtime.session import runs_exactly
+from relsdk.models.open import open_pair_model
+from relsdk.runtime.variants import runs_exactly
 
 __all__ = ["info", "model", "verify"]
 
@@ -49,7 +49,7 @@ def info(path: str, as_json: bool) -> None:
     variants = []
     for variant in bundle.variants:
         size = bundle.onnx_path(variant).stat().st_size / 1e6
-        keys = {"pair": "levels"}
+        keys = {str(CalibrationKey()): "levels"}
         levels = ", ".join(
             f"{keys.get(key, key + ' dim')}: {content['method']}"
             for key, content in variant.calibrations.items()

@@ -25,7 +25,7 @@ from relsdk.formats import Query, read_queries, run_lines
 from relsdk.index import Index, IndexInfo
 from relsdk.index.filter_text import WHERE_HELP, parse_where
 from relsdk.models.embedder import Embedder
-from relsdk.models.relevance_scorer import scorer_for
+from relsdk.models.relevance_scorer import open_scorer
 from relsdk.records import Hit, SearchResult
 from relsdk.search.searcher import Searcher
 
@@ -155,7 +155,7 @@ def open_searcher(
     if embedder.dimension > info.dimension and embedder.fingerprint == info.encoder_fingerprint:
         dim = info.dimension
         embedder = Embedder(embedder.path, variant=variant, threads=threads, truncate_dim=dim)
-    judge = None if scorer is None else scorer_for(embedder, scorer, threads=threads)
+    judge = None if scorer is None else open_scorer(embedder, scorer, threads=threads)
     return Searcher(embedder, index, judge)
 
 

@@ -1,133 +1,27 @@
-"""What gives a pair of query and document a number: an encoder's cosine, or a cross-encoder's logits.
+"""Pairs judged by a cross-encoder, which reads query and document together.
 
 Shape letters: N pairs, C outputs of a head.
 """
 
 from __future__ import annotations
 
-import os
-import reprlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from relsdk.bundle import Bundle, ScorerSettings, Variant, open_bundle
-from relsdk.bundle.hub import local_model
+from relsdk.bundle import Bundle, CalibrationKey, ScorerSettings, open_bundle
 from relsdk.calibration import Calibration, Temperature, calibration_from_dict
 from relsdk.errors import BundleError, CalibrationError, InputError
 from relsdk.levels import expected_level
-from relsdk.models.embedder import Embedder
+from relsdk.models.pair_model import Pair, PairOutputs, check_pairs
 from relsdk.records import Document, document_text
 from relsdk.runtime.batch_runner import BatchRunner, Feed, Truncation
 from relsdk.runtime.verification import Verification, check_runtime, verify_variant
 
-__all__ = ["BiEncoder", "CrossEncoder", "Pair", "PairModel", "PairOutputs", "open_pair_model"]
-
-Pair = tuple[str, str | Document]
-# Under which key a scorer's calibrations are stored; an encoder's are stored by dimension.
-_PAIR = "pair"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PairOutputs:
-    """What a model gives for N pairs.
-
-    Attributes:
-        scores: (N,) float32, higher is better: what documents are ordered by.
-        calibrated: What a calibration turns into level probabilities: the scores, or logits (N, C).
-    """
-
-    scores: NDArray[np.float32]
-    calibrated: NDArray[np.float32]
-
-
-class PairModel(Protocol):
-    """An open bundle that can judge pairs."""
-
-    @property
-    def bundle(self) -> Bundle:
-        """The model folder."""
-
-    @property
-    def variant(self) -> Variant:
-        """The ONNX file that runs."""
-
-    @property
-    def calibration_key(self) -> str:
-        """Under which key this model's calibration is stored in the variant."""
-
-    @property
-    def dimension(self) -> int | None:
-        """Of an encoder's vectors; a cross-encoder has none."""
-
-    @property
-    def calibration(self) -> Calibration:
-        """The map to level probabilities; raises `CalibrationError` when there is none."""
-
-    @property
-    def is_calibrated(self) -> bool:
-        """Whether `calibration` exists."""
-
-    def outputs(
-        self, pairs: Sequence[Pair], *, batch_size: int | None = None, show_progress_bar: bool = False
-    ) -> PairOutputs:
-        """Judge N pairs, in their order."""
-
-    def verify(self) -> Verification:
-        """Check hashes and golden outputs."""
-
-    def golden(self, inputs: Sequence[tuple[str, str]], *, together: bool = False) -> NDArray[np.float32]:
-        """Run golden inputs, each alone or in one call."""
-
-
-class BiEncoder:
-    """The cosine of an encoder's vectors."""
-
-    def __init__(self, embedder: Embedder) -> None:
-        self.embedder = embedder
-        self.bundle = embedder.bundle
-        self.variant = embedder.variant
-        self.dimension: int | None = embedder.dimension
-        self.calibration_key = str(embedder.dimension)
-
-    @property
-    def calibration(self) -> Calibration:
-        """See `Embedder.calibration`."""
-        return self.embedder.calibration
-
-    @property
-    def is_calibrated(self) -> bool:
-        """See `Embedder.is_calibrated`."""
-        return self.embedder.is_calibrated
-
-    def verify(self) -> Verification:
-        """See `Embedder.verify`."""
-        return self.embedder.verify()
-
-    def golden(self, inputs: Sequence[tuple[str, str]], *, together: bool = False) -> NDArray[np.float32]:
-        """See `Embedder.golden`."""
-        return self.embedder.golden(inputs, together=together)
-
-    def outputs(
-        self, pairs: Sequence[Pair], *, batch_size: int | None = None, show_progress_bar: bool = False
-    ) -> PairOutputs:
-        """Return the cosine of each pair; a text that occurs twice is encoded once."""
-        embedder, pairs = self.embedder, _checked(pairs)
-        queries = {query: row for row, query in enumerate(dict.fromkeys(query for query, _ in pairs))}
-        texts = [embedder.document_text(document) for _, document in pairs]
-        documents = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-        q = embedder.encode_query(list(queries), batch_size=batch_size, show_progress_bar=show_progress_bar)
-        d = embedder.encode_document(
-            list(documents), batch_size=batch_size, show_progress_bar=show_progress_bar
-        )
-        left = q[[queries[query] for query, _ in pairs]]  # (N, D)
-        right = d[[documents[text] for text in texts]]  # (N, D)
-        cosines = np.asarray(np.einsum("nd,nd->n", left, right), dtype=np.float32)
-        return PairOutputs(cosines, cosines)
+__all__ = ["CrossEncoder"]
 
 
 class CrossEncoder:
@@ -145,7 +39,7 @@ class CrossEncoder:
     """
 
     dimension: int | None = None
-    calibration_key = _PAIR
+    calibration_key = CalibrationKey()
 
     def __init__(
         self,
@@ -174,7 +68,7 @@ class CrossEncoder:
         Raises:
             CalibrationError: A regression head without a fit.
         """
-        content = self.variant.calibrations.get(_PAIR)
+        content = self.variant.calibration(self.calibration_key)
         if content is not None:
             return calibration_from_dict(content)
         if self.settings.head == "regression":
@@ -187,7 +81,8 @@ class CrossEncoder:
     @property
     def is_calibrated(self) -> bool:
         """Whether there are levels."""
-        return self.settings.head != "regression" or _PAIR in self.variant.calibrations
+        fitted = self.variant.calibration(self.calibration_key) is not None
+        return fitted or self.settings.head != "regression"
 
     @property
     def truncated_count(self) -> int:
@@ -204,7 +99,7 @@ class CrossEncoder:
     ) -> NDArray[np.float32]:
         """Run N pairs: (N, C) float32, in their order; see `Embedder.encode` for the options and errors."""
         return self._runner.run(
-            [(query, self.document_text(document)) for query, document in _checked(pairs)],
+            [(query, self.document_text(document)) for query, document in check_pairs(pairs)],
             self.settings.outputs,
             self._logits,
             batch_size=batch_size,
@@ -277,44 +172,5 @@ def _open_again(
     return open_bundle(path, load)
 
 
-def _checked(pairs: Sequence[Pair]) -> list[Pair]:
-    """Return N pairs; text of two characters is none.
-
-    Raises:
-        InputError: One is no pair, or its query no text.
-    """
-    found = list(pairs)
-    for position, pair in enumerate(found):
-        if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[0], str):
-            raise InputError(f"pair {position} is {reprlib.repr(pair)}; (query, document) is needed")
-    return found
-
-
 def _own_probabilities(settings: ScorerSettings) -> Temperature:
     return Temperature(1.0, ordinal=settings.head == "ordinal")
-
-
-def open_pair_model(
-    model: str | os.PathLike[str],
-    *,
-    variant: str = "auto",
-    threads: int | None = None,
-    truncate_dim: int | None = None,
-) -> PairModel:
-    """Open an encoder or a scorer bundle; `truncate_dim` is for encoders only.
-
-    Raises:
-        BundleError: The folder is missing or damaged.
-        InputError: An argument is out of range.
-    """
-
-    def load(bundle: Bundle) -> PairModel:
-        if bundle.kind == "encoder":
-            return BiEncoder(Embedder(model, variant=variant, threads=threads, truncate_dim=truncate_dim))
-        if truncate_dim is not None:
-            raise InputError(
-                f"{model} is a scorer bundle; it has no vectors to cut to {truncate_dim} dimensions"
-            )
-        return CrossEncoder(bundle, variant=variant, threads=threads)
-
-    return open_bundle(local_model(model), load)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from relsdk.bundle import Bundle, DenseLayer, open_bundle, read_dense
+from relsdk.bundle import Bundle, CalibrationKey, DenseLayer, open_bundle, read_dense
 from relsdk.bundle.hub import local_model
 from relsdk.errors import BundleError, CalibrationError, InputError
 from relsdk.models.pooling import Precision, pool, to_precision
@@ -144,6 +144,11 @@ class Embedder:
         return CacheInfo(0, 0, 0, 0) if self._cache is None else self._cache.info()
 
     @property
+    def calibration_key(self) -> CalibrationKey:
+        """The name of the calibration for this dimension."""
+        return CalibrationKey(self.dimension)
+
+    @property
     def calibration(self) -> Calibration:
         """The map from cosine to level probabilities for this variant and dimension.
 
@@ -152,9 +157,9 @@ class Embedder:
         """
         if self._calibration is not None:
             return self._calibration
-        content = self.variant.calibrations.get(str(self.dimension))
+        content = self.variant.calibration(self.calibration_key)
         if content is None:
-            others = [v.name for v in self.bundle.variants if str(self.dimension) in v.calibrations]
+            others = [v.name for v in self.bundle.variants if v.calibration(self.calibration_key) is not None]
             have = f"; with it are {', '.join(others)}: choose one as the variant, or" if others else ";"
             raise CalibrationError(
                 f"{self.name} ({self.variant.name}, {self.dimension} dimensions) has no calibration, so no "
@@ -168,7 +173,7 @@ class Embedder:
     @property
     def is_calibrated(self) -> bool:
         """Whether `calibration` exists for this variant and dimension."""
-        return str(self.dimension) in self.variant.calibrations
+        return self.variant.calibration(self.calibration_key) is not None
 
     def encode(
         self,

@@ -1,8 +1,8 @@
-"""A cross-encoder beside the encoder that retrieved its candidates: both judge a pair.
+"""Pairs graded by a cross-encoder and by the encoder that retrieved them, pooled.
 
-A search knows the cosine of each candidate anyway. The cross-encoder reads query and document together, the
-encoder was trained to order all documents; what they get wrong differs, so a pool of both is better than
-either, and costs nothing (`relsdk calibrate SCORER PAIRS --encoder BUNDLE`).
+A search knows the cosine of each candidate anyway. The cross-encoder reads query and document together, and
+the encoder was trained to order all documents. Their errors differ, so a pool of both is better than either
+and costs nothing (`relsdk calibrate SCORER PAIRS --encoder BUNDLE`).
 
 Shape letters: N pairs, C outputs of the cross-encoder's head.
 """
@@ -10,31 +10,25 @@ Shape letters: N pairs, C outputs of the cross-encoder's head.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from relsdk.bundle import CalibrationKey
 from relsdk.calibration import Calibration, calibration_from_dict
 from relsdk.errors import CalibrationError, InputError
 from relsdk.levels import expected_level
-from relsdk.models.cross_encoder import BiEncoder, CrossEncoder, Pair, PairModel, PairOutputs
+from relsdk.models.bi_encoder import BiEncoder
+from relsdk.models.cross_encoder import CrossEncoder
 from relsdk.models.embedder import Embedder
+from relsdk.models.pair_model import Pair, PairModel, PairOutputs
 from relsdk.runtime.verification import Verification
 
-__all__ = ["EncoderAndScorer", "beside", "is_pooled"]
+__all__ = ["PooledScorer", "pooled"]
 
 
-def pool_key(embedder: Embedder) -> str:
-    """Return the name under which a scorer's variant keeps its pool with an encoder."""
-    return f"pair+{embedder.fingerprint}@{embedder.dimension}"
-
-
-def is_pooled(scorer: CrossEncoder, embedder: Embedder) -> bool:
-    """Whether a scorer was calibrated beside this encoder, at this dimension."""
-    return pool_key(embedder) in scorer.variant.calibrations
-
-
-class EncoderAndScorer:
+class PooledScorer:
     """The level probabilities of a cross-encoder and of an encoder's cosine, pooled.
 
     Args:
@@ -49,12 +43,15 @@ class EncoderAndScorer:
         self.embedder = embedder
         self.bundle = scorer.bundle
         self.variant = scorer.variant
-        self.calibration_key = pool_key(embedder)
+        self.calibration_key = CalibrationKey(embedder.dimension, embedder.fingerprint)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.scorer, self.embedder)
 
     @property
     def calibration(self) -> Calibration:
         """The pool; raises `CalibrationError` when there is none for this encoder."""
-        content = self.variant.calibrations.get(self.calibration_key)
+        content = self.variant.calibration(self.calibration_key)
         if content is None:
             raise CalibrationError(
                 f"{self.bundle.name} ({self.variant.name}) was not calibrated beside {self.embedder.name}; "
@@ -65,7 +62,7 @@ class EncoderAndScorer:
     @property
     def is_calibrated(self) -> bool:
         """Whether there is a pool for this encoder."""
-        return is_pooled(self.scorer, self.embedder)
+        return self.variant.calibration(self.calibration_key) is not None
 
     def outputs(
         self, pairs: Sequence[Pair], *, batch_size: int | None = None, show_progress_bar: bool = False
@@ -111,8 +108,8 @@ class EncoderAndScorer:
         return self.scorer.golden(inputs, together=together)
 
 
-def beside(model: PairModel, embedder: Embedder | None) -> PairModel:
-    """Return a cross-encoder beside an encoder, or, without one, the model as it is.
+def pooled(model: PairModel, embedder: Embedder | None) -> PairModel:
+    """Pool a cross-encoder with an encoder; without one, return the model as it is.
 
     Raises:
         InputError: The model is an encoder itself.
@@ -121,4 +118,4 @@ def beside(model: PairModel, embedder: Embedder | None) -> PairModel:
         return model
     if not isinstance(model, CrossEncoder):
         raise InputError(f"{model.bundle.path} is no scorer; only a scorer can be pooled with an encoder")
-    return EncoderAndScorer(model, embedder)
+    return PooledScorer(model, embedder)

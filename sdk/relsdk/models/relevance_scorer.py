@@ -1,4 +1,4 @@
-"""How relevant a document is to a query: level, probabilities, expected level.
+"""Grade pairs of query and document: level, probabilities, expected level.
 
 Shape letters: N pairs, L = 4 levels, D dimension.
 """
@@ -16,12 +16,15 @@ from numpy.typing import NDArray
 from relsdk.calibration import Calibration
 from relsdk.errors import InputError
 from relsdk.levels import RelevanceLevel, expected_level, most_probable_level
-from relsdk.models.cross_encoder import BiEncoder, CrossEncoder, Pair, PairModel, PairOutputs, open_pair_model
+from relsdk.models.bi_encoder import BiEncoder
+from relsdk.models.cross_encoder import CrossEncoder
 from relsdk.models.embedder import Embedder
-from relsdk.models.pooled_scorer import EncoderAndScorer, beside, is_pooled
+from relsdk.models.open import open_pair_model
+from relsdk.models.pair_model import Pair, PairModel, PairOutputs
+from relsdk.models.pooled_scorer import PooledScorer, pooled
 from relsdk.records import Document, Hit, Relevance
 
-__all__ = ["Predictions", "RankedDocument", "RelevanceScorer", "grade", "scorer_for"]
+__all__ = ["Predictions", "RankedDocument", "RelevanceScorer", "grade", "open_scorer"]
 
 
 _LEVELS = tuple(RelevanceLevel)
@@ -88,8 +91,7 @@ class RelevanceScorer:
     """Grades pairs of query and document: by a cross-encoder, by an encoder's calibrated cosine, or by both.
 
     Args:
-        model: A scorer bundle; an encoder bundle with a calibration; or an `Embedder` or a `CrossEncoder`
-            that is already loaded.
+        model: A scorer bundle, an encoder bundle with a calibration, or a model that is already open.
         encoder: Pool a scorer's judgement with this encoder's, as `relsdk calibrate --encoder` fitted it.
         variant: See `Embedder`.
         threads: See `Embedder`.
@@ -103,26 +105,24 @@ class RelevanceScorer:
 
     def __init__(
         self,
-        model: str | os.PathLike[str] | Embedder | CrossEncoder,
+        model: str | os.PathLike[str] | Embedder | BiEncoder | CrossEncoder | PooledScorer,
         *,
         encoder: Embedder | None = None,
         variant: str = "auto",
         threads: int | None = None,
     ) -> None:
-        self.model: PairModel
+        alone: PairModel
         if isinstance(model, Embedder):
-            self.model = BiEncoder(model)
-        elif isinstance(model, CrossEncoder):
-            self.model = model
+            alone = BiEncoder(model)
+        elif isinstance(model, BiEncoder | CrossEncoder | PooledScorer):
+            alone = model
         else:
-            self.model = open_pair_model(model, variant=variant, threads=threads)
-        self.model = beside(self.model, encoder)
+            alone = open_pair_model(model, variant=variant, threads=threads)
+        self.model = pooled(alone, encoder)
         self._calibration = self.model.calibration
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if isinstance(self.model, EncoderAndScorer):
-            return _made_of, (type(self), self.model.scorer, self.model.embedder)
-        return _made_of, (type(self), getattr(self.model, "embedder", self.model), None)
+        return type(self), (self.model,)
 
     def predict(
         self, pairs: Sequence[Pair], *, batch_size: int | None = None, show_progress_bar: bool = False
@@ -142,12 +142,12 @@ class RelevanceScorer:
         outputs = self.model.outputs(pairs, batch_size=batch_size, show_progress_bar=show_progress_bar)
         return grade(outputs, self._calibration)
 
-    def predict_hits(self, found: Sequence[tuple[str, Hit]]) -> Predictions:
+    def predict_hits(self, hits: Sequence[tuple[str, Hit]]) -> Predictions:
         """Grade N hits of queries, as `predict`; a pool takes their scores as the encoder's cosines."""
-        pairs = [(query, hit.document) for query, hit in found]
-        if not isinstance(self.model, EncoderAndScorer):
+        pairs = [(query, hit.document) for query, hit in hits]
+        if not isinstance(self.model, PooledScorer):
             return self.predict(pairs)
-        return grade(self.model.with_cosines(pairs, [hit.score for _, hit in found]), self._calibration)
+        return grade(self.model.with_cosines(pairs, [hit.score for _, hit in hits]), self._calibration)
 
     def rank(
         self, query: str, documents: Sequence[str | Document], *, top_k: int | None = None
@@ -164,22 +164,15 @@ class RelevanceScorer:
         whole = isinstance(top_k, int | np.integer) and not isinstance(top_k, bool)
         if top_k is not None and not (whole and top_k >= 1):
             raise InputError(f"top_k={top_k!r}; a whole number from 1 on is needed")
-        found = self.predict([(query, document) for document in documents])
-        order = np.argsort(-found.scores, kind="stable")[:top_k]
-        return [RankedDocument(int(row), found[int(row)]) for row in order]
+        predictions = self.predict([(query, document) for document in documents])
+        order = np.argsort(-predictions.scores, kind="stable")[:top_k]
+        return [RankedDocument(int(row), predictions[int(row)]) for row in order]
 
 
-def _made_of(
-    kind: type[RelevanceScorer], model: Embedder | CrossEncoder, encoder: Embedder | None
-) -> RelevanceScorer:
-    """Put together what was pickled."""
-    return kind(model, encoder=encoder)
-
-
-def scorer_for(
+def open_scorer(
     embedder: Embedder, model: str | os.PathLike[str], *, threads: int | None = None
 ) -> RelevanceScorer:
-    """Open a scorer to re-score what an encoder finds: pooled with it where it was calibrated so.
+    """Open the scorer that re-scores an encoder's hits; pool both where the scorer was calibrated so.
 
     Args:
         embedder: The encoder of the search.
@@ -196,5 +189,6 @@ def scorer_for(
             "the same scores again; name a scorer bundle, or leave the scorer out"
         )
     if isinstance(scorer, CrossEncoder):
-        return RelevanceScorer(scorer, encoder=embedder if is_pooled(scorer, embedder) else None)
-    return RelevanceScorer(scorer.embedder if isinstance(scorer, BiEncoder) else model, threads=threads)
+        both = PooledScorer(scorer, embedder)
+        return RelevanceScorer(both if both.is_calibrated else scorer)
+    return RelevanceScorer(scorer)

@@ -18,8 +18,9 @@ from relsdk.errors import BundleError, InputError, TruncationError
 from relsdk.progress import Progress
 from relsdk.runtime.batching import token_budget_batches
 from relsdk.runtime.hardware import choose_threads
-from relsdk.runtime.session import ModelSession, choose_variant, loading
+from relsdk.runtime.session import ModelSession, loading
 from relsdk.runtime.tokenizer import TokenizedTexts, open_tokenizer
+from relsdk.runtime.variants import choose_variant
 
 __all__ = ["BatchRunner", "Feed", "Truncation", "TruncationWarning"]
 

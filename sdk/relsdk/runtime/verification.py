@@ -25,7 +25,8 @@ from relsdk.bundle import (
 from relsdk.errors import BundleError
 from relsdk.files.folders import FileStamp
 from relsdk.runtime.onnx_runtime import onnxruntime
-from relsdk.runtime.session import ModelSession, runs_exactly
+from relsdk.runtime.session import ModelSession
+from relsdk.runtime.variants import runs_exactly
 
 __all__ = ["Compute", "Verification", "check_runtime", "verified_version", "verify_variant"]
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from relsdk.errors import InputError
 from relsdk.index import Index
-from relsdk.models.cross_encoder import PairOutputs
 from relsdk.models.embedder import Embedder
-from relsdk.models.pooled_scorer import EncoderAndScorer
+from relsdk.models.pair_model import PairOutputs
+from relsdk.models.pooled_scorer import PooledScorer
 from relsdk.models.relevance_scorer import Predictions, RelevanceScorer, grade
 from relsdk.records import Hit, SearchResult
 from relsdk.search.time_budget import Clock, CostEstimate, Deadline
@@ -68,7 +68,7 @@ class Searcher:
         self.embedder = embedder
         self.index = index
         self.scorer = scorer
-        if scorer is not None and isinstance(scorer.model, EncoderAndScorer):
+        if scorer is not None and isinstance(scorer.model, PooledScorer):
             index.check_encoder(scorer.model.embedder)
         self._clock = clock
         self._cost = CostEstimate()

@@ -23,12 +23,13 @@ from relsdk.calibration import (
 )
 from relsdk.errors import InputError
 from relsdk.metrics import GradeReport, RankingReport, grade_report, ranking_report
-from relsdk.models.cross_encoder import PairModel, PairOutputs, open_pair_model
 from relsdk.models.embedder import Embedder
-from relsdk.models.pooled_scorer import EncoderAndScorer, beside
+from relsdk.models.open import open_pair_model
+from relsdk.models.pair_model import PairModel, PairOutputs
+from relsdk.models.pooled_scorer import PooledScorer, pooled
 from relsdk.models.relevance_scorer import grade
 from relsdk.records import LabelledPair
-from relsdk.runtime.session import runs_exactly
+from relsdk.runtime.variants import runs_exactly
 
 __all__ = [
     "CalibrationReport",
@@ -169,7 +170,7 @@ def calibrate_bundle(
     reports = []
     for name in names:
         on_step(f"calibrate {name}")
-        model = beside(
+        model = pooled(
             open_pair_model(bundle.path, variant=name, threads=threads, truncate_dim=truncate_dim), encoder
         )
         report, content = _fit(model, *_judged(model, pairs, show_progress_bar))
@@ -214,7 +215,7 @@ def _judged(
 def _fit(
     model: PairModel, outputs: PairOutputs, labels: NDArray[np.int64], queries: list[str]
 ) -> tuple[CalibrationReport, dict[str, Any]]:
-    fit = fit_pool if isinstance(model, EncoderAndScorer) else fit_calibration
+    fit = fit_pool if isinstance(model, PooledScorer) else fit_calibration
     calibration, losses = fit(outputs.calibrated, labels, queries)
     held_out = cross_validated_probabilities(calibration, outputs.calibrated, labels, queries)
     report = CalibrationReport(

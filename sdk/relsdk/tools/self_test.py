@@ -17,8 +17,10 @@ from relsdk.errors import BundleError, RelsdkError
 from relsdk.index.base import IndexConfig
 from relsdk.index.flat import exact_search
 from relsdk.index.hnsw import HnswIndex
-from relsdk.models.cross_encoder import BiEncoder, PairModel, open_pair_model
+from relsdk.models.bi_encoder import BiEncoder
 from relsdk.models.embedder import Embedder
+from relsdk.models.open import open_pair_model
+from relsdk.models.pair_model import PairModel
 
 __all__ = ["SelfCheck", "self_test"]
 

@@ -13,7 +13,7 @@ from relsdk.index import Index
 from relsdk.models.embedder import Embedder
 from relsdk.models.relevance_scorer import RelevanceScorer
 from relsdk.runtime.hardware import choose_threads
-from relsdk.runtime.session import choose_variant
+from relsdk.runtime.variants import choose_variant
 from relsdk.search.searcher import Searcher
 from relsdk.search.time_budget import Clock
 from relsdk.tools.latency.records import ENCODER, IN_BUDGET, SCORER, Facts, Latency, Parts, latency
