@@ -1,6 +1,6 @@
-"""Texts to vectors: the bi-encoder.
+"""The bi-encoder: texts to vectors.
 
-Shape letters: N texts, B texts of one batch, T tokens, D dimension.
+Shape letters: N texts, D dimension.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from relsdk.bundle import Bundle, CalibrationKey, DenseLayer, open_bundle, read_dense
+from relsdk.bundle import Bundle, CalibrationKey, open_bundle
 from relsdk.bundle.hub import local_model
-from relsdk.errors import BundleError, CalibrationError, InputError
-from relsdk.models.pooling import Precision, pool, to_precision
-from relsdk.models.query_cache import CacheInfo, QueryCache, open_query_cache
+from relsdk.errors import CalibrationError, InputError
+from relsdk.models.pooling import Precision, to_precision
+from relsdk.models.query_cache import CacheInfo, open_query_cache
+from relsdk.models.vector_runner import VectorRunner
 from relsdk.records import Document, document_text
-from relsdk.runtime.batch_runner import BatchRunner, Feed, Truncation, TruncationWarning
+from relsdk.runtime.batch_runner import BatchRunner, Truncation, TruncationWarning
 from relsdk.runtime.session import ModelSession
 from relsdk.runtime.verification import Verification, check_runtime, verify_variant
 
@@ -29,10 +30,6 @@ if TYPE_CHECKING:
     from relsdk.calibration import Calibration
 
 __all__ = ["Embedder", "TruncationWarning"]
-
-# What exporters call the outputs that can be used, best first; otherwise a graph's first output is used.
-_WHOLE = "sentence_embedding"  # what all modules make of a text
-_OUTPUTS = (_WHOLE, "last_hidden_state", "token_embeddings")
 
 
 class Embedder:
@@ -98,10 +95,7 @@ class Embedder:
         self.dimension = truncate_dim or self._settings.truncate_dim or dimension
         self._runner = BatchRunner(bundle, variant, threads, providers)
         self.variant = self._runner.variant
-        self._outputs: dict[Path, str] = {}
-        self._dense: list[DenseLayer] = []
-        if self._settings.dense and self._output_of(self._runner.session) != _WHOLE:
-            self._dense = [read_dense(self.path, layer) for layer in self._settings.dense]
+        self._vectors = VectorRunner(self._runner, self.dimension)
         self._checked: set[ModelSession] = set()
         self._check_runtime(self._runner.query_session)  # another tower's file is checked on first use
 
@@ -223,16 +217,15 @@ class Embedder:
         self._check_runtime(session)
         single = isinstance(inputs, str)
         texts = _as_list(inputs)
-        vectors = self._runner.run(
+        vectors = self._vectors.run(
+            session,
             [prompt + text for text in texts] if prompt else texts,
-            self.dimension,
-            partial(self._vectors, session),
+            normalize=normalize_embeddings,
             batch_size=batch_size,
             truncation=truncation,
             progress="encode" if show_progress_bar else None,
+            count=True,
         )  # (N, D)
-        if self._normalizes(session, normalize_embeddings):
-            vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         result = to_precision(vectors, precision)
         return result[0] if single else result
 
@@ -246,24 +239,14 @@ class Embedder:
         if self._cache is None or options or not inputs:
             return self.encode(inputs, prompt_name=prompt_name, **self._to_unit_length(options))
         texts = _as_list(inputs)
-        vectors = self._from_cache(self._cache, texts, prompt_name)
+        vectors = self._cache.look_up(texts, partial(self._encode_for_cache, prompt_name))
         return vectors[texts[0]] if isinstance(inputs, str) else np.stack([vectors[text] for text in texts])
 
-    def _from_cache(
-        self, cache: QueryCache, texts: Sequence[str], prompt_name: str
-    ) -> dict[str, NDArray[np.float32]]:
-        """Return the vector of each text, (D,), from the cache or encoded together."""
-        found = {text: cache.get(text) for text in dict.fromkeys(texts)}
-        vectors = {text: vector for text, vector in found.items() if vector is not None}
-        missing = [text for text in found if text not in vectors]
-        if missing:
-            truncated = self.truncated_count
-            encoded = self.encode(missing, prompt_name=prompt_name, **self._to_unit_length({}))  # (n, D)
-            vectors.update(zip(missing, encoded, strict=True))
-            if self.truncated_count == truncated:
-                for text in missing:
-                    cache.put(text, vectors[text])
-        return vectors
+    def _encode_for_cache(self, prompt_name: str, texts: Sequence[str]) -> tuple[NDArray[np.float32], bool]:
+        """Return vectors (n, D), and whether none of the texts was cut."""
+        before = self.truncated_count
+        vectors = self.encode(texts, prompt_name=prompt_name, **self._to_unit_length({}))
+        return vectors, self.truncated_count == before
 
     def encode_document(
         self, inputs: str | Document | Sequence[str] | Sequence[Document], **options: Any
@@ -308,18 +291,7 @@ class Embedder:
             calls = [[row for row, own in enumerate(sessions) if own is session] for session in {*sessions}]
         result = np.empty((len(inputs), self.dimension), dtype=np.float32)
         for rows in calls:
-            session = sessions[rows[0]]
-            result[rows] = self._runner.run(
-                [texts[row] for row in rows],
-                self.dimension,
-                partial(self._vectors, session),
-                batch_size=None,
-                truncation="silent",
-                progress=None,
-                count=False,
-            )
-            if self._normalizes(session, None):
-                result[rows] /= np.maximum(np.linalg.norm(result[rows], axis=1, keepdims=True), 1e-12)
+            result[rows] = self._vectors.run(sessions[rows[0]], [texts[row] for row in rows])
         return result
 
     def _prompt(self, name: str) -> str:
@@ -359,51 +331,6 @@ class Embedder:
             mine = {name for name in ("", *self._settings.prompts) if self._session(name or None) is session}
             check_runtime(self.bundle, self.variant, session, mine, self.golden)
             self._checked.add(session)
-
-    def _vectors(self, session: ModelSession, feed: Feed) -> NDArray[np.float32]:
-        """Run one batch: (B, D) at this embedder's dimension."""
-        output, settings = self._output_of(session), self._settings
-        values = session.run(output, feed)  # (B, D) or (B, T, D)
-        texts, tokens = feed["input_ids"].shape
-        if values.shape[:-1] not in ((texts,), (texts, tokens)):
-            raise BundleError(
-                f"{session.path} gives {output} of shape {list(values.shape)} for {texts} texts of {tokens} "
-                "tokens; one vector a text or a token is needed"
-            )
-        if self._dense and values.ndim == 2:
-            raise BundleError(
-                f"{session.path} gives one vector a text as {output!r}, and the folder has Dense layers; "
-                f"that they are in it is known of an output {_WHOLE!r} only"
-            )
-        width = self._dense[0].weight.shape[1] if self._dense else settings.dimension
-        if values.shape[-1] != width:
-            raise BundleError(
-                f"{session.path} gives {output} of width {values.shape[-1]}; {width} is stated in its folder"
-            )
-        if values.ndim == 3:
-            values = pool(values, feed["attention_mask"], settings.pooling)
-            for layer in self._dense:
-                values = layer(values)
-        return values[:, : self.dimension]  # (B, D)
-
-    def _output_of(self, session: ModelSession) -> str:
-        """Return the output to compute, looked up once."""
-        if session.path not in self._outputs:
-            names = session.output_names
-            self._outputs[session.path] = next((name for name in _OUTPUTS if name in names), names[0])
-        return self._outputs[session.path]
-
-    def _normalizes(self, session: ModelSession, asked: bool | None) -> bool:
-        settings = self._settings
-        if asked is False and settings.normalize:
-            raise InputError(
-                f"{self.name} normalises inside the model; normalize_embeddings=False is not possible"
-            )
-        if not settings.normalize:
-            return bool(asked)
-        # relsdk's own graphs do it themselves; somebody else's may not, and once more changes nothing.
-        done = self.bundle.files and self._outputs.get(session.path) == _WHOLE
-        return not done or self.dimension != settings.dimension
 
 
 def _open_again(kind: type[Embedder], path: Path, fingerprint: str, arguments: Mapping[str, Any]) -> Embedder:

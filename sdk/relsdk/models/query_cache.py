@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -46,7 +47,7 @@ def open_query_cache(limit: int) -> QueryCache | None:
 
 
 class QueryCache:
-    """Forgets what was not asked for the longest. Safe to use from many threads, and after a fork.
+    """A cache that drops the entry used longest ago. Safe to use from many threads, and after a fork.
 
     Args:
         limit: The most vectors it holds, at least 1; each takes 4 * D bytes and its text.
@@ -77,6 +78,28 @@ class QueryCache:
             self._vectors.move_to_end(text)
             while len(self._vectors) > self._limit:
                 self._vectors.popitem(last=False)
+
+    def look_up(
+        self,
+        texts: Iterable[str],
+        encode: Callable[[list[str]], tuple[NDArray[np.float32], bool]],
+    ) -> dict[str, NDArray[np.float32]]:
+        """Return the vector of each text, (D,); those that are missing are encoded together.
+
+        Args:
+            texts: The texts.
+            encode: Takes n texts and returns their vectors (n, D), and whether to keep them.
+        """
+        hits = {text: self.get(text) for text in dict.fromkeys(texts)}
+        vectors = {text: vector for text, vector in hits.items() if vector is not None}
+        missing = [text for text in hits if text not in vectors]
+        if missing:
+            encoded, keep = encode(missing)
+            vectors.update(zip(missing, encoded, strict=True))
+            if keep:
+                for text in missing:
+                    self.put(text, vectors[text])
+        return vectors
 
     def info(self) -> CacheInfo:
         """Return counts since it was made."""
