@@ -28,8 +28,9 @@ from relsdk.errors import InputError
 from relsdk.models.embedder import Embedder
 from relsdk.records import LabelledPair, document_text
 from relsdk.runtime.tokenizer import open_tokenizer
-from relsdk_export.cuts.layers import keep_layers, keep_pieces
-from relsdk_export.cuts.vocabulary import cut_vocabulary
+from relsdk_checkpoint.loading import keep_layers
+from relsdk_export.checks import check_layers
+from relsdk_export.cuts.vocabulary import cut_vocabulary, keep_pieces
 from relsdk_export.gate.corpus import PARITY_TEXTS, Sample, input_batches, typical_texts
 from relsdk_export.gate.parity import ParityBudget, check_parity, torch_vectors
 from relsdk_export.onnx.convert import SentenceEncoder, load_encoder, write_onnx
@@ -166,7 +167,9 @@ class _EncoderJob:
         self.models = {tower: load_encoder(path, self.settings) for tower, path in self.towers.items()}
         copy_tokenizer(self.checkpoint, folder)
         if self._asked.layers is not None:
-            update_model_config(folder, keep_layers(self.models["model"].transformer, self._asked.layers))
+            transformer = self.models["model"].transformer
+            check_layers(self._asked.layers, transformer.config.num_hidden_layers)
+            update_model_config(folder, keep_layers(transformer, self._asked.layers))
             self._cuts["layers"] = list(self._asked.layers)
         if self._asked.dimension is not None:
             self._cut_dimension(self._asked.dimension)

@@ -24,8 +24,9 @@ from relsdk.bundle import (
 from relsdk.models.cross_encoder import CrossEncoder
 from relsdk.records import LabelledPair, document_text
 from relsdk.runtime.tokenizer import open_tokenizer
-from relsdk_export.cuts.layers import keep_layers, keep_pieces
-from relsdk_export.cuts.vocabulary import cut_vocabulary
+from relsdk_checkpoint.loading import keep_layers
+from relsdk_export.checks import check_layers
+from relsdk_export.cuts.vocabulary import cut_vocabulary, keep_pieces
 from relsdk_export.gate.corpus import Sample, head, input_batches, typical_pairs
 from relsdk_export.gate.parity import ParityBudget, check_logits, torch_logits
 from relsdk_export.onnx.convert import PairClassifier, load_scorer, write_onnx
@@ -116,7 +117,9 @@ class _ScorerJob:
         self.model = load_scorer(self.checkpoint, self.settings)
         copy_tokenizer(self.checkpoint, folder)
         if self._asked.layers is not None:
-            update_model_config(folder, keep_layers(self.model.transformer, self._asked.layers))
+            transformer = self.model.transformer
+            check_layers(self._asked.layers, transformer.config.num_hidden_layers)
+            update_model_config(folder, keep_layers(transformer, self._asked.layers))
             self._cuts["layers"] = list(self._asked.layers)
         own = [
             (pair.query, document_text(self.settings.document_template, pair.document)) for pair in self._own

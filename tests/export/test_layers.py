@@ -13,7 +13,7 @@ from relsdk import Embedder, RelevanceLevel
 from relsdk.errors import InputError
 from relsdk.formats import write_documents, write_pairs
 from relsdk.models.bi_encoder import BiEncoder
-from relsdk_export.cuts.layers import keep_layers
+from relsdk_checkpoint.loading import keep_layers
 from relsdk_export.encoder import EncoderCuts, export_encoder
 from relsdk_sample import generate
 from tests.export.toy_architectures import CONFIGS, make_architecture

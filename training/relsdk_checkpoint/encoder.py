@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 
@@ -19,12 +18,12 @@ from relsdk_checkpoint.loading import (
     add_lora,
     keep_layers,
     load_transformer,
-    merged,
+    merge_lora,
     quiet,
     set_dropout,
 )
 
-__all__ = ["TextEncoder"]
+__all__ = ["TextEncoder", "pool"]
 
 _POOLINGS = ("mean", "cls", "lasttoken")
 
@@ -102,14 +101,7 @@ class TextEncoder(nn.Module):
         mask = inputs["attention_mask"]
         output = self.transformer(input_ids=inputs["input_ids"], attention_mask=mask)
         hidden: Tensor = output.last_hidden_state.float()  # (B, T, D)
-        if self.settings.pooling == "cls":
-            return hidden[:, 0]
-        if self.settings.pooling == "lasttoken":
-            last = (mask.sum(dim=1) - 1).clamp(min=0)  # (B,)
-            return hidden[torch.arange(len(hidden), device=hidden.device), last]
-        weights = mask.unsqueeze(-1).to(hidden.dtype)  # (B, T, 1)
-        mean: Tensor = (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1e-9)
-        return mean
+        return pool(hidden, mask, self.settings.pooling)
 
     def save(self, folder: Path, *, matryoshka_dims: Sequence[int] = ()) -> None:
         """Write weights (safetensors), configuration, tokenizer and the sentence-transformers layout.
@@ -119,7 +111,7 @@ class TextEncoder(nn.Module):
             matryoshka_dims: Dimensions that the vectors were trained to be cut to.
         """
         copy_tokenizer(self.source, folder)
-        transformer: PreTrainedModel = merged(self.transformer)
+        transformer: PreTrainedModel = merge_lora(self.transformer)
         with quiet():
             transformer.save_pretrained(folder)
         # Normalised: what was trained is the cosine.
@@ -127,3 +119,27 @@ class TextEncoder(nn.Module):
             self.settings, normalize=True, similarity="cosine", matryoshka_dims=tuple(matryoshka_dims)
         )
         write_layout(folder, trained)
+
+
+def pool(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
+    """Pool the token vectors (B, T, D) of texts to one vector each (B, D).
+
+    Args:
+        hidden: The token vectors.
+        mask: (B, T) int64, 1 for a real token, padding on the right.
+        pooling: As in `EncoderSettings`.
+    """
+    if pooling == "cls":
+        return hidden[:, 0]
+    if pooling == "lasttoken":
+        last = (mask.sum(dim=1) - 1).clamp(min=0)[:, None, None].expand(-1, 1, hidden.shape[-1])
+        return hidden.gather(1, last)[:, 0]
+    weights = mask.unsqueeze(-1).to(hidden.dtype)  # (B, T, 1)
+    if pooling == "max":
+        return hidden.masked_fill(weights == 0, float("-inf")).amax(dim=1)
+    if pooling == "weightedmean":
+        weights = weights * weights.cumsum(dim=1)
+    total = weights.sum(dim=1).clamp(min=1e-9)  # (B, 1)
+    if pooling == "mean_sqrt_len_tokens":
+        total = total.sqrt()
+    return (hidden * weights).sum(dim=1) / total

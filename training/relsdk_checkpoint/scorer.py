@@ -9,18 +9,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification
 
 from relsdk.bundle import Head, ScorerSettings, copy_tokenizer, write_scorer_layout
 from relsdk.errors import InputError
 from relsdk_checkpoint.loading import (
     add_lora,
     keep_layers,
+    load_tokenizer,
     load_transformer,
-    merged,
+    merge_lora,
     quiet,
     set_dropout,
     token_settings,
+    uses_token_types,
 )
 
 __all__ = ["ScoreModel"]
@@ -94,9 +96,9 @@ class ScoreModel(nn.Module):
             pad_token=tokens.pad_token,
             truncation_side=tokens.truncation_side,
         )
-        names = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True).model_input_names
+        uses_types = uses_token_types(transformer, load_tokenizer(checkpoint))
         model = add_lora(transformer, lora_rank, head=_head(transformer)) if lora_rank else transformer
-        return cls(model, settings, checkpoint, uses_types="token_type_ids" in names)
+        return cls(model, settings, checkpoint, uses_types=uses_types)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Judge a batch.
@@ -115,7 +117,7 @@ class ScoreModel(nn.Module):
         """Write weights (safetensors), configuration and tokenizer into an empty folder."""
         copy_tokenizer(self.source, folder)
         with quiet():
-            merged(self.transformer).save_pretrained(folder)
+            merge_lora(self.transformer).save_pretrained(folder)
         write_scorer_layout(folder, self.settings)
 
 

@@ -20,8 +20,7 @@ from relsdk.bundle import (
 )
 from relsdk.files.folders import staged_folder
 from relsdk_export.checks import check_checkpoint
-from relsdk_export.cuts.layers import keep_pieces
-from relsdk_export.cuts.vocabulary import cut_vocabulary
+from relsdk_export.cuts.vocabulary import cut_vocabulary, keep_pieces
 from relsdk_export.onnx.convert import load_encoder
 from relsdk_export.onnx.weight_files import writing_weights
 

@@ -16,14 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
+from torch import nn
+from transformers import PreTrainedModel
 
 from relsdk.errors import BundleError
 from relsdk.files.folders import json_sha256
 from relsdk.typed_json import read_json
 
-__all__ = ["VocabularyCut", "cut_vocabulary"]
+__all__ = ["VocabularyCut", "cut_vocabulary", "keep_pieces"]
 
 _WORD_START = "\u2581"
 
@@ -131,3 +134,18 @@ def _batches(texts: Iterable[str], size: int) -> Iterator[list[str]]:
     iterator = iter(texts)
     while batch := list(islice(iterator, size)):
         yield batch
+
+
+def keep_pieces(model: PreTrainedModel, cut: VocabularyCut) -> dict[str, Any]:
+    """Keep the embedding rows of a cut vocabulary, in place; return what changes in the configuration."""
+    embedding = model.get_input_embeddings()
+    smaller = nn.Embedding(len(cut.kept), embedding.weight.shape[1])
+    smaller.weight = nn.Parameter(embedding.weight.detach()[torch.from_numpy(cut.kept)].clone())
+    model.set_input_embeddings(smaller)
+    changes = {"vocab_size": len(cut.kept)}
+    pad = getattr(model.config, "pad_token_id", None)
+    if pad is not None:
+        changes["pad_token_id"] = cut.new_id(pad)
+    for key, value in changes.items():
+        setattr(model.config, key, value)
+    return changes

@@ -17,7 +17,8 @@ from relsdk.calibration import Temperature
 from relsdk.errors import QualityError
 from relsdk.models.cross_encoder import CrossEncoder
 from relsdk.models.embedder import Embedder
-from relsdk_export.onnx.convert import PairClassifier, SentenceEncoder, load_tokenizer
+from relsdk_checkpoint.loading import load_tokenizer
+from relsdk_export.onnx.convert import PairClassifier, SentenceEncoder
 
 __all__ = [
     "LogitParity",

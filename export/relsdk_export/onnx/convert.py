@@ -5,22 +5,18 @@ Shape letters: B texts of a batch, T tokens, D dimension.
 
 from __future__ import annotations
 
-import logging
-import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from inspect import signature
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
-from transformers.utils import logging as transformers_logging
+from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 
 from relsdk.bundle import DenseLayer, EncoderSettings, ScorerSettings, read_dense
 from relsdk.errors import BundleError, RelsdkError
+from relsdk_checkpoint.encoder import pool
+from relsdk_checkpoint.loading import first_reason, load_tokenizer, load_transformer, quiet, uses_token_types
 from relsdk_export.onnx.fusion import fuse_attention
 from relsdk_export.onnx.graphs import save_program
 
@@ -29,7 +25,6 @@ __all__ = [
     "SentenceEncoder",
     "load_encoder",
     "load_scorer",
-    "load_tokenizer",
     "write_onnx",
 ]
 
@@ -42,9 +37,8 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "ReLU": nn.ReLU,
     "Sigmoid": nn.Sigmoid,
 }
-# What the names of low-rank updates hold.
-_ADAPTER = ("lora_", ".base_layer.", "adapter")
-_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+# Loggers of notes on the exporter's own internals; what matters is checked on the result.
+_EXPORTERS = ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")
 
 
 class SentenceEncoder(nn.Module):
@@ -81,26 +75,10 @@ class SentenceEncoder(nn.Module):
         hidden = self.transformer(
             input_ids=input_ids, attention_mask=attention_mask
         ).last_hidden_state  # (B, T, D)
-        pooled = self.dense(self._pool(hidden, attention_mask))[:, : self.cut]  # (B, D)
+        pooled = self.dense(pool(hidden, attention_mask, self.pooling))[:, : self.cut]  # (B, D)
         if self.normalize:
             pooled = nn.functional.normalize(pooled, p=2.0, dim=-1)
         return hidden, pooled
-
-    def _pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        if self.pooling == "cls":
-            return hidden[:, 0]
-        if self.pooling == "lasttoken":
-            last = (mask.sum(dim=1) - 1).clamp(min=0)[:, None, None].expand(-1, 1, hidden.shape[-1])
-            return hidden.gather(1, last)[:, 0]
-        weights = mask.unsqueeze(-1).to(hidden.dtype)  # (B, T, 1)
-        if self.pooling == "max":
-            return hidden.masked_fill(weights == 0, float("-inf")).amax(dim=1)
-        if self.pooling == "weightedmean":
-            weights = weights * weights.cumsum(dim=1)
-        total = weights.sum(dim=1).clamp(min=1e-9)  # (B, 1)
-        if self.pooling == "mean_sqrt_len_tokens":
-            total = total.sqrt()
-        return (hidden * weights).sum(dim=1) / total
 
 
 def _dense(layer: DenseLayer) -> nn.Sequential:
@@ -158,59 +136,15 @@ def load_scorer(checkpoint: Path, settings: ScorerSettings) -> PairClassifier:
     transformer = _load(AutoModelForSequenceClassification, checkpoint)
     tokenizer = load_tokenizer(checkpoint)
     _check_tokenizer(transformer, tokenizer, checkpoint)
-    uses_types = (
-        "token_type_ids" in tokenizer.model_input_names
-        and "token_type_ids" in signature(transformer.forward).parameters
-    )
+    uses_types = uses_token_types(transformer, tokenizer)
     return PairClassifier(transformer, settings, uses_types=uses_types).eval()
 
 
 def _load(kind: Any, checkpoint: Path) -> PreTrainedModel:
-    if (checkpoint / "adapter_config.json").is_file():
-        raise BundleError(
-            f"{checkpoint} is an adapter; merge it into its model first: merge_and_unload(), "
-            "then save_pretrained()"
-        )
-    if not any(checkpoint.glob("*.safetensors")):
-        raise BundleError(f"{checkpoint} has no safetensors weights; name a checkpoint folder")
-    try:
-        with _quiet():
-            model, notes = kind.from_pretrained(
-                checkpoint,
-                dtype=torch.float32,
-                attn_implementation="eager",  # plain operators, which graph optimisers can see
-                use_safetensors=True,
-                local_files_only=True,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # named below
-            )
-    except Exception as error:  # damaged files raise what the library happens to meet
-        raise BundleError(f"{checkpoint} cannot be loaded: {_reason(error)}") from error
-    _check_weights(checkpoint, notes)
-    loaded: PreTrainedModel = model.eval()
-    return loaded
-
-
-def _check_weights(checkpoint: Path, notes: Mapping[str, Any]) -> None:
-    """Raise `BundleError` unless the weights are those of the architecture, all of them and no others."""
-    if mismatched := sorted(
-        str(item[0] if isinstance(item, tuple) else item) for item in notes["mismatched_keys"]
-    ):
-        raise BundleError(
-            f"{checkpoint}: {mismatched[0]} has another shape than config.json says; they are of two models"
-        )
-    adapters = [name for name in notes["unexpected_keys"] if any(part in name for part in _ADAPTER)]
-    if adapters:
-        raise BundleError(
-            f"{checkpoint} holds low-rank updates beside its weights ({adapters[0]}, ...); merge them first: "
-            "merge_and_unload(), then save_pretrained()"
-        )
-    missing = sorted(name for name in notes["missing_keys"] if not name.startswith("pooler."))
-    if missing:
-        raise BundleError(
-            f"{checkpoint} lacks {len(missing)} weights of its architecture ({missing[0]}, ...); "
-            "an export would hold random ones"
-        )
+    """Load all weights of a checkpoint with attention as plain operators, which graph optimisers can see."""
+    return load_transformer(
+        kind, checkpoint, whole=True, error=BundleError, attn_implementation="eager"
+    ).eval()
 
 
 def _check_tokenizer(model: PreTrainedModel, tokenizer: Any, checkpoint: Path) -> None:
@@ -225,26 +159,6 @@ def _check_tokenizer(model: PreTrainedModel, tokenizer: Any, checkpoint: Path) -
         )
 
 
-def load_tokenizer(checkpoint: Path) -> Any:
-    """Load transformers' own tokenizer of a checkpoint.
-
-    Raises:
-        BundleError: Its files are missing, damaged or of another model.
-    """
-    try:
-        return AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
-    except Exception as error:  # as above
-        raise BundleError(f"{checkpoint} has no usable tokenizer: {_reason(error)}") from error
-
-
-def _reason(error: BaseException) -> str:
-    """Return the first line of what went wrong first."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    plain = _ANSI.sub("", str(error))
-    return next((line.strip() for line in plain.splitlines() if line.strip()), type(error).__name__)
-
-
 def _check_architecture(encoder: SentenceEncoder, checkpoint: Path) -> None:
     """Raise `BundleError` unless ids and mask alone give token vectors of the width that is stated."""
     config = encoder.transformer.config
@@ -255,12 +169,12 @@ def _check_architecture(encoder: SentenceEncoder, checkpoint: Path) -> None:
         )
     ids = torch.zeros((1, 2), dtype=torch.int64)
     try:
-        with torch.inference_mode(), _quiet():
+        with torch.inference_mode(), quiet():
             _, pooled = encoder(ids, torch.ones_like(ids))
     except Exception as error:  # whatever a model's own code raises
         raise BundleError(
             f"{checkpoint} ({config.model_type}) makes no token vectors of ids and mask: "
-            f"{_reason(error)}; {tested}"
+            f"{first_reason(error)}; {tested}"
         ) from error
     if pooled.shape[1] != encoder.width:
         raise BundleError(
@@ -296,7 +210,7 @@ def write_onnx(model: SentenceEncoder | PairClassifier, path: Path) -> None:
     else:
         module, outputs = _TextVectors(model), ["sentence_embedding"]
     shape = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens", max=model.max_tokens)}
-    with _quiet():
+    with quiet(*_EXPORTERS):
         try:
             program = torch.onnx.export(
                 module,
@@ -310,7 +224,7 @@ def write_onnx(model: SentenceEncoder | PairClassifier, path: Path) -> None:
             )
         except torch.onnx.errors.OnnxExporterError as error:
             name = type(model.transformer).__name__
-            raise RelsdkError(f"torch cannot export {name} to ONNX: {_reason(error)}") from error
+            raise RelsdkError(f"torch cannot export {name} to ONNX: {first_reason(error)}") from error
         if program is None:
             raise RelsdkError("torch exported nothing")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -325,24 +239,3 @@ class _TextVectors(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         vectors: Tensor = self.encoder(input_ids, attention_mask)[1]
         return vectors
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the libraries' notes on their own internals; what matters is checked on the result."""
-    names = ("torch.onnx", "onnxscript", "onnx_ir", "torch.export", "transformers")
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    bars = transformers_logging.is_progress_bar_enabled()
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    transformers_logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-        if bars:
-            transformers_logging.enable_progress_bar()

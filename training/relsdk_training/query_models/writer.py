@@ -22,7 +22,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from relsdk.errors import InputError
 from relsdk.levels import NUM_LEVELS
 from relsdk_checkpoint.device import default_device
-from relsdk_checkpoint.loading import add_lora, load_transformer, merged, quiet, set_dropout
+from relsdk_checkpoint.loading import add_lora, load_transformer, merge_lora, quiet, set_dropout
 from relsdk_training.config.files import config_from_dict
 from relsdk_training.config.settings import QueryModelConfig
 from relsdk_training.query_models.base import QueryExample, QueryRequest
@@ -149,7 +149,7 @@ class QueryWriter(nn.Module):
     def save(self, folder: Path) -> None:
         """Write weights (safetensors), tokenizer and settings into an empty folder."""
         with quiet():
-            merged(self.transformer).save_pretrained(folder)
+            merge_lora(self.transformer).save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
         settings = asdict(replace(self.settings, checkpoint="", lora_rank=0))
         (folder / SAVED_SETTINGS).write_text(
