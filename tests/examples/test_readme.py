@@ -53,7 +53,7 @@ def _block(name):
 
 def test_who_does_not_train_gets_there_by_readmes_commands(toy_checkpoint, relsdk, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    pull, export, build, query = _block("journey")
+    pull, export, build, query, doctor = _block("journey")
     assert pull == ["model", "pull", "multilingual-e5-small", "--output", "checkpoint"]
     shutil.copytree(toy_checkpoint, "checkpoint")  # the real one is tested with the demo
     world = generate(seed=3, n_documents=100, n_queries=40)
@@ -73,6 +73,9 @@ def test_who_does_not_train_gets_there_by_readmes_commands(toy_checkpoint, relsd
     code, stdout, stderr = relsdk(*query, "--json")
     assert code == 0, stderr
     assert [hit["id"] for hit in json.loads(stdout)["hits"]] == ["v2"]  # the filter leaves one
+    code, stdout, stderr = relsdk(*doctor)
+    assert code == 0, stderr
+    assert "fp32" in stdout
     calibrate, graded, measure = _block("levels")
     for command in (calibrate, graded, measure):
         code, stdout, stderr = relsdk(*command)
@@ -82,4 +85,23 @@ def test_who_does_not_train_gets_there_by_readmes_commands(toy_checkpoint, relsd
 
 
 def test_readme_takes_ten_minutes():
-    assert len((ROOT / "README.md").read_text().split()) <= 900
+    text = (ROOT / "README.md").read_text()
+    assert len(text.split()) <= 900
+    lines = [line for line in text.splitlines() if not line.startswith("<!--")]
+    assert len(lines) <= 130
+    assert text.index("pip install") < 1200
+
+
+def test_readmes_numbers_are_few_and_generated():
+    """In prose and tables: what a command prints, and what a user types, has as many as it has."""
+    text = re.sub(r"```.*?```|`[^`]*`|\]\([^)]*\)", "", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    generated = re.findall(r"<!-- (\w+) -->\n(.*?)<!-- /\1 -->", text, re.DOTALL)
+    number = r"(?<![\w@-])\d[\d.,]*(?![\w])"
+    counts = {
+        name: len(re.findall(number, re.sub(r"\n\n[^\n]*by turns.*", "", part))) for name, part in generated
+    }
+    assert {name for name, count in counts.items() if count} == {"numbers", "gain", "speed"}
+    assert 10 < sum(counts.values()) <= 20, counts
+    prose = re.sub(r"<!-- (\w+) -->\n.*?<!-- /\1 -->", "", text, flags=re.DOTALL)
+    allowed = {"0", "1", "2", "3", "3.10", "2.0", "2024"}  # levels, an exit code, versions, a paper's year
+    assert {found.rstrip(".,") for found in re.findall(number, prose)} <= allowed
