@@ -6,10 +6,25 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from relsdk.errors import InputError
 from relsdk.levels import RelevanceLevel
 
-__all__ = ["Document", "Hit", "LabelledPair", "Relevance", "SearchResult", "document_text"]
+__all__ = [
+    "Document",
+    "Hit",
+    "LabelledPair",
+    "Matrix",
+    "Relevance",
+    "SearchResult",
+    "Vector",
+    "document_text",
+]
+
+# (D,) and (N, D), for signatures.
+Vector = np.ndarray[tuple[int], np.dtype[Any]]
+Matrix = np.ndarray[tuple[int, int], np.dtype[Any]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,7 +115,15 @@ def imports(path):
         if isinstance(function, ast.FunctionDef)
         for child in ast.walk(function)
     }
+    for_checkers = {
+        id(child)
+        for branch in ast.walk(tree)
+        if isinstance(branch, ast.If) and ast.unparse(branch.test) == "TYPE_CHECKING"
+        for child in ast.walk(branch)
+    }
     for node in ast.walk(tree):
+        if id(node) in for_checkers and getattr(node, "module", "") == "typing_extensions":
+            continue  # type checkers bring it, and nothing else reads it
         names = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]

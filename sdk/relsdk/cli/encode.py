@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 import numpy as np
+from numpy.typing import NDArray
 
 from relsdk.cli.inputs import input_options
 from relsdk.cli.output import echo, echo_json
@@ -15,6 +16,7 @@ from relsdk.files.atomic import output_file
 from relsdk.files.folders import check_file_target
 from relsdk.formats import read_documents, read_queries
 from relsdk.models.embedder import Embedder
+from relsdk.models.pooling import Precision
 
 __all__ = ["encode"]
 
@@ -49,7 +51,7 @@ def encode(
     source: str,
     output: Path,
     kind: str,
-    precision: str,
+    precision: Precision,
     truncate_dim: int | None,
     variant: str,
     threads: int | None,
@@ -69,6 +71,7 @@ def encode(
     else:
         documents = list(read_documents(source, row_is_line=row_is_line, **reading))
     embedder = Embedder(model, variant=variant, threads=threads, truncate_dim=truncate_dim)
+    vectors: NDArray[Any]
     if kind == "query":
         vectors = embedder.encode_query(texts, precision=precision, show_progress_bar=True)
     else:

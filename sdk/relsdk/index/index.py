@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from relsdk.index.generation import Generation, IndexInfo, load_generation
 from relsdk.index.storage import open_current
 from relsdk.index.vectors import UNIT_TOLERANCE, check_vectors
 from relsdk.index.verify import VerifyReport, verify_generation
-from relsdk.records import Document, Hit
+from relsdk.records import Document, Hit, Matrix, Vector
 from relsdk.runtime.hardware import choose_threads
 
 __all__ = ["Index"]
@@ -141,6 +141,26 @@ class Index:
         generation = self._open()
         return _open_again, (type(self), generation.folder, self._check, generation.manifest.checksum)
 
+    @overload
+    def search(
+        self,
+        vectors: Vector | Sequence[float],
+        k: int = 10,
+        *,
+        ef_search: int | None = None,
+        where: Mapping[str, Any] | None = None,
+        exact: bool = False,
+    ) -> list[Hit]: ...
+    @overload
+    def search(
+        self,
+        vectors: Matrix | Sequence[Vector] | Sequence[Sequence[float]],
+        k: int = 10,
+        *,
+        ef_search: int | None = None,
+        where: Mapping[str, Any] | None = None,
+        exact: bool = False,
+    ) -> list[list[Hit]]: ...
     def search(
         self,
         vectors: NDArray[Any] | Sequence[Any],
@@ -149,7 +169,7 @@ class Index:
         ef_search: int | None = None,
         where: Mapping[str, Any] | None = None,
         exact: bool = False,
-    ) -> Any:
+    ) -> list[Hit] | list[list[Hit]]:
         """Find the documents nearest to query vectors.
 
         Args:

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence, Set
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,15 +21,34 @@ from relsdk.errors import CalibrationError, InputError
 from relsdk.models.pooling import Precision, to_precision
 from relsdk.models.query_cache import CacheInfo, open_query_cache
 from relsdk.models.vector_runner import VectorRunner
-from relsdk.records import Document, document_text
+from relsdk.records import Document, Matrix, Vector, document_text
 from relsdk.runtime.batch_runner import BatchRunner, Truncation, TruncationWarning
 from relsdk.runtime.session import ModelSession
 from relsdk.runtime.verification import Verification, check_runtime, verify_variant
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from relsdk.calibration import Calibration
 
 __all__ = ["Embedder", "TruncationWarning"]
+
+
+class _Options(TypedDict, total=False):
+    """What each way of encoding takes beside the texts, for the overloads."""
+
+    prompt: str | None
+    batch_size: int | None
+    show_progress_bar: bool
+    normalize_embeddings: bool | None
+    precision: Precision
+    truncation: Truncation
+
+
+class _NamedPrompt(_Options, total=False):
+    """What `Embedder.encode` takes."""
+
+    prompt_name: str | None
 
 
 class Embedder:
@@ -169,6 +188,10 @@ class Embedder:
         """Whether `calibration` exists for this variant and dimension."""
         return self.variant.calibration(self.calibration_key) is not None
 
+    @overload
+    def encode(self, inputs: str, **options: Unpack[_NamedPrompt]) -> Vector: ...  # type: ignore[overload-overlap]
+    @overload
+    def encode(self, inputs: Sequence[str], **options: Unpack[_NamedPrompt]) -> Matrix: ...
     def encode(
         self,
         inputs: str | Sequence[str],
@@ -229,39 +252,100 @@ class Embedder:
         result = to_precision(vectors, precision)
         return result[0] if single else result
 
-    def encode_query(self, inputs: str | Sequence[str], **options: Any) -> NDArray[Any]:
-        """Encode with the model's query prompt, to unit length; see `encode` for options, shapes and errors.
+    @overload
+    def encode_query(self, inputs: str, **options: Unpack[_Options]) -> Vector: ...  # type: ignore[overload-overlap]
+    @overload
+    def encode_query(self, inputs: Sequence[str], **options: Unpack[_Options]) -> Matrix: ...
+    def encode_query(
+        self,
+        inputs: str | Sequence[str],
+        *,
+        prompt: str | None = None,
+        batch_size: int | None = None,
+        show_progress_bar: bool = False,
+        normalize_embeddings: bool | None = None,
+        precision: Precision = "float32",
+        truncation: Truncation = "warn",
+    ) -> NDArray[Any]:
+        """Encode with the model's query prompt, to unit length.
 
         With a query cache, a query that was encoded lately (without options) costs a look-up. A query that
         was cut to the model's limit is not kept: it is counted, and warned of, each time.
+
+        Args:
+            inputs: One query, or N of them.
+            prompt: A prompt of your own instead.
+            batch_size: See `encode`.
+            show_progress_bar: See `encode`.
+            normalize_embeddings: False gives the vectors as the model does; None and True give unit length.
+            precision: See `encode`.
+            truncation: See `encode`.
+
+        Returns:
+            See `encode`.
+
+        Raises:
+            InputError: See `encode`.
+            TruncationError: See `encode`.
         """
-        prompt_name = self.known_prompt("query")
-        if self._cache is None or options or not inputs:
-            return self.encode(inputs, prompt_name=prompt_name, **self._to_unit_length(options))
+        unit_length = self._unit_length(normalize_embeddings)
+        options = (prompt, batch_size, normalize_embeddings, precision, truncation)
+        if self._cache is None or not inputs or options != (None, None, None, "float32", "warn"):
+            return self.encode(
+                inputs,
+                prompt_name=self.known_prompt("query"),
+                prompt=prompt,
+                batch_size=batch_size,
+                show_progress_bar=show_progress_bar,
+                normalize_embeddings=unit_length,
+                precision=precision,
+                truncation=truncation,
+            )
         texts = _as_list(inputs)
-        vectors = self._cache.look_up(texts, partial(self._encode_for_cache, prompt_name))
+        vectors = self._cache.look_up(texts, partial(self._encode_for_cache, unit_length))
         return vectors[texts[0]] if isinstance(inputs, str) else np.stack([vectors[text] for text in texts])
 
-    def _encode_for_cache(self, prompt_name: str, texts: Sequence[str]) -> tuple[NDArray[np.float32], bool]:
+    def _encode_for_cache(
+        self, unit_length: bool | None, texts: Sequence[str]
+    ) -> tuple[NDArray[np.float32], bool]:
         """Return vectors (n, D), and whether none of the texts was cut."""
         before = self.truncated_count
-        vectors = self.encode(texts, prompt_name=prompt_name, **self._to_unit_length({}))
+        vectors = self.encode(texts, prompt_name=self.known_prompt("query"), normalize_embeddings=unit_length)
         return vectors, self.truncated_count == before
 
+    @overload
+    def encode_document(self, inputs: str | Document, **options: Unpack[_Options]) -> Vector: ...  # type: ignore[overload-overlap]
+    @overload
     def encode_document(
-        self, inputs: str | Document | Sequence[str] | Sequence[Document], **options: Any
+        self, inputs: Sequence[str] | Sequence[Document], **options: Unpack[_Options]
+    ) -> Matrix: ...
+    def encode_document(
+        self,
+        inputs: str | Document | Sequence[str] | Sequence[Document],
+        *,
+        prompt: str | None = None,
+        batch_size: int | None = None,
+        show_progress_bar: bool = False,
+        normalize_embeddings: bool | None = None,
+        precision: Precision = "float32",
+        truncation: Truncation = "warn",
     ) -> NDArray[Any]:
-        """Encode with the model's document prompt, to unit length; see `encode` for options and errors.
+        """Encode with the model's document prompt, to unit length; see `encode_query` for the options.
 
         A `Document` becomes text by the model's document template.
         """
-        options = self._to_unit_length(options)
-        if isinstance(inputs, str | Document):
-            return self.encode(
-                self.document_text(inputs), prompt_name=self.known_prompt("document"), **options
-            )
-        texts = [self.document_text(item) for item in _in_order(inputs)]
-        return self.encode(texts, prompt_name=self.known_prompt("document"), **options)
+        items = [inputs] if isinstance(inputs, str | Document) else _in_order(inputs)
+        vectors = self.encode(
+            [self.document_text(item) for item in items],
+            prompt_name=self.known_prompt("document"),
+            prompt=prompt,
+            batch_size=batch_size,
+            show_progress_bar=show_progress_bar,
+            normalize_embeddings=self._unit_length(normalize_embeddings),
+            precision=precision,
+            truncation=truncation,
+        )
+        return vectors[0] if isinstance(inputs, str | Document) else vectors
 
     def document_text(self, document: str | Document) -> str:
         """Return the text that is encoded for a document (before the prompt)."""
@@ -304,11 +388,11 @@ class Embedder:
         """Return the name of a prompt if the model has it, else "": `encode` then puts nothing before."""
         return name if name in self._settings.prompts else ""
 
-    def _to_unit_length(self, options: dict[str, Any]) -> dict[str, Any]:
-        """Complete options of `encode` for vectors that are compared by cosine; say once if that is news."""
+    def _unit_length(self, asked: bool | None) -> bool | None:
+        """Return `normalize_embeddings` for vectors that are compared by cosine; say once if that is news."""
         settings = self._settings
-        if "normalize_embeddings" in options or settings.normalize:
-            return options
+        if asked is not None or settings.normalize:
+            return asked
         if not self._said_unit:
             self._said_unit = True
             trained = (
@@ -319,7 +403,7 @@ class Embedder:
                 "them unit length, because relsdk compares by cosine; encode gives them as they are",
                 stacklevel=3,
             )
-        return {**options, "normalize_embeddings": True}
+        return True
 
     def _session(self, prompt_name: str | None) -> ModelSession:
         """Return what encodes texts with this prompt."""
