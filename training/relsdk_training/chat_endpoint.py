@@ -1,4 +1,4 @@
-"""A client of OpenAI-compatible chat endpoints, with the standard library only."""
+"""Questions to a chat model behind an OpenAI-compatible endpoint, through the `openai` package."""
 
 from __future__ import annotations
 
@@ -6,23 +6,19 @@ import json
 import os
 import re
 import time
+import weakref
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from http.client import HTTPException, HTTPResponse
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
-from urllib.request import HTTPErrorProcessor, Request, build_opener
 
-from relsdk.errors import InputError, TrainingError
+from relsdk.errors import InputError, MissingExtraError, TrainingError
 
 __all__ = ["ChatEndpoint", "UselessAnswers", "without_thoughts"]
 
-_LONGEST_WAIT = 3600.0  # seconds
-# An answer may take so many timeouts, and be so many bytes: one that drips, or does not end, is none.
-_TIMEOUTS_AN_ANSWER = 10
-_LONGEST_ANSWER = 16 * 2**20
-_PIECE = 2**16
-# What may succeed later: busy, timed out, in conflict with itself, broken.
+# How often a request that failed is sent again; openai waits 40 seconds in all.
+_RETRIES = 8
+# Busy, timed out, in conflict with itself: openai sends the request again, as it does for statuses from 500.
 _PASSING = (408, 409, 429)
 # How content filters name themselves in a refusal; the conversation is at fault, not the request.
 _FILTERED = ("content_filter", "contentfilter", "content_policy", "data_inspection_failed")
@@ -35,6 +31,8 @@ _THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 class ChatEndpoint:
     """Asks a chat model over HTTP, and asks again when the endpoint is busy or broken.
 
+    Redirects are not followed: documents go to the host that was named.
+
     Attributes:
         url: As given, without a slash at the end.
         model: As given.
@@ -43,47 +41,46 @@ class ChatEndpoint:
         url: What comes before `/chat/completions`, such as `http://localhost:8000/v1`.
         model: Name of the model, as the endpoint calls it; not empty.
         api_key_env: Environment variable that holds the key; empty sends no key.
-        timeout: Seconds to wait for the endpoint to send something; an answer that is not whole after ten
-            times as many counts as failed.
-        retries: How often a failed request is sent again.
-        first_wait: Seconds before the first retry; each further one waits twice as long, or as long as the
-            server's Retry-After says when that is longer; at most an hour.
-        sleep: Waits for so many seconds.
+        timeout: Seconds to wait for the endpoint to send something.
+        retries: How often a failed request is sent again. Waits grow from half a second to 8; a Retry-After
+            header that asks for a minute or less counts instead.
 
     Raises:
         InputError: The URL is not http(s), the model has no name, the key's variable is unset, or a number is
             out of range.
+        MissingExtraError: The package `openai` is not installed.
     """
 
     def __init__(
-        self,
-        url: str,
-        model: str,
-        *,
-        api_key_env: str = "",
-        timeout: float = 60.0,
-        retries: int = 5,
-        first_wait: float = 1.0,
-        sleep: Callable[[float], object] = time.sleep,
+        self, url: str, model: str, *, api_key_env: str = "", timeout: float = 60.0, retries: int = _RETRIES
     ) -> None:
-        if not (timeout > 0 and retries >= 0 and first_wait >= 0):
+        if not (timeout > 0 and retries >= 0):
             raise InputError(
-                f"timeout {timeout}, retries {retries}, first_wait {first_wait}; "
-                "a timeout above 0 and 0 or more of the others are needed"
+                f"timeout {timeout}, retries {retries}; a timeout above 0 and 0 or more retries are needed"
             )
         self.url = _checked_url(url)
         if not model.strip():
             raise InputError(f"no model is named for the endpoint {self.url}; say which one shall answer")
         self.model = model
-        self._headers = {"Content-Type": "application/json", "User-Agent": "relsdk"}
         self._secret = _key(api_key_env) if api_key_env else ""
-        if self._secret:
-            self._headers["Authorization"] = f"Bearer {self._secret}"
-        self._timeout = timeout
-        self._retries = retries
-        self._first_wait = first_wait
-        self._sleep = sleep
-        self._opener = build_opener(_EveryStatus)
+        try:
+            import openai  # half a second
+        except ImportError as error:
+            raise MissingExtraError("asking a language model over HTTP", "llm") from error
+        self._openai, self._retries = openai, retries
+        # openai takes keys and names of OpenAI's customers from the environment, which are not for any host.
+        unsent = ["OpenAI-Organization", "OpenAI-Project", *([] if self._secret else ["Authorization"])]
+        self._headers = dict.fromkeys(unsent, openai.Omit())
+        client = openai.DefaultHttpxClient(follow_redirects=False)
+        weakref.finalize(self, client.close)
+        api = openai.OpenAI(
+            base_url=self.url,
+            api_key=self._secret or "none",
+            timeout=timeout,
+            max_retries=retries,
+            http_client=client,
+        )
+        self._create = api.chat.completions.with_raw_response.create
 
     def ask(
         self, messages: Sequence[Mapping[str, str]], *, temperature: float, seed: int, samples: int = 1
@@ -108,7 +105,7 @@ class ChatEndpoint:
         requests = 0
         at_once = samples
         while len(answers) < samples:  # each request but one gives at least one, so there are at most S + 1
-            body = {
+            request = {
                 "model": self.model,
                 "messages": [dict(message) for message in messages],
                 "temperature": temperature,
@@ -116,78 +113,52 @@ class ChatEndpoint:
                 "n": min(at_once, samples - len(answers)),
             }
             try:
-                answers += self._answers(body)
+                answers += self._answers(request)
             except _SeveralRefusedError:
                 at_once = 1
             requests += 1
         return answers[:samples]
 
-    def _answers(self, body: Mapping[str, Any]) -> list[str]:
+    def _answers(self, request: Mapping[str, Any]) -> list[str]:
         """Send one request until it is answered; at least one answer, as many as asked for when filtered."""
-        request = Request(
-            f"{self.url}/chat/completions",
-            data=json.dumps(body).encode(),
-            headers=self._headers,
-            method="POST",
-        )
-        wait, problem = self._first_wait, ""
         for retry in range(self._retries + 1):
+            if retry:
+                time.sleep(min(2.0 ** (retry - 2), 8.0))
             try:
-                return self._try(request, int(body["n"]))
-            except _FailedTryError as failure:
-                problem = str(failure)
-                if retry < self._retries:
-                    self._sleep(min(max(wait, failure.wait), _LONGEST_WAIT))
-                    wait = min(2 * wait, _LONGEST_WAIT)
-        raise TrainingError(
-            f"{self.url} failed, tried {self._retries + 1} times, the last time with {problem}; "
-            "finished work is kept and the same command goes on from there"
-        )
+                body = self._create(extra_headers=self._headers, **request).http_response.text
+            except self._openai.APIStatusError as error:
+                return self._refused(error.response, request["n"])
+            except self._openai.APIConnectionError as error:
+                cause = error.__cause__ or error
+                raise self._failure(f"{type(cause).__name__}: {cause}") from error
+            if answers := _contents(body):
+                return answers
+        raise self._failure(f"a body without choices[].message.content: {self._shown(body)}")
 
-    def _try(self, request: Request, wanted: int) -> list[str]:
-        try:
-            with self._opener.open(request, timeout=self._timeout) as response:
-                status, retry_after = response.status, response.headers.get("Retry-After", "")
-                body = self._body(response)
-        except (OSError, HTTPException) as error:
-            cause = getattr(error, "reason", error)
-            raise _FailedTryError(f"{type(cause).__name__}: {cause}") from error
-        start = repr(self._shown(body)[:200])
+    def _refused(self, response: Any, wanted: int) -> list[str]:
+        """Return empty answers for a conversation that was filtered; else raise what a status means."""
+        status, text = response.status_code, response.text
         if status in _PASSING or status >= 500:
-            raise _FailedTryError(f"status {status}: {start}", _seconds(retry_after))
-        if status == 400 and any(name in body.decode(errors="replace").lower() for name in _FILTERED):
+            wait = response.headers.get("Retry-After", "")
+            raise self._failure(f"status {status}: {self._shown(text)}{wait and f', Retry-After {wait}'}")
+        if status == 400 and any(name in text.lower() for name in _FILTERED):
             return [""] * wanted
         if status in (400, 422) and wanted > 1:
             raise _SeveralRefusedError
-        if not 200 <= status < 300:
-            raise TrainingError(
-                f"{self.url} refused the request with status {status}: {start}; check the URL, the model's "
-                "name and the key; finished work is kept and the same command goes on from there"
-            )
-        answers = _contents(body)
-        if not answers:
-            raise _FailedTryError(f"a body without choices[].message.content: {start}")
-        return answers
+        raise TrainingError(
+            f"{self.url} refused the request with status {status}: {self._shown(text)}; check the URL, the "
+            "model's name and the key; finished work is kept and the same command goes on from there"
+        )
 
-    def _body(self, response: HTTPResponse) -> bytes:
-        """Read an answer that comes piece by piece, each of them within the timeout."""
-        end, body = time.monotonic() + _TIMEOUTS_AN_ANSWER * self._timeout, bytearray()
-        while piece := response.read1(_PIECE):
-            body += piece
-            if len(body) > _LONGEST_ANSWER:
-                raise _FailedTryError(f"an answer of more than {_LONGEST_ANSWER:,} bytes")
-            if time.monotonic() > end:
-                raise _FailedTryError(
-                    f"an answer that is not whole after {_TIMEOUTS_AN_ANSWER * self._timeout:g} seconds"
-                )
-        if response.length:
-            raise _FailedTryError(f"an answer that lacks its last {response.length:,} bytes")
-        return bytes(body)
+    def _failure(self, problem: str) -> TrainingError:
+        return TrainingError(
+            f"{self.url} failed, after up to {self._retries} retries, the last time with {problem}; "
+            "finished work is kept and the same command goes on from there"
+        )
 
-    def _shown(self, body: bytes) -> str:
-        """Return a body as text for people: a proxy may send the key back, which is not for logs."""
-        text = body.decode(errors="replace")
-        return text.replace(self._secret, "***") if self._secret else text
+    def _shown(self, body: str) -> str:
+        """Return the start of a body for people: a proxy may send the key back, which is not for logs."""
+        return repr((body.replace(self._secret, "***") if self._secret else body)[:200])
 
 
 class UselessAnswers:
@@ -203,25 +174,8 @@ class UselessAnswers:
         return len(self._useful) >= _FIRST and sum(self._useful) < enough
 
 
-class _FailedTryError(Exception):
-    """A request that may succeed later; `wait` is how many seconds the server wants to be left alone."""
-
-    def __init__(self, problem: str, wait: float = 0.0) -> None:
-        super().__init__(problem)
-        self.wait = wait
-
-
 class _SeveralRefusedError(Exception):
     """A request for several answers was refused; some endpoints give one at a time only."""
-
-
-class _EveryStatus(HTTPErrorProcessor):
-    """Returns every response; urllib's own would follow redirects and take the key along to another host."""
-
-    def http_response(self, request: Request, response: HTTPResponse) -> HTTPResponse:
-        return response
-
-    https_response = http_response
 
 
 def _checked_url(url: str) -> str:
@@ -248,16 +202,7 @@ def _key(variable: str) -> str:
     return key
 
 
-def _seconds(retry_after: str) -> float:
-    """Return a Retry-After header in seconds; 0 for its other form, a date, and for nonsense."""
-    try:
-        seconds = float(retry_after)
-    except ValueError:
-        return 0.0
-    return seconds if 0 < seconds < float("inf") else 0.0
-
-
-def _contents(body: bytes) -> list[str]:
+def _contents(body: str) -> list[str]:
     """Return the text of each choice, "" for one without; nothing where the body is no answer."""
     try:
         messages = [choice["message"] for choice in json.loads(body)["choices"]]
