@@ -17,7 +17,7 @@ from bench.serving.quality import recall
 from bench.serving.settings import Settings
 from bench.serving.vector_sets import Graph, K, VectorSet, graphs, kept
 from relsdk import Index
-from relsdk.index.documents import Recent
+from relsdk.index.row_cache import RowCache
 
 DIMENSIONS = (64, 128, 384)
 EFFORTS = (16, 32, 64, 128, 256)
@@ -51,7 +51,7 @@ def _size(settings: Settings, suite: str, count: int, dimension: int, keep: Path
     click.echo(f"{case}: relsdk builds its index", err=True)
     Index.build(path, vectors.records(), vectors, num_threads=settings.threads).close()
     with Index.open(path) as index, Index.open(path) as forgetful:
-        forgetful._open().documents._recent = Recent(0)
+        forgetful._open().documents._cache = RowCache(0)
         for effort in (16, 64) if settings.small else EFFORTS:
             contenders = [
                 _ours("relsdk Index", index, vectors, effort, exact),

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from relsdk.errors import InputError
 from relsdk.formats import document_from_mapping
 from relsdk.index.base import Encoder, IndexConfig, Progress, VectorIndex
-from relsdk.index.documents import DOCUMENTS_FILE, DocumentWriter, metadata_json
+from relsdk.index.database import DOCUMENTS_FILE
+from relsdk.index.document_writer import DocumentWriter, metadata_json
 from relsdk.index.flat import FlatIndex
 from relsdk.index.hnsw import HnswIndex
 from relsdk.index.manifest import MANIFEST_FILE, describe

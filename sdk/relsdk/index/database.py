@@ -12,12 +12,19 @@ import os
 import sqlite3
 import stat
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
-from relsdk.index.filters import MAX_CHARACTERS, MAX_VALUES
+from relsdk.index.filter_parser import MAX_CHARACTERS, MAX_VALUES
 
-__all__ = ["SCHEMA", "Connection", "open_database"]
+__all__ = ["DOCUMENTS_FILE", "SCHEMA", "Connection", "open_database", "placeholders", "portions"]
+
+DOCUMENTS_FILE = "documents.sqlite"
+# Rows and ids are parameters of their own, twice as fast as a JSON list of them, in which SQLite would cut an
+# id at a NUL; every SQLite allows 999 in one statement.
+_MAX_PARAMETERS = 500
 
 # metadata stands before the text: a filter need not read past a long text to reach it.
 SCHEMA = """
@@ -104,3 +111,14 @@ def open_database(path: Path) -> Connection:
         connection.close()
         raise
     return connection
+
+
+def portions(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """Yield the values in portions that fit into one statement."""
+    for start in range(0, len(values), _MAX_PARAMETERS):
+        yield values[start : start + _MAX_PARAMETERS]
+
+
+def placeholders(values: Sequence[Any]) -> str:
+    """Return one question mark for each value, for `IN (...)`."""
+    return ",".join("?" * len(values))

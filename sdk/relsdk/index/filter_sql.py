@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from relsdk.index.filters import And, Equals, Field, Filter, Not, Or, Within, comparisons, parse_filter
+from relsdk.index.filter_tree import And, Equals, Field, Filter, Not, Or, Within, comparisons
 
-__all__ = ["KINDS", "Condition", "compile_filter", "filter_condition", "has_field", "has_kind", "kinds_query"]
+__all__ = ["KINDS", "Condition", "filter_condition", "has_field", "has_kind", "kinds_query"]
 
 # What a filter tells apart: SQLite's names of the JSON types.
 KINDS = {"text": ("text",), "number": ("integer", "real"), "boolean": ("true", "false")}
@@ -30,15 +29,6 @@ class Condition:
     sql: str
     parameters: tuple[Parameter, ...] = ()
     comparisons: int = 1
-
-
-def compile_filter(where: Mapping[str, Any]) -> Condition:
-    """Turn a filter into SQL; see `relsdk.index.filters.parse_filter` for what it may hold.
-
-    Raises:
-        InputError: The filter is wrong.
-    """
-    return filter_condition(parse_filter(where))
 
 
 def filter_condition(parsed: Filter) -> Condition:

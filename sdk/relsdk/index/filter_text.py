@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from relsdk.errors import InputError
-from relsdk.index.filters import MAX_DEPTH
+from relsdk.index.filter_parser import MAX_DEPTH
 
 __all__ = ["WHERE_HELP", "parse_where"]
 

@@ -15,11 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relsdk.errors import IndexFolderError
-from relsdk.index.base import IndexConfig, VectorIndex
+from relsdk.index.base import IndexConfig, Neighbours, VectorIndex
 from relsdk.index.building import INDEX_KINDS
-from relsdk.index.documents import DOCUMENTS_FILE, DocumentReader
-from relsdk.index.filter_fields import FilterFields
+from relsdk.index.database import DOCUMENTS_FILE
+from relsdk.index.document_reader import DocumentReader
+from relsdk.index.filter_compiler import FilterCompiler
 from relsdk.index.filter_sql import Condition
+from relsdk.index.filtered_search import filtered_search
+from relsdk.index.flat import exact_search
 from relsdk.index.manifest import Manifest, check_files, read_manifest
 from relsdk.index.vectors import VECTORS_FILE, map_vectors
 
@@ -73,8 +76,8 @@ class Generation:
         vectors: (N, D), memory-mapped.
         searcher: Over the vectors.
         documents: Their documents.
-        allowed: Which of N rows fulfil a condition; the latest answers are kept.
-        fields: Of the documents' metadata: checks filters and turns them into conditions.
+        matching: Which of N rows fulfil a condition; the latest answers are kept.
+        filters: Compiles filters to conditions.
     """
 
     name: str
@@ -83,12 +86,34 @@ class Generation:
     vectors: NDArray[np.float32]
     searcher: VectorIndex
     documents: DocumentReader
-    allowed: Callable[[Condition, int], NDArray[np.bool_]]
-    fields: FilterFields
+    matching: Callable[[Condition, int], NDArray[np.bool_]]
+    filters: FilterCompiler
 
-    def matching(self, where: Mapping[str, Any]) -> NDArray[np.bool_]:
-        """Return which rows a filter allows, (N,) bool; not to be written to."""
-        return self.allowed(self.fields.condition(where), len(self.vectors))
+    def allowed_rows(self, where: Mapping[str, Any] | None) -> NDArray[np.bool_] | None:
+        """Return which rows a filter allows, (N,) bool, not to be written to; None when it allows all."""
+        # What is no filter at all, such as "", is not an empty one.
+        if where is None or (isinstance(where, Mapping) and not where):
+            return None
+        return self.matching(self.filters.compile(where), len(self.vectors))
+
+    def neighbours(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        *,
+        ef_search: int | None,
+        where: Mapping[str, Any] | None,
+        exact: bool,
+    ) -> Neighbours:
+        """Find the nearest of the rows that a filter allows; see `Index.search`."""
+        allowed = self.allowed_rows(where)
+        if exact:
+            rows = None if allowed is None else np.flatnonzero(allowed)
+            return exact_search(self.vectors, queries, k, rows=rows)
+        if allowed is None:
+            return self.searcher.search(queries, k, ef_search=ef_search)
+        config = self.manifest.config
+        return filtered_search(self.searcher, self.vectors, queries, k, allowed, config, ef_search=ef_search)
 
     def info(self, path: Path) -> IndexInfo:
         """Return what the index at `path` holds."""
@@ -132,6 +157,6 @@ def load_generation(name: str, folder: Path, check: str = "hashes") -> Generatio
             f"says; build the index again"
         )
     # Of the reader, not of the Index: no reference cycle keeps closed files open.
-    allowed = lru_cache(maxsize=_FILTERS_KEPT)(documents.matching)
-    fields = FilterFields(documents)
-    return Generation(name, folder.absolute(), manifest, vectors, searcher, documents, allowed, fields)
+    matching = lru_cache(maxsize=_FILTERS_KEPT)(documents.matching)
+    filters = FilterCompiler(documents)
+    return Generation(name, folder.absolute(), manifest, vectors, searcher, documents, matching, filters)

@@ -1,4 +1,4 @@
-"""`Index`: documents on disk that vectors find.
+"""The index: a folder of documents, searched by vectors.
 
 Shape letters: N documents, Q queries, D dimension, K results of each query.
 """
@@ -17,13 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relsdk.errors import EncoderMismatchError, IndexFolderError, InputError
-from relsdk.index.base import Encoder, IndexConfig, Neighbours, Progress, check_whole_number
+from relsdk.index.base import Encoder, IndexConfig, Progress, check_whole_number
 from relsdk.index.building import build_index
-from relsdk.index.filtered_search import filtered_search
-from relsdk.index.flat import exact_search
 from relsdk.index.generation import Generation, IndexInfo, load_generation
 from relsdk.index.storage import open_current
-from relsdk.index.vectors import UNIT_TOLERANCE, check_vectors
+from relsdk.index.vectors import UNIT_TOLERANCE, check_queries
 from relsdk.index.verify import VerifyReport, verify_generation
 from relsdk.records import Document, Hit, Matrix, Vector
 from relsdk.runtime.hardware import choose_threads
@@ -134,8 +132,8 @@ class Index:
         if check not in ("hashes", "sizes"):
             raise InputError(f"check={check!r}; allowed are 'hashes' and 'sizes'")
         folder = Path(path).absolute()  # what is opened later is found from another folder, too
-        found = open_current(folder, partial(load_generation, check=check))
-        return cls(folder, found, check)
+        generation = open_current(folder, partial(load_generation, check=check))
+        return cls(folder, generation, check)
 
     def __reduce__(self) -> tuple[Any, ...]:
         generation = self._open()
@@ -178,7 +176,7 @@ class Index:
             ef_search: Candidates kept while the graph is searched; None takes the index's own.
             where: Filter on metadata: `{"author": "x", "duration": {"lt": 60}, "tags": {"in": ["a", "b"]}}`.
                 All fields must match; a field that holds a list matches when an element does. `or`, `and`,
-                `not`, nested fields and the other comparisons: `relsdk.index.filters.parse_filter`.
+                `not`, nested fields and the other comparisons: `relsdk.index.filter_parser.parse_filter`.
             exact: Compare with every vector instead of searching the graph.
 
         Returns:
@@ -191,21 +189,21 @@ class Index:
         k = check_whole_number("k", k, 1)
         if ef_search is not None:
             ef_search = check_whole_number("ef_search", ef_search, 1)
-        queries = self._queries(vectors)  # (Q, D) or (D,)
+        queries = check_queries(vectors, generation.manifest.dimension)  # (Q, D) or (D,)
         matrix = np.atleast_2d(queries)
         with np.errstate(over="ignore", invalid="ignore"):  # looked at below
-            found = self._neighbours(generation, matrix, k, ef_search, where, exact)
-        if not np.abs(found.scores).max(initial=0.0) <= _HIGHEST_COSINE:  # NaN, too
+            neighbours = generation.neighbours(matrix, k, ef_search=ef_search, where=where, exact=exact)
+        if not np.abs(neighbours.scores).max(initial=0.0) <= _HIGHEST_COSINE:  # NaN, too
             raise IndexFolderError(
                 f"{generation.folder} is damaged: its vectors have not length 1; check it with: relsdk index "
                 f"verify, or build it again"
             )
-        listed = found.rows.tolist()
+        row_lists = neighbours.rows.tolist()
         # One statement for all queries; in the order of the file.
-        documents = generation.documents.fetch(sorted({row for rows in listed for row in rows}))
+        documents = generation.documents.fetch(sorted({row for rows in row_lists for row in rows}))
         hits = [
             [Hit(documents[row], score) for row, score in zip(rows, scores, strict=True)]
-            for rows, scores in zip(listed, found.scores.tolist(), strict=True)
+            for rows, scores in zip(row_lists, neighbours.scores.tolist(), strict=True)
         ]
         return hits[0] if queries.ndim == 1 else hits
 
@@ -216,10 +214,8 @@ class Index:
             InputError: The filter is wrong, or asks for a field that no document has.
         """
         generation = self._open()
-        where = _restricting(where)
-        if where is None:
-            return generation.manifest.count
-        return int(np.count_nonzero(generation.matching(where)))
+        allowed = generation.allowed_rows(where)
+        return generation.manifest.count if allowed is None else int(np.count_nonzero(allowed))
 
     def rows(self, where: Mapping[str, Any] | None = None) -> NDArray[np.int64]:
         """Return which rows of `vectors` a filter allows, (n,) int64, rising; None allows all.
@@ -228,10 +224,8 @@ class Index:
             InputError: See `count`.
         """
         generation = self._open()
-        where = _restricting(where)
-        if where is None:
-            return np.arange(generation.manifest.count)
-        return np.flatnonzero(generation.matching(where))
+        allowed = generation.allowed_rows(where)
+        return np.arange(generation.manifest.count) if allowed is None else np.flatnonzero(allowed)
 
     def documents(self, where: Mapping[str, Any] | None = None) -> Iterator[Document]:
         """Return an iterator over the documents that a filter allows, in the order of `rows`.
@@ -257,15 +251,15 @@ class Index:
         wrong = [identifier for identifier in wanted if not isinstance(identifier, str)]
         if wrong:
             raise InputError(f"id {wrong[0]!r} is a {type(wrong[0]).__name__}; ids are text")
-        found = self._open().documents.by_id(wanted)
-        missing = [identifier for identifier in wanted if identifier not in found]
+        documents = self._open().documents.by_id(wanted)
+        missing = [identifier for identifier in wanted if identifier not in documents]
         if missing:
             shown = ", ".join(repr(identifier[:_ID_CHARACTERS]) for identifier in missing[:_SHOWN])
             raise InputError(
                 f"{len(missing):,} of {len(wanted):,} ids are not in {self.path}: {shown}"
                 f"{self._nearest(missing[0])}"
             )
-        return [found[identifier] for identifier in wanted]
+        return [documents[identifier] for identifier in wanted]
 
     def _nearest(self, identifier: str) -> str:
         """Say which ids look like one that is not there."""
@@ -333,54 +327,6 @@ class Index:
             raise InputError(f"the index {self.path} is closed; open it again with Index.open")
         return self._generation
 
-    def _queries(self, vectors: NDArray[Any] | Sequence[Any]) -> NDArray[np.float32]:
-        """Return query vectors as float32, (D,) or (Q, D)."""
-        dimension = self._open().manifest.dimension
-        with np.errstate(over="ignore", invalid="ignore"):  # what overflows has not length 1
-            try:
-                queries = np.asarray(vectors, dtype=np.float32)
-            except (TypeError, ValueError) as error:
-                raise InputError(
-                    f"the query vectors are no matrix of numbers ({error}); encode the text first"
-                ) from error
-            if queries.ndim not in (1, 2) or queries.shape[-1] != dimension:
-                raise InputError(
-                    f"the vectors have shape {queries.shape}; ({dimension},) or (n, {dimension}) is needed; "
-                    f"vectors of the index have {dimension} dimensions"
-                )
-            # `check_vectors` takes 20 times as long: for those only that are not surely right. NaN is not.
-            if queries.ndim == 1:
-                off = abs(float(queries.dot(queries)) - 1.0)
-            else:
-                off = float(np.abs(np.einsum("qd,qd->q", queries, queries) - 1.0).max(initial=0.0))
-            if not off <= UNIT_TOLERANCE:
-                remedy = "a query needs a vector of length 1, as encode_query of the model gives it"
-                check_vectors(np.atleast_2d(queries), "queries", remedy)
-        return queries
-
-    def _neighbours(
-        self,
-        generation: Generation,
-        queries: NDArray[np.float32],
-        k: int,
-        ef_search: int | None,
-        where: Mapping[str, Any] | None,
-        exact: bool,
-    ) -> Neighbours:
-        """Choose how to search; (Q, K) rows and scores."""
-        vectors, config = generation.vectors, generation.manifest.config
-        where = _restricting(where)
-        if where is not None:
-            allowed = generation.matching(where)
-            if exact:
-                return exact_search(vectors, queries, k, rows=np.flatnonzero(allowed))
-            return filtered_search(
-                generation.searcher, vectors, queries, k, allowed, config, ef_search=ef_search
-            )
-        if exact:
-            return exact_search(vectors, queries, k)
-        return generation.searcher.search(queries, k, ef_search=ef_search)
-
 
 def _open_again(kind: type[Index], folder: Path, check: str, checksum: str) -> Index:
     """Open the generation that a pickled index had open."""
@@ -396,8 +342,3 @@ def _open_again(kind: type[Index], folder: Path, check: str, checksum: str) -> I
         generation.documents.close()
         raise IndexFolderError(f"{folder} holds another index: it was deleted and built {remedy}")
     return kind(folder.parent, generation, check)
-
-
-def _restricting(where: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """Return a filter, or None for an empty one; what is no filter at all, such as "", is not empty."""
-    return None if isinstance(where, Mapping) and not where else where

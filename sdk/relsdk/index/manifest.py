@@ -18,7 +18,7 @@ from relsdk.errors import IndexFolderError
 from relsdk.files.folders import json_sha256
 from relsdk.files.intact import hash_and_remember, is_intact
 from relsdk.index.base import IndexConfig
-from relsdk.index.documents import DOCUMENTS_FILE
+from relsdk.index.database import DOCUMENTS_FILE
 from relsdk.index.duplicate_vectors import TWINS_FILE
 from relsdk.index.hnsw import GRAPH_FILE
 from relsdk.index.vectors import VECTORS_FILE

@@ -5,9 +5,11 @@ Shape letters: N documents, D dimension.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +18,7 @@ from relsdk.errors import InputError
 from relsdk.index.npy import HEADER_BYTES, map_matrix, npy_header
 from relsdk.index.storage import writing
 
-__all__ = ["UNIT_TOLERANCE", "VECTORS_FILE", "VectorWriter", "check_vectors", "map_vectors"]
+__all__ = ["UNIT_TOLERANCE", "VECTORS_FILE", "VectorWriter", "check_queries", "check_vectors", "map_vectors"]
 
 VECTORS_FILE = "vectors.npy"
 UNIT_TOLERANCE = 1e-2
@@ -83,6 +85,35 @@ def check_vectors(vectors: NDArray[np.float32], place: str, remedy: str) -> None
         raise InputError(
             f"{place}: vector {wrong[0]} has length {lengths[wrong[0]]:.4g}, length 1 is needed; {remedy}"
         )
+
+
+def check_queries(vectors: NDArray[Any] | Sequence[Any], dimension: int) -> NDArray[np.float32]:
+    """Return query vectors as float32, (D,) or (Q, D).
+
+    Raises:
+        InputError: They have another shape, or not length 1.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows has not length 1
+        try:
+            queries = np.asarray(vectors, dtype=np.float32)
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"the query vectors are no matrix of numbers ({error}); encode the text first"
+            ) from error
+        if queries.ndim not in (1, 2) or queries.shape[-1] != dimension:
+            raise InputError(
+                f"the vectors have shape {queries.shape}; ({dimension},) or (n, {dimension}) is needed; "
+                f"vectors of the index have {dimension} dimensions"
+            )
+        # `check_vectors` takes 20 times as long: for those only that are not surely right. NaN is not.
+        if queries.ndim == 1:
+            off = abs(float(queries.dot(queries)) - 1.0)
+        else:
+            off = float(np.abs(np.einsum("qd,qd->q", queries, queries) - 1.0).max(initial=0.0))
+        if not off <= UNIT_TOLERANCE:
+            remedy = "a query needs a vector of length 1, as encode_query of the model gives it"
+            check_vectors(np.atleast_2d(queries), "queries", remedy)
+    return queries
 
 
 def map_vectors(path: Path, count: int, dimension: int) -> NDArray[np.float32]:

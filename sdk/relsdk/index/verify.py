@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from relsdk.errors import InputError, RelsdkError
 from relsdk.files.folders import file_sha256
 from relsdk.index.building import INDEX_KINDS
-from relsdk.index.documents import DOCUMENTS_FILE, DocumentReader
+from relsdk.index.database import DOCUMENTS_FILE
+from relsdk.index.document_reader import DocumentReader
 from relsdk.index.duplicate_vectors import TWINS_FILE, Twins
 from relsdk.index.graph_file import holds_vectors
 from relsdk.index.hnsw import GRAPH_FILE

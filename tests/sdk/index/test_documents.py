@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relsdk.errors import IndexFolderError, InputError
-from relsdk.index import documents as module
-from relsdk.index.documents import DOCUMENTS_FILE, DocumentReader, DocumentWriter
+from relsdk.index import row_cache
+from relsdk.index.database import DOCUMENTS_FILE
+from relsdk.index.document_reader import DocumentReader
+from relsdk.index.document_writer import DocumentWriter
 from relsdk.records import Document
 
 COUNT = 40
@@ -39,7 +41,7 @@ def test_remembered_documents_are_those_of_the_file(
     database: Path, calls: list[list[int]], characters: int
 ) -> None:
     reader = DocumentReader(database)
-    reader._recent = module.Recent(characters)
+    reader._cache = row_cache.RowCache(characters)
     for rows in calls:
         found = reader.fetch(rows)
         assert sorted(found) == sorted(rows)
@@ -68,8 +70,8 @@ def test_metadata_belong_to_the_caller(database: Path) -> None:
 
 
 def test_what_is_kept_is_bounded_and_the_latest() -> None:
-    size = 1000 + module._ROW_CHARACTERS
-    recent = module.Recent(10 * size)
+    size = 1000 + row_cache._ROW_CHARACTERS
+    recent = row_cache.RowCache(10 * size)
     for row in range(1000):
         recent.keep([(row, "", "", "x" * 1000, "")])
         assert recent.get(0) is not None  # asked for all the time: stays
@@ -80,8 +82,8 @@ def test_what_is_kept_is_bounded_and_the_latest() -> None:
 
 
 def test_one_large_fetch_is_bounded_as_many_small_ones_are() -> None:
-    size = 1000 + module._ROW_CHARACTERS
-    recent = module.Recent(10 * size)
+    size = 1000 + row_cache._ROW_CHARACTERS
+    recent = row_cache.RowCache(10 * size)
     recent.keep([(row, "", "", "x" * 1000, "") for row in range(1000)])
     assert len(recent._young.keys() | recent._old.keys()) <= 22
     assert recent.get(999) is not None
@@ -96,7 +98,7 @@ def test_a_row_that_is_missing_is_not_remembered(tmp_path: Path, database: Path)
     for _ in range(2):
         with pytest.raises(IndexFolderError, match="row 7 is missing"):
             reader.fetch([6, 7])
-    assert reader._recent.get(7) is None
+    assert reader._cache.get(7) is None
     reader.close()
 
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relsdk.errors import InputError
+from relsdk.index.filter_parser import parse_filter
 from relsdk.index.filter_text import parse_where
-from relsdk.index.filters import parse_filter
 
 
 @pytest.mark.parametrize(

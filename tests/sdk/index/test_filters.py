@@ -9,9 +9,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from relsdk.errors import InputError
-from relsdk.index import Index, IndexConfig
-from relsdk.index import filters as filter_form
-from relsdk.index.filter_sql import compile_filter
+from relsdk.index import Index, IndexConfig, filter_parser
+from relsdk.index.filter_parser import parse_filter
+from relsdk.index.filter_sql import filter_condition
 from relsdk.index.filter_text import parse_where
 
 ROWS = [
@@ -46,7 +46,7 @@ def select(where, rows=ROWS):
             "INSERT INTO documents VALUES (?, ?, ?, ?, '')",
             [(i, json.dumps(row, ensure_ascii=False), f"d{i}", f"t{i % 3}") for i, row in enumerate(rows)],
         )
-        condition = compile_filter(where)
+        condition = filter_condition(parse_filter(where))
         sql = f"SELECT row FROM documents WHERE {condition.sql} ORDER BY row"
         return [row for (row,) in connection.execute(sql, condition.parameters)]
     finally:
@@ -154,7 +154,7 @@ def nested_list(depth):
 )
 def test_refused(where):
     with pytest.raises(InputError):
-        compile_filter(where)
+        filter_condition(parse_filter(where))
 
 
 scalars = st.one_of(
@@ -200,7 +200,7 @@ def test_equality_and_in_follow_the_rules(rows, wanted):
 )
 def test_too_much_is_refused_with_its_number(where, said):
     with pytest.raises(InputError, match=said):
-        compile_filter(where)
+        filter_condition(parse_filter(where))
 
 
 def nested(leaf, depth, build):
@@ -219,13 +219,13 @@ def test_all_that_is_allowed_is_borne_by_sqlite(build):
     levels = 8 if "and" not in build({}) else 3
     select(nested(leaf, levels, build))
     with pytest.raises(InputError, match="nested more than 8 levels deep"):
-        compile_filter(nested(leaf, 9, build))
+        filter_condition(parse_filter(nested(leaf, 9, build)))
     with pytest.raises(InputError, match="nested more than 8 levels deep"):
-        compile_filter(nested(leaf, 5000, build))
-    wide = {f"f{i}.x": {"in": ["x", i, None, True, f"y{i}"]} for i in range(filter_form.MAX_COMPARISONS)}
+        filter_condition(parse_filter(nested(leaf, 5000, build)))
+    wide = {f"f{i}.x": {"in": ["x", i, None, True, f"y{i}"]} for i in range(filter_parser.MAX_COMPARISONS)}
     assert select(wide) == list(range(len(ROWS)))
-    assert len(compile_filter({"or": [wide]}).parameters) < 999
-    many = [f"x{i}" for i in range(filter_form.MAX_VALUES - 1)]
+    assert len(filter_condition(parse_filter({"or": [wide]})).parameters) < 999
+    many = [f"x{i}" for i in range(filter_parser.MAX_VALUES - 1)]
     assert select({"a": {"in": [*many, "x"]}}) == [2, 10]
 
 
@@ -472,10 +472,10 @@ def test_long_lists_bear_the_largest_filters(tmp_path, encoder):
 
 
 def test_a_small_index_bears_the_largest_filters(shop):
-    most = filter_form.MAX_VALUES - 1
+    most = filter_parser.MAX_VALUES - 1
     assert shop.count({"price": {"in": [*(number / 7 for number in range(1, most)), 5]}}) == 1
     assert shop.count({"duration": {"in": ["95", *("\x01" * 40 for _ in range(most))]}}) == 1
-    assert shop.count({"duration": "猫" * filter_form.MAX_CHARACTERS}) == 0
+    assert shop.count({"duration": "猫" * filter_parser.MAX_CHARACTERS}) == 0
     assert shop.count({"or": [{"by.age": {"gte": number, "lt": 9}} for number in range(100)]}) == 1
     wide = [{"by.name": {"in": [f"x{i}.{j}" for j in range(990)] + [None, "w"]}} for i in range(100)]
     assert shop.count({"and": wide}) == 2

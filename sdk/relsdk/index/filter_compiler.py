@@ -1,4 +1,7 @@
-"""Refuse filters that can find nothing: over a field that no document has, or a type that it never holds."""
+"""Compile filters to SQL, and refuse those that can find nothing.
+
+Such a filter asks for a field that no document has, or compares it with a type that it never holds.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ from functools import lru_cache, partial
 from typing import Any
 
 from relsdk.errors import InputError
-from relsdk.index.documents import DocumentReader
+from relsdk.index.document_reader import DocumentReader
+from relsdk.index.filter_parser import parse_filter
 from relsdk.index.filter_sql import (
     KINDS,
     Condition,
@@ -17,9 +21,9 @@ from relsdk.index.filter_sql import (
     has_kind,
     kinds_query,
 )
-from relsdk.index.filters import OWN_FIELDS, Equals, Exists, Field, Within, comparisons, parse_filter
+from relsdk.index.filter_tree import OWN_FIELDS, Equals, Exists, Field, Within, comparisons
 
-__all__ = ["FilterFields"]
+__all__ = ["FilterCompiler"]
 
 _ANSWERS_KEPT = 1024
 _NAMES_READ, _NAMES_SHOWN, _NAME_SHOWN = 10_000, 20, 80
@@ -30,11 +34,11 @@ WHERE typeof(node.key) = 'text' AND instr(node.path, '[') = 0 LIMIT {_NAMES_READ
 """
 
 
-class FilterFields:
-    """The fields that the documents of one generation have, as far as filters ask for them.
+class FilterCompiler:
+    """Compiles the filters of one generation, and knows which fields its documents have.
 
-    A field that the documents do have costs a look at the first that has it; only what is wrong costs a look
-    at all. Answers are kept.
+    The check of a field reads documents up to the first that has it; only an error reads all of them. Answers
+    are kept.
 
     Args:
         documents: Of the generation.
@@ -45,7 +49,7 @@ class FilterFields:
         # Of the reader, not of this object: no reference cycle keeps closed files open.
         self._has = lru_cache(maxsize=_ANSWERS_KEPT)(partial(_has, documents))
 
-    def condition(self, where: Mapping[str, Any]) -> Condition:
+    def compile(self, where: Mapping[str, Any]) -> Condition:
         """Turn a filter into SQL.
 
         Raises:
@@ -110,8 +114,8 @@ class FilterFields:
 
     def _names(self) -> list[str]:
         """Return the names of all fields, nested ones with dots, in alphabetical order."""
-        found = self._documents.select(_NAMES)
-        parents = ((path.removeprefix("$").removeprefix(".").replace('"', ""), key) for path, key in found)
+        keys = self._documents.select(_NAMES)
+        parents = ((path.removeprefix("$").removeprefix(".").replace('"', ""), key) for path, key in keys)
         return sorted(f"{parent}.{key}" if parent else key for parent, key in parents)
 
 

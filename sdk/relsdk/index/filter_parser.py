@@ -1,112 +1,40 @@
-"""Filters on documents, parsed into a small closed algebra.
+"""The parser of filters: it checks a mapping and returns its tree.
 
-`parse_filter` checks a filter once and gives its one parsed form; what stores the documents translates that
-form (`relsdk.index.filter_sql` into SQL). The types of JSON are kept apart: 1 is not "1" and not true.
+The types of JSON are kept apart: 1 is not "1" and not true.
 """
 
 from __future__ import annotations
 
 import math
 import reprlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from relsdk.errors import InputError
+from relsdk.index.filter_tree import (
+    OWN_FIELDS,
+    And,
+    Equals,
+    Exists,
+    Field,
+    Filter,
+    Not,
+    Or,
+    Value,
+    Within,
+    comparisons,
+)
 
-__all__ = [
-    "MAX_CHARACTERS",
-    "MAX_COMPARISONS",
-    "MAX_DEPTH",
-    "MAX_VALUES",
-    "OWN_FIELDS",
-    "And",
-    "Equals",
-    "Exists",
-    "Field",
-    "Filter",
-    "Not",
-    "Or",
-    "Value",
-    "Within",
-    "comparisons",
-    "parse_filter",
-]
+__all__ = ["MAX_CHARACTERS", "MAX_COMPARISONS", "MAX_DEPTH", "MAX_VALUES", "parse_filter"]
 
 # What every SQLite bears with room to spare: it allows 1,000 levels of an expression, 100 entries of its
 # parser's stack and, before 3.32, 999 parameters. So many values cost a tenth of a second.
 MAX_COMPARISONS, MAX_DEPTH, MAX_VALUES = 100, 8, 100_000
 MAX_CHARACTERS = 4_000_000  # of all texts that are compared
 _MAX_NAME = 1000
-# The parts of a document that are no metadata, by the names they have in a filter.
-OWN_FIELDS = {"_id": "id", "id": "id", "title": "title", "text": "text"}
 _METADATA = "metadata."
 _RANGES = ("lt", "lte", "gt", "gte")
 _OPERATORS = ("eq", "ne", "in", "nin", *_RANGES, "exists")
-
-Value: TypeAlias = "str | int | float | bool | None"
-
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """What a comparison looks at.
-
-    Attributes:
-        name: As the filter has it, for messages.
-        column: "id", "title" or "text" of the document; None for metadata.
-        paths: Keys from the top of the metadata downwards; of two ways, the first that a document has counts.
-    """
-
-    name: str
-    column: str | None
-    paths: tuple[tuple[str, ...], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Equals:
-    """The field, or an element of its list, equals one of the values; None is null, or no field."""
-
-    field: Field
-    values: tuple[Value, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Within:
-    """The field, or one and the same element of its list, is within all bounds: ("lt", 60), ("gte", 10)."""
-
-    field: Field
-    bounds: tuple[tuple[str, str | int | float], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Exists:
-    """The field is there and not null; a title or a text is there when it is not empty."""
-
-    field: Field
-
-
-@dataclass(frozen=True, slots=True)
-class And:
-    """All parts hold; without parts always true."""
-
-    parts: tuple[Filter, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Or:
-    """At least one part holds."""
-
-    parts: tuple[Filter, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Not:
-    """The part does not hold."""
-
-    part: Filter
-
-
-Filter: TypeAlias = "Equals | Within | Exists | And | Or | Not"
 
 
 def parse_filter(where: Mapping[str, Any]) -> Filter:
@@ -164,17 +92,6 @@ def _compared(leaf: Equals | Within | Exists) -> Iterable[Value]:
     if isinstance(leaf, Equals):
         return leaf.values
     return [value for _, value in leaf.bounds] if isinstance(leaf, Within) else ()
-
-
-def comparisons(parsed: Filter) -> Iterator[Equals | Within | Exists]:
-    """Yield the comparisons of a filter, from left to right."""
-    if isinstance(parsed, And | Or):
-        for part in parsed.parts:
-            yield from comparisons(part)
-    elif isinstance(parsed, Not):
-        yield from comparisons(parsed.part)
-    else:
-        yield parsed
 
 
 def _parse(where: object, depth: int) -> Filter:
