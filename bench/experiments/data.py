@@ -10,7 +10,7 @@ import numpy as np
 
 from relsdk.files.folders import write_file_atomically
 from relsdk.formats import read_pairs, read_unlabelled_pairs
-from relsdk_training.text_embedder import TextEmbedder
+from relsdk_checkpoint.pair_scores import TextEmbedder
 
 SPLITS = ("train", "dev", "test")
 _NEAR = 12

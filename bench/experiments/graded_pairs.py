@@ -27,17 +27,18 @@ from relsdk.files.atomic import hold_lock
 from relsdk.files.folders import write_file_atomically
 from relsdk.metrics import grade_report, ranking_report
 from relsdk_checkpoint.encoder import TextEncoder
+from relsdk_checkpoint.pair_scores import embed_tokens
 from relsdk_checkpoint.scorer import ScoreModel
 from relsdk_training.config.files import RECIPES, load_config
 from relsdk_training.config.settings import DistillConfig, EmbedConfig, RunConfig, ScoreConfig
 from relsdk_training.data.pairs import PairArrays, load_pairs, pair_arrays
 from relsdk_training.engine.loop import TrainResult
 from relsdk_training.objectives.embedding import EmbeddingObjective
-from relsdk_training.objectives.measures import embed_tokens, ranking_statistics, tokenised_pairs
+from relsdk_training.objectives.measures import ranking_statistics, tokenise_pairs
 from relsdk_training.objectives.score import ScoreObjective
 from relsdk_training.runs.average import mix_checkpoints
 from relsdk_training.runs.run import train_distill, train_embed, train_score
-from relsdk_training.teachers.teachers import labels_alone
+from relsdk_training.teachers.targets import label_targets
 
 DIMS = (32, 64, 128, 256)
 TEACHER = "embed"
@@ -280,7 +281,7 @@ def trained_objective(config: Config, checkpoint: Path, test: PairArrays) -> Obj
     limit = config.model.max_tokens
     if isinstance(config, ScoreConfig):
         model = ScoreModel.load(checkpoint, config.model.head, max_tokens=limit)
-        return ScoreObjective(model, labels_alone(test), test, RunConfig())
+        return ScoreObjective(model, label_targets(test), test, RunConfig())
     encoder = TextEncoder.load(checkpoint, max_tokens=limit)
     if isinstance(config, DistillConfig) and config.distill.student == "query":
         return _TowerObjective(
@@ -306,7 +307,7 @@ class _TowerObjective:
     def evaluate(self, device: torch.device) -> dict[str, float]:
         """Return the measures at every dimension."""
         tokenizer, pairs = self.teacher.tokenizer, self.teacher.dev.pairs
-        tokens = tokenised_pairs(tokenizer, pairs, self.module.settings.prompts)
+        tokens = tokenise_pairs(tokenizer, pairs, self.module.settings.prompts)
         embed = partial(embed_tokens, tokenizer=tokenizer, device=device)
         queries = embed(self.module, tokens=tokens.queries)[pairs.query_of]
         documents = embed(self.teacher.module.encoder.eval(), tokens=tokens.documents)[pairs.document_of]

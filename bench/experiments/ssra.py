@@ -31,6 +31,7 @@ from relsdk.formats import read_pairs, write_pairs
 from relsdk.levels import RelevanceLevel
 from relsdk.metrics import ranking_report
 from relsdk.runtime.tokenizer import TextTokenizer
+from relsdk_checkpoint.pair_scores import TextEmbedder, pair_logits
 from relsdk_checkpoint.scorer import ScoreModel
 from relsdk_training.config.files import RECIPES, load_config
 from relsdk_training.config.settings import DataConfig, EmbedConfig
@@ -38,12 +39,11 @@ from relsdk_training.config.ssra import SsraConfig
 from relsdk_training.data.pairs import PairArrays, load_pairs, pair_arrays
 from relsdk_training.data.text import normal_form
 from relsdk_training.engine.identity import weights_hash
-from relsdk_training.objectives.measures import order_statistics, pair_logits
+from relsdk_training.objectives.measures import order_statistics
 from relsdk_training.runs.run import train_embed
 from relsdk_training.ssra.recipe import train_ssra
 from relsdk_training.ssra.records import document_of, read_records
 from relsdk_training.ssra.stage_runner import read_stages
-from relsdk_training.text_embedder import TextEmbedder
 
 FULL = "SSRA"
 BASE = "untrained"
@@ -130,7 +130,7 @@ def main(
         folder = work / f"ssra_{budget}_{steps}_{seed}"
         row = made_row(name, settings, folder, backbone, outsider)
         folder.mkdir(parents=True, exist_ok=True)
-        cosines = TextEmbedder(Path(row["encoder"]), max_tokens=128).cosines(test)
+        cosines = TextEmbedder(Path(row["encoder"]), max_tokens=128).scores(test.texts())
         if name == VANILLA:
             np.save(folder / _COSINES, cosines)
         elif (folder / _COSINES).is_file():

@@ -24,6 +24,7 @@ from relsdk.formats import write_documents, write_pairs
 from relsdk.models.open import open_pair_model
 from relsdk.records import Document
 from relsdk.tools.evaluation import evaluate
+from relsdk_checkpoint.pair_scores import TextEmbedder
 from relsdk_export.backbones.pull import pull
 from relsdk_export.cuts.checkpoint import cut_checkpoint
 from relsdk_export.encoder import export_encoder
@@ -36,7 +37,6 @@ from relsdk_training.runs.average import mix_checkpoints
 from relsdk_training.ssra.recipe import train_ssra
 from relsdk_training.ssra.records import read_records
 from relsdk_training.ssra.stage_runner import FinishedStage, read_stages
-from relsdk_training.text_embedder import TextEmbedder
 
 BACKBONE = "multilingual-e5-small"
 RECIPE = Path(__file__).resolve().parents[2] / "training/relsdk_training/recipes/ssra.toml"
@@ -162,7 +162,7 @@ def mixed_by_dev(
         mix_checkpoints([trained, start], work / str(share), shares=[share, 1 - share], overwrite=True)
     found = {}
     for share in sorted(folders, key=float):
-        cosines = TextEmbedder(folders[share], model.max_tokens).cosines(dev)
+        cosines = TextEmbedder(folders[share], model.max_tokens).scores(dev.texts())
         measured = measures(dev, cosines)
         found[share] = {name: measured[name] for name in ("mean_ap", "ndcg_at_10")}
         told = ", ".join(f"{name} {100 * value:.2f}" for name, value in found[share].items())

@@ -12,8 +12,8 @@ from relsdk.formats import write_documents
 from relsdk.records import Document
 from relsdk.runtime.tokenizer import TextTokenizer
 from relsdk_checkpoint.encoder import TextEncoder
+from relsdk_checkpoint.pair_scores import embed_tokens
 from relsdk_export.cuts.checkpoint import cut_checkpoint
-from relsdk_training.objectives.measures import embed_tokens
 
 TEXTS = ["红烧肉怎么做", "大理三天旅游", "感冒吃什么药好"]
 

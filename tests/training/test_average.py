@@ -13,10 +13,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from relsdk.errors import BundleError, InputError, TrainingError
+from relsdk_checkpoint.pair_scores import TextEmbedder
 from relsdk_checkpoint.scorer import ScoreModel
 from relsdk_training.runs import average as mixing
 from relsdk_training.runs.average import mix_checkpoints
-from relsdk_training.text_embedder import TextEmbedder
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,13 @@ from relsdk.errors import InputError
 from relsdk.formats import write_pairs
 from relsdk.records import Document, LabelledPair
 from relsdk.runtime.tokenizer import TextTokenizer
+from relsdk_checkpoint.pair_scores import token_tensors
 from relsdk_training.config.settings import DataConfig
 from relsdk_training.data.pairs import (
     check_disjoint,
     load_pairs,
     pair_arrays,
     thin_out,
-    token_tensors,
 )
 from relsdk_training.data.text import document_text
 from relsdk_training.runs.run import load_splits
@@ -84,7 +84,7 @@ def test_batches_are_padded_to_their_own_longest(toy_checkpoint, corpus):
     tokenizer = TextTokenizer(tokenizer_path(toy_checkpoint), max_tokens=64, pad_token="<pad>")
     tokens = tokenizer.tokenize(corpus)
     rows = np.argsort(tokens.lengths)[:3]
-    tensors = token_tensors(tokenizer, tokens, rows)
+    tensors = token_tensors(tokenizer, tokens, rows, torch.device("cpu"))
     assert tensors["input_ids"].shape == (3, max(tokens.lengths[row] for row in rows))
     assert tensors["attention_mask"].sum(dim=1).tolist() == [tokens.lengths[row] for row in rows]
     assert tensors["input_ids"].dtype == torch.int64

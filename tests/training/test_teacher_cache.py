@@ -10,19 +10,19 @@ from relsdk.errors import LockedError, TrainingError
 from relsdk.formats import write_pairs
 from relsdk.runtime.tokenizer import TextTokenizer
 from relsdk_checkpoint.encoder import TextEncoder
+from relsdk_checkpoint.pair_scores import embed_tokens
 from relsdk_sample import generate
 from relsdk_training.config.files import load_config
 from relsdk_training.config.settings import DistillConfig
 from relsdk_training.engine.lock import lock_run
-from relsdk_training.objectives.measures import embed_tokens
 from relsdk_training.runs.run import train_distill
-from relsdk_training.teachers.cache import TEACHER_FOLDER, kept_outputs
-from relsdk_training.teachers.teachers import cache as module
+from relsdk_training.teachers import cache
+from relsdk_training.teachers.cache import TEACHER_FOLDER, teacher_outputs
 
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
-    monkeypatch.setattr(module, "_SHARD", 10)
+    monkeypatch.setattr(cache, "_SHARD", 10)
 
 
 @pytest.fixture
@@ -48,7 +48,9 @@ def call(toy_checkpoint, tmp_path, embedded):
     @torch.inference_mode()
     def embed(identity="a", notes=None):
         on_note = [].append if notes is None else notes.append
-        return kept_outputs(make, settings.dimension, tokens, tmp_path / "shards", identity, on_note=on_note)
+        return teacher_outputs(
+            make, settings.dimension, tokens, tmp_path / "shards", identity, on_note=on_note
+        )
 
     with torch.inference_mode():
         embed.plain = embed_tokens(teacher, tokenizer, tokens, device=torch.device("cpu"))
@@ -82,7 +84,7 @@ def test_a_full_disk_is_one_clear_error(call, monkeypatch, tmp_path):
         stream.write(b"part")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module.np, "save", full)
+    monkeypatch.setattr(cache.np, "save", full)
     with pytest.raises(TrainingError, match="No space left on device; make room"):
         call()
     assert list((tmp_path / "shards").iterdir()) == []
@@ -108,7 +110,7 @@ def test_a_run_that_was_stopped_while_the_teacher_embedded_goes_on(toy_checkpoin
             ],
         )
 
-    written, write = [], module._write
+    written, write = [], cache._write
 
     def counted(path, outputs):
         write(path, outputs)
@@ -121,14 +123,14 @@ def test_a_run_that_was_stopped_while_the_teacher_embedded_goes_on(toy_checkpoin
             raise KeyboardInterrupt
         counted(path, outputs)
 
-    monkeypatch.setattr(module, "_write", counted)
+    monkeypatch.setattr(cache, "_write", counted)
     train_distill(config("whole"))
     shards = len(written)
     assert not (tmp_path / "whole" / TEACHER_FOLDER).exists()
-    monkeypatch.setattr(module, "_write", stopped)
+    monkeypatch.setattr(cache, "_write", stopped)
     with pytest.raises(KeyboardInterrupt):
         train_distill(config("stopped"))
-    monkeypatch.setattr(module, "_write", counted)
+    monkeypatch.setattr(cache, "_write", counted)
     train_distill(config("stopped"), resume=True)
     assert written[:shards] == written[shards:]
     one, other = (load_file(tmp_path / run / "best/model.safetensors") for run in ("whole", "stopped"))

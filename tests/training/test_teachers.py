@@ -14,6 +14,7 @@ from relsdk.calibration import fit_calibration
 from relsdk.errors import InputError
 from relsdk.formats import write_pairs
 from relsdk.records import Document, LabelledPair
+from relsdk_checkpoint.pair_scores import TextEmbedder
 from relsdk_sample import generate
 from relsdk_training.config.files import load_config
 from relsdk_training.config.settings import RunConfig, ScoreConfig, TeacherConfig
@@ -22,8 +23,7 @@ from relsdk_training.engine.log import read_log
 from relsdk_training.runs import run as tasks
 from relsdk_training.runs.run import train_score
 from relsdk_training.teachers.cache import TEACHER_FOLDER
-from relsdk_training.teachers.teachers import labels_alone, taught, unlabelled_pairs
-from relsdk_training.text_embedder import TextEmbedder
+from relsdk_training.teachers.targets import label_targets, soft_targets, unlabelled_pairs
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +76,10 @@ def test_one_teacher_gives_its_calibrated_probabilities(files, toy_checkpoint, t
     more = [("红烧肉怎么做", "红烧肉的家常做法"), (train.queries[0], "云南大理三天旅游攻略")]
     config = TeacherConfig((str(toy_checkpoint),), weight=0.25)
     run = RunConfig(output=str(tmp_path), precision="fp32")
-    lesson = taught(config, train, more, dev, run)
+    lesson = soft_targets(config, train, more, dev, run)
     embedder = TextEmbedder(toy_checkpoint)
-    calibration, _ = fit_calibration(embedder.cosines(dev), dev.labels, [str(q) for q in dev.query_of])
-    said = calibration.probabilities(embedder.cosines(lesson.pairs))
+    calibration, _ = fit_calibration(embedder.scores(dev.texts()), dev.labels, [str(q) for q in dev.query_of])
+    said = calibration.probabilities(embedder.scores(lesson.pairs.texts()))
     one_hot = np.eye(4)[train.labels]
     labelled, unlabelled = slice(len(train)), slice(len(train), None)
     np.testing.assert_allclose(lesson.targets[labelled], 0.75 * one_hot + 0.25 * said[labelled], atol=2e-4)
@@ -98,7 +98,7 @@ def test_teachers_are_pooled_as_the_normalised_geometric_mean(files, toy_checkpo
 
     def said(*checkpoints):
         config = TeacherConfig(tuple(map(str, checkpoints)), weight=1)
-        return taught(config, train, [], dev, run, notes.append).targets.astype(np.float64)
+        return soft_targets(config, train, [], dev, run, notes.append).targets.astype(np.float64)
 
     product = np.sqrt(said(toy_checkpoint) * said(scorer))
     np.testing.assert_allclose(
@@ -109,7 +109,7 @@ def test_teachers_are_pooled_as_the_normalised_geometric_mean(files, toy_checkpo
 
 def test_labels_alone_are_certain():
     pairs = PairArrays(["a"], ["b"], np.zeros(2, int), np.zeros(2, int), np.array([3, 1]))
-    assert labels_alone(pairs).targets.tolist() == [[0, 0, 0, 1], [0, 1, 0, 0]]
+    assert label_targets(pairs).targets.tolist() == [[0, 0, 0, 1], [0, 1, 0, 0]]
 
 
 def test_what_is_labelled_or_held_out_is_not_graded(tmp_path):
@@ -165,14 +165,14 @@ def test_teachers_of_a_run_that_has_ended_read_nothing_again(settings, files, sc
     config = load_config(ScoreConfig, None, [*settings, *teachers(files, scorer)])
     ended = train_score(config)
 
-    monkeypatch.delattr(tasks, "taught")  # whoever asks teachers now, fails
+    monkeypatch.delattr(tasks, "soft_targets")  # whoever asks teachers now, fails
     assert train_score(config, resume=True) == ended
-    with pytest.raises(NameError, match="taught"):
+    with pytest.raises(NameError, match="soft_targets"):
         train_score(replace(config, run=replace(config.run, seed=config.run.seed + 1)), resume=True)
     result = tmp_path / "run/result.json"
     for content in (json.loads(result.read_text()) | {"stopped": "interrupted"}, ["damaged"]):
         result.write_text(json.dumps(content))
-        with pytest.raises(NameError, match="taught"):
+        with pytest.raises(NameError, match="soft_targets"):
             train_score(config, resume=True)
 
 

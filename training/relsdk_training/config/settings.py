@@ -142,7 +142,7 @@ class DistillLossConfig:
 
 @dataclass(frozen=True)
 class TeacherConfig:
-    """Models from which a score model learns beside the labels; see `relsdk_training.teachers.teachers`.
+    """Models from which a score model learns beside the labels; see `relsdk_training.teachers.targets`.
 
     Attributes:
         checkpoints: Folders of trained encoders and score models, of any size, whose probabilities are

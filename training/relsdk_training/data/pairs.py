@@ -8,16 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from relsdk.errors import InputError
 from relsdk.formats import read_pairs
 from relsdk.records import LabelledPair
-from relsdk.runtime.tokenizer import TextTokenizer, TokenizedTexts
 from relsdk_training.config.settings import DataConfig
 from relsdk_training.data.text import document_text, normal_form
 
@@ -28,7 +26,6 @@ __all__ = [
     "pair_arrays",
     "read_splits",
     "thin_out",
-    "token_tensors",
 ]
 
 
@@ -145,6 +142,16 @@ class PairArrays:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def texts(self) -> list[tuple[str, str]]:
+        """Return the query and the document text of each pair."""
+        rows = zip(self.query_of, self.document_of, strict=True)
+        return [(self.queries[query], self.documents[document]) for query, document in rows]
+
+    def content(self) -> list[Any]:
+        """Return what the pairs are, in a JSON form, to tell them from others."""
+        numbers = (self.query_of, self.document_of, self.labels)
+        return [self.queries, self.documents, *(values.tolist() for values in numbers)]
+
     def describe(self) -> str:
         """Say how many pairs there are, of which levels."""
         counts = ", ".join(f"{level}: {n:,}" for level, n in enumerate(np.bincount(self.labels, minlength=4)))
@@ -168,12 +175,3 @@ def pair_arrays(pairs: Sequence[LabelledPair]) -> PairArrays:
         np.array(document_of, dtype=np.int64),
         np.array([int(pair.level) for pair in pairs], dtype=np.int64),
     )
-
-
-def token_tensors(
-    tokenizer: TextTokenizer, tokens: TokenizedTexts, rows: NDArray[np.int64]
-) -> dict[str, Tensor]:
-    """Pad some of the tokenised texts to the longest of them: (B, T) int64 tensors by input name."""
-    padded = tokenizer.pad(tokens, rows)
-    names = ("input_ids", "attention_mask", "token_type_ids")
-    return {name: torch.from_numpy(padded[name]) for name in names}

@@ -19,20 +19,21 @@ from relsdk.formats import read_queries, read_unlabelled_pairs
 from relsdk.runtime.tokenizer import open_tokenizer
 from relsdk_checkpoint.device import default_device
 from relsdk_checkpoint.encoder import TextEncoder
+from relsdk_checkpoint.pair_scores import embed_tokens, token_tensors
 from relsdk_training.config.settings import DistillLossConfig, RunConfig
-from relsdk_training.data.pairs import PairArrays, token_tensors
+from relsdk_training.data.pairs import PairArrays
 from relsdk_training.data.samplers import length_batches
 from relsdk_training.data.text import document_text
 from relsdk_training.engine.identity import weights_hash
+from relsdk_training.engine.objective import Statistics
 from relsdk_training.engine.precision import autocast_for
 from relsdk_training.engine.processes import world_size
 from relsdk_training.losses.distillation import cosine_distance, similarity_matrix_loss
-from relsdk_training.objectives.measures import embed_tokens, ranking_statistics, tokenised_pairs
-from relsdk_training.teachers.cache import TEACHER_FOLDER, kept_outputs
+from relsdk_training.objectives.measures import ranking_statistics, tokenise_pairs
+from relsdk_training.teachers.cache import TEACHER_FOLDER, teacher_outputs
 
 __all__ = ["DistillationObjective", "distillation_texts"]
 
-Statistics = dict[str, float]
 # Characters, least and most: of a piece, and of each half of one that is joined.
 _PIECE = (4, 16)
 _HALF = (2, 8)
@@ -60,11 +61,11 @@ def distillation_texts(config: DistillLossConfig, prompts: Mapping[str, str], se
             if config.student == "encoder":
                 texts["document", document_text(document)] = None
     chosen = list(texts)[: config.limit or None]
-    found = [prompts.get(name, "") + text for name, text in chosen]
+    prompted = [prompts.get(name, "") + text for name, text in chosen]
     for name in ("query", "document"):
         own = [text for of, text in chosen if of == name]
-        found += [prompts.get(name, "") + piece for piece in _pieces(own, config.pieces, seed)]
-    return list(dict.fromkeys(found))
+        prompted += [prompts.get(name, "") + piece for piece in _pieces(own, config.pieces, seed)]
+    return list(dict.fromkeys(prompted))
 
 
 def _pieces(texts: Sequence[str], count: int, seed: int) -> Iterator[str]:
@@ -79,11 +80,12 @@ def _pieces(texts: Sequence[str], count: int, seed: int) -> Iterator[str]:
     for number in range(count):
         for text in texts:
             if number % 2 == 0:
-                made = piece(text, *_PIECE)
+                characters = piece(text, *_PIECE)
             else:
-                made = piece(text, *_HALF) + piece(texts[int(rng.integers(len(texts)))], *_HALF)
-            if made.strip():
-                yield made.strip()
+                other = texts[int(rng.integers(len(texts)))]
+                characters = piece(text, *_HALF) + piece(other, *_HALF)
+            if characters.strip():
+                yield characters.strip()
 
 
 class DistillationObjective:
@@ -126,19 +128,19 @@ class DistillationObjective:
         self.run = run
         self.tokenizer = open_tokenizer(student.source, settings)
         self.tokens = self.tokenizer.tokenize(list(texts))
-        self.dev = tokenised_pairs(self.tokenizer, dev, settings.prompts)
+        self.dev = tokenise_pairs(self.tokenizer, dev, settings.prompts)
         device = default_device()
         teacher.to(device).eval()
-        kept = partial(
-            kept_outputs,
+        outputs = partial(
+            teacher_outputs,
             lambda tokens: embed_tokens(teacher, self.tokenizer, tokens, device=device),
             settings.dimension,
             folder=Path(run.output) / TEACHER_FOLDER,
             identity=f"{weights_hash(teacher.source)} {run.precision} {device.type}",
         )
         with torch.inference_mode(), autocast_for(device, run.precision)():
-            self.wanted = kept(self.tokens, on_note=on_note)  # (N, D)
-            self.dev_documents = kept(self.dev.documents)
+            self.wanted = outputs(self.tokens, on_note=on_note)  # (N, D)
+            self.dev_documents = outputs(self.dev.documents)
 
     def batches(self, epoch: int) -> Sequence[NDArray[np.int64]]:
         """Return rows of the texts, (B,) each, of similar length, that give every process two to compare."""
@@ -148,8 +150,7 @@ class DistillationObjective:
 
     def loss(self, batch: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Statistics]:
         """Return the weighted sum of both terms."""
-        inputs = token_tensors(self.tokenizer, self.tokens, batch)
-        vectors = self.student({name: x.to(device) for name, x in inputs.items()})  # (B, D)
+        vectors = self.student(token_tensors(self.tokenizer, self.tokens, batch, device))  # (B, D)
         wanted = torch.from_numpy(self.wanted[batch]).to(device)  # (B, D)
         distance = cosine_distance(vectors, wanted)
         similarity = similarity_matrix_loss(vectors, wanted)

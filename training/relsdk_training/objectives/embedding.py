@@ -18,11 +18,13 @@ from torch import Tensor, nn
 from relsdk.runtime.tokenizer import TokenizedTexts, open_tokenizer
 from relsdk_checkpoint.device import default_device
 from relsdk_checkpoint.encoder import TextEncoder
+from relsdk_checkpoint.pair_scores import embed_tokens, token_tensors
 from relsdk_training.config.settings import LossConfig, RunConfig
 from relsdk_training.data.negatives import DocumentQueue, MomentumCopy, known_pairs
-from relsdk_training.data.pairs import PairArrays, token_tensors
+from relsdk_training.data.pairs import PairArrays
 from relsdk_training.data.samplers import balanced_rows, conflict_free_batches, grouped_batches
 from relsdk_training.engine.gather import all_gather, all_gather_with_gradient
+from relsdk_training.engine.objective import Statistics
 from relsdk_training.losses.contrastive import label_weighted_info_nce
 from relsdk_training.losses.cosent import cosent
 from relsdk_training.losses.matryoshka import over_dimensions
@@ -30,7 +32,7 @@ from relsdk_training.losses.ordinal import CumulativeLink, ordinal_nll
 from relsdk_training.losses.similarity import paired_cosine
 from relsdk_training.losses.temperature import Temperature
 from relsdk_training.objectives.grad_cache import encode_in_chunks
-from relsdk_training.objectives.measures import Statistics, embed_tokens, ranking_statistics, tokenised_pairs
+from relsdk_training.objectives.measures import ranking_statistics, tokenise_pairs
 
 __all__ = ["EmbeddingObjective"]
 
@@ -67,7 +69,7 @@ class EmbeddingObjective:
         self.run = run
         self.tokenizer = open_tokenizer(encoder.source, settings)
         self.train, self.dev = (
-            tokenised_pairs(self.tokenizer, pairs, settings.prompts) for pairs in (train, dev)
+            tokenise_pairs(self.tokenizer, pairs, settings.prompts) for pairs in (train, dev)
         )
         self.cuts = tuple(dim for dim in loss.matryoshka_dims if dim <= settings.dimension)
         self.dims = tuple(dict.fromkeys((*self.cuts, settings.dimension)))
@@ -79,7 +81,7 @@ class EmbeddingObjective:
             self.queue = DocumentQueue(loss.queue, settings.dimension, default_device())
             self.copy = MomentumCopy(encoder, loss.momentum)
             self.copy.model.to(default_device())
-        self._judged = _documents_of_queries(train)
+        self._judged_documents = _documents_of_queries(train)
         self._positive_keys = _pair_keys(train.query_of, train.document_of, train)[train.labels >= 1]
 
     def batches(self, epoch: int) -> Sequence[NDArray[np.int64]]:
@@ -107,14 +109,14 @@ class EmbeddingObjective:
         queries, documents = (
             all_gather_with_gradient(self._encode(self.module.encoder, *side, device)) for side in sides
         )  # (B, D) each
-        asked, own = None, None
+        anchors, own = None, None
         if self.copy is not None:
             with torch.no_grad():
-                asked, own = (
+                anchors, own = (
                     all_gather(self._encode(self.copy.model, *side, device).float()) for side in sides
                 )
         query_keys, document_keys, labels = (all_gather(x) for x in (query_keys, document_keys, labels))
-        mined, valid = self._mine(asked, own, query_keys, document_keys)
+        mined, valid = self._mine(anchors, own, query_keys, document_keys)
         known = known_pairs(query_keys, document_keys, labels) | self._positives(query_keys, document_keys)
         contrast = partial(self._contrast, labels=labels, known=known, valid=valid)
         total, stats = over_dimensions(contrast, (queries, documents, mined), self.dims)
@@ -170,7 +172,7 @@ class EmbeddingObjective:
     ) -> Tensor:
         """Embed texts (B,) of which some are equal: each distinct one is encoded once."""
         distinct, where = np.unique(rows, return_inverse=True)
-        inputs = {name: x.to(device) for name, x in token_tensors(self.tokenizer, tokens, distinct).items()}
+        inputs = token_tensors(self.tokenizer, tokens, distinct, device)
         at_once = self.run.chunk or (_CPU_ROWS if device.type == "cpu" else len(distinct))
         vectors = encode_in_chunks(encoder, inputs, at_once, keep_activations=not self.run.chunk)
         return vectors[torch.from_numpy(where).to(device)]
@@ -220,12 +222,12 @@ class EmbeddingObjective:
 
     @torch.no_grad()
     def _mine(
-        self, asked: Tensor | None, own: Tensor | None, query_keys: Tensor, document_keys: Tensor
+        self, anchors: Tensor | None, own: Tensor | None, query_keys: Tensor, document_keys: Tensor
     ) -> tuple[Tensor | None, Tensor | None]:
         """Take hard negatives out of the queue, then add the batch to it.
 
         Args:
-            asked: (B, D) queries as the momentum copy embeds them.
+            anchors: (B, D) queries as the momentum copy embeds them.
             own: (B, D) documents likewise.
             query_keys: (B,) of the queries.
             document_keys: (B,) of the documents.
@@ -233,16 +235,16 @@ class EmbeddingObjective:
         Returns:
             Negatives (B, K, D) and which are there (B, K); None and None where none are mined.
         """
-        if self.queue is None or asked is None or own is None:
+        if self.queue is None or anchors is None or own is None:
             return None, None
-        known = [self._judged[key] for key in query_keys.tolist()]
+        known = [self._judged_documents[key] for key in query_keys.tolist()]
         forbidden = torch.full((len(known), max(map(len, known))), -1, dtype=torch.int64)
         for row, keys in enumerate(known):
             forbidden[row, : len(keys)] = torch.from_numpy(keys)
         mined = self.queue.hardest(
-            asked,
-            paired_cosine(asked, own),
-            forbidden.to(asked.device),
+            anchors,
+            paired_cosine(anchors, own),
+            forbidden.to(anchors.device),
             k=self.config.hard_negatives,
             max_ratio=self.config.max_ratio,
         )

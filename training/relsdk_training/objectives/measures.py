@@ -10,27 +10,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from relsdk.metrics import ranking_report
-from relsdk.runtime.batching import token_budget_batches
 from relsdk.runtime.tokenizer import TextTokenizer, TokenizedTexts
-from relsdk_checkpoint.encoder import TextEncoder
-from relsdk_checkpoint.scorer import ScoreModel
-from relsdk_training.data.pairs import PairArrays, token_tensors
+from relsdk_training.data.pairs import PairArrays
+from relsdk_training.engine.objective import Statistics
 
 __all__ = [
     "PairTokens",
-    "Statistics",
-    "embed_tokens",
     "order_statistics",
-    "pair_logits",
     "ranking_statistics",
-    "tokenised_pairs",
+    "tokenise_pairs",
 ]
-
-Statistics = dict[str, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +34,7 @@ class PairTokens:
     documents: TokenizedTexts
 
 
-def tokenised_pairs(tokenizer: TextTokenizer, pairs: PairArrays, prompts: Mapping[str, str]) -> PairTokens:
+def tokenise_pairs(tokenizer: TextTokenizer, pairs: PairArrays, prompts: Mapping[str, str]) -> PairTokens:
     """Tokenise the distinct texts of pairs with an encoder's prompts."""
     query, document = prompts.get("query", ""), prompts.get("document", "")
     return PairTokens(
@@ -52,42 +44,20 @@ def tokenised_pairs(tokenizer: TextTokenizer, pairs: PairArrays, prompts: Mappin
     )
 
 
-def embed_tokens(
-    encoder: TextEncoder, tokenizer: TextTokenizer, tokens: TokenizedTexts, *, device: torch.device
-) -> NDArray[np.float32]:
-    """Embed tokenised texts in batches of similar length: (N, D) float32, not normalised."""
-    result = np.empty((len(tokens.ids), encoder.settings.dimension), dtype=np.float32)
-    for rows in token_budget_batches(tokens.lengths):
-        inputs = {name: x.to(device) for name, x in token_tensors(tokenizer, tokens, rows).items()}
-        result[rows] = encoder(inputs).float().cpu().numpy()
-    return result
-
-
-def pair_logits(
-    model: ScoreModel, tokenizer: TextTokenizer, tokens: TokenizedTexts, *, device: torch.device
-) -> NDArray[np.float32]:
-    """Judge tokenised pairs in batches of similar length: (N, C) float32, C outputs of the head."""
-    result = np.empty((len(tokens.ids), model.settings.outputs), dtype=np.float32)
-    for rows in token_budget_batches(tokens.lengths):
-        inputs = {name: x.to(device) for name, x in token_tensors(tokenizer, tokens, rows).items()}
-        result[rows] = model(inputs).float().cpu().numpy()
-    return result
-
-
 def ranking_statistics(
     pairs: PairArrays, queries: NDArray[np.float32], documents: NDArray[np.float32], dims: Sequence[int]
 ) -> Statistics:
     """Measure the cosines of N pairs of vectors (N, D), at the full width and at each of `dims`."""
     names = [str(key) for key in pairs.query_of]
     full = queries.shape[1]
-    found: Statistics = {}
+    statistics: Statistics = {}
     for dim in dict.fromkeys((full, *dims)):
         left, right = queries[:, :dim], documents[:, :dim]
         norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
         cosines = np.einsum("nd,nd->n", left, right) / np.maximum(norms, 1e-12)  # (N,)
         measures = order_statistics(ranking_report(names, pairs.labels, cosines))
-        found |= {name if dim == full else f"{name}@{dim}": value for name, value in measures.items()}
-    return found
+        statistics |= {name if dim == full else f"{name}@{dim}": value for name, value in measures.items()}
+    return statistics
 
 
 def order_statistics(report: Any) -> Statistics:

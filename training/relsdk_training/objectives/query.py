@@ -17,6 +17,7 @@ from relsdk.levels import NUM_LEVELS
 from relsdk_training.config.settings import RunConfig
 from relsdk_training.data.pairs import PairArrays
 from relsdk_training.data.samplers import balanced_rows, length_batches
+from relsdk_training.engine.objective import Statistics
 from relsdk_training.query_models.base import REPEAT, QueryExample
 from relsdk_training.query_models.writer import QueryWriter
 
@@ -25,14 +26,12 @@ __all__ = ["QueryObjective", "examples_of"]
 # Dev examples that are measured; the measures are means, and a decoder is slow.
 _DEV = 512
 
-Statistics = dict[str, float]
-
 
 def examples_of(pairs: PairArrays) -> list[QueryExample]:
     """Return labelled pairs as examples of writing."""
     return [
-        QueryExample(pairs.documents[document], int(level), pairs.queries[query])
-        for query, document, level in zip(pairs.query_of, pairs.document_of, pairs.labels, strict=True)
+        QueryExample(document, int(level), query)
+        for (query, document), level in zip(pairs.texts(), pairs.labels, strict=True)
     ]
 
 
@@ -72,15 +71,15 @@ class QueryObjective:
         """Return rows of the training examples, (B,) each, of similar length, labelled or repeated."""
         run, lengths = self.run, np.array(self.train.lengths)
         labelled = balanced_rows(self.train.levels[: self._labelled], run.repeat, seed=run.seed, epoch=epoch)
-        found = []
+        batches = []
         for rows in (labelled, np.arange(self._labelled, len(lengths))):
             if len(rows):
-                made = length_batches(lengths[rows], run.batch_size, seed=run.seed, epoch=epoch)
-                found += [rows[batch] for batch in made]
+                places = length_batches(lengths[rows], run.batch_size, seed=run.seed, epoch=epoch)
+                batches += [rows[batch] for batch in places]
         if len(lengths) > self._labelled:
-            order = np.random.default_rng((run.seed, epoch, 4)).permutation(len(found))
-            found = [found[place] for place in order]
-        return found
+            order = np.random.default_rng((run.seed, epoch, 4)).permutation(len(batches))
+            batches = [batches[place] for place in order]
+        return batches
 
     def loss(self, batch: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Statistics]:
         """Return the mean loss of a token, and of the contrast."""
@@ -97,18 +96,17 @@ class QueryObjective:
         if settings.contrast:
             moved = (levels + torch.randint(1, NUM_LEVELS, (len(batch),)).numpy()) % NUM_LEVELS
             starts.append([writer.starts[level] for level in moved])
-        found = writer.log_likelihoods(self.train, batch, starts, device)
+        likelihoods = writer.log_likelihoods(self.train, batch, starts, device)
         tokens = sum(len(self.train.queries[row]) for row in batch)
-        likelihood = -found[0].sum() / tokens
-        statistics = {"token_loss": likelihood.item()}
-        total = likelihood
+        loss = -likelihoods[0].sum() / tokens
+        statistics = {"token_loss": loss.item()}
         if settings.contrast:
-            margin = (found[0] - found[1]).sum(dim=1)  # (B,)
-            seen = (~hidden).to(margin)
-            contrast = (nn.functional.softplus(-margin) * seen).sum() / seen.sum().clamp(min=1)
-            statistics["accuracy"] = float(((margin > 0) * seen).sum() / seen.sum().clamp(min=1))
-            total = total + settings.contrast * contrast
-        return total, statistics
+            margin = (likelihoods[0] - likelihoods[1]).sum(dim=1)  # (B,)
+            visible = (~hidden).to(margin)
+            contrast = (nn.functional.softplus(-margin) * visible).sum() / visible.sum().clamp(min=1)
+            statistics["accuracy"] = float(((margin > 0) * visible).sum() / visible.sum().clamp(min=1))
+            loss = loss + settings.contrast * contrast
+        return loss, statistics
 
     def after_step(self) -> None:
         """Nothing follows the writer."""
@@ -125,8 +123,8 @@ class QueryObjective:
         for start in range(0, len(rows), self.run.batch_size):
             some = rows[start : start + self.run.batch_size]
             levels = self.dev.levels[some]
-            asked = range(NUM_LEVELS) if controlled else (0,)
-            starts = [[writer.starts[level]] * len(some) for level in asked]
+            levels_to_try = range(NUM_LEVELS) if controlled else (0,)
+            starts = [[writer.starts[level]] * len(some) for level in levels_to_try]
             by_level = torch.stack(
                 [x.sum(dim=1) for x in writer.log_likelihoods(self.dev, some, starts, device)]
             ).cpu()  # (levels, B)
@@ -134,8 +132,8 @@ class QueryObjective:
             total += float(by_level.gather(0, own[None]).sum())
             right += int((by_level.argmax(dim=0) == own).sum())
         mean = total / sum(len(query) for query in self.dev.queries)
-        found = {"log_likelihood": mean, "perplexity": float(np.exp(-mean))}
-        return found | ({"level_accuracy": right / len(rows)} if controlled else {})
+        statistics = {"log_likelihood": mean, "perplexity": float(np.exp(-mean))}
+        return statistics | ({"level_accuracy": right / len(rows)} if controlled else {})
 
     def save(self, folder: Path) -> None:
         """Write the writer."""

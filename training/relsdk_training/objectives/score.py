@@ -20,13 +20,15 @@ from relsdk.errors import CalibrationError
 from relsdk.levels import expected_level
 from relsdk.metrics import grade_report, ranking_report
 from relsdk.runtime.tokenizer import TokenizedTexts, open_tokenizer
+from relsdk_checkpoint.pair_scores import pair_logits, token_tensors
 from relsdk_checkpoint.scorer import ScoreModel
 from relsdk_training.config.settings import RunConfig
-from relsdk_training.data.pairs import PairArrays, token_tensors
+from relsdk_training.data.pairs import PairArrays
 from relsdk_training.data.samplers import balanced_rows, length_batches
+from relsdk_training.engine.objective import Statistics
 from relsdk_training.losses.ordinal import cumulative_bce
-from relsdk_training.objectives.measures import Statistics, order_statistics, pair_logits
-from relsdk_training.teachers.teachers import Lesson
+from relsdk_training.objectives.measures import order_statistics
+from relsdk_training.teachers.targets import Lesson
 
 __all__ = ["ScoreObjective"]
 
@@ -47,7 +49,9 @@ class ScoreObjective:
         settings = model.settings
         self.tokenizer = open_tokenizer(model.source, settings)
         self.lesson, self.dev = lesson, dev
-        self.train_tokens, self.dev_tokens = self._tokenised(lesson.pairs), self._tokenised(dev)
+        self.train_tokens, self.dev_tokens = (
+            self.tokenizer.tokenize(pairs.texts()) for pairs in (lesson.pairs, dev)
+        )
 
     def batches(self, epoch: int) -> Sequence[NDArray[np.int64]]:
         """Return rows of the training pairs, (B,) each, of similar length."""
@@ -60,7 +64,7 @@ class ScoreObjective:
     def loss(self, batch: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Statistics]:
         """Return the head's loss."""
         targets = torch.from_numpy(self.lesson.targets[batch]).to(device)  # (B, L)
-        logits = self.module(self._inputs(self.train_tokens, batch, device))  # (B, C)
+        logits = self.module(token_tensors(self.tokenizer, self.train_tokens, batch, device))  # (B, C)
         if self.module.settings.head == "ordinal":
             loss = cumulative_bce(logits, targets)
             predicted = (logits > 0).cumprod(dim=1).sum(dim=1)  # (B,)
@@ -91,7 +95,7 @@ class ScoreObjective:
             "qwk": grades.qwk,
             "log_loss": grades.log_loss,
             "ece": grades.ece,
-            **_tempered(logits, pairs.labels, queries),
+            **_temperature_statistics(logits, pairs.labels, queries),
         }
 
     def logits(self, tokens: TokenizedTexts, device: torch.device) -> NDArray[np.float32]:
@@ -109,21 +113,10 @@ class ScoreObjective:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over nothing."""
 
-    def _tokenised(self, pairs: PairArrays) -> TokenizedTexts:
-        return self.tokenizer.tokenize(
-            [
-                (pairs.queries[query], pairs.documents[document])
-                for query, document in zip(pairs.query_of, pairs.document_of, strict=True)
-            ]
-        )
 
-    def _inputs(
-        self, tokens: TokenizedTexts, rows: NDArray[np.int64], device: torch.device
-    ) -> dict[str, Tensor]:
-        return {name: x.to(device) for name, x in token_tensors(self.tokenizer, tokens, rows).items()}
-
-
-def _tempered(logits: NDArray[np.float32], labels: NDArray[np.int64], queries: list[str]) -> Statistics:
+def _temperature_statistics(
+    logits: NDArray[np.float32], labels: NDArray[np.int64], queries: list[str]
+) -> Statistics:
     """Fit a temperature and measure it on held-out queries; nothing where there are too few pairs for one."""
     fitted = fit_temperature(logits.astype(np.float64), labels)
     try:

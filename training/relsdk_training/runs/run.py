@@ -43,7 +43,7 @@ from relsdk_training.engine.lock import lock_run
 from relsdk_checkpoint.scorer import ScoreModel
 from relsdk_training.objectives.score import ScoreObjective
 from relsdk_training.teachers.cache import TEACHER_FOLDER
-from relsdk_training.teachers.teachers import check_teachers, labels_alone, taught, unlabelled_pairs
+from relsdk_training.teachers.targets import check_teachers, label_targets, soft_targets, unlabelled_pairs
 from relsdk_training.data.text import normal_form
 
 __all__ = [
@@ -133,7 +133,7 @@ def train_score(
     """Train a score model on graded pairs, as `train_embed` an encoder; for `relsdk export scorer`.
 
     With `config.teacher`, it also learns what other models say of these pairs and of such without labels; see
-    `relsdk_training.teachers.teachers`, also for what it raises beyond `train_embed`.
+    `relsdk_training.teachers.targets`, also for what it raises beyond `train_embed`.
     """
     check_teachers(config.teacher)
     splits = _prepared(config, resume, on_note)
@@ -156,9 +156,9 @@ def train_score(
         return ended
     with _alone(config):  # from the teachers' first pair on: it writes into the run's folder
         lesson = (
-            taught(config.teacher, splits.train, more, splits.dev, config.run, on_note)
+            soft_targets(config.teacher, splits.train, more, splits.dev, config.run, on_note)
             if config.teacher.checkpoints
-            else labels_alone(splits.train)
+            else label_targets(splits.train)
         )
         objective = ScoreObjective(model, lesson, splits.dev, config.run)
         result = _trained_alone(objective, config, data, resume, on_step)

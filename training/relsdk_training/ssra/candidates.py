@@ -12,8 +12,8 @@ import bm25s
 import numpy as np
 from numpy.typing import NDArray
 
+from relsdk_checkpoint.pair_scores import TextEmbedder
 from relsdk_training.config.ssra import CandidateConfig
-from relsdk_training.text_embedder import TextEmbedder
 
 __all__ = ["Candidates"]
 

@@ -8,14 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from relsdk.calibration import (
-    Temperature,
     calibration_from_dict,
     cross_validated_probabilities,
     fit_calibration,
@@ -23,16 +21,11 @@ from relsdk.calibration import (
 )
 from relsdk.errors import InputError
 from relsdk.files.folders import write_file_atomically
-from relsdk.levels import expected_level
 from relsdk.metrics import grade_report
-from relsdk.runtime.tokenizer import open_tokenizer
 from relsdk.typed_json import read_json
-from relsdk_checkpoint.device import default_device
-from relsdk_checkpoint.scorer import ScoreModel
+from relsdk_checkpoint.pair_scores import PairKind, PairScores, open_pair_scores
 from relsdk_training.config.settings import ModelConfig
 from relsdk_training.data.pairs import PairArrays
-from relsdk_training.objectives.measures import pair_logits
-from relsdk_training.text_embedder import TextEmbedder
 
 __all__ = ["PairScorer", "adjusted", "fit_levels"]
 
@@ -44,9 +37,6 @@ class _Levels(TypedDict):
 
     calibration: dict[str, Any]
     prior: list[float]
-
-
-Kind = Literal["cross_encoder", "encoder"]
 
 
 class PairScorer:
@@ -65,10 +55,10 @@ class PairScorer:
         InputError: The folder has no levels.
     """
 
-    def __init__(self, run: Path, kind: Kind, config: ModelConfig, *, adjust: float) -> None:
+    def __init__(self, run: Path, kind: PairKind, config: ModelConfig, *, adjust: float) -> None:
         path, remedy = run / _LEVELS, "fit levels on dev again: delete the file and run the stage again"
         content = read_json(path, _Levels, error=InputError, remedy=remedy)
-        self.model = _model(run, kind, config)
+        self.model = _open_best(run, kind, config)
         self.calibration = calibration_from_dict(
             content["calibration"], where=str(path), error=InputError, remedy=remedy
         )
@@ -82,7 +72,7 @@ class PairScorer:
         return adjusted(self.calibration.probabilities(self.model.scores(pairs)), self.prior, self.adjust)
 
 
-def fit_levels(run: Path, kind: Kind, config: ModelConfig, dev: PairArrays) -> dict[str, Any]:
+def fit_levels(run: Path, kind: PairKind, config: ModelConfig, dev: PairArrays) -> dict[str, Any]:
     """Fit levels to a trained model's scores of dev pairs, and write them into its folder.
 
     Args:
@@ -97,8 +87,7 @@ def fit_levels(run: Path, kind: Kind, config: ModelConfig, dev: PairArrays) -> d
     Raises:
         CalibrationError: There are too few pairs.
     """
-    pairs = [(dev.queries[q], dev.documents[d]) for q, d in zip(dev.query_of, dev.document_of, strict=True)]
-    scores = _model(run, kind, config).scores(pairs)
+    scores = _open_best(run, kind, config).scores(dev.texts())
     queries = [str(query) for query in dev.query_of]
     calibration, _ = fit_calibration(scores, dev.labels, queries)
     counts = np.maximum(np.bincount(dev.labels, minlength=4), 0.5)
@@ -109,43 +98,8 @@ def fit_levels(run: Path, kind: Kind, config: ModelConfig, dev: PairArrays) -> d
     return {"method": method_name(calibration), "accuracy": grades.accuracy, "qwk": grades.qwk}
 
 
-def _model(run: Path, kind: Kind, config: ModelConfig) -> _CrossEncoder | _Encoder:
-    return (_CrossEncoder if kind == "cross_encoder" else _Encoder)(run / "best", config)
-
-
-class _CrossEncoder:
-    """Scores pairs by the log-odds of the expected level."""
-
-    def __init__(self, folder: Path, config: ModelConfig) -> None:
-        self.model = ScoreModel.load(folder, config.head, max_tokens=config.max_tokens).eval()
-        settings = self.model.settings
-        self.tokenizer = open_tokenizer(folder, settings)
-        self.raw = Temperature(1.0, ordinal=config.head == "ordinal")
-        self.device = default_device()
-        self.model.to(self.device)
-
-    @torch.inference_mode()
-    def scores(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float64]:
-        """Return (N,) scores."""
-        tokens = self.tokenizer.tokenize(list(pairs))
-        logits = pair_logits(self.model, self.tokenizer, tokens, device=self.device)
-        share = np.clip(expected_level(self.raw.probabilities(logits)) / 3, 1e-6, 1 - 1e-6)
-        return np.asarray(np.log(share / (1 - share)), dtype=np.float64)
-
-
-class _Encoder:
-    """Scores pairs by their cosine."""
-
-    def __init__(self, folder: Path, config: ModelConfig) -> None:
-        self.embedder = TextEmbedder(folder, config.max_tokens)
-
-    def scores(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float64]:
-        """Return (N,) scores; each distinct text is encoded once."""
-        queries, query_of = np.unique([query for query, _ in pairs], return_inverse=True)
-        documents, document_of = np.unique([document for _, document in pairs], return_inverse=True)
-        left = self.embedder.queries(queries.tolist())[query_of].astype(np.float64)
-        right = self.embedder.documents(documents.tolist())[document_of]
-        return np.asarray((left * right).sum(axis=1))
+def _open_best(run: Path, kind: PairKind, config: ModelConfig) -> PairScores:
+    return open_pair_scores(run / "best", kind, head=config.head, max_tokens=config.max_tokens)
 
 
 def adjusted(

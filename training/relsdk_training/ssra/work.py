@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from relsdk.formats import read_pairs, write_pairs
+from relsdk_checkpoint.pair_scores import TextEmbedder
 from relsdk_training.config.settings import DataConfig, EmbedConfig, QueryDataConfig, ScoreConfig
 from relsdk_training.config.ssra import SsraConfig
 from relsdk_training.data.pairs import load_pairs, pair_arrays
@@ -43,7 +44,6 @@ from relsdk_training.ssra.report import stage_report
 from relsdk_training.ssra.scoring import PairScorer, fit_levels
 from relsdk_training.ssra.stage_runner import read_lines, shard_paths, write_lines
 from relsdk_training.ssra.synthesis import Filters, agreement, annotate, filtered, write
-from relsdk_training.text_embedder import TextEmbedder
 
 __all__ = ["OnNote", "OnProgress", "StageWork"]
 
@@ -249,7 +249,9 @@ class StageWork:
                 {
                     "name": name,
                     **measured(
-                        dev, TextEmbedder(folder, model.max_tokens).cosines(dev), seed=self.config.run.seed
+                        dev,
+                        TextEmbedder(folder, model.max_tokens).scores(dev.texts()),
+                        seed=self.config.run.seed,
                     ),
                 }
                 for name, folder in folders.items()

@@ -5,6 +5,7 @@ Shape letters: N texts or pairs, C numbers of each.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,14 +18,14 @@ from relsdk.files.folders import json_sha256
 from relsdk.runtime.tokenizer import TokenizedTexts
 from relsdk_training.engine.processes import is_first
 
-__all__ = ["TEACHER_FOLDER", "kept_outputs"]
+__all__ = ["TEACHER_FOLDER", "forget_teachers", "teacher_outputs"]
 
 # Of a run: what it keeps until it has ended.
 TEACHER_FOLDER = "teacher"
 _SHARD = 8192
 
 
-def kept_outputs(
+def teacher_outputs(
     make: Callable[[TokenizedTexts], NDArray[np.float32]],
     width: int,
     tokens: TokenizedTexts,
@@ -33,7 +34,7 @@ def kept_outputs(
     *,
     on_note: Callable[[str], None] = lambda note: None,
 ) -> NDArray[np.float32]:
-    """Let a teacher read texts shard by shard, and keep each shard; those that are there are read.
+    """Let a teacher read texts shard by shard, and keep each shard for a resume.
 
     Args:
         make: Turns n texts into (n, C) float32.
@@ -49,18 +50,24 @@ def kept_outputs(
     Raises:
         TrainingError: A shard cannot be written.
     """
-    found = np.empty((len(tokens.ids), width), dtype=np.float32)
+    outputs = np.empty((len(tokens.ids), width), dtype=np.float32)
     for start, shard in _shards(tokens):
         rows = slice(start, start + len(shard.ids))
         path = folder / f"{json_sha256([identity, shard.ids])[:32]}.npy"
-        outputs = _read(path, found[rows].shape)
-        if outputs is None:
-            outputs = make(shard)
+        part = _read(path, outputs[rows].shape)
+        if part is None:
+            part = make(shard)
             if is_first():
-                _write(path, outputs)
-        found[rows] = outputs
-        on_note(f"teacher: {rows.stop:,} of {len(found):,} texts")
-    return found
+                _write(path, part)
+        outputs[rows] = part
+        on_note(f"teacher: {rows.stop:,} of {len(outputs):,} texts")
+    return outputs
+
+
+def forget_teachers(run: Path) -> None:
+    """Remove what a run kept of its teachers."""
+    if is_first():
+        shutil.rmtree(run / TEACHER_FOLDER, ignore_errors=True)
 
 
 def _shards(tokens: TokenizedTexts) -> Iterator[tuple[int, TokenizedTexts]]:

@@ -11,12 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from relsdk.bundle import is_scorer_folder, read_scorer_settings
@@ -25,19 +23,16 @@ from relsdk.errors import InputError
 from relsdk.formats import read_unlabelled_pairs
 from relsdk.levels import RelevanceLevel, expected_level
 from relsdk.metrics import grade_report, ranking_report
-from relsdk.runtime.tokenizer import open_tokenizer
 from relsdk_checkpoint.device import default_device
-from relsdk_checkpoint.scorer import ScoreModel
+from relsdk_checkpoint.pair_scores import PairClassifier, TextEmbedder
 from relsdk_training.config.settings import RunConfig, TeacherConfig
 from relsdk_training.data.pairs import PairArrays
 from relsdk_training.data.text import document_text, normal_form
 from relsdk_training.engine.identity import checkpoint_hash
 from relsdk_training.engine.precision import autocast_for
-from relsdk_training.objectives.measures import pair_logits
-from relsdk_training.teachers.cache import TEACHER_FOLDER, kept_outputs
-from relsdk_training.text_embedder import TextEmbedder
+from relsdk_training.teachers.cache import TEACHER_FOLDER, teacher_outputs
 
-__all__ = ["Lesson", "check_teachers", "labels_alone", "taught", "unlabelled_pairs"]
+__all__ = ["Lesson", "check_teachers", "label_targets", "soft_targets", "unlabelled_pairs"]
 
 Outputs = NDArray[np.float32]
 
@@ -55,7 +50,7 @@ class Lesson:
     targets: NDArray[np.float32]
 
 
-def labels_alone(pairs: PairArrays) -> Lesson:
+def label_targets(pairs: PairArrays) -> Lesson:
     """Return N labelled pairs with all probability on their labels: targets (N, L)."""
     return Lesson(pairs, np.eye(len(RelevanceLevel), dtype=np.float32)[pairs.labels])
 
@@ -97,11 +92,8 @@ def unlabelled_pairs(
         InputError: A file is missing or bad.
     """
     unseen = {normal_form(query) for query in held_out}
-    known = {
-        (train.queries[query], train.documents[document])
-        for query, document in zip(train.query_of, train.document_of, strict=True)
-    }
-    found: dict[tuple[str, str], None] = {}
+    known = set(train.texts())
+    pairs: dict[tuple[str, str], None] = {}
     dropped = 0
     for path in paths:
         for query, document in read_unlabelled_pairs(Path(path), skip_empty=True):
@@ -109,11 +101,11 @@ def unlabelled_pairs(
             if normal_form(query) in unseen:
                 dropped += 1
             elif pair not in known:
-                found[pair] = None
-    return list(found), dropped
+                pairs[pair] = None
+    return list(pairs), dropped
 
 
-def taught(
+def soft_targets(
     config: TeacherConfig,
     train: PairArrays,
     unlabelled: Sequence[tuple[str, str]],
@@ -139,16 +131,16 @@ def taught(
         CalibrationError: dev is too small to calibrate on.
         TrainingError: What a teacher said cannot be kept.
     """
-    pairs = _joined(train, unlabelled)
-    pooled = _pooled(config.checkpoints, pairs, dev, run, on_note)  # (N, L)
-    targets = labels_alone(pairs).targets
+    pairs = _append(train, unlabelled)
+    pooled = _pool(config.checkpoints, pairs, dev, run, on_note)  # (N, L)
+    targets = label_targets(pairs).targets
     targets[: len(train)] += config.weight * (pooled[: len(train)] - targets[: len(train)])
     targets[len(train) :] = pooled[len(train) :]
     pairs.labels[len(train) :] = pooled[len(train) :].argmax(axis=1)
     return Lesson(pairs, targets)
 
 
-def _joined(train: PairArrays, more: Sequence[tuple[str, str]]) -> PairArrays:
+def _append(train: PairArrays, more: Sequence[tuple[str, str]]) -> PairArrays:
     """Append pairs of level 0."""
     queries = {text: row for row, text in enumerate(train.queries)}
     documents = {text: row for row, text in enumerate(train.documents)}
@@ -163,7 +155,7 @@ def _joined(train: PairArrays, more: Sequence[tuple[str, str]]) -> PairArrays:
     )
 
 
-def _pooled(
+def _pool(
     checkpoints: Sequence[str],
     pairs: PairArrays,
     dev: PairArrays,
@@ -179,8 +171,8 @@ def _pooled(
         of_pairs = _outputs(Path(checkpoint), pairs, run, on_note)
         for name, values in (("pairs", of_pairs), ("dev", of_dev)):
             logs[name] = logs[name] + np.log(calibration.probabilities(values))
-    found = {name: np.exp(total / len(checkpoints)) for name, total in logs.items()}
-    pools = {name: values / values.sum(axis=1, keepdims=True) for name, values in found.items()}
+    means = {name: np.exp(total / len(checkpoints)) for name, total in logs.items()}
+    pools = {name: values / values.sum(axis=1, keepdims=True) for name, values in means.items()}
     order = ranking_report(queries, dev.labels, expected_level(pools["dev"]))
     grades = grade_report(dev.labels, pools["dev"])
     on_note(
@@ -190,23 +182,17 @@ def _pooled(
     return np.asarray(pools["pairs"], dtype=np.float32)
 
 
-@torch.inference_mode()
 def _outputs(checkpoint: Path, pairs: PairArrays, run: RunConfig, on_note: Callable[[str], None]) -> Outputs:
     """Return what a teacher says of pairs: (N, C) logits of a score model, or (N,) cosines of an encoder."""
     device = default_device()
     with autocast_for(device, run.precision)():
         if not is_scorer_folder(checkpoint):  # each distinct text once: not worth keeping
-            return TextEmbedder(checkpoint).cosines(pairs).astype(np.float32)
-        model = ScoreModel.load(checkpoint, read_scorer_settings(checkpoint).head).eval().to(device)
-        settings = model.settings
-        tokenizer = open_tokenizer(checkpoint, settings)
-        texts = zip(pairs.query_of, pairs.document_of, strict=True)
-        return kept_outputs(
-            partial(pair_logits, model, tokenizer, device=device),
-            settings.outputs,
-            tokenizer.tokenize(
-                [(pairs.queries[query], pairs.documents[document]) for query, document in texts]
-            ),
+            return TextEmbedder(checkpoint).scores(pairs.texts()).astype(np.float32)
+        model = PairClassifier(checkpoint, read_scorer_settings(checkpoint).head)
+        return teacher_outputs(
+            model.logits,
+            model.outputs,
+            model.tokenizer.tokenize(pairs.texts()),
             Path(run.output) / TEACHER_FOLDER,
             f"{checkpoint_hash(checkpoint)} {run.precision} {device.type}",
             on_note=on_note,
