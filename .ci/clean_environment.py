@@ -37,7 +37,7 @@ class CleanEnvironment:
         self.run("python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments)
 
     def run(self, program: str, *arguments: str, fails: bool = False) -> str:
-        """Run a program of the environment and return what it prints.
+        """Run a program of the environment and return its output; of one that has to fail, what it says on stderr.
 
         Args:
             program: Its name in the environment's `bin`.
@@ -54,15 +54,16 @@ class CleanEnvironment:
             [str(self._venv / "bin" / program), *arguments],
             cwd=self.place,
             env=self._variables(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            capture_output=True,
             text=True,
             check=False,
         )
         if (ended.returncode != 0) != fails:
-            raise TrialError(f"[{self.name}] {shown} ended with {ended.returncode}:\n{ended.stdout}")
+            raise TrialError(
+                f"[{self.name}] {shown} ended with {ended.returncode}:\n{ended.stdout}{ended.stderr}"
+            )
         print(f"    {time.perf_counter() - start:.1f} s", flush=True)
-        return ended.stdout
+        return ended.stderr if fails else ended.stdout
 
     def check_relsdk(self) -> None:
         """Check that relsdk is the installed one, that nothing it needs is missing, and that it works here.
