@@ -10,7 +10,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-
 REPORT = $(BIN)/python -m bench.results_format report bench/results/suites.json bench/results/million.json --output bench/results/report
 
 .DEFAULT_GOAL := help
-.PHONY: index-open million pool demo-train ssra-real real-trained train-real train-speed train-latency help demo test test-all test-floor test-newest check lint types real quantisation bench suites readme clean
+.PHONY: index-open million pool demo-train ssra-real real-trained train-real train-speed train-latency help demo test test-all test-floor test-newest check lint types real quantisation bench suites readme clean docs dist wheelhouse
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -101,8 +101,17 @@ million: $(VENV)/.installed-dev ## A million vectors of 64, 128, 384 beside the 
 readme: $(VENV)/.installed-dev ## Check that README's generated parts are up to date
 	$(BIN)/python -m bench.pages.readme --check
 
+docs: $(VENV)/.installed-docs ## The site of docs/, with search, that opens from a folder -> build/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict -f bench/pages/mkdocs.yml
+
+dist: $(VENV)/.installed-dist ## sdist and wheel, tried in clean environments: base and each of EXTRAS -> dist/
+	$(BIN)/python .ci/dist.py $(if $(EXTRAS),--extras $(EXTRAS))
+
+wheelhouse: $(VENV)/.installed-dist ## What an installation without a network needs, with EXTRAS=... -> wheelhouse/
+	$(BIN)/python .ci/wheelhouse.py $(if $(EXTRAS),--extras $(EXTRAS))
+
 clean: ## Remove what make made
-	rm -rf $(VENV) .venv-* relsdk-demo build *.egg-info sdk/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-* relsdk-demo build dist wheelhouse *.egg-info sdk/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
 	@command -v $(PYTHON) >/dev/null || { echo "no $(PYTHON): install Python 3.10 or newer, or: make PYTHON=..."; exit 2; }
@@ -118,4 +127,12 @@ $(VENV)/.installed-demo: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) -e '.[dev]'
+	@touch $@
+
+$(VENV)/.installed-docs: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) -e '.[docs]'
+	@touch $@
+
+$(VENV)/.installed-dist: | $(VENV)/bin/python
+	$(PIP) build twine
 	@touch $@

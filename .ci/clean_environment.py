@@ -37,7 +37,7 @@ class CleanEnvironment:
         self.run("python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments)
 
     def run(self, program: str, *arguments: str, fails: bool = False) -> str:
-        """Run a program of the environment and return its output; of one that has to fail, what it says on stderr.
+        """Run a program of the environment; return its output, or its stderr if it has to fail.
 
         Args:
             program: Its name in the environment's `bin`.

@@ -3,8 +3,8 @@
     python .ci/wheelhouse.py                                   # the base installation
     python .ci/wheelhouse.py --extras backbone,export          # a pretrained encoder and its export, too
 
-`make wheelhouse` runs it. The folder holds relsdk's wheel and those of everything it needs, for this version of
-Python and this platform; hnswlib, which has no wheels, is built here. On the other machine:
+`make wheelhouse` runs it. The folder holds relsdk's wheel and those of everything it needs, for this version
+of Python and this platform; hnswlib, which has no wheels, is built here. On the other machine:
 
     pip install --no-index --find-links wheelhouse relsdk
 """
@@ -12,6 +12,7 @@ Python and this platform; hnswlib, which has no wheels, is built here. On the ot
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from dist import build
 
 def main() -> None:
     """Collect and try; end with 1 and the reason where something is wrong."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--extras", default="", help="of relsdk, with commas [default: none]")
     parser.add_argument("--output", type=Path, default=ROOT / "wheelhouse", help="[default: wheelhouse]")
     options = parser.parse_args()
@@ -44,9 +45,12 @@ def collect(output: Path, suffix: str, work: Path) -> None:
     """Fill a new folder with wheels, in the versions that relsdk was tested with."""
     shutil.rmtree(output, ignore_errors=True)
     _, wheel = build(work / "dist")
-    command = ["-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--wheel-dir", str(output)]
-    constraints = ["-c", str(ROOT / "constraints.txt")]
-    subprocess.run([sys.executable, *command, *constraints, f"{wheel}{suffix}"], check=True)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check"]
+    command += ["--wheel-dir", str(output), "-c", str(ROOT / "constraints.txt")]
+    # By itself hnswlib is built for the very CPU that builds it, and pip's cache keeps that wheel.
+    portable = {**os.environ, "HNSWLIB_NO_NATIVE": "1"}
+    subprocess.run([*command, "--no-deps", "--no-cache-dir", "hnswlib"], check=True, env=portable)
+    subprocess.run([*command, "--find-links", str(output), f"{wheel}{suffix}"], check=True, env=portable)
 
 
 def try_offline(output: Path, suffix: str, work: Path) -> None:
