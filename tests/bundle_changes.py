@@ -10,10 +10,11 @@ def read_description(folder):
 
 
 def write_description(folder, content):
-    """Write relsdk.json with a checksum that is right."""
+    """Write relsdk.json as the SDK does, with a checksum that is right."""
     content = {key: value for key, value in content.items() if key != "checksum"}
     content["checksum"] = json_sha256(content)
-    (folder / "relsdk.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    text = json.dumps(content, ensure_ascii=False, indent=1) + "\n"
+    (folder / "relsdk.json").write_text(text, encoding="utf-8")
 
 
 def make_foreign(folder):
@@ -22,3 +23,21 @@ def make_foreign(folder):
     (folder / "golden.json").unlink()
     (folder / ".relsdk.lock").unlink(missing_ok=True)
     return folder
+
+
+def change_json(path, **keys):
+    """Write or change keys of a JSON file."""
+    path.parent.mkdir(exist_ok=True)
+    content = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**content, **keys}))
+
+
+def drop_output(path, name):
+    """Remove an output of a graph."""
+    import onnx
+
+    model = onnx.load(path)
+    kept = [output for output in model.graph.output if output.name != name]
+    del model.graph.output[:]
+    model.graph.output.extend(kept)
+    onnx.save(model, path)

@@ -1,6 +1,5 @@
-"""Toy models that are real in every way but size, and the shared data where it is present."""
+"""Toy models, the shared data where it is present, and the command in this process."""
 
-import json
 import logging
 import subprocess
 import sys
@@ -9,26 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.toys import CORPUS, copy_bundle, make_checkpoint
+
 pytest_plugins = ("tests.cpu_seconds",)
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 if find_spec("torch") is None:  # a base installation, as of `make test-floor`
-    collect_ignore_glob = ["bench/*", "export/*", "training/*", "sdk/test_embedder.py", "sdk/test_peers.py"]
-
-CORPUS = [
-    "大宅门演员表",
-    "红烧肉怎么做才不腻",
-    "手机黑屏打不开怎么办",
-    "How to make bread at home",
-    "三天两夜大理旅游攻略",
-    "健身新手一周训练计划",
-    "金毛幼犬怎么训练定点上厕所",
-    "感冒咳嗽吃什么药好得快",
-    "游戏攻略第三关怎么过",
-    "臺灣夜市必吃的十種小吃",
-    "query: passage: abcdefghijklmnopqrstuvwxyz 0123456789",
-]
+    collect_ignore_glob = ["bench/*", "export/*", "training/*"]
 
 
 @pytest.fixture(autouse=True)
@@ -41,8 +28,8 @@ def _logging_stays_on():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _toys_are_exported_once():
-    if find_spec("torch") is None:  # a base installation: tests that export are skipped
+def _toys_are_exported_once(request):
+    if "torch" not in sys.modules:  # no test that was collected exports
         yield
         return
     import torch
@@ -50,7 +37,8 @@ def _toys_are_exported_once():
     from tests.exported_once import remembered
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.onnx, "export", remembered(torch.onnx.export))
+        folder = request.config.cache.mkdir("toy_exports")
+        patch.setattr(torch.onnx, "export", remembered(torch.onnx.export, folder))
         yield
 
 
@@ -67,76 +55,6 @@ def shared():
     return SHARED
 
 
-def make_checkpoint(folder, *, seed=0, hidden=32, pooling="mean", normalize=True, pad_token="<pad>"):
-    """Write a small random BERT checkpoint in sentence-transformers layout."""
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-
-    from relsdk.bundle import EncoderSettings, write_layout
-
-    # Made by rule: the library's Unigram trainer gives another vocabulary in each process.
-    characters = sorted({character for text in CORPUS for character in text} - {" "})
-    couples = sorted(
-        {text[i : i + 2] for text in CORPUS for i in range(len(text) - 1) if " " not in text[i : i + 2]}
-    )
-    special = ["<s>", pad_token, "</s>", "<unk>", "<mask>"]
-    vocabulary = [(token, 0.0) for token in special] + [("\u2581", -6.0)]
-    vocabulary += [(piece, -8.0 - 0.01 * i) for i, piece in enumerate(characters)]
-    vocabulary += [(piece, -10.0 - 0.01 * i) for i, piece in enumerate(couples)]
-    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=3, byte_fallback=False))
-    tokenizer.normalizer = normalizers.NFKC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.add_special_tokens(special)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps(
-            {
-                "tokenizer_class": "PreTrainedTokenizerFast",
-                "model_max_length": 256,
-                "pad_token": pad_token,
-                "unk_token": "<unk>",
-                "cls_token": "<s>",
-                "sep_token": "</s>",
-            }
-        )
-    )
-    torch.manual_seed(seed)
-    config = transformers.BertConfig(
-        vocab_size=tokenizer.get_vocab_size(),
-        hidden_size=hidden,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=2 * hidden,
-        max_position_embeddings=256,
-        initializer_range=0.3,
-        pad_token_id=1,
-    )
-    model = transformers.BertModel(config, add_pooling_layer=False)
-    model.save_pretrained(folder)
-    settings = EncoderSettings(
-        dimension=hidden,
-        max_tokens=256,
-        pooling=pooling,
-        normalize=normalize,
-        prompts={"query": "query: ", "document": "passage: "},
-        pad_token=pad_token,
-    )
-    write_layout(folder, settings)
-    return folder
-
-
-def exact_variants(bundle):
-    """Names of the variants that this CPU runs without saturating: those whose values mean something here."""
-    from relsdk.runtime.variants import runs_exactly
-
-    return [variant.name for variant in bundle.variants if runs_exactly(variant)]
-
-
 @pytest.fixture(scope="session")
 def checkpoint_factory():
     return make_checkpoint
@@ -148,11 +66,9 @@ def toy_checkpoint(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def toy_bundle(toy_checkpoint, tmp_path_factory):
-    """An exported toy encoder; shared by tests, so nobody may change it."""
-    from relsdk_export.encoder import export_encoder
-
-    return export_encoder(toy_checkpoint, tmp_path_factory.mktemp("bundles") / "toy").path
+def toy_bundle(tmp_path_factory):
+    """The committed toy encoder; shared by tests, so nobody may change it."""
+    return copy_bundle("encoder-bundle-v1", tmp_path_factory.mktemp("bundles") / "toy")
 
 
 @pytest.fixture
@@ -177,6 +93,21 @@ def relsdk(capsys):
             code = stop.code or 0
         captured = capsys.readouterr()
         return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def fails(relsdk):
+    """Run a command that must end with one line on stderr and exit code 2; return the line."""
+
+    def run(*arguments):
+        code, out, err = relsdk(*arguments)
+        assert code == 2, (out, err)
+        lines = [line for line in err.splitlines() if line.startswith("relsdk: error: ")]
+        assert len(lines) == 1, err
+        assert "Traceback" not in err
+        return lines[0]
 
     return run
 

@@ -19,8 +19,8 @@ from relsdk_export.gate.parity import torch_vectors
 from relsdk_export.onnx.convert import TESTED_ARCHITECTURES, load_encoder
 from relsdk_export.pipeline import DEFAULT_VARIANTS
 from tests.bundle_changes import make_foreign
-from tests.conftest import exact_variants
 from tests.export.toy_architectures import CONFIGS, make_architecture
+from tests.toys import exact_variants
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,8 @@ from relsdk_export.gate.corpus import PARITY_TEXTS
 from relsdk_export.gate.parity import ParityBudget, torch_vectors
 from relsdk_export.int8.quantize import quantize_int8
 from relsdk_export.onnx.convert import load_encoder, write_onnx
-from tests.conftest import exact_variants
+from tests.bundle_changes import drop_output, make_foreign
+from tests.toys import FIXTURES, exact_variants
 
 
 def test_the_bundle_gives_torchs_vectors(toy_checkpoint, toy_bundle, corpus):
@@ -36,6 +37,35 @@ def test_the_bundle_gives_torchs_vectors(toy_checkpoint, toy_bundle, corpus):
     for variant in exact_variants(embedder.bundle)[1:]:
         small = Embedder(toy_bundle, variant=variant, threads=1).encode(texts, truncation="silent")
         assert (small * expected).sum(axis=1).mean() >= 0.99
+
+
+def test_the_committed_toy_is_what_is_exported_now(toy_bundle, corpus):
+    """The SDK's tests take it for a bundle of today."""
+    today, committed = Embedder(toy_bundle, threads=1), Embedder(FIXTURES / "encoder-bundle-v1", threads=1)
+    for ours, theirs in zip(today.bundle.variants, committed.bundle.variants, strict=True):
+        assert (ours.name, ours.file) == (theirs.name, theirs.file)
+    assert today.bundle.settings == committed.bundle.settings
+    np.testing.assert_allclose(today.encode(corpus), committed.encode(corpus), atol=1e-4)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "lasttoken"])
+def test_pooling_outside_the_graph_equals_pooling_inside(toy_checkpoint, tmp_path, corpus, pooling):
+    """Other exporters leave pooling to the reader; ours puts it into the graph."""
+    checkpoint = Path(shutil.copytree(toy_checkpoint, tmp_path / "checkpoint"))
+    flags = {
+        "mean": "pooling_mode_mean_tokens",
+        "cls": "pooling_mode_cls_token",
+        "lasttoken": "pooling_mode_lasttoken",
+    }
+    config = {"word_embedding_dimension": 32, **{flag: mode == pooling for mode, flag in flags.items()}}
+    (checkpoint / "1_Pooling/config.json").write_text(json.dumps(config))
+    bundle = export_encoder(checkpoint, tmp_path / "bundle", variants=["fp32"])
+    expected = Embedder(bundle.path, threads=1).encode(corpus)
+
+    foreign = Path(shutil.copytree(bundle.path, tmp_path / "foreign"))
+    make_foreign(foreign)
+    drop_output(foreign / "onnx/model.onnx", "sentence_embedding")
+    np.testing.assert_allclose(Embedder(foreign, threads=1).encode(corpus), expected, atol=1e-6)
 
 
 def test_quality_and_provenance_are_recorded(toy_bundle):

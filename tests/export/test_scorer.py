@@ -23,8 +23,8 @@ from relsdk_export.pipeline import Gate
 from relsdk_export.scorer import ScorerCuts, export_scorer
 from relsdk_sample import generate
 from tests.bundle_changes import make_foreign
-from tests.conftest import exact_variants
 from tests.export.toy_architectures import make_cross_encoder
+from tests.toys import exact_variants
 
 HEADS = {"categorical": 4, "ordinal": 3, "regression": 1}
 # Random weights of width 32 lose more in int8 than a trained model does.

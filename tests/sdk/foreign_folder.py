@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.bundle_changes import change_json
+
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "encoder-bundle-v1"
 WIDTH, PIECES = 8, 251
 TABLE = np.random.default_rng(0).normal(size=(PIECES, WIDTH)).astype(np.float32)
@@ -39,14 +41,14 @@ def make_folder(folder, *, pooling="mean", normalize=False, dense=(), graph=True
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         if (FIXTURE / name).is_file():
             shutil.copyfile(FIXTURE / name, folder / name)
-    write(
+    change_json(
         folder / "config.json",
         architectures=["BertModel"],
         model_type="bert",
         hidden_size=WIDTH,
         pad_token_id=1,
     )
-    write(folder / "1_Pooling/config.json", word_embedding_dimension=WIDTH, pooling_mode=pooling)
+    change_json(folder / "1_Pooling/config.json", word_embedding_dimension=WIDTH, pooling_mode=pooling)
     modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
     for weight, bias, activation in dense:
         name = f"{len(modules)}_Dense"
@@ -71,7 +73,7 @@ def write_modules(folder, modules):
 def write_dense(folder, weight, bias, activation):
     folder.mkdir()
     behind, before = weight.shape
-    write(
+    change_json(
         folder / "config.json",
         in_features=before,
         out_features=behind,
@@ -87,13 +89,6 @@ def write_dense(folder, weight, bias, activation):
         content += part
     text = json.dumps(header).encode()
     (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + content)
-
-
-def write(path, **keys):
-    """Write or change keys of a JSON file."""
-    path.parent.mkdir(exist_ok=True)
-    content = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps({**content, **keys}))
 
 
 def rows(text, limit=None, *, side="right"):

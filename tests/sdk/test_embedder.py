@@ -1,13 +1,10 @@
 import io
-import json
 import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -15,7 +12,6 @@ from hypothesis import strategies as st
 from relsdk import Document, Embedder
 from relsdk.errors import BundleError, CalibrationError, InputError, TruncationError
 from relsdk.models.embedder import TruncationWarning
-from relsdk_export.encoder import export_encoder
 from tests.bundle_changes import make_foreign
 
 
@@ -146,7 +142,7 @@ def test_a_bar_is_drawn_where_somebody_looks(embedder, corpus, monkeypatch, term
     assert bool(stream.getvalue()) is terminal
 
 
-def test_bad_models_are_explained(toy_bundle, toy_checkpoint, tmp_path):
+def test_bad_models_are_explained(toy_bundle, tmp_path):
     with pytest.raises(InputError, match="it has"):
         Embedder(toy_bundle, variant="int4")
     with pytest.raises(InputError, match="truncate_dim=33"):
@@ -155,8 +151,11 @@ def test_bad_models_are_explained(toy_bundle, toy_checkpoint, tmp_path):
         Embedder(toy_bundle, threads=0)
     with pytest.raises(InputError, match="MagicProvider"):
         Embedder(toy_bundle, providers=["MagicProvider"])
+    unexported = shutil.ignore_patterns("onnx", "relsdk.json", "golden.json")
+    checkpoint = shutil.copytree(toy_bundle, tmp_path / "checkpoint", ignore=unexported)
+    (checkpoint / "model.safetensors").touch()
     with pytest.raises(BundleError, match="relsdk export encoder"):
-        Embedder(toy_checkpoint)
+        Embedder(checkpoint)
     with pytest.raises(BundleError, match="not a folder"):
         Embedder(tmp_path / "nowhere")
 
@@ -182,30 +181,6 @@ def test_a_folder_without_relsdk_json_opens_and_has_no_levels(toy_bundle_copy, e
     (toy_bundle_copy / "onnx" / "model.onnx").write_bytes(b"not a model")
     with pytest.raises(BundleError, match="not a loadable ONNX model"):
         Embedder(toy_bundle_copy, variant="fp32")  # here already, not at the first request
-
-
-@pytest.mark.parametrize("pooling", ["mean", "cls", "lasttoken"])
-def test_pooling_outside_the_graph_equals_pooling_inside(toy_checkpoint, tmp_path, corpus, pooling):
-    """Other exporters leave pooling to the reader; ours puts it into the graph."""
-    checkpoint = Path(shutil.copytree(toy_checkpoint, tmp_path / "checkpoint"))
-    flags = {
-        "mean": "pooling_mode_mean_tokens",
-        "cls": "pooling_mode_cls_token",
-        "lasttoken": "pooling_mode_lasttoken",
-    }
-    config = {"word_embedding_dimension": 32, **{flag: mode == pooling for mode, flag in flags.items()}}
-    (checkpoint / "1_Pooling/config.json").write_text(json.dumps(config))
-    bundle = export_encoder(checkpoint, tmp_path / "bundle", variants=["fp32"])
-    expected = Embedder(bundle.path, threads=1).encode(corpus)
-
-    foreign = Path(shutil.copytree(bundle.path, tmp_path / "foreign"))
-    make_foreign(foreign)
-    model = onnx.load(foreign / "onnx/model.onnx")
-    kept = [output for output in model.graph.output if output.name == "last_hidden_state"]
-    del model.graph.output[:]
-    model.graph.output.extend(kept)
-    onnx.save(model, foreign / "onnx/model.onnx")
-    assert_same(Embedder(foreign, threads=1).encode(corpus), expected)
 
 
 def test_another_file_in_the_same_place_is_never_loaded(toy_bundle_copy, tmp_path):

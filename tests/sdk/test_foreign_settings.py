@@ -15,7 +15,8 @@ from relsdk.bundle import (
 )
 from relsdk.errors import BundleError
 from relsdk.models.embedder import TruncationWarning
-from tests.sdk.foreign_folder import FIXTURE, make_folder, rows, unit, write
+from tests.bundle_changes import change_json
+from tests.sdk.foreign_folder import FIXTURE, make_folder, rows, unit
 
 pytest.importorskip("onnx")
 LONG = "红烧肉怎么做才不腻手机黑屏打不开怎么办"
@@ -43,12 +44,12 @@ def change_tokenizer(folder, **keys):
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("place", ["tokenizer_config", "tokenizer", "override"])
 def test_the_end_that_is_cut_is_the_one_that_the_folder_says(folder, side, place):
-    write(folder / LENGTHS, max_seq_length=6)
+    change_json(folder / LENGTHS, max_seq_length=6)
     if place == "tokenizer_config":
-        write(folder / TOKENIZER, truncation_side=side)
+        change_json(folder / TOKENIZER, truncation_side=side)
     elif place == "override":  # arguments of the tokenizer go before its own file
-        write(folder / LENGTHS, tokenizer_args={"truncation_side": side})
-        write(folder / TOKENIZER, truncation_side="left" if side == "right" else "right")
+        change_json(folder / LENGTHS, tokenizer_args={"truncation_side": side})
+        change_json(folder / TOKENIZER, truncation_side="left" if side == "right" else "right")
     else:
         truncation = {"direction": side.title(), "max_length": 99, "strategy": "LongestFirst", "stride": 0}
         change_tokenizer(folder, truncation=truncation)
@@ -60,7 +61,9 @@ def test_the_end_that_is_cut_is_the_one_that_the_folder_says(folder, side, place
 
 
 def test_the_default_prompt_is_put_before_what_names_none(folder, corpus):
-    write(folder / PROMPTS, prompts={"query": "问 ", "passage": "答 ", "x": "又 "}, default_prompt_name="x")
+    change_json(
+        folder / PROMPTS, prompts={"query": "问 ", "passage": "答 ", "x": "又 "}, default_prompt_name="x"
+    )
     embedder = Embedder(folder)
 
     def expected(prompt):
@@ -79,18 +82,18 @@ def test_the_default_prompt_is_put_before_what_names_none(folder, corpus):
 
 def test_queries_and_documents_without_a_prompt_get_none(folder, corpus):
     """As in sentence-transformers, where both have an empty one unless the folder says otherwise."""
-    write(folder / PROMPTS, prompts={"x": "又 "}, default_prompt_name="x")
+    change_json(folder / PROMPTS, prompts={"x": "又 "}, default_prompt_name="x")
     embedder = Embedder(folder)
     raw = {"normalize_embeddings": False}
     expected = np.stack([mean(text) for text in corpus])
     np.testing.assert_allclose(embedder.encode_query(corpus, **raw), expected, atol=1e-5)
     np.testing.assert_allclose(embedder.encode_document(corpus, **raw), expected, atol=1e-5)
-    write(folder / PROMPTS, prompts={"query": None}, default_prompt_name="document")
+    change_json(folder / PROMPTS, prompts={"query": None}, default_prompt_name="document")
     np.testing.assert_allclose(Embedder(folder).encode(corpus), expected, atol=1e-5)
 
 
 def test_vectors_are_cut_as_the_folder_says(folder, corpus):
-    write(folder / PROMPTS, truncate_dim=3)
+    change_json(folder / PROMPTS, truncate_dim=3)
     expected = np.stack([mean(text) for text in corpus])
     embedder = Embedder(folder)
     assert embedder.dimension == 3
@@ -109,14 +112,14 @@ def test_vectors_are_cut_as_the_folder_says(folder, corpus):
     ],
 )
 def test_the_limit_is_what_sentence_transformers_takes(folder, lengths, tokenizer, positions, limit):
-    write(folder / LENGTHS, max_seq_length=lengths)
-    write(folder / TOKENIZER, model_max_length=tokenizer)
-    write(folder / "config.json", max_position_embeddings=positions)
+    change_json(folder / LENGTHS, max_seq_length=lengths)
+    change_json(folder / TOKENIZER, model_max_length=tokenizer)
+    change_json(folder / "config.json", max_position_embeddings=positions)
     assert read_encoder_settings(folder).max_tokens == limit
 
 
 def test_the_limit_has_other_file_names(folder):
-    write(folder / "sentence_xlm-roberta_config.json", max_seq_length=33)
+    change_json(folder / "sentence_xlm-roberta_config.json", max_seq_length=33)
     assert read_encoder_settings(folder).max_tokens == 33
 
 
@@ -125,16 +128,16 @@ def test_a_plain_decoder_pools_its_last_token(folder, corpus):
     for path in ("modules.json", "1_Pooling/config.json"):
         (folder / path).unlink()
     assert read_encoder_settings(folder).pooling == "mean"
-    write(folder / "config.json", architectures=["Qwen3ForCausalLM"])
+    change_json(folder / "config.json", architectures=["Qwen3ForCausalLM"])
     np.testing.assert_allclose(
         Embedder(folder).encode(corpus), [rows(text)[-1] for text in corpus], atol=1e-5
     )
-    write(folder / "config.json", is_causal=False)
+    change_json(folder / "config.json", is_causal=False)
     assert read_encoder_settings(folder).pooling == "mean"
 
 
 def test_lower_case_is_no_news_to_a_tokenizer_that_makes_it(folder):
-    write(folder / LENGTHS, do_lower_case=True)
+    change_json(folder / LENGTHS, do_lower_case=True)
     change_tokenizer(folder, normalizer={"type": "Sequence", "normalizers": [{"type": "Lowercase"}]})
     read_encoder_settings(folder)
     bert = {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "strip_accents": None}
@@ -175,7 +178,7 @@ def test_what_is_not_supported_is_refused_by_name(folder, file, keys, message):
     if isinstance(keys, list):
         (folder / file).write_text(json.dumps(keys))
     else:
-        write(folder / file, **keys)
+        change_json(folder / file, **keys)
     with pytest.raises(BundleError, match=message):
         read_bundle(folder)
 
@@ -183,13 +186,13 @@ def test_what_is_not_supported_is_refused_by_name(folder, file, keys, message):
 def test_the_usual_settings_of_version_6_are_understood(folder):
     """As sentence-transformers 6 writes them where nothing is out of the ordinary."""
     text = {"method": "forward", "method_output_name": "last_hidden_state"}
-    write(
+    change_json(
         folder / LENGTHS,
         transformer_task="feature-extraction",
         modality_config={"text": text, "message": {**text, "format": "flat"}},
         module_output_name="token_embeddings",
     )
-    write(
+    change_json(
         folder / PROMPTS,
         model_type="SentenceTransformer",
         similarity_fn_name="cosine",
@@ -214,20 +217,20 @@ def test_a_tokenizer_whose_two_files_differ_is_refused(folder, key, kind, part):
     """transformers builds such tokenizers again by the configuration; we read the other file."""
     where = "normalizer" if kind == "BertNormalizer" else "pre_tokenizer"
     change_tokenizer(folder, **{where: {"type": kind, part: True}})
-    write(folder / TOKENIZER, tokenizer_class="BertTokenizer", **{key: True})
+    change_json(folder / TOKENIZER, tokenizer_class="BertTokenizer", **{key: True})
     read_encoder_settings(folder)
-    write(folder / TOKENIZER, **{key: False})
+    change_json(folder / TOKENIZER, **{key: False})
     with pytest.raises(BundleError, match=f"{key}: False and tokenizer.json has {part}: True in its {kind}"):
         read_encoder_settings(folder)
-    write(folder / TOKENIZER, tokenizer_class="PreTrainedTokenizerFast")
+    change_json(folder / TOKENIZER, tokenizer_class="PreTrainedTokenizerFast")
     read_encoder_settings(folder)
 
 
 def test_a_scorer_is_cut_where_its_folder_says_and_has_no_prompt(folder):
-    write(folder / "config.json", architectures=["BertForSequenceClassification"], num_labels=1)
-    write(folder / TOKENIZER, truncation_side="left")
+    change_json(folder / "config.json", architectures=["BertForSequenceClassification"], num_labels=1)
+    change_json(folder / TOKENIZER, truncation_side="left")
     assert read_scorer_settings(folder).truncation_side == "left"
-    write(folder / PROMPTS, prompts={"x": "y"}, default_prompt_name="x")
+    change_json(folder / PROMPTS, prompts={"x": "y"}, default_prompt_name="x")
     with pytest.raises(BundleError, match="default_prompt_name 'x'; a prompt before pairs"):
         read_scorer_settings(folder)
 
@@ -245,31 +248,5 @@ def test_settings_that_say_nothing_leave_the_fingerprint_alone():
 @pytest.mark.parametrize("change", [{"truncation_side": "left"}, {"model_max_length": 5}])
 def test_a_setting_that_changes_vectors_changes_the_fingerprint(folder, change):
     before = read_bundle(folder).fingerprint
-    write(folder / TOKENIZER, **change)
+    change_json(folder / TOKENIZER, **change)
     assert read_bundle(folder).fingerprint != before
-
-
-@pytest.mark.peers
-@pytest.mark.filterwarnings("ignore:Importing from 'sentence_transformers:DeprecationWarning")
-def test_settings_mean_what_they_mean_to_sentence_transformers(tmp_path, toy_checkpoint, corpus):
-    """Exported, they survive in the bundle, and so they do in the folder that it is without `relsdk.json`."""
-    import shutil
-
-    peer = pytest.importorskip("sentence_transformers")
-    from relsdk_export.encoder import export_encoder
-
-    checkpoint = shutil.copytree(toy_checkpoint, tmp_path / "checkpoint")
-    write(checkpoint / TOKENIZER, truncation_side="left")
-    write(checkpoint / LENGTHS, max_seq_length=7)
-    prompts = {"query": "问：", "document": "答：", "x": "又："}
-    write(checkpoint / PROMPTS, prompts=prompts, default_prompt_name="x")
-    bundle = export_encoder(checkpoint, tmp_path / "bundle", variants=["fp32"])
-    expected = peer.SentenceTransformer(str(checkpoint), device="cpu")
-    foreign = shutil.copytree(
-        bundle.path, tmp_path / "foreign", ignore=shutil.ignore_patterns("relsdk.json", "golden.json")
-    )
-    for folder in (bundle.path, foreign):
-        ours = Embedder(folder)
-        for name in ("encode", "encode_query", "encode_document"):
-            got = getattr(ours, name)(corpus, truncation="silent")
-            np.testing.assert_allclose(got, getattr(expected, name)(corpus), atol=1e-5)

@@ -11,6 +11,7 @@ from relsdk.errors import BundleError, InputError
 from relsdk.models.bi_encoder import BiEncoder
 from relsdk.records import LabelledPair
 from relsdk.tools.hard_negatives import Miner
+from tests.bundle_changes import change_json
 from tests.sdk.foreign_folder import (
     FIXTURE,
     TABLE,
@@ -18,7 +19,6 @@ from tests.sdk.foreign_folder import (
     make_folder,
     rows,
     unit,
-    write,
     write_dense,
     write_modules,
     write_table,
@@ -147,7 +147,7 @@ def test_a_graph_that_holds_all_modules_needs_no_weights_beside_it(tmp_path, cor
 )
 def test_a_dense_layer_that_is_not_understood_is_refused(tmp_path, change, message):
     folder = make_folder(tmp_path / "m", dense=[(np.ones((4, WIDTH)), None, "linear.Identity")])
-    write(folder / "2_Dense/config.json", **change)
+    change_json(folder / "2_Dense/config.json", **change)
     with pytest.raises(BundleError, match=message):
         Embedder(folder)
 
@@ -230,7 +230,7 @@ def test_every_use_of_such_an_encoder_takes_cosines(unnormalised, corpus, tmp_pa
 
 
 def test_a_model_trained_for_another_product_is_told(unnormalised):
-    write(unnormalised / "config_sentence_transformers.json", similarity_fn_name="dot")
+    change_json(unnormalised / "config_sentence_transformers.json", similarity_fn_name="dot")
     with pytest.warns(UserWarning, match=r"\(it was trained for 'dot'\)"):
         Embedder(unnormalised).encode_query("a")
 
@@ -289,43 +289,6 @@ def test_graphs_of_another_shape_are_told(tmp_path, graph, message):
     write_table(folder / "onnx/model.onnx", **graph)
     with pytest.raises(BundleError, match=message):
         Embedder(folder).encode("红烧肉怎么做才不腻")
-
-
-@pytest.mark.slow
-@pytest.mark.peers
-@pytest.mark.filterwarnings("ignore:Importing from 'sentence_transformers:DeprecationWarning")
-@pytest.mark.parametrize("pooling", POOLED)
-def test_modules_give_what_sentence_transformers_gives(tmp_path, toy_checkpoint, corpus, pooling):
-    """Exported with all in the graph, and as others export it, with the modules behind its token vectors."""
-    peer = pytest.importorskip("sentence_transformers")
-    torch = pytest.importorskip("torch")
-    from sentence_transformers.models import Dense, Normalize, Pooling, Transformer
-
-    from relsdk_export.encoder import export_encoder
-
-    torch.manual_seed(0)
-    modules = [Transformer(str(toy_checkpoint)), Pooling(32, pooling_mode=pooling), Dense(32, 12)]
-    model = peer.SentenceTransformer(
-        modules=[*modules, *([Normalize()] if pooling == "max" else [])], device="cpu"
-    )
-    model.save_pretrained(str(tmp_path / "saved"))
-    expected = model.encode(corpus)
-    exported = export_encoder(tmp_path / "saved", tmp_path / "bundle", variants=["fp32"])
-    np.testing.assert_allclose(Embedder(exported.path).encode(corpus), expected, atol=1e-5)
-    for name in ("relsdk.json", "golden.json"):
-        (exported.path / name).unlink()
-    drop_output(exported.path / "onnx/model.onnx", "sentence_embedding")
-    np.testing.assert_allclose(Embedder(exported.path).encode(corpus), expected, atol=1e-5)
-
-
-def drop_output(path, name):
-    import onnx
-
-    model = onnx.load(path)
-    kept = [output for output in model.graph.output if output.name != name]
-    del model.graph.output[:]
-    model.graph.output.extend(kept)
-    onnx.save(model, path)
 
 
 def test_modules_that_lead_out_of_the_folder_are_refused(tmp_path):

@@ -27,7 +27,8 @@ from relsdk.models.open import open_pair_model
 from relsdk.models.pooled_scorer import PooledScorer
 from relsdk.tools.evaluation import calibrate_bundle, evaluate
 from relsdk_sample import generate
-from tests.export.toy_architectures import make_cross_encoder
+from tests.bundle_changes import make_foreign
+from tests.toys import copy_bundle
 
 LINK = CumulativeLink(8.0, (2.0, 4.0, 6.0))
 
@@ -108,15 +109,10 @@ def world():
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, corpus, world, toy_bundle):
+def made(tmp_path_factory, world, toy_bundle):
     """An encoder, an index, and a scorer's bundle that was calibrated beside the encoder."""
-    from relsdk_export.gate.parity import ParityBudget
-    from relsdk_export.scorer import export_scorer
-
     folder = tmp_path_factory.mktemp("pool")
-    checkpoint = make_cross_encoder("bert", folder / "checkpoint", corpus, "categorical", False)
-    loose = ParityBudget(int8_probabilities=0.15)
-    bundle = export_scorer(checkpoint, folder / "scorer", variants=["fp32"], budget=loose).path
+    bundle = copy_bundle("scorer-bundle-v1", folder / "scorer", variants=["fp32"])
     embedder = Embedder(toy_bundle, variant="fp32")
     (report,) = calibrate_bundle(bundle, world.pairs, encoder=embedder)
     index = Index.build(folder / "index", world.documents[:100], embedder)
@@ -151,16 +147,13 @@ def test_a_search_takes_the_cosines_that_it_knows(made, monkeypatch):
     assert [hit.level for hit in hits] == [direct[row].level for row in range(5)]
 
 
-def test_what_does_not_fit_together_is_told(made, toy_bundle, checkpoint_factory, tmp_path):
-    from relsdk_export.encoder import export_encoder
-
+def test_what_does_not_fit_together_is_told(made, toy_bundle, tmp_path):
     embedder, index, bundle, _ = made
     with pytest.raises(InputError, match="is no scorer"):
         RelevanceScorer(toy_bundle, encoder=embedder)
     with pytest.raises(InputError, match="one each is needed"):
         RelevanceScorer(bundle, encoder=embedder).model.with_cosines([("a", "b")], [0.5, 0.6])
-    checkpoint = checkpoint_factory(tmp_path / "other", seed=9)
-    other = Embedder(export_encoder(checkpoint, tmp_path / "another", variants=["fp32"]).path)
+    other = Embedder(make_foreign(copy_bundle("encoder-bundle-v1", tmp_path / "another")))
     with pytest.raises(CalibrationError, match=r"was not calibrated beside another.*--encoder"):
         RelevanceScorer(bundle, encoder=other)
     narrow = Embedder(toy_bundle, variant="fp32", truncate_dim=8)

@@ -6,7 +6,9 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 
 from relsdk import Embedder
 from relsdk.bundle import GOLDEN_TEXTS, read_golden
@@ -18,6 +20,7 @@ from relsdk.runtime.batch_runner import TruncationWarning
 from relsdk.runtime.session import ModelSession
 from tests.bundle_changes import read_description, write_description
 
+VECTORS = "sentence_embedding"
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 
 
@@ -80,11 +83,10 @@ def test_fewer_dimensions_are_compared_with_cut_vectors(toy_bundle):
         record.texts = 1
 
 
-def test_a_swapped_file_with_a_new_hash_is_found(toy_bundle_copy, checkpoint_factory, tmp_path, verify):
-    from relsdk_export.encoder import export_encoder
-
-    other = export_encoder(checkpoint_factory(tmp_path / "c", seed=1), tmp_path / "o", variants=["fp32"])
-    shutil.copy(other.path / "onnx/model.onnx", toy_bundle_copy / "onnx/model.onnx")
+def test_a_swapped_file_with_a_new_hash_is_found(toy_bundle_copy, verify):
+    """It is an encoder of the same inputs, outputs and width, which has one layer less."""
+    other = FIXTURES / "tower-bundle-v1/onnx/query_model.onnx"
+    shutil.copy(other, toy_bundle_copy / "onnx/model.onnx")
     edit(toy_bundle_copy, lambda content: None)
     code, content, error = verify(toy_bundle_copy)
     assert (code, content["passed"]) == (2, False)
@@ -117,11 +119,17 @@ def test_a_changed_byte_is_found(toy_bundle_copy, verify):
     assert "config.json is not the file" in error
 
 
-def test_a_graph_of_another_width_is_found(toy_bundle_copy, checkpoint_factory, tmp_path):
-    from relsdk_export.encoder import export_encoder
-
-    other = export_encoder(checkpoint_factory(tmp_path / "c", hidden=16), tmp_path / "o", variants=["fp32"])
-    shutil.copy(other.path / "onnx/model.onnx", toy_bundle_copy / "onnx/model.onnx")
+def test_a_graph_of_another_width_is_found(toy_bundle_copy):
+    path = toy_bundle_copy / "onnx/model.onnx"
+    model = onnx.load(path)
+    (last,) = (node for node in model.graph.node if VECTORS in node.output)
+    last.output[list(last.output).index(VECTORS)] = "wide"
+    bounds = {"from": 0, "to": 16, "axis": 1}
+    model.graph.initializer.extend(numpy_helper.from_array(np.array([n]), name) for name, n in bounds.items())
+    model.graph.node.append(helper.make_node("Slice", ["wide", *bounds], [VECTORS]))
+    (output,) = (output for output in model.graph.output if output.name == VECTORS)
+    output.type.tensor_type.shape.dim[1].dim_value = 16
+    onnx.save(model, path)
     edit(toy_bundle_copy, lambda content: None)
     record = Embedder(toy_bundle_copy, variant="fp32").verify()
     assert not record.passed

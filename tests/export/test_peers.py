@@ -1,10 +1,14 @@
 """The same vectors and thresholds as the libraries that users come from."""
 
+import shutil
+import warnings
+
 import numpy as np
 import pytest
 
 from relsdk import Embedder
 from relsdk_export.encoder import export_encoder
+from tests.bundle_changes import change_json, drop_output
 
 pytestmark = pytest.mark.peers
 
@@ -16,8 +20,6 @@ def sentence_transformers():
 
 @pytest.fixture
 def quiet():
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what the peer warns of is not ours
         yield
@@ -62,8 +64,6 @@ def test_our_bundle_opens_in_sentence_transformers(
     sentence_transformers, quiet, toy_bundle, toy_checkpoint, tmp_path, corpus
 ):
     """With the checkpoint's weights beside our configuration files."""
-    import shutil
-
     folder = shutil.copytree(toy_bundle, tmp_path / "bundle")
     shutil.copy(toy_checkpoint / "model.safetensors", folder)
     peer = sentence_transformers.SentenceTransformer(str(folder), device="cpu")
@@ -117,3 +117,54 @@ def test_our_bundle_opens_in_sentence_transformers_onnx_backend(
     )
     ours = Embedder(toy_bundle, variant="fp32", threads=1)
     np.testing.assert_allclose(ours.encode_query(corpus), peer.encode_query(corpus), atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:Importing from 'sentence_transformers:DeprecationWarning")
+def test_settings_mean_what_they_mean_to_sentence_transformers(tmp_path, toy_checkpoint, corpus):
+    """Exported, they survive in the bundle, and so they do in the folder that it is without `relsdk.json`."""
+    peer = pytest.importorskip("sentence_transformers")
+    from relsdk_export.encoder import export_encoder
+
+    checkpoint = shutil.copytree(toy_checkpoint, tmp_path / "checkpoint")
+    change_json(checkpoint / "tokenizer_config.json", truncation_side="left")
+    change_json(checkpoint / "sentence_bert_config.json", max_seq_length=7)
+    prompts = {"query": "问：", "document": "答：", "x": "又："}
+    change_json(checkpoint / "config_sentence_transformers.json", prompts=prompts, default_prompt_name="x")
+    bundle = export_encoder(checkpoint, tmp_path / "bundle", variants=["fp32"])
+    expected = peer.SentenceTransformer(str(checkpoint), device="cpu")
+    foreign = shutil.copytree(
+        bundle.path, tmp_path / "foreign", ignore=shutil.ignore_patterns("relsdk.json", "golden.json")
+    )
+    for folder in (bundle.path, foreign):
+        ours = Embedder(folder)
+        for name in ("encode", "encode_query", "encode_document"):
+            got = getattr(ours, name)(corpus, truncation="silent")
+            np.testing.assert_allclose(got, getattr(expected, name)(corpus), atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Importing from 'sentence_transformers:DeprecationWarning")
+@pytest.mark.parametrize(
+    "pooling", ["cls", "lasttoken", "max", "mean", "mean_sqrt_len_tokens", "weightedmean"]
+)
+def test_modules_give_what_sentence_transformers_gives(tmp_path, toy_checkpoint, corpus, pooling):
+    """Exported with all in the graph, and as others export it, with the modules behind its token vectors."""
+    peer = pytest.importorskip("sentence_transformers")
+    torch = pytest.importorskip("torch")
+    from sentence_transformers.models import Dense, Normalize, Pooling, Transformer
+
+    from relsdk_export.encoder import export_encoder
+
+    torch.manual_seed(0)
+    modules = [Transformer(str(toy_checkpoint)), Pooling(32, pooling_mode=pooling), Dense(32, 12)]
+    model = peer.SentenceTransformer(
+        modules=[*modules, *([Normalize()] if pooling == "max" else [])], device="cpu"
+    )
+    model.save_pretrained(str(tmp_path / "saved"))
+    expected = model.encode(corpus)
+    exported = export_encoder(tmp_path / "saved", tmp_path / "bundle", variants=["fp32"])
+    np.testing.assert_allclose(Embedder(exported.path).encode(corpus), expected, atol=1e-5)
+    for name in ("relsdk.json", "golden.json"):
+        (exported.path / name).unlink()
+    drop_output(exported.path / "onnx/model.onnx", "sentence_embedding")
+    np.testing.assert_allclose(Embedder(exported.path).encode(corpus), expected, atol=1e-5)
