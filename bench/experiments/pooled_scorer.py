@@ -55,17 +55,17 @@ def measure(encoder: Path, scorer: Path, kuake: Path, files: list[str]) -> dict[
     dev, test = (list(read_pairs(kuake / f"{split}.jsonl")) for split in ("dev", "test"))
     with TemporaryDirectory() as folder:
         retriever = export_encoder(encoder, Path(folder) / "encoder", variants=files).path
-        judge = export_scorer(scorer, Path(folder) / "scorer", variants=files).path
+        bundle = export_scorer(scorer, Path(folder) / "scorer", variants=files).path
         embedder = Embedder(retriever)
-        variant = [open_pair_model(judge).variant.name]
+        variant = [open_pair_model(bundle).variant.name]
         calibrate_bundle(retriever, dev, variants=[embedder.variant.name])
-        calibrate_bundle(judge, dev, variants=variant)
-        (report,) = calibrate_bundle(judge, dev, variants=variant, encoder=embedder)
+        calibrate_bundle(bundle, dev, variants=variant)
+        (report,) = calibrate_bundle(bundle, dev, variants=variant, encoder=embedder)
         embedder = Embedder(retriever)  # with its levels
         models: dict[str, PairModel] = {
             "encoder": BiEncoder(embedder),
-            "score model, taught": open_pair_model(judge),
-            "both, pooled": pooled(open_pair_model(judge), embedder),
+            "score model, taught": open_pair_model(bundle),
+            "both, pooled": pooled(open_pair_model(bundle), embedder),
         }
         return {
             "variants": [embedder.variant.name, *variant],

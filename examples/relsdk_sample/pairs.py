@@ -65,11 +65,12 @@ class _Shelf:
     def pool(self, draws: Draws, wanted: QueryFacts, level: RelevanceLevel, count: int) -> list[Document]:
         """Return up to `count` documents of a level, in random order."""
         here = self.by_topic[wanted.topic]
-        found = [(facts, doc) for facts, doc in here if level_from_facts(wanted, facts) == level]
+        matching = [(facts, doc) for facts, doc in here if level_from_facts(wanted, facts) == level]
         if level != RelevanceLevel.IRRELEVANT:
-            return draws.sample([doc for _, doc in found], count)
-        named = [doc for _, doc in found if wanted.entities & set(doc.metadata["tags"])]  # in passing
-        rivals = [doc for facts, doc in found if wanted.aspects & facts.aspects]  # same intent, other entity
+            return draws.sample([doc for _, doc in matching], count)
+        named = [doc for _, doc in matching if wanted.entities & set(doc.metadata["tags"])]  # in passing
+        # Of the same intent, about another entity.
+        rivals = [doc for facts, doc in matching if wanted.aspects & facts.aspects]
         easy = self._elsewhere(draws, wanted.topic, count)
         third = count // 3 + 1
         front = draws.sample(named, third) + draws.sample(rivals, third) + easy[:third]

@@ -28,7 +28,7 @@ FOREIGN = "?"  # Starts the key of a wish that the topic does not know: equals n
 
 
 @dataclass(frozen=True, slots=True)
-class Sense:
+class _Sense:
     """One meaning of a phrase: what kind of thing it is, in which topic, under which key."""
 
     kind: str
@@ -72,21 +72,21 @@ def parse(query: str) -> tuple[QueryFacts, ...]:
 
 
 @cache
-def _lexicon() -> dict[str, tuple[Sense, ...]]:
+def _lexicon() -> dict[str, tuple[_Sense, ...]]:
     """Map each normalised phrase to its senses."""
-    senses: defaultdict[str, list[Sense]] = defaultdict(list)
+    senses: defaultdict[str, list[_Sense]] = defaultdict(list)
     for topic in load_catalogue():
         for word in topic.words:
-            senses[normalize(word)].append(Sense(TOPIC, topic.name, topic.name))
+            senses[normalize(word)].append(_Sense(TOPIC, topic.name, topic.name))
         for entity in topic.entities:
             for name in entity.names:
-                senses[normalize(name)].append(Sense(ENTITY, topic.name, entity.name))
+                senses[normalize(name)].append(_Sense(ENTITY, topic.name, entity.name))
         for aspect in topic.aspects:
             for phrase in aspect.surfaces:
-                senses[normalize(phrase)].append(Sense(ASPECT, topic.name, aspect.key))
+                senses[normalize(phrase)].append(_Sense(ASPECT, topic.name, aspect.key))
         for constraint in topic.constraints:
             for phrase in constraint.phrases:
-                senses[normalize(phrase)].append(Sense(CONSTRAINT, topic.name, constraint.key))
+                senses[normalize(phrase)].append(_Sense(CONSTRAINT, topic.name, constraint.key))
     return {phrase: tuple(found) for phrase, found in senses.items()}
 
 
@@ -96,22 +96,22 @@ def _phrase_lengths() -> tuple[int, ...]:
     return tuple(sorted({len(phrase) for phrase in _lexicon()}, reverse=True))
 
 
-def _match(text: str) -> list[tuple[Sense, ...]]:
+def _match(text: str) -> list[tuple[_Sense, ...]]:
     """Return the senses of the phrases in a normalised text: longest first, then leftmost, no overlap."""
     lexicon = _lexicon()
     taken = [False] * len(text)
-    found: list[tuple[Sense, ...]] = []
+    phrases: list[tuple[_Sense, ...]] = []
     for length in _phrase_lengths():
         for start in range(len(text) - length + 1):
             stop = start + length
             senses = lexicon.get(text[start:stop])
             if senses is not None and not any(taken[start:stop]):
                 taken[start:stop] = [True] * length
-                found.append(senses)
-    return found
+                phrases.append(senses)
+    return phrases
 
 
-def _candidate_topics(phrases: list[tuple[Sense, ...]]) -> list[str]:
+def _candidate_topics(phrases: list[tuple[_Sense, ...]]) -> list[str]:
     """Return the topics that the query may be about (rules 1 to 3 at the top of the module)."""
     every = [sense for senses in phrases for sense in senses]
     for kind in (ENTITY, TOPIC):
@@ -127,7 +127,7 @@ def _candidate_topics(phrases: list[tuple[Sense, ...]]) -> list[str]:
     return sorted(topic for topic in intended if known[topic] == most)
 
 
-def _read(topic: str, phrases: list[tuple[Sense, ...]]) -> QueryFacts:
+def _read(topic: str, phrases: list[tuple[_Sense, ...]]) -> QueryFacts:
     """Read matched phrases within one topic."""
     wishes: defaultdict[str, set[str]] = defaultdict(set)
     for senses in phrases:

@@ -19,7 +19,7 @@ from relsdk.bundle import (
     copy_tokenizer,
     is_scorer_folder,
     read_encoder_settings,
-    says_how_to_pool,
+    states_pooling,
     tokenizer_path,
     update_model_config,
     write_tokenizer,
@@ -153,7 +153,7 @@ class _EncoderJob:
         if is_scorer_folder(self.checkpoint):
             raise InputError(f"{self.checkpoint} is a cross-encoder; use: relsdk export scorer")
         self.settings = read_encoder_settings(self.checkpoint)
-        if not says_how_to_pool(self.checkpoint):
+        if not states_pooling(self.checkpoint):
             on_step(
                 f"note: the checkpoint does not say how to pool: {self.settings.pooling} pooling, not "
                 "normalised; save it with sentence-transformers to say otherwise"
@@ -184,7 +184,7 @@ class _EncoderJob:
             on_step("cut the vocabulary")
             self._cut_vocabulary(folder, self._asked.vocabulary_from)
             return
-        self._typical = self._typical or self._prompted(typical_texts())
+        self._typical = self._typical or self._add_prompts(typical_texts())
         self._refer(PARITY_TEXTS)
 
     def write_fp32(self, path: Path, tower: Tower) -> None:
@@ -195,8 +195,8 @@ class _EncoderJob:
 
     def typical_inputs(self, folder: Path, tower: Tower) -> Iterator[Inputs]:
         tokenizer = open_tokenizer(folder, self.settings)
-        seen = [item for item in self._typical if self._tower_of(item[0]) == tower]
-        return input_batches(tokenizer, self._with_prompt(seen))
+        inputs = [item for item in self._typical if self._tower_of(item[0]) == tower]
+        return input_batches(tokenizer, self._with_prompt(inputs))
 
     def compare(self, bundle: Bundle, variant: Variant) -> Mapping[str, float]:
         embedder = Embedder(bundle.path, variant=variant.name)
@@ -230,7 +230,7 @@ class _EncoderJob:
         """Keep what the corpus needs; the reference vectors are of the uncut vocabulary all the same."""
         sample = Sample(corpus)
         cut = cut_vocabulary(tokenizer_path(self.checkpoint), self._with_each_prompt(sample))
-        self._typical += self._prompted(sample.kept)
+        self._typical += self._add_prompts(sample.kept)
         self._refer(sample.kept[:_COMPARED])
         for model in self.models.values():
             changes = keep_pieces(model.transformer, cut)
@@ -239,7 +239,7 @@ class _EncoderJob:
         self._cuts["vocabulary"] = cut.to_dict()
 
     def _refer(self, texts: Sequence[str]) -> None:
-        self.inputs = self._prompted(texts)
+        self.inputs = self._add_prompts(texts)
         self.expected = np.empty((len(self.inputs), self.settings.dimension), dtype=np.float32)
         for tower, model in self.models.items():
             rows = [row for row, (name, _) in enumerate(self.inputs) if self._tower_of(name) == tower]
@@ -252,7 +252,7 @@ class _EncoderJob:
     def _with_prompt(self, inputs: Sequence[tuple[str, str]]) -> list[str]:
         return [self.settings.prompts.get(name, "") + text for name, text in inputs]
 
-    def _prompted(self, texts: Sequence[str]) -> list[tuple[str, str]]:
+    def _add_prompts(self, texts: Sequence[str]) -> list[tuple[str, str]]:
         """Give the texts the model's prompts in turn, so that each is exercised."""
         names = list(self.settings.prompts) or [""]
         return [(names[row % len(names)], text) for row, text in enumerate(texts)]

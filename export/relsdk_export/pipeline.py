@@ -151,17 +151,17 @@ def export_bundle(
     with staged_folder(target, marker=RELSDK_JSON, overwrite=overwrite, sources=[job.checkpoint]) as staging:
         on_step("load the checkpoint")
         job.prepare(staging, on_step)
-        made = _write_variants(job, staging, variants, on_step)
+        unmeasured = _write_variants(job, staging, variants, on_step)
         on_step("compare with the checkpoint")
         provenance = _provenance(job)
-        bundle = _finish(staging, job, called, made, provenance)
-        compared = [_compared(job, bundle, variant) for variant in bundle.variants]
+        bundle = _finish(staging, job, called, unmeasured, provenance)
+        compared = [_compare(job, bundle, variant) for variant in bundle.variants]
         bundle = _finish(staging, job, called, compared, provenance)
         left_out: dict[str, list[str]] = {}
         measured: Sequence[Variant] = bundle.variants
         if gate.pairs:
             on_step("measure ranking and levels on labelled pairs")
-            measured, left_out = _gated(bundle, variants, gate, on_step)
+            measured, left_out = _apply_gate(bundle, variants, gate, on_step)
             if job.cuts():
                 on_step("measure the whole model on labelled pairs")
                 provenance["cuts"] = {**job.cuts(), **_cost_of_cuts(job, bundle, measured, gate)}
@@ -191,17 +191,17 @@ def _write_variants(
     for tower, path in exact.items():
         job.write_fp32(path, tower)
     # fp32 is what the others are measured against.
-    made = [_variant(job, name) for name in dict.fromkeys(("fp32", *names))]
-    if not all(runs_exactly(variant) for variant in made) and _TWIN not in names:
-        made.append(_variant(job, _TWIN))  # what is measured for those this CPU saturates
-    for tower, reference in exact.items() if made[1:] else ():
+    variants = [_variant(job, name) for name in dict.fromkeys(("fp32", *names))]
+    if not all(runs_exactly(variant) for variant in variants) and _TWIN not in names:
+        variants.append(_variant(job, _TWIN))  # what is measured for those this CPU saturates
+    for tower, reference in exact.items() if variants[1:] else ():
         on_step("measure activations")
         activations = measure_activations(reference, job.typical_inputs(folder, tower))
-        for variant in made[1:]:
+        for variant in variants[1:]:
             on_step(f"quantise {variant.name}")
             target = folder / onnx_file(variant.quantisation, variant.isa, tower=tower)
             quantize_int8(reference, target, isa=variant.isa, activations=activations)
-    return tuple(made)
+    return tuple(variants)
 
 
 def _variant(job: ExportJob, name: str) -> Variant:
@@ -212,7 +212,7 @@ def _variant(job: ExportJob, name: str) -> Variant:
     return Variant(name, files["model"], quantisation, isa, query_file=files.get("query_model", ""))
 
 
-def _compared(job: ExportJob, bundle: Bundle, variant: Variant) -> Variant:
+def _compare(job: ExportJob, bundle: Bundle, variant: Variant) -> Variant:
     """Compare a variant with the checkpoint; return it with what was measured."""
     parity = dict(job.compare(bundle, _measurable(bundle, variant)))
     size = sum((bundle.path / name).stat().st_size for name in bundle.variant_files(variant))
@@ -221,7 +221,7 @@ def _compared(job: ExportJob, bundle: Bundle, variant: Variant) -> Variant:
     return replace(variant, quality={"parity": parity, "bytes": size, "operators": operators.to_dict()})
 
 
-def _gated(
+def _apply_gate(
     bundle: Bundle, wanted: Sequence[str], gate: Gate, on_step: OnStep
 ) -> tuple[list[Variant], dict[str, list[str]]]:
     """Measure variants on labelled pairs; return them with the measures, and what speaks against some."""
@@ -262,10 +262,10 @@ def _golden(bundle: Bundle, variants: Sequence[Variant]) -> dict[str, NDArray[np
     """Run the golden inputs with each variant, or what gives its outputs here."""
     inputs = golden_inputs(bundle.settings)
     stand_ins = {variant.name: _measurable(bundle, variant).name for variant in variants}
-    made = {
+    outputs = {
         name: open_pair_model(bundle.path, variant=name).golden(inputs) for name in set(stand_ins.values())
     }
-    return {name: made[stand_in] for name, stand_in in stand_ins.items()}
+    return {name: outputs[stand_in] for name, stand_in in stand_ins.items()}
 
 
 def _finish(

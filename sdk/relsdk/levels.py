@@ -18,7 +18,6 @@ __all__ = [
     "expected_level",
     "most_probable_level",
     "parse_level",
-    "probabilities_to_cumulative",
 ]
 
 FloatArray = NDArray[np.float64]
@@ -75,13 +74,6 @@ def cumulative_to_probabilities(cumulative: ArrayLike) -> FloatArray:
     edge = np.ones((len(at_least), 1))
     bounded = np.hstack([edge, at_least, edge * 0.0])  # (N, L+1)
     return np.asarray(np.clip(bounded[:, :-1] - bounded[:, 1:], 0.0, 1.0), dtype=np.float64)  # (N, L)
-
-
-def probabilities_to_cumulative(probabilities: ArrayLike) -> FloatArray:
-    """Turn level probabilities (N, L) into P(level >= k), k = 1..3, (N, L-1) float64."""
-    levels = np.asarray(probabilities, dtype=np.float64)
-    at_least = np.cumsum(levels[:, ::-1], axis=1)[:, ::-1]  # (N, L)
-    return np.asarray(at_least[:, 1:], dtype=np.float64)
 
 
 def most_probable_level(probabilities: ArrayLike) -> IntArray:

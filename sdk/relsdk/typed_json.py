@@ -17,7 +17,7 @@ from msgspec import inspect
 
 from relsdk.errors import RelsdkError
 
-__all__ = ["convert_json", "parse_json", "read_json"]
+__all__ = ["convert_json", "read_json"]
 
 Kind = TypeVar("Kind")
 _MAX_BYTES = 64 << 20  # the largest tokenizers in use have 35 MB
@@ -37,7 +37,7 @@ def read_json(path: Path, kind: type[Kind], *, error: type[RelsdkError], remedy:
 
     Raises:
         RelsdkError: Of the class `error`: the file is missing, not a regular file, unreadable, too large, not
-            strict JSON (see `parse_json`), or its content is not of the type.
+            strict JSON (see `_parse_json`), or its content is not of the type.
     """
     try:
         status = path.stat()
@@ -50,11 +50,11 @@ def read_json(path: Path, kind: type[Kind], *, error: type[RelsdkError], remedy:
         raise error(f"{path} is missing; {remedy}") from None
     except (OSError, ValueError) as problem:
         raise error(f"cannot read {path}: {getattr(problem, 'strerror', None) or problem}") from problem
-    value = parse_json(content, where=str(path), error=error, remedy=remedy)
+    value = _parse_json(content, where=str(path), error=error, remedy=remedy)
     return convert_json(value, kind, where=str(path), error=error, remedy=remedy)
 
 
-def parse_json(content: bytes, *, where: str, error: type[RelsdkError], remedy: str) -> Any:
+def _parse_json(content: bytes, *, where: str, error: type[RelsdkError], remedy: str) -> Any:
     """Parse strict JSON: UTF-8, no key twice, no NaN or Infinity, no lone surrogate, at most 100 levels deep.
 
     Args:
@@ -87,7 +87,7 @@ def convert_json(
     """Turn parsed JSON into a type, without converting numbers to text or text to numbers.
 
     Args:
-        value: What `parse_json` gave.
+        value: What `_parse_json` gave.
         kind: A dataclass or `msgspec.Struct`, `dict`, `list` or what else msgspec supports. Bounds of fields
             are `Annotated[int, msgspec.Meta(ge=1)]`. A key that a dataclass or a Struct does not have is
             refused.
@@ -168,10 +168,10 @@ def _refuse_unknown(value: Any, info: inspect.Type, at: str) -> None:
 
 def _explain(problem: str, value: Any, kind: Any, at: str) -> str:
     """Say what was got and what is needed, in the words of the file: `settings.dimension`."""
-    found = _PLACE.match(problem)
-    what, path = (found["what"], found["path"]) if found else (problem, "")
+    match = _PLACE.match(problem)
+    what, path = (match["what"], match["path"]) if match else (problem, "")
     place = f"{at}{path}".lstrip(".") or "its content"
-    if found and found["key"]:
+    if match and match["key"]:
         return f"a key of {place}: {what}"
     got, known = _value_at(value, path)
     if what.startswith("Invalid enum value"):
@@ -189,14 +189,14 @@ def _type_at(info: inspect.Type, path: str) -> inspect.Type | None:
         options = info.types if isinstance(info, inspect.UnionType) else (info,)
         info = next(option for option in options if not isinstance(option, inspect.NoneType))
         if isinstance(info, inspect.DataclassType | inspect.StructType | inspect.TypedDictType):
-            found = {field.encode_name: field.type for field in info.fields}.get(step)
+            type_ = {field.encode_name: field.type for field in info.fields}.get(step)
         elif isinstance(info, inspect.ListType | inspect.VarTupleType):
-            found = info.item_type
+            type_ = info.item_type
         else:
-            found = info.value_type if isinstance(info, inspect.DictType) else None
-        if found is None:
+            type_ = info.value_type if isinstance(info, inspect.DictType) else None
+        if type_ is None:
             return None
-        info = found
+        info = type_
     return info
 
 

@@ -202,11 +202,11 @@ def test_without_a_home_the_cache_is_where_the_variables_say(monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.delenv("RELSDK_CACHE", raising=False)
     with pytest.raises(InputError, match="set RELSDK_CACHE"):
-        backbones.cache_folder()
+        backbones._cache_folder()
     monkeypatch.setenv("XDG_CACHE_HOME", "/x")
-    assert backbones.cache_folder() == Path("/x/relsdk")
+    assert backbones._cache_folder() == Path("/x/relsdk")
     monkeypatch.setenv("RELSDK_CACHE", "/mine")
-    assert backbones.cache_folder() == Path("/mine")
+    assert backbones._cache_folder() == Path("/mine")
 
 
 def test_unknown_names_are_explained():

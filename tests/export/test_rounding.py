@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relsdk_export.int8.rounding import _DAMPING, _passing_on, round_columns, round_rows
+from relsdk_export.int8.rounding import _DAMPING, _inverse_factor, round_columns, round_rows
 
 
 def product_error(weights, rounded, scale, covariance):
@@ -77,5 +77,5 @@ def test_channels_that_never_vary_are_rounded_to_the_nearest():
     still = np.zeros((5, 5), dtype=np.float32)
     np.testing.assert_array_equal(round_columns(weights, 127, still)[0], round_columns(weights, 127)[0])
     some = np.diag([1.0, 0.0, 2.0, 0.0, 1.0]).astype(np.float32)
-    assert np.isfinite(_passing_on(some)).all()
+    assert np.isfinite(_inverse_factor(some)).all()
     np.testing.assert_array_equal(round_columns(weights, 127, some)[0], round_columns(weights, 127)[0])

@@ -5,7 +5,7 @@ import pytest
 
 from relsdk import Embedder, Index
 from relsdk.errors import InputError
-from relsdk.runtime.hardware import cgroup_cpu_quota, choose_threads, cpu_features
+from relsdk.runtime.hardware import _cgroup_cpu_quota, choose_threads, cpu_features
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 
@@ -27,9 +27,9 @@ def test_cgroup_v2_quota_of_the_own_group_or_any_ancestor(tmp_path):
             "sys/fs/cgroup/kube/pod1/cpu.max": "max 100000\n",
         },
     )
-    assert cgroup_cpu_quota(root) == 1.5
+    assert _cgroup_cpu_quota(root) == 1.5
     (root / "sys/fs/cgroup/kube/pod1/cpu.max").write_text("50000 100000\n")
-    assert cgroup_cpu_quota(root) == 0.5
+    assert _cgroup_cpu_quota(root) == 0.5
     assert choose_threads(cgroup_root=root).threads == 1
 
 
@@ -44,20 +44,20 @@ def test_cgroup_v1_quota(tmp_path):
             "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us": "100000",
         },
     )
-    assert cgroup_cpu_quota(root) == 4.0
+    assert _cgroup_cpu_quota(root) == 4.0
 
 
 def test_a_container_whose_group_is_outside_its_namespace(tmp_path):
     root = put(
         tmp_path, {"proc/self/cgroup": "0::/../../other\n", "sys/fs/cgroup/cpu.max": "200000 100000\n"}
     )
-    assert cgroup_cpu_quota(root) == 2.0
+    assert _cgroup_cpu_quota(root) == 2.0
 
 
 @pytest.mark.parametrize("text", ["", "max", "x y", "1000 0"])
 def test_no_or_strange_limits_are_no_limit(tmp_path, text):
-    assert cgroup_cpu_quota(tmp_path) is None
-    assert cgroup_cpu_quota(put(tmp_path, {"sys/fs/cgroup/cpu.max": text})) is None
+    assert _cgroup_cpu_quota(tmp_path) is None
+    assert _cgroup_cpu_quota(put(tmp_path, {"sys/fs/cgroup/cpu.max": text})) is None
 
 
 def test_threads_come_from_affinity_unless_asked_for(tmp_path):

@@ -10,8 +10,8 @@ import pytest
 from relsdk import Embedder, Index, RelevanceScorer
 from relsdk.errors import InputError
 from relsdk.tools.evaluation import calibrate_bundle
-from relsdk.tools.latency import Facts, Parts, Plan, judge, run_benchmark
-from relsdk.tools.latency.records import ENCODER, IN_BUDGET, SCORER, latency
+from relsdk.tools.latency import Facts, Parts, Plan, decide, run_benchmark
+from relsdk.tools.latency.latencies import ENCODER, IN_BUDGET, SCORER, latency
 from relsdk_sample import generate, write
 
 FACTS = Facts(
@@ -54,14 +54,14 @@ def test_a_latency_is_its_percentiles():
 
 
 def test_all_fits():
-    verdict = judge([row(ENCODER, 10, 5), row(ENCODER, 100, 8)], PARTS, FACTS, 20)
+    verdict = decide([row(ENCODER, 10, 5), row(ENCODER, 100, 8)], PARTS, FACTS, 20)
     assert (verdict.fits, verdict.k_without_scorer, verdict.k_with_scorer) == (True, 100, 0)
     assert verdict.summary == "Yes: within 20 ms at p99 up to k=100 without a scorer."
     assert verdict.advice == verdict.caution == ()
 
 
 def test_a_larger_k_does_not_fit():
-    verdict = judge([row(ENCODER, 10, 5), row(ENCODER, 100, 25)], PARTS, FACTS, 20)
+    verdict = decide([row(ENCODER, 10, 5), row(ENCODER, 100, 25)], PARTS, FACTS, 20)
     assert (verdict.fits, verdict.k_without_scorer) == (True, 10)
     assert verdict.advice[0] == "ask for fewer hits: k=10 fits"
 
@@ -71,7 +71,7 @@ def test_nothing_fits_and_the_larger_part_is_named_first():
         FACTS, quantisation="fp32", query_tower=False, cpus=4, repeated=0.3, smaller_dimensions=(128, 64)
     )
     slow = [row(ENCODER, 10, 30)]
-    verdict = judge(slow, Parts(encode=25.0, retrieve=5.0), facts, 20)
+    verdict = decide(slow, Parts(encode=25.0, retrieve=5.0), facts, 20)
     assert not verdict.fits
     assert verdict.summary == "No: k=10 without a scorer takes 30.0 ms at p99, 20 are allowed."
     wanted = [
@@ -85,10 +85,10 @@ def test_nothing_fits_and_the_larger_part_is_named_first():
     assert [next(i for i, text in enumerate(verdict.advice) if word in text) for word in wanted] == list(
         range(6)
     )
-    verdict = judge(slow, Parts(encode=5.0, retrieve=25.0), facts, 20)
+    verdict = decide(slow, Parts(encode=5.0, retrieve=25.0), facts, 20)
     assert "--dim 128" in verdict.advice[0]
     flat = replace(facts, ef_search=0, smaller_dimensions=(), int8_variant="")
-    advice = " ".join(judge(slow, PARTS, flat, 20).advice)
+    advice = " ".join(decide(slow, PARTS, flat, 20).advice)
     assert "Matryoshka" in advice
     assert "--kind hnsw" in advice
     assert "relsdk export encoder" in advice
@@ -100,7 +100,7 @@ def test_a_scorer_that_does_not_fit_is_told_how_many_candidates_do():
         row(SCORER, 10, 104.0, scored=50, candidates=50),  # 2 ms a candidate
         row(IN_BUDGET, 10, 18.0, scored=7, candidates=50),
     ]
-    verdict = judge(rows, PARTS, replace(FACTS, scorer_quantisation="fp32"), 20)
+    verdict = decide(rows, PARTS, replace(FACTS, scorer_quantisation="fp32"), 20)
     assert verdict.fits
     assert verdict.k_with_scorer == 0
     assert "scores about 7 of 50 at k=10" in verdict.summary
@@ -108,16 +108,16 @@ def test_a_scorer_that_does_not_fit_is_told_how_many_candidates_do():
     assert "budget_ms=20" in advice
     assert "one costs 2.00 ms, so about 8 fit" in advice
     assert "relsdk export scorer" in advice
-    fitting = judge([rows[0], row(SCORER, 10, 15.0, scored=50, candidates=50)], PARTS, FACTS, 20)
+    fitting = decide([rows[0], row(SCORER, 10, 15.0, scored=50, candidates=50)], PARTS, FACTS, 20)
     assert fitting.k_with_scorer == 10
     assert fitting.advice == ()
 
 
 def test_a_larger_k_that_fits_by_chance_is_no_answer():
     rows = [row(ENCODER, 10, 5), row(ENCODER, 50, 25), row(ENCODER, 100, 19)]
-    verdict = judge(rows, PARTS, FACTS, 20)
+    verdict = decide(rows, PARTS, FACTS, 20)
     assert (verdict.fits, verdict.k_without_scorer) == (True, 10)
-    (caution,) = judge(rows, PARTS, replace(FACTS, documents=60), 20).caution
+    (caution,) = decide(rows, PARTS, replace(FACTS, documents=60), 20).caution
     assert "60 documents, fewer than the largest k" in caution
 
 
@@ -127,11 +127,11 @@ def test_a_budget_that_scores_nothing_is_no_advice():
         row(SCORER, 10, 119.0, scored=50, candidates=50),
         row(IN_BUDGET, 10, 19.5, scored=0, candidates=50),
     ]
-    assert "budget_ms" not in " ".join(judge(rows, PARTS, FACTS, 20).advice)
+    assert "budget_ms" not in " ".join(decide(rows, PARTS, FACTS, 20).advice)
 
 
 def test_what_weakens_the_measurement_is_said():
-    verdict = judge([row(ENCODER, 10, 5, calls=20)], PARTS, replace(FACTS, threads=4), 20)
+    verdict = decide([row(ENCODER, 10, 5, calls=20)], PARTS, replace(FACTS, threads=4), 20)
     assert "only 20 times" in verdict.caution[0]
     assert "4 threads share 1 CPUs" in verdict.caution[1]
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relsdk.errors import BundleError, IndexFolderError
-from relsdk.typed_json import convert_json, parse_json, read_json
+from relsdk.typed_json import _parse_json, convert_json, read_json
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def test_any_value_is_read_as_it_was_written(value):
     except UnicodeError:
         return
     try:
-        found = parse_json(content, where="f", error=BundleError, remedy="r")
+        found = _parse_json(content, where="f", error=BundleError, remedy="r")
     except BundleError:
         with pytest.raises(UnicodeEncodeError):  # the one thing that json takes and we do not
             json.dumps(expected, ensure_ascii=False).encode()
@@ -175,7 +175,7 @@ def test_any_value_is_read_as_it_was_written(value):
 @given(st.binary(max_size=40))
 def test_any_bytes_end_in_a_value_or_in_our_error(content):
     try:
-        value = parse_json(content, where="f", error=BundleError, remedy="r")
+        value = _parse_json(content, where="f", error=BundleError, remedy="r")
     except BundleError:
         return
     assert not isinstance(value, float) or math.isfinite(value)

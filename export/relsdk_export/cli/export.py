@@ -104,31 +104,31 @@ def encoder(
     as_json: bool,
 ) -> None:
     """Export the encoder CHECKPOINT to BUNDLE: fp32 and int8 ONNX, checked against the checkpoint."""
-    asked = _Asked(checkpoint, corpus, layers, pairs, query_tower)
+    settings = _Inputs(checkpoint, corpus, layers, pairs, query_tower)
     from relsdk_export.encoder import EncoderCuts, export_encoder
     from relsdk_export.pipeline import DEFAULT_VARIANTS
 
-    made = export_encoder(
+    exported = export_encoder(
         checkpoint,
         bundle,
         variants=variants or DEFAULT_VARIANTS,
-        cuts=EncoderCuts(asked.texts, asked.layers, dimension),
-        gate=_gate(asked.pairs, max_ap_loss, max_ndcg_loss, max_level_changes),
+        cuts=EncoderCuts(settings.texts, settings.layers, dimension),
+        gate=_gate(settings.pairs, max_ap_loss, max_ndcg_loss, max_level_changes),
         exporter=exporter,
         query_tower=query_tower,
         overwrite=overwrite,
         on_step=_clock(),
     )
     if as_json:
-        echo_json({**asdict(made), "path": str(made.path)})
+        echo_json({**asdict(exported), "path": str(exported.path)})
         return
-    for variant in made.variants:
+    for variant in exported.variants:
         parity = variant.quality["parity"]
         close = (
             f"cosine to the checkpoint: mean {parity['mean_cosine']:.4f}, worst {parity['min_cosine']:.4f}"
         )
         _echo_variant(variant, close)
-    _echo_cuts(made)
+    _echo_cuts(exported)
     echo_next("index build INDEX --model", bundle, "--input DOCS (levels: relsdk calibrate", bundle, "PAIRS)")
 
 
@@ -151,34 +151,34 @@ def scorer(
 
     Its head has 4 outputs (one a level), 3 (an ordinal head of relsdk train score) or 1 (a score).
     """
-    asked = _Asked(checkpoint, corpus, layers, pairs)
+    settings = _Inputs(checkpoint, corpus, layers, pairs)
     from relsdk_export.pipeline import DEFAULT_VARIANTS
     from relsdk_export.scorer import ScorerCuts, export_scorer
 
-    made = export_scorer(
+    exported = export_scorer(
         checkpoint,
         bundle,
         variants=variants or DEFAULT_VARIANTS,
-        cuts=ScorerCuts(asked.texts, asked.layers),
-        gate=_gate(asked.pairs, max_ap_loss, max_ndcg_loss, max_level_changes),
+        cuts=ScorerCuts(settings.texts, settings.layers),
+        gate=_gate(settings.pairs, max_ap_loss, max_ndcg_loss, max_level_changes),
         overwrite=overwrite,
         on_step=_clock(),
     )
     if as_json:
-        echo_json({**asdict(made), "path": str(made.path)})
+        echo_json({**asdict(exported), "path": str(exported.path)})
         return
-    for variant in made.variants:
+    for variant in exported.variants:
         parity = variant.quality["parity"]
         close = (
             f"to the checkpoint: logits within {parity['max_logit_difference']:.1e}, probabilities "
             f"{parity['mean_variation']:.4f}"
         )
         _echo_variant(variant, close)
-    _echo_cuts(made)
+    _echo_cuts(exported)
     echo_next("calibrate", bundle, "PAIRS, then relsdk query INDEX QUERY --scorer", bundle)
 
 
-class _Asked:
+class _Inputs:
     """What both commands read, looked at before torch is imported and the checkpoint is loaded."""
 
     def __init__(
@@ -235,8 +235,8 @@ def _echo_variant(variant: Variant, close: str) -> None:
     echo(line)
 
 
-def _echo_cuts(made: Bundle) -> None:
-    cuts = made.provenance.get("cuts", {})
+def _echo_cuts(bundle: Bundle) -> None:
+    cuts = bundle.provenance.get("cuts", {})
     vocabulary = cuts.get("vocabulary")
     if vocabulary:
         echo(

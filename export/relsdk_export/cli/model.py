@@ -48,14 +48,14 @@ def cut(checkpoint: Path, output: Path, corpus: tuple[Path, ...], overwrite: boo
         from relsdk_export.gate.corpus import read_texts
     except ImportError as error:
         raise MissingExtraError("relsdk model cut", "export") from error
-    found = cut_checkpoint(
+    result = cut_checkpoint(
         checkpoint, output, (text for path in corpus for text in read_texts(path)), overwrite=overwrite
     )
     if as_json:
-        echo_json({"path": str(output), **found})
+        echo_json({"path": str(output), **result})
         return
     echo(
-        f"{output}: {found['pieces']:,} of {found['pieces_before']:,} pieces, {found['unknown_share']:.2%} "
-        "of the corpus's tokens unknown"
+        f"{output}: {result['pieces']:,} of {result['pieces_before']:,} pieces, "
+        f"{result['unknown_share']:.2%} of the corpus's tokens unknown"
     )
     echo_next("train embed embed.toml --set", Path(f"model.checkpoint={output}"), "...")

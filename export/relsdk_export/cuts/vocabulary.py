@@ -98,13 +98,13 @@ def cut_vocabulary(tokenizer_json: Path, texts: Iterable[str]) -> VocabularyCut:
     unknown = used[model["unk_id"]] / max(int(used.sum()), 1)
     return VocabularyCut(
         kept=np.array(kept, dtype=np.int64),
-        tokenizer=_renumbered(content, kept),
+        tokenizer=_renumber(content, kept),
         pieces_before=len(used),
         unknown_share=float(unknown),
     )
 
 
-def _renumbered(content: dict[str, Any], kept: list[int]) -> dict[str, Any]:
+def _renumber(content: dict[str, Any], kept: list[int]) -> dict[str, Any]:
     new_id = {old: new for new, old in enumerate(kept)}
     model = content["model"]
     result = {**content, "model": {**model, "vocab": [model["vocab"][old] for old in kept]}}

@@ -156,15 +156,15 @@ def check_parity(
     """
     exact = embedder.variant.quantisation == "fp32"
     name = embedder.variant.name
-    got = _together(embedder, inputs)  # (N, D)
-    if got.shape != expected.shape:
-        raise QualityError(f"{name} gives vectors of shape {got.shape}; the checkpoint {expected.shape}")
-    norms = np.linalg.norm(got, axis=1) * np.linalg.norm(expected, axis=1)
-    cosines = np.einsum("nd,nd->n", got, expected) / np.maximum(norms, 1e-12)
+    vectors = _together(embedder, inputs)  # (N, D)
+    if vectors.shape != expected.shape:
+        raise QualityError(f"{name} gives vectors of shape {vectors.shape}; the checkpoint {expected.shape}")
+    norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(expected, axis=1)
+    cosines = np.einsum("nd,nd->n", vectors, expected) / np.maximum(norms, 1e-12)
     if not np.isfinite(cosines).all():
         count = int((~np.isfinite(cosines)).sum())
         raise QualityError(f"{name}: {count} of {len(inputs)} vectors are not finite")
-    alone = _batch_difference(name, got, embedder.golden(inputs), budget, exact=exact)
+    alone = _batch_difference(name, vectors, embedder.golden(inputs), budget, exact=exact)
     report = ParityReport(len(inputs), float(cosines.mean()), float(cosines.min()), alone)
     smallest = budget.fp32_min if exact else budget.int8_min
     mean = budget.fp32_min if exact else budget.int8_mean
@@ -197,23 +197,23 @@ def check_logits(
     """
     exact = scorer.variant.quantisation == "fp32"
     name = scorer.variant.name
-    got = scorer.logits(pairs, truncation="silent")  # (N, C)
-    if not np.isfinite(got).all():
+    logits = scorer.logits(pairs, truncation="silent")  # (N, C)
+    if not np.isfinite(logits).all():
         raise QualityError(f"{name}: some logits are not finite")
-    gap = np.abs(got - expected).max(axis=1) / max(1.0, float(np.abs(expected).max()))  # (N,)
-    varied = np.abs(_probabilities(scorer, got) - _probabilities(scorer, expected)).sum(axis=1) / 2
-    alone = _batch_difference(name, got, scorer.golden(pairs), budget, exact=exact)
+    gap = np.abs(logits - expected).max(axis=1) / max(1.0, float(np.abs(expected).max()))  # (N,)
+    varied = np.abs(_probabilities(scorer, logits) - _probabilities(scorer, expected)).sum(axis=1) / 2
+    alone = _batch_difference(name, logits, scorer.golden(pairs), budget, exact=exact)
     report = LogitParity(len(pairs), float(gap.max()), float(varied.mean()), alone)
-    found, allowed = (
+    difference, allowed = (
         (report.max_logit_difference, budget.fp32_logits)
         if exact
         else (report.mean_variation, budget.int8_probabilities)
     )
-    if not found <= allowed:
+    if not difference <= allowed:
         worst = pairs[int(gap.argmax())]
         raise QualityError(
             f"{name} does not reproduce the checkpoint: {'logits' if exact else 'probabilities'} differ by "
-            f"{found:.5f} (budget {allowed}), worst on {worst[0][:20]!r} and {worst[1][:20]!r}; "
+            f"{difference:.5f} (budget {allowed}), worst on {worst[0][:20]!r} and {worst[1][:20]!r}; "
             "nothing was written"
         )
     return report

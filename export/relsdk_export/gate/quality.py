@@ -117,7 +117,7 @@ def measure_quality(
     queries = [pair.query for pair, fitted in zip(pairs, fitted_on, strict=True) if not fitted]
     graded = {name: _grade(bundle, name, pairs, labels, fitted_on) for name in {"fp32", *variants}}
     comparison = _Comparison(queries, labels[~fitted_on], *graded["fp32"])
-    return [comparison.judge(name, *graded[name], budget) for name in variants]
+    return [comparison.quality_of(name, *graded[name], budget) for name in variants]
 
 
 class _Comparison:
@@ -139,9 +139,9 @@ class _Comparison:
     ) -> None:
         self.queries, self.labels, self.scores, self.levels = queries, labels, scores, levels
         self.order = ranking_report(queries, labels, scores)
-        self.draws = _drawn_rows(queries)
+        self.draws = _resample(queries)
 
-    def judge(
+    def quality_of(
         self, name: str, scores: NDArray[np.float32], levels: NDArray[np.int64], budget: QualityBudget
     ) -> VariantQuality:
         """Return what a variant loses."""
@@ -192,7 +192,7 @@ def over_budget(
     losses: Mapping[str, float], intervals: Mapping[str, tuple[float, float]], budget: QualityBudget
 ) -> tuple[str, ...]:
     """Return one line for each loss above its budget, with what other pairs could have shown."""
-    found = []
+    problems = []
     for name, loss in losses.items():
         limit = getattr(budget, name)
         if loss <= limit:  # a NaN does not pass
@@ -201,11 +201,11 @@ def over_budget(
         low, high = intervals[name]
         if low <= limit:
             line += f"; other pairs could show {low:.4f} to {high:.4f}: more pairs would tell"
-        found.append(line)
-    return tuple(found)
+        problems.append(line)
+    return tuple(problems)
 
 
-def _drawn_rows(queries: Sequence[str]) -> list[NDArray[np.int64]]:
+def _resample(queries: Sequence[str]) -> list[NDArray[np.int64]]:
     """Return the rows of as many queries as there are, drawn with replacement, again and again."""
     of_query: dict[str, list[int]] = {}
     for row, query in enumerate(queries):
@@ -240,8 +240,8 @@ def _ndcg_interval(
         before, after = (mean_ndcg(queries, labels, x, min_documents=3).values for x in (exact, scores))
     except UndefinedMetricError:
         return math.nan, math.nan
-    found = paired_bootstrap(before, after, seed=0, level=0.9)
-    return found.low, found.high
+    interval = paired_bootstrap(before, after, seed=0, level=0.9)
+    return interval.low, interval.high
 
 
 def _or_none(value: float) -> float | None:

@@ -53,11 +53,11 @@ def weighted_inputs(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
         for item in model.graph.initializer
         if item.data_type == TensorProto.FLOAT and len(item.dims) == 2
     }
-    found: dict[str, list[onnx.NodeProto]] = {}
+    products: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
         if node.op_type == "MatMul" and node.input[1] in weights:
-            found.setdefault(node.input[0], []).append(node)
-    return found
+            products.setdefault(node.input[0], []).append(node)
+    return products
 
 
 def measure_activations(
@@ -88,8 +88,8 @@ def measure_activations(
         real = batch["attention_mask"].astype(bool)  # (B, T)
         values = session.run(names, {name: value for name, value in batch.items() if name in wanted})
         for name, value in zip(names, values, strict=True):  # (B, T, K)
-            seen = value[real]
-            sums.setdefault(name, _Sums(seen.shape[1])).add(seen)
+            rows = value[real]
+            sums.setdefault(name, _Sums(rows.shape[1])).add(rows)
     return {name: gathered.result() for name, gathered in sums.items()}
 
 
@@ -103,14 +103,14 @@ class _Sums:
         self.products = np.zeros((width, width)) if width <= _WIDEST_COVARIANCE else None
         self.count = 0
 
-    def add(self, seen: NDArray[np.float32]) -> None:
+    def add(self, rows: NDArray[np.float32]) -> None:
         """Take in rows (tokens, K)."""
-        self.low = np.minimum(self.low, seen.min(axis=0))
-        self.high = np.maximum(self.high, seen.max(axis=0))
-        self.total += seen.sum(axis=0, dtype=np.float64)
+        self.low = np.minimum(self.low, rows.min(axis=0))
+        self.high = np.maximum(self.high, rows.max(axis=0))
+        self.total += rows.sum(axis=0, dtype=np.float64)
         if self.products is not None:
-            self.products += seen.T @ seen
-        self.count += len(seen)
+            self.products += rows.T @ rows
+        self.count += len(rows)
 
     def result(self) -> Activation:
         mean = self.total / self.count

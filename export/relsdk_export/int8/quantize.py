@@ -149,22 +149,22 @@ def _quantize_products(activation: str, nodes: list[onnx.NodeProto], rewrite: _R
     rewrite.replaced.update(node.input[1] for node in nodes)
     exact = np.concatenate(matrices, axis=1)  # (K, N)
     site = f"{_PREFIX}{activation}"
-    seen, steady = rewrite.activations.get(activation), activation in rewrite.steady
+    statistics, steady = rewrite.activations.get(activation), activation in rewrite.steady
     outputs, bias = _outputs(nodes, rewrite)  # names, (N,)
     lowest = rewrite.lowest.get(activation)
     middle = np.full(len(exact), lowest or 0.0, dtype=np.float32)  # (K,)
     scale = None
-    if seen is not None:
-        scale = choose_scale(seen, matrices, seen.middle if steady else middle)
+    if statistics is not None:
+        scale = choose_scale(statistics, matrices, statistics.middle if steady else middle)
         middle = scale.middle
     lost = middle @ exact  # (N,) what the moved ranges take away
-    if scale is None or seen is None:
+    if scale is None or statistics is None:
         values, columns = round_columns(exact, rewrite.largest)
     else:
         weights = exact * scale.smooth[:, None]
-        values, columns = round_columns(weights, rewrite.largest, scale.covariance(seen))
+        values, columns = round_columns(weights, rewrite.largest, scale.covariance(statistics))
         # What rounding the weights costs the mean activation.
-        lost = lost + ((seen.mean - middle) / scale.smooth) @ (weights - values * columns)
+        lost = lost + ((statistics.mean - middle) / scale.smooth) @ (weights - values * columns)
     if lost.any():
         bias = lost if bias is None else bias + lost
     rows, zero_point = None, _ZERO_POINT
@@ -176,7 +176,7 @@ def _quantize_products(activation: str, nodes: list[onnx.NodeProto], rewrite: _R
         quantised, rows = _own_rows(activation, site, scale, lowest, rewrite)
     inputs = [
         quantised,
-        rewrite.constant(f"{site}_weights", _stored(values, rewrite)),
+        rewrite.constant(f"{site}_weights", _store(values, rewrite)),
         _ONE,
         rewrite.constant(f"{site}_columns", (columns[0] * step).astype(np.float32)),
         zero_point,
@@ -199,7 +199,7 @@ def _quantize_products(activation: str, nodes: list[onnx.NodeProto], rewrite: _R
         rewrite.nodes.append(split)
 
 
-def _stored(values: NDArray[np.int8], rewrite: _Rewrite) -> NDArray[Any]:
+def _store(values: NDArray[np.int8], rewrite: _Rewrite) -> NDArray[Any]:
     """Return integer weights as the graph holds them: unsigned ones around the zero point."""
     return (values.astype(np.int16) + 128).astype(np.uint8) if rewrite.unsigned else values
 
@@ -225,8 +225,8 @@ def _scale_attention(
     made_by = {node.output[0]: node for node in model.graph.node}
     uses = Counter(name for node in model.graph.node for name in node.input)
     for activation, nodes in products.items():
-        attention, seen = made_by.get(activation), rewrite.activations.get(activation)
-        if attention is None or attention.op_type != "MultiHeadAttention" or seen is None:
+        attention, statistics = made_by.get(activation), rewrite.activations.get(activation)
+        if attention is None or attention.op_type != "MultiHeadAttention" or statistics is None:
             continue
         values = attention.input[2]
         product = next((name for name, (node, _) in rewrite.biases.items() if node.output[0] == values), "")
@@ -236,7 +236,9 @@ def _scale_attention(
         weight = made_by[product].input[1]
         if weight not in rewrite.weights or uses[weight] != 1:
             continue
-        scale = choose_scale(seen, [rewrite.weights[node.input[1]] for node in nodes], seen.middle)
+        scale = choose_scale(
+            statistics, [rewrite.weights[node.input[1]] for node in nodes], statistics.middle
+        )
         unit = scale.smooth * scale.step
         rewrite.weights[weight] = rewrite.weights[weight] / unit
         rewrite.biases[product] = (addition, (bias - scale.middle) / unit)
@@ -250,13 +252,13 @@ def _biases(model: onnx.ModelProto) -> dict[str, tuple[onnx.NodeProto, NDArray[n
     for node in model.graph.node:
         for name in node.input:
             uses.setdefault(name, []).append(node)
-    found = {}
+    biases = {}
     for name, nodes in uses.items():
         if name not in vectors and len(nodes) == 1 and nodes[0].op_type == "Add":
             constants = [other for other in nodes[0].input if other in vectors]
             if len(constants) == 1:
-                found[name] = (nodes[0], numpy_helper.to_array(vectors[constants[0]]))
-    return found
+                biases[name] = (nodes[0], numpy_helper.to_array(vectors[constants[0]]))
+    return biases
 
 
 def _is_steady(node: onnx.NodeProto, rewrite: _Rewrite) -> bool:

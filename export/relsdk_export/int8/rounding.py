@@ -43,7 +43,7 @@ def round_columns(
     if covariance is None or not np.diagonal(covariance).any():
         return np.rint(units).astype(np.int8), scale
     order = np.argsort(-np.diagonal(covariance), kind="stable")
-    passing = _passing_on(covariance[np.ix_(order, order)])  # (K, K)
+    passing = _inverse_factor(covariance[np.ix_(order, order)])  # (K, K)
     rest, rounded = units[order], np.empty(weights.shape, dtype=np.int8)
     for start in range(0, len(order), _BLOCK):
         rows = slice(start, min(start + _BLOCK, len(order)))
@@ -58,7 +58,7 @@ def round_columns(
     return rounded, scale
 
 
-def _passing_on(covariance: NDArray[np.float32]) -> NDArray[np.float64]:
+def _inverse_factor(covariance: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return the upper Cholesky factor of the damped covariance's inverse."""
     damped = covariance.astype(np.float64)
     damped[np.diag_indices_from(damped)] += _DAMPING * np.diagonal(damped).mean()

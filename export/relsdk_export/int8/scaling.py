@@ -32,20 +32,24 @@ class Scale:
     smooth: NDArray[np.float32]
     step: float
 
-    def covariance(self, seen: Activation) -> NDArray[np.float32] | None:
+    def covariance(self, activation: Activation) -> NDArray[np.float32] | None:
         """Return the covariance (K, K) of an activation as it meets the integer weights."""
-        return None if seen.covariance is None else seen.covariance / np.outer(self.smooth, self.smooth)
+        if activation.covariance is None:
+            return None
+        return activation.covariance / np.outer(self.smooth, self.smooth)
 
 
-def choose_scale(seen: Activation, matrices: list[NDArray[np.float32]], middle: NDArray[np.float32]) -> Scale:
+def choose_scale(
+    activation: Activation, matrices: list[NDArray[np.float32]], middle: NDArray[np.float32]
+) -> Scale:
     """Choose the scale for an activation and the matrices (K, N) that meet it.
 
     Args:
-        seen: What was measured.
+        activation: What was measured.
         matrices: At least one.
         middle: (K,) what is taken off each channel.
     """
-    reach = np.maximum(seen.high - middle, middle - seen.low)
+    reach = np.maximum(activation.high - middle, middle - activation.low)
     smooth = _smoothing(reach, matrices)
     return Scale(middle, smooth, float((reach / smooth).max()) / 127.0)
 

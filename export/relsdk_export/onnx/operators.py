@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto
 
-__all__ = ["OperatorReport", "compare_operators", "constant_products"]
+__all__ = ["OperatorReport", "compare_operators"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,24 +36,24 @@ class OperatorReport:
 def compare_operators(reference: Path, variant: Path) -> OperatorReport:
     """Count the operators of an fp32 graph and of a variant made of it (weights are not read)."""
     before, after = (onnx.load(path, load_external_data=False) for path in (reference, variant))
-    left = len(constant_products(after))
-    return OperatorReport(_counts(before), _counts(after), len(constant_products(before)) - left, left)
+    left = len(_constant_products(after))
+    return OperatorReport(_counts(before), _counts(after), len(_constant_products(before)) - left, left)
 
 
-def constant_products(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+def _constant_products(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     """Return the `MatMul` and `Gemm` nodes that meet a constant fp32 matrix, directly or transposed."""
     constant = {
         item.name
         for item in model.graph.initializer
         if item.data_type == TensorProto.FLOAT and len(item.dims) >= 2
     }
-    found = []
+    products = []
     for node in model.graph.node:  # in an order in which inputs come first
         if node.op_type in ("Transpose", "Identity", "Cast") and node.input[0] in constant:
             constant.add(node.output[0])
         elif node.op_type in ("MatMul", "Gemm") and any(name in constant for name in node.input[:2]):
-            found.append(node)
-    return found
+            products.append(node)
+    return products
 
 
 def _counts(model: onnx.ModelProto) -> dict[str, int]:

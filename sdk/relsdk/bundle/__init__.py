@@ -28,7 +28,7 @@ from relsdk.bundle.layout import (
     write_training,
 )
 from relsdk.bundle.model import RELSDK_JSON, Bundle, Tower, Variant, onnx_file
-from relsdk.bundle.modules import says_how_to_pool
+from relsdk.bundle.modules import states_pooling
 from relsdk.bundle.reading import open_bundle, read_bundle
 from relsdk.bundle.writing import finish_bundle, open_for_calibration, save_calibration
 
@@ -62,8 +62,8 @@ __all__ = [
     "read_scorer_settings",
     "read_training",
     "save_calibration",
-    "says_how_to_pool",
     "settings_content",
+    "states_pooling",
     "tokenizer_path",
     "update_model_config",
     "write_golden",

@@ -22,7 +22,7 @@ from relsdk.bundle.inside import check_inside
 from relsdk.bundle.json_files import DenseConfig, read_json
 from relsdk.errors import BundleError
 
-__all__ = ["DenseLayer", "copy_dense", "dense_activation", "dense_config", "dense_files", "read_dense"]
+__all__ = ["DenseLayer", "copy_dense", "dense_config", "dense_files", "read_dense"]
 
 _WEIGHTS = "model.safetensors"
 _CONFIG = "config.json"
@@ -79,7 +79,7 @@ def dense_config(folder: Path, layer: str) -> DenseConfig:
             raise BundleError(f"{path} has {key} {config.get(key)!r}; {_VECTORS!r} is supported")
     if config.get("use_residual"):
         raise BundleError(f"{path} has use_residual: true, which is not supported")
-    if dense_activation(config) not in _ACTIVATIONS:
+    if _dense_activation(config) not in _ACTIVATIONS:
         raise BundleError(
             f"{path} has activation_function {config['activation_function']!r}; known of torch are "
             f"{list(_ACTIVATIONS)}"
@@ -87,7 +87,7 @@ def dense_config(folder: Path, layer: str) -> DenseConfig:
     return config
 
 
-def dense_activation(config: DenseConfig) -> str:
+def _dense_activation(config: DenseConfig) -> str:
     """Return the last part of the name of the activation's class; empty where it is none of torch's."""
     stated = config.get("activation_function", "torch.nn.modules.activation.Tanh")
     return stated.rpartition(".")[2] if stated.startswith("torch.") else ""
@@ -118,13 +118,13 @@ def read_dense(folder: Path, layer: str) -> DenseLayer:
     wanted: dict[str, tuple[int, ...]] = {"linear.weight": (behind, before)}
     if config.get("bias", True):
         wanted["linear.bias"] = (behind,)
-    found = {name: values.shape for name, values in tensors.items()}
-    if found != wanted:
-        raise BundleError(f"{path} holds {found}; its {_CONFIG} says {wanted}; copy the folder again")
+    shapes = {name: values.shape for name, values in tensors.items()}
+    if shapes != wanted:
+        raise BundleError(f"{path} holds {shapes}; its {_CONFIG} says {wanted}; copy the folder again")
     if not all(np.isfinite(values).all() for values in tensors.values()):
         raise BundleError(f"{path} holds numbers that are not finite; copy the folder again")
     bias = tensors.get("linear.bias", np.zeros(behind, dtype=np.float32))
-    return DenseLayer(tensors["linear.weight"], bias, dense_activation(config))
+    return DenseLayer(tensors["linear.weight"], bias, _dense_activation(config))
 
 
 def _read_safetensors(path: Path) -> dict[str, NDArray[np.float32]]:

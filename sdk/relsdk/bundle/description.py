@@ -145,7 +145,7 @@ def _check_settings(path: Path, settings: EncoderSettings | ScorerSettings) -> N
     """Check what types do not say: a template is filled by `str.format`, which could reach anything."""
     template = settings.document_template
     try:
-        fields = [found for found in Formatter().parse(template) if found[1] is not None]
+        fields = [part for part in Formatter().parse(template) if part[1] is not None]
         names = {name for _, name, _, _ in fields}
         plain = names <= {"title", "text"} and not any(spec or how for _, _, spec, how in fields)
     except ValueError:

@@ -215,8 +215,8 @@ def _check_limits(files: _Files, path: Path) -> None:
     modalities = limits.get("modality_config")
     if modalities and (limits.get("transformer_task") or _TASK) == _TASK:
         text = modalities.get("text")
-        found = (text.get("method"), text.get("method_output_name")) if isinstance(text, dict) else None
-        if found != _TEXT_METHOD:
+        method = (text.get("method"), text.get("method_output_name")) if isinstance(text, dict) else None
+        if method != _TEXT_METHOD:
             raise BundleError(
                 f"{path} has modality_config {modalities!r}; texts must be encoded by {_TEXT_METHOD[0]!r} to "
                 f"{_TEXT_METHOD[1]!r}"

@@ -177,10 +177,10 @@ class Bundle:
             if not path.is_file():
                 raise BundleError(f"{path} is missing; copy the bundle again or export it again")
             try:
-                found = file_sha256(path)
+                actual = file_sha256(path)
             except OSError as error:
                 raise BundleError(f"cannot read {path}: {error.strerror or error}") from error
-            if found != expected:
+            if actual != expected:
                 raise BundleError(
                     f"{path} is not the file that was exported (its SHA-256 differs); copy the bundle again"
                 )

@@ -14,7 +14,7 @@ from relsdk.bundle.inside import check_inside
 from relsdk.bundle.json_files import ModuleEntry, PoolingConfig, read_json, write_json
 from relsdk.errors import BundleError
 
-__all__ = ["POOLING", "POOLINGS", "Modules", "Pooling", "read_modules", "says_how_to_pool", "write_modules"]
+__all__ = ["POOLING", "POOLINGS", "Pooling", "read_modules", "states_pooling", "write_modules"]
 
 MODULES = "modules.json"
 POOLING = "1_Pooling/config.json"
@@ -34,7 +34,7 @@ _OWNER = "sentence_transformers."
 
 
 @dataclass(frozen=True, slots=True)
-class Modules:
+class _Modules:
     """What follows the transformer.
 
     Attributes:
@@ -50,12 +50,12 @@ class Modules:
     dense: tuple[str, ...] = ()
 
 
-def says_how_to_pool(folder: Path) -> bool:
+def states_pooling(folder: Path) -> bool:
     """Whether a folder is in sentence-transformers' layout, or has its pooling; else defaults are taken."""
     return (folder / MODULES).is_file() or (folder / POOLING).is_file()
 
 
-def read_modules(folder: Path) -> Modules:
+def read_modules(folder: Path) -> _Modules:
     """Read what a folder computes.
 
     Raises:
@@ -63,8 +63,8 @@ def read_modules(folder: Path) -> Modules:
             path leads out of the folder.
     """
     entries = read_json(check_inside(folder, MODULES), list[ModuleEntry | str], required=False)
-    found = [_module(folder, entry) for entry in entries]
-    kinds = [kind for kind, _ in found]
+    modules = [_module(folder, entry) for entry in entries]
+    kinds = [kind for kind, _ in modules]
     once = [kind for kind in dict.fromkeys(kinds)]
     if once != sorted(once, key=_MODULES.index) or any(
         kinds.count(kind) > 1 for kind in once if kind != "Dense"
@@ -73,7 +73,7 @@ def read_modules(folder: Path) -> Modules:
             f"{folder / MODULES} names {kinds}; the order is {list(_MODULES)}, each once (Dense any number)"
         )
     name = POOLING
-    for kind, path in found:
+    for kind, path in modules:
         if kind == "Pooling":
             name = f"{path}/config.json" if path else "config.json"
             if not (folder / name).is_file():
@@ -83,11 +83,11 @@ def read_modules(folder: Path) -> Modules:
     pooling = check_inside(folder, name)
     config = read_json(pooling, PoolingConfig, required=False)
     width = config.get("embedding_dimension") or config.get("word_embedding_dimension")
-    return Modules(
+    return _Modules(
         _pooling_mode(pooling, config),
         "Normalize" in kinds,
         width or None,
-        tuple(path for kind, path in found if kind == "Dense"),
+        tuple(path for kind, path in modules if kind == "Dense"),
     )
 
 

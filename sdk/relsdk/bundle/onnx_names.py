@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["OnnxName", "find_onnx_files"]
+__all__ = ["find_onnx_files"]
 
 # model.onnx, model_quantized.onnx, model_int8.onnx, model_qint8_avx512_vnni.onnx, model_quint8_avx2.onnx, ...
 _ONNX_NAME = re.compile(
@@ -14,7 +14,7 @@ _ONNX_NAME = re.compile(
 )
 
 
-class OnnxName(NamedTuple):
+class _OnnxName(NamedTuple):
     """A file whose name is understood: the first fields of a `Variant`."""
 
     name: str
@@ -23,7 +23,7 @@ class OnnxName(NamedTuple):
     isa: str
 
 
-def find_onnx_files(folder: Path) -> tuple[list[OnnxName], list[str]]:
+def find_onnx_files(folder: Path) -> tuple[list[_OnnxName], list[str]]:
     """Find the ONNX files of a folder, `onnx/` first, then the top.
 
     Other precisions and graphs optimised for another runtime (`model_fp16.onnx`, `model_O2.onnx`,
@@ -36,7 +36,7 @@ def find_onnx_files(folder: Path) -> tuple[list[OnnxName], list[str]]:
         The files whose names are understood, each with a variant name of its own, and the paths of the
         others.
     """
-    found: dict[str, OnnxName] = {}
+    names: dict[str, _OnnxName] = {}
     ignored = []
     for path in [*sorted(folder.glob("onnx/*.onnx")), *sorted(folder.glob("*.onnx"))]:
         file = path.relative_to(folder).as_posix()
@@ -47,9 +47,9 @@ def find_onnx_files(folder: Path) -> tuple[list[OnnxName], list[str]]:
         exact = match["quantisation"] in (None, "fp32")
         isa = "any" if exact else match["isa"] or "any"
         name = "fp32" if exact else "int8" if isa == "any" else f"int8_{isa}"
-        copies = any(Path(other.file).name == path.name for other in found.values())
-        if name in found:  # model_quantized.onnx beside model_int8.onnx
+        copies = any(Path(other.file).name == path.name for other in names.values())
+        if name in names:  # model_quantized.onnx beside model_int8.onnx
             name = path.stem.removeprefix("model_")
-        if not copies and name not in found:
-            found[name] = OnnxName(name, file, "fp32" if exact else "int8", isa)
-    return list(found.values()), ignored
+        if not copies and name not in names:
+            names[name] = _OnnxName(name, file, "fp32" if exact else "int8", isa)
+    return list(names.values()), ignored

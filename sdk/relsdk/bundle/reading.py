@@ -85,22 +85,22 @@ def open_bundle(path: str | Path, load: Callable[[Bundle], Opened]) -> Opened:
 def _identity(path: str | Path) -> tuple[int, ...] | None:
     """Tell one `relsdk.json` from another that has its inode, size and time: that of a copy made later."""
     try:
-        found = os.stat(Path(path) / RELSDK_JSON)
+        status = os.stat(Path(path) / RELSDK_JSON)
     except (OSError, ValueError):  # ValueError: a NUL in it
         return None
-    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _read_foreign(folder: Path) -> Bundle:
     if not (folder / TOKENIZER_JSON).is_file():
         raise BundleError(f"{folder} has no {TOKENIZER_JSON}; it is not a model folder that relsdk can open")
-    found, others = find_onnx_files(folder)
+    names, others = find_onnx_files(folder)
     scorer = is_scorer_folder(folder)
     kind = "scorer" if scorer else "encoder"
-    if not found and not others:
+    if not names and not others:
         raise BundleError(f"{folder} has no ONNX file; make a bundle: relsdk export {kind} {folder} OUT")
     settings = read_scorer_settings(folder) if scorer else read_encoder_settings(folder)
-    variants = tuple(Variant(*item) for item in found)
+    variants = tuple(Variant(*item) for item in names)
     bundle = Bundle(folder, name_of_model(folder), kind, "", settings, variants)
     # The same for every file that the folder may be opened with.
     first = min(variants, key=lambda v: v.quantisation != "fp32") if variants else bundle.variant(others[0])

@@ -83,11 +83,11 @@ def fit_temperature(logits: Float, labels: Int, *, biased: bool = False) -> Temp
 
 def fit_log_linear_pool(outputs: Float, labels: Int) -> LogLinearPool:
     """Calibrate a head's outputs and cosines (N, C + 1) each, then maximise the likelihood over weights."""
-    judged, cosines = split_outputs(outputs)
+    head_outputs, cosines = split_outputs(outputs)
     scorer: Calibration = (
-        fit_temperature(judged, labels, biased=True)
-        if judged.ndim == 2
-        else fit_cumulative_link(judged, labels)
+        fit_temperature(head_outputs, labels, biased=True)
+        if head_outputs.ndim == 2
+        else fit_cumulative_link(head_outputs, labels)
     )
     encoder = fit_cumulative_link(np.minimum(cosines, 1.0), labels, "log_distance")
 

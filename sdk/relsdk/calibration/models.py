@@ -91,7 +91,7 @@ class CumulativeLink:
         """Return P(level = 0..3) for each score: (N,) -> (N, L)."""
         x = TRANSFORMS[self.transform](as_scores(outputs))  # (N,)
         logits = self.slope * x[:, None] - np.asarray(self.cuts)  # (N, L-1)
-        return _floored(cumulative_to_probabilities(sigmoid(logits)))
+        return _apply_floor(cumulative_to_probabilities(sigmoid(logits)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON form that `calibration_from_dict` reads."""
@@ -131,7 +131,7 @@ class Isotonic:
         curves = zip(self.scores, self.values, strict=True)
         cumulative = np.stack([np.interp(wanted, x, y) for x, y in curves], axis=1)  # (N, L-1)
         # The curves are fitted one by one and may cross; P(level >= k) cannot rise with k.
-        return _floored(cumulative_to_probabilities(np.minimum.accumulate(cumulative, axis=1)))
+        return _apply_floor(cumulative_to_probabilities(np.minimum.accumulate(cumulative, axis=1)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON form that `calibration_from_dict` reads."""
@@ -174,9 +174,9 @@ class Temperature:
             logits = logits + np.asarray(self.biases)
         if self.ordinal:
             at_least = np.minimum.accumulate(sigmoid(logits), axis=1)  # (N, L-1)
-            return _floored(cumulative_to_probabilities(at_least))
+            return _apply_floor(cumulative_to_probabilities(at_least))
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return _floored(odds / odds.sum(axis=1, keepdims=True))
+        return _apply_floor(odds / odds.sum(axis=1, keepdims=True))
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON form that `calibration_from_dict` reads."""
@@ -202,11 +202,13 @@ class LogLinearPool:
 
     def probabilities(self, outputs: ArrayLike) -> Float:
         """Return P(level = 0..3): (N, C + 1), a head's C outputs and the cosine -> (N, L)."""
-        judged, cosines = split_outputs(outputs)
+        head_outputs, cosines = split_outputs(outputs)
         a, b = self.weights
-        logs = a * np.log(self.scorer.probabilities(judged)) + b * np.log(self.encoder.probabilities(cosines))
+        logs = a * np.log(self.scorer.probabilities(head_outputs)) + b * np.log(
+            self.encoder.probabilities(cosines)
+        )
         odds = np.exp(logs - logs.max(axis=1, keepdims=True))  # (N, L)
-        return _floored(odds / odds.sum(axis=1, keepdims=True))
+        return _apply_floor(odds / odds.sum(axis=1, keepdims=True))
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON form that `calibration_from_dict` reads."""
@@ -314,6 +316,6 @@ def sigmoid(logits: Float) -> Float:
     return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logits)), dtype=np.float64)
 
 
-def _floored(probabilities: Float) -> Float:
+def _apply_floor(probabilities: Float) -> Float:
     lifted = probabilities * (1 - NUM_LEVELS * _FLOOR) + _FLOOR
     return np.asarray(lifted / lifted.sum(axis=1, keepdims=True), dtype=np.float64)

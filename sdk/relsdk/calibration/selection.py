@@ -107,8 +107,8 @@ def fit_pool(
         InputError: See `fit_calibration`.
     """
     values, levels = np.asarray(outputs, dtype=np.float64), _as_labels(labels)
-    judged, cosines = split_outputs(values)
-    _, scorer = fit_calibration(judged, levels, groups, folds=folds, seed=seed)
+    head_outputs, cosines = split_outputs(values)
+    _, scorer = fit_calibration(head_outputs, levels, groups, folds=folds, seed=seed)
     _, encoder = fit_calibration(cosines, levels, groups, folds=folds, seed=seed)
     held_out = _held_out(fit_log_linear_pool, values, levels, groups, folds, seed)
     losses = {"log_linear_pool": float(_log_losses(held_out, levels).mean())}

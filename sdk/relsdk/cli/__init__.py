@@ -15,7 +15,7 @@ from typing import Any
 import click
 from click.shell_completion import shell_complete
 
-from relsdk.cli.ending import Signals, close_streams, ending_of, open_streams, shortened
+from relsdk.cli.ending import Signals, close_streams, ending_of, open_streams, shorten
 from relsdk.cli.output import echo, escape_what_is_lacking
 
 __all__ = ["LazyGroup", "main"]
@@ -92,8 +92,8 @@ def _relsdk() -> None:
     """Search relevance that runs anywhere."""
 
 
-def _version(context: click.Context, asked: bool) -> None:
-    if asked:
+def _version(context: click.Context, wanted: bool) -> None:
+    if wanted:
         try:
             echo(f"relsdk, version {version('relsdk')}")
         except PackageNotFoundError:
@@ -139,7 +139,7 @@ def _run(arguments: list[str], signals: Signals) -> int:
         if message and os.environ.get("RELSDK_TRACEBACK"):
             echo("".join(traceback.format_exception(error)).rstrip(), err=True)
         if message:
-            echo("relsdk: error: " + shortened(message), err=True)
+            echo("relsdk: error: " + shorten(message), err=True)
         return code
 
 

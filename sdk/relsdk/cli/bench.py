@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from relsdk.cli.output import echo, echo_json, echo_table
+from relsdk.cli.output import counted, echo, echo_json, echo_table
 from relsdk.errors import InputError
 from relsdk.formats import read_documents, read_queries
 from relsdk.index import Index
@@ -61,17 +61,17 @@ def bench(
     plan = Plan(budget_ms, tuple(sorted(set(ks))), repeats, seconds)
     queries = [query.text for query in read_queries(source)]
     embedder = Embedder(model, variant=variant, threads=threads, truncate_dim=truncate_dim)
-    judge = None if scorer is None else open_scorer(embedder, scorer, threads=threads)
-    with Progress() as progress, _opened(documents, index_path, embedder, progress) as index:
-        found = run_benchmark(embedder, index, queries, plan, scorer=judge, on_progress=progress)
+    opened = None if scorer is None else open_scorer(embedder, scorer, threads=threads)
+    with Progress() as progress, _open_index(documents, index_path, embedder, progress) as index:
+        benchmark = run_benchmark(embedder, index, queries, plan, scorer=opened, on_progress=progress)
     if as_json:
-        echo_json(asdict(found))
+        echo_json(asdict(benchmark))
     else:
-        _echo(found)
+        _echo(benchmark)
 
 
 @contextlib.contextmanager
-def _opened(
+def _open_index(
     documents: str | None, index_path: Path | None, embedder: Embedder, progress: Progress
 ) -> Iterator[Index]:
     """Open the index, or build one of the documents that is gone afterwards."""
@@ -85,12 +85,13 @@ def _opened(
             )
 
 
-def _echo(found: Benchmark) -> None:
-    facts = found.facts
+def _echo(benchmark: Benchmark) -> None:
+    facts = benchmark.facts
     echo(
-        f"{found.model} ({found.variant}, {facts.dimension} dimensions), {facts.documents:,} documents, "
-        f"{found.queries:,} different queries, {facts.threads} thread{'s' if facts.threads > 1 else ''}"
-        + (f", scorer {found.scorer} ({found.scorer_variant})" if found.scorer else "")
+        f"{benchmark.model} ({benchmark.variant}, {facts.dimension} dimensions), "
+        f"{facts.documents:,} documents, {benchmark.queries:,} different queries, "
+        f"{counted(facts.threads, 'thread')}"
+        + (f", scorer {benchmark.scorer} ({benchmark.scorer_variant})" if benchmark.scorer else "")
     )
     header = ["way", "k", "p50 ms", "p90", "p95", "p99", "queries/s/core", "scored", "calls", "fits"]
     rows = [
@@ -99,16 +100,16 @@ def _echo(found: Benchmark) -> None:
             str(row.k),
             *(f"{value:.2f}" for value in (row.p50, row.p90, row.p95, row.p99)),
             f"{row.queries_per_second:,.1f}",
-            f"{row.scored:.0f}/{row.candidates:.0f}" if found.scorer else "-",
+            f"{row.scored:.0f}/{row.candidates:.0f}" if benchmark.scorer else "-",
             str(row.calls),
             "yes" if row.fits else "no",
         ]
-        for row in found.latencies
+        for row in benchmark.latencies
     ]
     echo_table(header, rows, right=tuple(range(1, len(header) - 1)))
-    echo(f"encode p99 {found.parts.encode:.2f} ms, retrieve p99 {found.parts.retrieve:.2f} ms")
-    echo(found.verdict.summary, bold=True)
-    for line in found.verdict.advice:
+    echo(f"encode p99 {benchmark.parts.encode:.2f} ms, retrieve p99 {benchmark.parts.retrieve:.2f} ms")
+    echo(benchmark.verdict.summary, bold=True)
+    for line in benchmark.verdict.advice:
         echo(f"  - {line}")
-    for line in found.verdict.caution:
+    for line in benchmark.verdict.caution:
         echo(f"note: {line}")

@@ -17,7 +17,7 @@ from relsdk.models.open import open_pair_model
 from relsdk.models.pooled_scorer import pooled
 from relsdk.tools.evaluation import CalibrationReport, OperatingPoint, calibrate_bundle, operating_point
 
-__all__ = ["calibrate", "echo_calibration"]
+__all__ = ["calibrate"]
 
 
 @click.command(epilog="Example: relsdk calibrate bundle pairs.jsonl --target-precision 0.9 --level 2")
@@ -74,7 +74,7 @@ def calibrate(
         on_step=lambda step: echo(step, err=True),
     )
     if not as_json:
-        echo_calibration(reports)
+        _echo_calibration(reports)
     points: dict[str, OperatingPoint | None] = {}
     if target_precision is not None and level is not None:
         for report in reports:
@@ -111,22 +111,22 @@ def _echo_following(bundle: Path, scores: bool, encoder: str | None) -> None:
         echo_next("score", bundle, "--input PAIRS")
 
 
-def echo_calibration(reports: list[CalibrationReport]) -> None:
+def _echo_calibration(reports: list[CalibrationReport]) -> None:
     """Print held-out metrics, one row a variant."""
     rows = []
     for report in reports:
-        found = report.grading
+        grading = report.grading
         rows.append(
             [
                 report.variant,
                 str(report.dimension or "-"),
                 report.method,
-                f"{found.pairs:,}",
-                f"{found.accuracy:.3f}",
-                f"{found.qwk:.3f}",
-                f"{found.ece:.3f}",
-                f"{found.brier:.3f}",
-                f"{found.log_loss:.3f}",
+                f"{grading.pairs:,}",
+                f"{grading.accuracy:.3f}",
+                f"{grading.qwk:.3f}",
+                f"{grading.ece:.3f}",
+                f"{grading.brier:.3f}",
+                f"{grading.log_loss:.3f}",
             ]
         )
     header = ["variant", "dim", "method", "pairs", "accuracy", "QWK", "ECE", "Brier", "log loss"]

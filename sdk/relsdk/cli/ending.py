@@ -26,7 +26,7 @@ import click
 
 from relsdk.errors import MissingExtraError, RelsdkError
 
-__all__ = ["EXIT_CODES", "Signals", "close_streams", "ending_of", "open_streams", "shortened"]
+__all__ = ["EXIT_CODES", "Signals", "close_streams", "ending_of", "open_streams", "shorten"]
 
 EXIT_CODES = {
     0: "Done; also when the reader of the output went away, as in `| head`.",
@@ -217,7 +217,7 @@ def close_streams() -> None:
                 pass
 
 
-def shortened(message: str) -> str:
+def shorten(message: str) -> str:
     """Return a message on one line, its middle left out where it is long."""
     line = " ".join(message.split())
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"

@@ -63,27 +63,27 @@ def evaluate(
             )
         if reading["delimiter"] or reading["skip_empty"] or reading["encoding"] != "utf-8":
             raise InputError("judgements and runs are UTF-8; leave out --encoding, --delimiter, --skip-empty")
-        (qrels,) = _named(names, "--run RUN QRELS", 1)
+        (qrels,) = _check_count(names, "--run RUN QRELS", 1)
         _evaluate_run(run, qrels, output, as_json)
         return
-    model, pairs = _named(names, "MODEL PAIRS", 2)
+    model, pairs = _check_count(names, "MODEL PAIRS", 2)
     folder = local_model(model)
     labelled = list(read_pairs(pairs, **reading))
     wanted = variants or [variant.name for variant in read_bundle(folder).variants if runs_exactly(variant)]
     companion, truncate_dim = open_companion(encoder, threads, truncate_dim)
-    found = []
+    evaluations = []
     for name in wanted:
         alone = open_pair_model(folder, variant=name, threads=threads, truncate_dim=truncate_dim)
-        found.append(evaluate_pairs(pooled(alone, companion), labelled, show_progress_bar=True))
+        evaluations.append(evaluate_pairs(pooled(alone, companion), labelled, show_progress_bar=True))
     if output is not None:
-        write_file_atomically(output, json.dumps([item.to_dict() for item in found], indent=1) + "\n")
+        write_file_atomically(output, json.dumps([item.to_dict() for item in evaluations], indent=1) + "\n")
     if as_json:
-        echo_json([item.to_dict() for item in found])
+        echo_json([item.to_dict() for item in evaluations])
     else:
-        echo_evaluations(found)
+        echo_evaluations(evaluations)
 
 
-def _named(names: tuple[str, ...], usage: str, count: int) -> tuple[str, ...]:
+def _check_count(names: tuple[str, ...], usage: str, count: int) -> tuple[str, ...]:
     if len(names) != count:
         raise InputError(f"{counted(len(names), 'name')} given, not {count}; write relsdk eval {usage}")
     return names

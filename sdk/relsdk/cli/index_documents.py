@@ -54,29 +54,29 @@ def get(path: Path, ids: tuple[str, ...], as_json: bool) -> None:
     """Show the documents of INDEX that have these ids. Exit code 2 when one is not there."""
     with Index.open(path) as index:
         try:
-            found, missing = index.get(ids), None
+            documents, missing = index.get(ids), None
         except InputError as error:
-            found, missing = [one for id_ in ids for one in _held(index, id_)], error
-    for document in found:
+            documents, missing = [one for id_ in ids for one in _get_one(index, id_)], error
+    for document in documents:
         fields = {"title": document.title, "text": document.text}
         if as_json:
             echo_json({"id": document.id, **fields, "metadata": dict(document.metadata)})
         else:
             rows = {"id": document.id, **fields}
             rows |= {f"metadata.{k}" if k in rows else k: value for k, value in document.metadata.items()}
-            echo_table(["field", "value"], [[name, _shown(value)] for name, value in rows.items()])
+            echo_table(["field", "value"], [[name, _on_one_line(value)] for name, value in rows.items()])
     if missing is not None:
         raise missing
 
 
-def _held(index: Index, id_: str) -> list[Document]:
+def _get_one(index: Index, id_: str) -> list[Document]:
     try:
         return index.get([id_])
     except InputError:
         return []
 
 
-def _shown(value: object) -> str:
+def _on_one_line(value: object) -> str:
     """Return a value on one line: text as it is, everything else as JSON."""
     return " ".join((value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)).split())
 
@@ -113,9 +113,9 @@ def export(
             _write_vectors(vectors, index.vectors, index.rows(condition))
         count = write_documents(output, index.documents(condition))
         total = len(index)
-    said = {"output": str(output), "documents": count, "vectors": None if vectors is None else str(vectors)}
+    report = {"output": str(output), "documents": count, "vectors": None if vectors is None else str(vectors)}
     if as_json:
-        echo_json(said)
+        echo_json(report)
     else:
         # Where the output is stdout, nothing else belongs there.
         some = counted(count, "document") if count else f"0 of {counted(total, 'document')} match"

@@ -56,11 +56,11 @@ def mine(
     """Find documents of INDEX near the queries of PAIRS that do not answer them; write pairs of level 0."""
     check_file_target(output, overwrite=overwrite)
     searcher = open_searcher(path, model, threads=threads, scorer=scorer)
-    judged = list(read_pairs(pairs, **reading))
+    labelled = list(read_pairs(pairs, **reading))
     miner = Miner(searcher.embedder, searcher.index, searcher.scorer)
-    found = miner.mine(judged, negatives=negatives, candidates=candidates, max_ratio=max_ratio)
-    queries = len({pair.query for pair in judged})
-    count = write_pairs(output, _with_progress(found, queries))
+    negatives_of = miner.mine(labelled, negatives=negatives, candidates=candidates, max_ratio=max_ratio)
+    queries = len({pair.query for pair in labelled})
+    count = write_pairs(output, _with_progress(negatives_of, queries))
     if as_json:
         echo_json({"output": str(output), "pairs": count, "queries": queries})
         return

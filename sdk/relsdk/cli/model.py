@@ -97,10 +97,10 @@ def verify(path: str, as_json: bool) -> None:
         raise BundleError(
             f"this CPU runs none of {skipped} of {bundle.path} exactly; verify it on another one"
         )
-    found = [open_pair_model(bundle.path, variant=name).verify() for name in exact]
-    passed = all(record.passed for record in found)
+    verifications = [open_pair_model(bundle.path, variant=name).verify() for name in exact]
+    passed = all(record.passed for record in verifications)
     if as_json:
-        records = [{**asdict(record), "passed": record.passed} for record in found]
+        records = [{**asdict(record), "passed": record.passed} for record in verifications]
         content = {"path": str(bundle.path), "passed": passed, "checksum": bool(bundle.checksum)}
         echo_json({**content, "variants": records, "skipped": skipped})
     else:
@@ -112,13 +112,13 @@ def verify(path: str, as_json: bool) -> None:
                 f"{r.max_difference:.1e}",
                 "ok" if r.passed else "FAILED",
             ]
-            for r in found
+            for r in verifications
         ]
         rows += [[name, "-", "-", "-", "skipped: this CPU does not run it exactly"] for name in skipped]
         echo_table(["variant", "texts", "worst cosine", "largest difference", "result"], rows)
         echo(f"relsdk.json: {'its checksum is right' if bundle.checksum else 'it has no checksum'}")
     if not passed:
-        problems = dict.fromkeys(f"{r.variant}: {problem}" for r in found for problem in r.problems)
+        problems = dict.fromkeys(f"{r.variant}: {problem}" for r in verifications for problem in r.problems)
         raise BundleError(f"{bundle.path} is not what was exported: {'; '.join(problems)}")
 
 

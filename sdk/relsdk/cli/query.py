@@ -150,16 +150,16 @@ def open_searcher(
     embedder = (
         Embedder(model, variant=variant, threads=threads)
         if model is not None
-        else _found_embedder(info, variant, threads)
+        else _find_embedder(info, variant, threads)
     )
     if embedder.dimension > info.dimension and embedder.fingerprint == info.encoder_fingerprint:
         dim = info.dimension
         embedder = Embedder(embedder.path, variant=variant, threads=threads, truncate_dim=dim)
-    judge = None if scorer is None else open_scorer(embedder, scorer, threads=threads)
-    return Searcher(embedder, index, judge)
+    opened = None if scorer is None else open_scorer(embedder, scorer, threads=threads)
+    return Searcher(embedder, index, opened)
 
 
-def _found_embedder(info: IndexInfo, variant: str, threads: int | None) -> Embedder:
+def _find_embedder(info: IndexInfo, variant: str, threads: int | None) -> Embedder:
     """Open the encoder of an index: where it was, or where it is seen from the index; a copy moves with it.
 
     Raises:

@@ -43,12 +43,12 @@ def score(
         pairs = [(query, Document(id="", text=document))]
     else:
         raise InputError("give either QUERY and DOCUMENT or --input FILE")
-    found = RelevanceScorer(model, variant=variant, threads=threads).predict(
+    predictions = RelevanceScorer(model, variant=variant, threads=threads).predict(
         pairs, show_progress_bar=bool(source)
     )
     rows = []
     for row, (text, item) in enumerate(pairs):
-        relevance = found[row]
+        relevance = predictions[row]
         if as_json:
             content = {"query": text, "id": item.id, "score": round(relevance.score, 6)}
             echo_json({**content, **relevance_to_dict(relevance)})

@@ -69,10 +69,10 @@ class FileStamp:
 
 def _status(path: Path) -> tuple[int, int, int, int] | None:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def file_sha256(path: Path) -> str:
@@ -155,7 +155,7 @@ def staged_folder(
     target = _whole_name(target)  # whoever fills it may go to another folder
     with _writing(target):
         _check_target(target, marker, overwrite, sources)
-        made = [folder for folder in target.parents if not folder.exists()]
+        parents = [folder for folder in target.parents if not folder.exists()]
         target.parent.mkdir(parents=True, exist_ok=True)
     lock = _lock(target)
     try:
@@ -170,7 +170,7 @@ def staged_folder(
             with _writing(target):
                 sync_tree(staging)
                 _move_into_place(staging, target)
-                for folder in (target.parent, *(one.parent for one in made)):
+                for folder in (target.parent, *(one.parent for one in parents)):
                     sync(folder)
         except OSError as error:  # of the block
             raise RelsdkError(f"cannot write {target}: {error.strerror or error}") from error

@@ -48,15 +48,15 @@ def find_types(rows: Iterable[Row], types: Mapping[str, str]) -> dict[str, str]:
         rows: All of them, with cells as text, without empty cells.
         types: Of the user; these columns are not looked at.
     """
-    found = dict.fromkeys([*STAYS_TEXT, *types], "text")
+    kinds = dict.fromkeys([*STAYS_TEXT, *types], "text")
     decimals: dict[str, set[int]] = {}  # how many the cells of a column have
     padded: set[str] = set()  # columns with a cell such as 1.10
     for _, fields in rows:
         for name, cell in fields.items():
-            known = found.get(name)
+            known = kinds.get(name)
             if known != "text":
                 kind = _kind(cell)
-                found[name] = kind if known in (None, kind) else "text"
+                kinds[name] = kind if known in (None, kind) else "text"
                 fraction = cell.strip().partition(".")[2] if kind == "number" else ""
                 if fraction:
                     decimals.setdefault(name, set()).add(len(fraction))
@@ -64,8 +64,8 @@ def find_types(rows: Iterable[Row], types: Mapping[str, str]) -> dict[str, str]:
                     padded.add(name)
     for name in padded:
         if len(decimals[name]) > 1:  # 1.1 and 1.10 are two versions, and would be one number
-            found[name] = "text"
-    return {**{name: kind for name, kind in found.items() if kind != "text"}, **types}
+            kinds[name] = "text"
+    return {**{name: kind for name, kind in kinds.items() if kind != "text"}, **types}
 
 
 def _kind(cell: str) -> str:

@@ -29,27 +29,27 @@ def take_id(fields: dict[str, Any], names: Sequence[str]) -> str | None:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
-        raise InputError(f"{name!r} is {_shown(value)}; an id must be a string or an integer")
+        raise InputError(f"{name!r} is {_describe(value)}; an id must be a string or an integer")
     if not value.strip():
         raise InputError(f"{name!r} is empty; give every row an id")
-    return check_text(value, name)
+    return _check_text(value, name)
 
 
-def take_text(fields: dict[str, Any], name: str) -> str:
+def _take_text(fields: dict[str, Any], name: str) -> str:
     """Remove a text field and return it; "" when it is absent or null."""
     value = fields.pop(name, None)
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise InputError(f"{name!r} is {_shown(value)}; it must be a string: put it in quotes")
-    return check_text(value, name)
+        raise InputError(f"{name!r} is {_describe(value)}; it must be a string: put it in quotes")
+    return _check_text(value, name)
 
 
 def take_required_text(fields: dict[str, Any], name: str) -> str:
     """Remove a text field that must be there and not empty."""
     if name not in fields:
         raise missing(fields, name)
-    value = take_text(fields, name)
+    value = _take_text(fields, name)
     if not value.strip():
         raise InputError(f"{name!r} is empty; fill it in or remove the row")
     return value
@@ -74,17 +74,17 @@ def take_document(fields: dict[str, Any], id_fields: Sequence[str], *, derive_id
         raise missing(fields, "title", "text")
     names = dict(fields)
     identifier = take_id(fields, id_fields)
-    title, text = take_text(fields, "title"), take_text(fields, "text")
+    title, text = _take_text(fields, "title"), _take_text(fields, "text")
     if not title.strip() and not text.strip():
         raise EmptyRowError("title and text are both empty; fill one in or remove the row")
     if identifier is None:
         if not derive_id:
             raise missing(names, *id_fields)
-        identifier = derived_id(title, text)
+        identifier = _derived_id(title, text)
     return Document(identifier, title, text, _metadata(fields))
 
 
-def derived_id(title: str, text: str = "") -> str:
+def _derived_id(title: str, text: str = "") -> str:
     """Return "d" and 16 hex digits of the SHA-256 of title and text, for a document without an id."""
     content = f"{title}\0{text}" if text else title
     return "d" + hashlib.sha256(content.encode()).hexdigest()[:16]
@@ -96,7 +96,7 @@ def missing(fields: Mapping[str, Any], *names: str) -> InputError:
     return InputError(f"no {wanted} among the fields ({listed(fields)}); add it to every row")
 
 
-def check_text(value: str, name: str) -> str:
+def _check_text(value: str, name: str) -> str:
     """Return the text, unless it holds a NUL or half of a surrogate pair, which databases refuse."""
     problem = "a NUL" if "\0" in value else None
     if not value.isascii():
@@ -124,16 +124,16 @@ def _metadata(fields: dict[str, Any]) -> dict[str, Any]:
 
 def _check_strings(value: Any, name: str = "metadata") -> None:
     if isinstance(value, str):
-        check_text(value, name)
+        _check_text(value, name)
     elif isinstance(value, dict):
         for key, item in value.items():
-            check_text(key, name)
+            _check_text(key, name)
             _check_strings(item, key)
     elif isinstance(value, list):
         for item in value:
             _check_strings(item, name)
 
 
-def _shown(value: Any) -> str:
+def _describe(value: Any) -> str:
     text = repr(value)
     return f"{text if len(text) <= 40 else text[:37] + '...'} ({type(value).__name__})"

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any, NoReturn
 
-from relsdk.formats._lines import Reading, Row, Source, error_at, first_twice, numbered_lines
+from relsdk.formats._lines import Reading, Row, Source, error_at, first_duplicate, numbered_lines
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _MAX_ARRAY = 1 << 29  # characters: an array is in memory as a whole
@@ -113,7 +113,7 @@ def _finite(text: str) -> float:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
-        twice = first_twice(name for name, _ in pairs) or ""
+        twice = first_duplicate(name for name, _ in pairs) or ""
         raise ValueError(f"the name {twice[:40]!r} is there twice in one object")
     return content
 

@@ -78,7 +78,7 @@ def error_at(path: Source, line: int, reason: object) -> InputError:
     return InputError(f"{source_name(path)}:{line}: {reason}")
 
 
-def first_twice(names: Iterable[str]) -> str | None:
+def first_duplicate(names: Iterable[str]) -> str | None:
     """Return the first name that occurred before; None when all are different."""
     seen: set[str] = set()
     return next((name for name in names if name in seen or seen.add(name)), None)  # type: ignore[func-returns-value]
@@ -128,14 +128,14 @@ def resolve_format(
     if os.fspath(path) == STDIN and on_stdin is not None:
         return on_stdin
     plain = Path(path).with_suffix("") if is_gzip(path) else Path(path)
-    found = suffixes.get(plain.suffix.lower())
-    if found is None:
+    format_ = suffixes.get(plain.suffix.lower())
+    if format_ is None:
         allowed = ", ".join(suffix for suffix in suffixes if suffix)
         raise InputError(
             f"{source_name(path)}: the suffix {plain.suffix!r} names no known format; allowed are {allowed}, "
             f"or say which it is: {', '.join(formats)}"
         )
-    return found
+    return format_
 
 
 def is_gzip(path: Source) -> bool:
@@ -179,7 +179,7 @@ def raw_lines(path: Source, encoding: str = "utf-8") -> Iterator[tuple[int, str]
                     raise error_at(
                         path, number, f"the line is longer than {MAX_LINE >> 20} MiB; is this a text file?"
                     )
-                yield number, _checked(path, number, raw, encoding)
+                yield number, _check_line(path, number, raw, encoding)
     except UnicodeError as error:  # of a wide encoding, which is decoded in blocks
         reason = getattr(error, "reason", error)
         raise error_at(path, number + 1, f"not {encoding} ({reason}); save the file as UTF-8") from None
@@ -204,15 +204,15 @@ def _split_at_lines(stream: IO[bytes], encoding: str) -> Iterator[IO[bytes] | IO
         text.detach()  # the stream is closed by who opened it
 
 
-def _checked(path: Source, number: int, raw: bytes | str, encoding: str) -> str:
-    text = raw if isinstance(raw, str) else _decoded(path, number, raw, encoding)
+def _check_line(path: Source, number: int, raw: bytes | str, encoding: str) -> str:
+    text = raw if isinstance(raw, str) else _decode(path, number, raw, encoding)
     if "\0" in text:
         reason = f"character {text.index(chr(0)) + 1} is a NUL; remove it (UTF-16 needs --encoding utf-16)"
         raise error_at(path, number, reason)
     return text.removeprefix(_BOM) if number == 1 else text
 
 
-def _decoded(path: Source, number: int, raw: bytes, encoding: str) -> str:
+def _decode(path: Source, number: int, raw: bytes, encoding: str) -> str:
     try:
         return raw.decode(encoding)
     except UnicodeDecodeError as error:

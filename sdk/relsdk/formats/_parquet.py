@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from relsdk.errors import InputError, MissingExtraError
-from relsdk.formats._lines import STDIN, Reading, Row, Source, error_at, first_twice, is_gzip, source_name
+from relsdk.formats._lines import STDIN, Reading, Row, Source, error_at, first_duplicate, is_gzip, source_name
 
 _BATCH_ROWS = 1024
 
@@ -41,7 +41,7 @@ def _batched_rows(path: Source, parquet: Any) -> Iterator[Row]:
     number = 0
     try:
         with parquet.ParquetFile(os.fspath(path)) as file:
-            twice = first_twice(file.schema_arrow.names)
+            twice = first_duplicate(file.schema_arrow.names)
             if twice is not None:
                 raise error_at(path, 1, f"column name {twice!r} is there twice; name every column once")
             for batch in file.iter_batches(batch_size=_BATCH_ROWS):

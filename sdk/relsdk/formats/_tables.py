@@ -13,7 +13,7 @@ from relsdk.formats._lines import (
     Row,
     Source,
     error_at,
-    first_twice,
+    first_duplicate,
     listed,
     numbered_lines,
     raw_lines,
@@ -30,7 +30,7 @@ def csv_rows(path: Source, reading: Reading) -> Iterator[Row]:
     csv.field_size_limit(max(_MAX_FIELD, csv.field_size_limit()))
     source = _Lines(path, reading.encoding)
     reader = csv.reader(source, delimiter=reading.delimiter or ",", strict=True)
-    return _named(path, _csv_cells(path, reader, source), reading, ",")
+    return _rows_with_names(path, _csv_cells(path, reader, source), reading, ",")
 
 
 class _Lines:
@@ -75,17 +75,17 @@ def tsv_rows(path: Source, reading: Reading) -> Iterator[Row]:
     separator = reading.delimiter or "\t"
     lines = numbered_lines(path, reading.encoding)
     cells = ((number, text.split(separator)) for number, text in lines if text.strip(" "))
-    return _named(path, cells, reading, "\t")
+    return _rows_with_names(path, cells, reading, "\t")
 
 
-def _named(
+def _rows_with_names(
     path: Source, table: Iterator[tuple[int, list[str]]], reading: Reading, usual: str
 ) -> Iterator[Row]:
     header = next(table, None)
     if header is None:
         return
     line, names = header[0], [name.strip() for name in header[1]]
-    wrong = "" if "" in names else first_twice(names)
+    wrong = "" if "" in names else first_duplicate(names)
     if wrong is not None:
         problem = "is there twice" if wrong else "is empty"
         raise error_at(
@@ -116,9 +116,9 @@ def _named(
 
 def _check_header(path: Source, line: int, names: list[str], delimiter: str) -> None:
     """Refuse a first row that is one column because another separator divides it."""
-    found = next((one for one in ",;\t|" if one != delimiter and one in names[0]), None)
-    if len(names) == 1 and found is not None:
-        shown = "'\\t'" if found == "\t" else repr(found)
+    separator = next((one for one in ",;\t|" if one != delimiter and one in names[0]), None)
+    if len(names) == 1 and separator is not None:
+        shown = "'\\t'" if separator == "\t" else repr(separator)
         raise error_at(
             path, line, f"the first row is the one column {names[0][:80]!r}; give --delimiter {shown}"
         )

@@ -111,7 +111,7 @@ def _parse_pair(
     label = fields.pop("label", None)
     if label is None:
         raise missing(names, "label")
-    level = parse_level(label) if levels is None else _mapped(label, levels)
+    level = parse_level(label) if levels is None else _level_of(label, levels)
     query, document = _parse_unlabelled(fields, id_field)
     return LabelledPair(query, document, level)
 
@@ -124,7 +124,7 @@ def _parse_unlabelled(fields: dict[str, Any], id_field: str | None) -> tuple[str
     return query, take_document(fields, _DOCUMENT_ID, derive_id=True)
 
 
-def _mapped(label: object, levels: Mapping[int, RelevanceLevel]) -> RelevanceLevel:
+def _level_of(label: object, levels: Mapping[int, RelevanceLevel]) -> RelevanceLevel:
     """Return the level of a label such as 2 or "2"."""
     try:
         if isinstance(label, bool):

@@ -184,13 +184,13 @@ def run_lines(run: Mapping[str, Mapping[str, float]], tag: str = "relsdk") -> It
         InputError: An id or the tag is empty or holds white space, or a score is not finite.
     """
     _column(tag, "tag")
-    for query, found in run.items():
-        for document, score in found.items():
+    for query, scores in run.items():
+        for document, score in scores.items():
             if not isinstance(score, Real) or not math.isfinite(score):
                 raise InputError(
                     f"score {score!r} of document {document!r} is no finite number; leave it out"
                 )
-        ranked = sorted(found.items(), key=lambda item: (float(item[1]), item[0]), reverse=True)
+        ranked = sorted(scores.items(), key=lambda item: (float(item[1]), item[0]), reverse=True)
         for rank, (document, score) in enumerate(ranked, 1):
             place = f"{_column(query, 'query id')} Q0 {_column(document, 'document id')}"
             yield f"{place} {rank} {float(score)!r} {tag}"

@@ -70,11 +70,11 @@ def _chunks(
     remaining = iter(documents)
     first = 1
     while batch := list(islice(remaining, size)):
-        yield first, [_checked(item, first + offset) for offset, item in enumerate(batch)]
+        yield first, [_to_document(item, first + offset) for offset, item in enumerate(batch)]
         first += len(batch)
 
 
-def _checked(item: object, position: int) -> Document:
+def _to_document(item: object, position: int) -> Document:
     """Return the document that an item is or describes, by its position in the input."""
     try:
         if isinstance(item, Document):

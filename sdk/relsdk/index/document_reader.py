@@ -67,21 +67,21 @@ class DocumentReader:
 
     def fetch(self, rows: Sequence[int]) -> dict[int, Document]:
         """Return the documents of rows, by row, with one statement for 500 that were not read lately."""
-        found = [fields for fields in map(self._cache.get, rows) if fields is not None]
-        if len(found) < len(rows):
-            known = {fields[0] for fields in found}
+        rows_fields = [fields for fields in map(self._cache.get, rows) if fields is not None]
+        if len(rows_fields) < len(rows):
+            known = {fields[0] for fields in rows_fields}
             read = self._select("row", [row for row in rows if row not in known])
             self._cache.keep(read)
-            found += read
-            self._check_complete(rows, found)
-        documents = self._documents(found)
-        return {fields[0]: document for fields, document in zip(found, documents, strict=True)}
+            rows_fields += read
+            self._check_complete(rows, rows_fields)
+        documents = self._documents(rows_fields)
+        return {fields[0]: document for fields, document in zip(rows_fields, documents, strict=True)}
 
     def read(self, rows: Sequence[int]) -> list[Document]:
         """Return the documents of rising rows, in their order; none is kept: for those who read many."""
-        found = sorted(self._select("row", rows))
-        self._check_complete(rows, found)
-        return self._documents(found)
+        fields = sorted(self._select("row", rows))
+        self._check_complete(rows, fields)
+        return self._documents(fields)
 
     def near(self, identifier: str, count: int) -> list[str]:
         """Return ids around one that is not there, and around its beginnings, in the order of characters."""
@@ -90,8 +90,8 @@ class DocumentReader:
         before = "SELECT id FROM documents WHERE id < ? ORDER BY id DESC LIMIT ?"
         after = "SELECT id FROM documents WHERE id >= ? ORDER BY id LIMIT ?"
         starts = [identifier[: len(identifier) - cut] for cut in range(min(4, len(identifier)) + 1)]
-        found = [row for one in starts for sql in (before, after) for row in self.select(sql, (one, count))]
-        return sorted({name for (name,) in found if isinstance(name, str)})
+        names = [row for one in starts for sql in (before, after) for row in self.select(sql, (one, count))]
+        return sorted({name for (name,) in names if isinstance(name, str)})
 
     def by_id(self, ids: Sequence[str]) -> dict[str, Document]:
         """Return those documents that are there, by id, with one statement for 500."""
@@ -127,18 +127,18 @@ class DocumentReader:
     def problems(self) -> list[str]:
         """Return what SQLite's own integrity check and the order of the rows show, empty when all is well."""
         with self._borrow() as connection:
-            found = [text for (text,) in connection.execute("PRAGMA integrity_check(5)") if text != "ok"]
+            problems = [text for (text,) in connection.execute("PRAGMA integrity_check(5)") if text != "ok"]
             sql = f"SELECT count(*), min(row), max(row), sum(NOT ({_IS_TEXT})) FROM documents"
             count, lowest, highest, other = connection.execute(sql).fetchone()
             sql = f"SELECT row FROM documents WHERE {_IS_TEXT} AND NOT ({_IS_OBJECT}) LIMIT 1"
             wrong = connection.execute(sql).fetchone()
         if count and (lowest, highest) != (0, count - 1):
-            found.append(f"{count:,} rows are numbered from {lowest} to {highest}")
+            problems.append(f"{count:,} rows are numbered from {lowest} to {highest}")
         if other:
-            found.append(f"{other:,} documents have fields that are no text")
+            problems.append(f"{other:,} documents have fields that are no text")
         if wrong:
-            found.append(f"the metadata of document {wrong[0]:,}, and perhaps of more, are no JSON object")
-        return found
+            problems.append(f"the metadata of document {wrong[0]:,}, and perhaps of more, are no JSON object")
+        return problems
 
     def close(self) -> None:
         """Close the connections that nobody uses now; the others close when they come back."""
@@ -153,15 +153,15 @@ class DocumentReader:
 
     def _select(self, key: str, values: Sequence[Any]) -> list[RowFields]:
         """Return the fields of the documents whose `key` is among the values, in any order."""
-        found: list[RowFields] = []
+        fields_of_rows: list[RowFields] = []
         with self._borrow() as connection:
             for some in portions(values):
                 sql = f"SELECT {_COLUMNS} FROM documents WHERE {key} IN ({placeholders(some)})"
-                found += connection.execute(sql, some).fetchall()
-        for fields in found:
+                fields_of_rows += connection.execute(sql, some).fetchall()
+        for fields in fields_of_rows:
             if not all([type(field) is str for field in fields[1:]]):
                 raise IndexFolderError(f"{self._path} is damaged: row {fields[0]} holds no text; {_REMEDY}")
-        return found
+        return fields_of_rows
 
     def _documents(self, rows: Sequence[RowFields]) -> list[Document]:
         """Make documents; all metadata are one call of the JSON parser, which costs half of one for each."""
@@ -177,9 +177,9 @@ class DocumentReader:
             for (_, identifier, title, text, _), content in zip(rows, metadata, strict=True)
         ]
 
-    def _check_complete(self, rows: Sequence[int], found: Sequence[RowFields]) -> None:
-        if len(found) < len(rows):
-            missing = min(set(rows).difference(fields[0] for fields in found))
+    def _check_complete(self, rows: Sequence[int], fields_of_rows: Sequence[RowFields]) -> None:
+        if len(fields_of_rows) < len(rows):
+            missing = min(set(rows).difference(fields[0] for fields in fields_of_rows))
             raise IndexFolderError(f"{self._path} is damaged: row {missing} is missing; {_REMEDY}")
 
     def _connect(self) -> Connection:

@@ -101,7 +101,7 @@ class FilterCompiler:
         if "object" in types:
             above = field.name + "."
             inner = [name for name in self._names() if name.rpartition(".")[0] + "." == above]
-            have = _listed(inner) or "they have none"
+            have = _join_names(inner) or "they have none"
             raise InputError(f"{field.name!r} holds objects; compare one of their fields: {have}")
         # What is left holds null or empty lists: finding nothing is the right answer.
 
@@ -109,7 +109,7 @@ class FilterCompiler:
         names = self._names()
         near = difflib.get_close_matches(field.name, [*names, *OWN_FIELDS], n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        have = f"their fields are {_listed(names)}" if names else "they have no metadata"
+        have = f"their fields are {_join_names(names)}" if names else "they have no metadata"
         return f"no document has the field {field.name!r}; {hint}{have}, and id, title, text"
 
     def _names(self) -> list[str]:
@@ -135,7 +135,7 @@ def _kinds(leaf: Equals | Within | Exists) -> set[str]:
     }
 
 
-def _listed(names: list[str]) -> str:
+def _join_names(names: list[str]) -> str:
     more = len(names) - _NAMES_SHOWN
     return ", ".join(name[:_NAME_SHOWN] for name in names[:_NAMES_SHOWN]) + (
         f" and {more:,} more" if more > 0 else ""

@@ -74,7 +74,7 @@ def parse_filter(where: Mapping[str, Any]) -> Filter:
             f"where has {len(leaves):,} comparisons; at most {MAX_COMPARISONS:,} are allowed: use 'in' for "
             f"many values of one field"
         )
-    values = [value for leaf in leaves for value in _compared(leaf)]
+    values = [value for leaf in leaves for value in _compared_values(leaf)]
     characters = sum(len(value) for value in values if isinstance(value, str))
     for count, most, what in (
         (len(values), MAX_VALUES, "values"),
@@ -88,7 +88,7 @@ def parse_filter(where: Mapping[str, Any]) -> Filter:
     return parsed
 
 
-def _compared(leaf: Equals | Within | Exists) -> Iterable[Value]:
+def _compared_values(leaf: Equals | Within | Exists) -> Iterable[Value]:
     if isinstance(leaf, Equals):
         return leaf.values
     return [value for _, value in leaf.bounds] if isinstance(leaf, Within) else ()
@@ -96,7 +96,7 @@ def _compared(leaf: Equals | Within | Exists) -> Iterable[Value]:
 
 def _parse(where: object, depth: int) -> Filter:
     if not isinstance(where, Mapping):
-        raise InputError(f'where is {_shown(where)}; write a mapping such as {{"author": "x"}}')
+        raise InputError(f'where is {_show(where)}; write a mapping such as {{"author": "x"}}')
     if depth > MAX_DEPTH:
         raise InputError(f"where is nested more than {MAX_DEPTH} levels deep; write it flatter")
     if len(where) > MAX_COMPARISONS:
@@ -108,9 +108,7 @@ def _parse(where: object, depth: int) -> Filter:
             parts.append(And(listed) if name == "and" else Or(listed))
         elif name == "not":
             if not isinstance(wanted, Mapping):
-                raise InputError(
-                    f"where has {_shown(wanted)} as 'not'; a filter is needed{_field_hint(name)}"
-                )
+                raise InputError(f"where has {_show(wanted)} as 'not'; a filter is needed{_field_hint(name)}")
             parts.append(Not(_parse(wanted, depth + 1)))
         else:
             operators = wanted if isinstance(wanted, Mapping) else {"eq": wanted}
@@ -121,7 +119,7 @@ def _parse(where: object, depth: int) -> Filter:
 def _filters(name: str, wanted: object, depth: int) -> tuple[Filter, ...]:
     if isinstance(wanted, str | bytes) or not isinstance(wanted, Sequence) or not wanted:
         raise InputError(
-            f"where has {_shown(wanted)} as {name!r}; a list of filters is needed{_field_hint(name)}"
+            f"where has {_show(wanted)} as {name!r}; a list of filters is needed{_field_hint(name)}"
         )
     if len(wanted) > MAX_COMPARISONS:
         raise InputError(
@@ -138,7 +136,7 @@ def _field_hint(name: str) -> str:
 def _field(name: object) -> Field:
     if not isinstance(name, str) or not name or len(name) > _MAX_NAME:
         raise InputError(
-            f"where has the field {_shown(name)}; a field is a name, as text of 1 to {_MAX_NAME:,} characters"
+            f"where has the field {_show(name)}; a field is a name, as text of 1 to {_MAX_NAME:,} characters"
         )
     if any(character in '"\\' or ord(character) < 32 for character in name):
         raise InputError(
@@ -168,7 +166,7 @@ def _field_parts(field: Field, operators: Mapping[str, Any]) -> list[Filter]:
             parts.append(among if operator == "in" else Not(among))
         elif operator == "exists":
             if not isinstance(value, bool):
-                raise InputError(f"where has {_shown(value)} as 'exists' for {field.name!r}; true or false")
+                raise InputError(f"where has {_show(value)} as 'exists' for {field.name!r}; true or false")
             parts.append(Exists(field) if value else Not(Exists(field)))
     bounds = {operator: operators[operator] for operator in _RANGES if operator in operators}
     if bounds:
@@ -179,7 +177,7 @@ def _field_parts(field: Field, operators: Mapping[str, Any]) -> list[Filter]:
 def _values(operator: str, values: object, name: str) -> tuple[Value, ...]:
     if isinstance(values, str | bytes | Mapping) or not isinstance(values, Sequence | set | frozenset):
         raise InputError(
-            f"where has {_shown(values)} as {operator!r} for {name!r}; a list of values is needed"
+            f"where has {_show(values)} as {operator!r} for {name!r}; a list of values is needed"
         )
     if len(values) > MAX_VALUES:
         raise InputError(
@@ -197,7 +195,7 @@ def _value(value: object, name: str) -> Value:
     if isinstance(value, int | float):
         return _number(value, name)
     raise InputError(
-        f"where compares {name!r} with {_shown(value)}; allowed are text, numbers, true, false and null "
+        f"where compares {name!r} with {_show(value)}; allowed are text, numbers, true, false and null "
         f"(a list goes to 'in')"
     )
 
@@ -208,7 +206,7 @@ def _bounds(bounds: Mapping[str, Any], name: str) -> tuple[tuple[str, str | int 
         return tuple((operator, _text(value, name)) for operator, value in bounds.items())
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         return tuple((operator, _number(value, name)) for operator, value in bounds.items())
-    raise InputError(f"where has the bounds {_shown(dict(bounds))} for {name!r}; numbers only, or text only")
+    raise InputError(f"where has the bounds {_show(dict(bounds))} for {name!r}; numbers only, or text only")
 
 
 def _number(value: int | float, name: str) -> int | float:
@@ -218,7 +216,7 @@ def _number(value: int | float, name: str) -> int | float:
     except OverflowError:
         number = math.inf
     if isinstance(number, float) and not math.isfinite(number):
-        raise InputError(f"where compares {name!r} with {_shown(value)}; a finite number is needed")
+        raise InputError(f"where compares {name!r} with {_show(value)}; a finite number is needed")
     return number
 
 
@@ -234,7 +232,7 @@ def _text(value: str, name: str) -> str:
     return value
 
 
-def _shown(value: object) -> str:
+def _show(value: object) -> str:
     try:
         text = reprlib.repr(value)  # of a part, where it is long or nested
     except ValueError:  # an integer of more digits than Python prints

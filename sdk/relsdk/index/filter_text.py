@@ -117,9 +117,9 @@ class _Parser:
 
     def _take(self, *words: str) -> bool:
         """Step over the next token if it is one of the words or signs."""
-        found = self._word(*words) or (self._next.kind == "sign" and self._next.text in words)
-        self._at += found
-        return found
+        matches = self._word(*words) or (self._next.kind == "sign" and self._next.text in words)
+        self._at += matches
+        return matches
 
     def _filter(self) -> dict[str, Any]:
         parts = [self._conjunction()]
@@ -166,7 +166,7 @@ class _Parser:
         first = self._next
         if first.kind == "double":
             self._at += 1
-            name = self._unquoted(first)
+            name = self._unquote(first)
             return f"metadata.{name}" if name in ("and", "or", "not") else name
         if first.kind != "word" or self._word(*_KEYWORDS):
             self._fail(first, "a field is expected")
@@ -176,7 +176,7 @@ class _Parser:
         token = self._next
         if token.kind in ("double", "single"):
             self._at += 1
-            return self._unquoted(token)
+            return self._unquote(token)
         if token.kind != "word" or self._word("and", "or"):
             self._fail(token, "a value is expected")
         text = self._words(("and", "or"))
@@ -212,8 +212,8 @@ class _Parser:
             last = self._next
             self._at += 1
         text = self._text[first.start : last.end]
-        if found := _LOOKALIKE.search(text):
-            self._refuse(first.start + found.start())
+        if lookalike := _LOOKALIKE.search(text):
+            self._refuse(first.start + lookalike.start())
         return text
 
     def _refuse(self, at: int) -> NoReturn:
@@ -226,7 +226,7 @@ class _Parser:
             "",
         )
 
-    def _unquoted(self, token: _Token) -> str:
+    def _unquote(self, token: _Token) -> str:
         inside = token.text[1:-1]
         if token.kind == "single":
             inside = re.sub(

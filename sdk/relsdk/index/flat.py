@@ -80,7 +80,7 @@ def exact_search(
     """
     count = len(vectors) if rows is None else len(rows)
     k = min(k, count)
-    found = np.empty((len(queries), k), dtype=np.int64)  # (Q, K)
+    best_rows = np.empty((len(queries), k), dtype=np.int64)  # (Q, K)
     scores = np.empty((len(queries), k), dtype=np.float32)
     for start in range(0, len(queries) if k else 0, _QUERY_BLOCK):
         block = queries[start : start + _QUERY_BLOCK]
@@ -92,17 +92,17 @@ def exact_search(
             with bounded_blas():
                 rough = block @ nearby.T  # (q, n)
             for offset, similarity in enumerate(rough):  # (n,)
-                best[offset] = _merged(best[offset], numbers, nearby, block[offset], similarity, k)
+                best[offset] = _merge(best[offset], numbers, nearby, block[offset], similarity, k)
         for offset, one in enumerate(best):
             if len(one.rows) < k:  # no score is at least as high as NaN
                 raise IndexFolderError(
                     "the vectors of the index hold NaN; check it with: relsdk index verify"
                 )
-            found[start + offset], scores[start + offset] = one.rows, one.scores
-    return Neighbours(found, scores)
+            best_rows[start + offset], scores[start + offset] = one.rows, one.scores
+    return Neighbours(best_rows, scores)
 
 
-def _merged(
+def _merge(
     best: Neighbours,
     numbers: NDArray[np.int64],
     nearby: NDArray[np.float32],

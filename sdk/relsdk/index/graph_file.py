@@ -154,7 +154,7 @@ def _layers(
     following = np.minimum.accumulate(following[::-1])[::-1]  # the next word from here that is not 0
     jump, value = memoryview(following), memoryview(words)  # type: ignore[arg-type]
     elements: list[int] = []
-    found: list[int] = []
+    places: list[int] = []
     place = element = 0  # `place` is where the size of `element` stands
     while place < end and (here := jump[place]) < end:
         element += here - place
@@ -162,15 +162,15 @@ def _layers(
         if element >= count or size % layer or size > layer * highest:
             raise _WrongError(f"the list of element {element:,} has {size:,} bytes")
         elements.append(element)
-        found.append(here)
+        places.append(here)
         place, element = here + 1 + size // 4, element + 1
     if place > end or element + (end - place) != count:
         raise _WrongError(f"its lists are not those of {count:,} elements")
     layers = np.zeros(count, dtype=np.int64)
     starts = np.zeros(count, dtype=np.int64)
-    if found:
-        starts[elements] = found
-        layers[elements] = words[found].astype(np.int64) // layer
+    if places:
+        starts[elements] = places
+        layers[elements] = words[places].astype(np.int64) // layer
     return layers, starts, words
 
 

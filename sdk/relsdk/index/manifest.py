@@ -24,7 +24,7 @@ from relsdk.index.hnsw import GRAPH_FILE
 from relsdk.index.vectors import VECTORS_FILE
 from relsdk.typed_json import convert_json, read_json
 
-__all__ = ["MANIFEST_FILE", "FileEntry", "Manifest", "check_files", "read_manifest"]
+__all__ = ["MANIFEST_FILE", "Manifest", "check_files", "read_manifest"]
 
 MANIFEST_FILE = "manifest.json"
 FORMAT = "relsdk-index"
@@ -32,7 +32,7 @@ VERSION = 1
 
 
 @dataclass(frozen=True)
-class FileEntry:
+class _FileEntry:
     """Size in bytes and hex SHA-256 of a file."""
 
     size: Annotated[int, Meta(ge=1)]
@@ -65,7 +65,7 @@ class Manifest:
     encoder_relative_path: str | None
     created: str
     libraries: Mapping[str, str]
-    files: Mapping[str, FileEntry]
+    files: Mapping[str, _FileEntry]
 
     def to_json(self) -> str:
         """Return the text of the file; `checksum` is over all the rest."""
@@ -116,11 +116,11 @@ class _Content:
     encoder: _Encoder
     created: str
     libraries: dict[str, str]
-    files: dict[str, FileEntry]
+    files: dict[str, _FileEntry]
     checksum: str
 
 
-def file_names(config: IndexConfig) -> tuple[str, ...]:
+def _file_names(config: IndexConfig) -> tuple[str, ...]:
     """Return the names of the files beside the manifest."""
     return (VECTORS_FILE, DOCUMENTS_FILE, *([GRAPH_FILE, TWINS_FILE] if config.kind == "hnsw" else []))
 
@@ -142,8 +142,8 @@ def describe(
         encoder: Name, fingerprint, path and relative path.
     """
     files = {
-        name: FileEntry((folder / name).stat().st_size, hash_and_remember(folder / name))
-        for name in file_names(config)
+        name: _FileEntry((folder / name).stat().st_size, hash_and_remember(folder / name))
+        for name in _file_names(config)
     }
     libraries = {name: _version(name) for name in ("relsdk", "numpy", "hnswlib")}
     libraries |= {"sqlite": sqlite3.sqlite_version, "python": platform.python_version()}
@@ -167,32 +167,32 @@ def read_manifest(folder: Path) -> Manifest:
             f"{path} has format version {content.get('version')!r}, this relsdk reads {VERSION}; build the "
             f"index again, or use the relsdk that wrote it"
         )
-    found = convert_json(content, _Content, where=str(path), error=IndexFolderError, remedy=remedy)
-    needed = file_names(found.config)
-    if sorted(found.files) != sorted(needed):  # none can lead out of the folder
+    parsed = convert_json(content, _Content, where=str(path), error=IndexFolderError, remedy=remedy)
+    needed = _file_names(parsed.config)
+    if sorted(parsed.files) != sorted(needed):  # none can lead out of the folder
         raise IndexFolderError(
-            f"{path} is damaged: it lists the files {', '.join(found.files) or 'none'}, not "
+            f"{path} is damaged: it lists the files {', '.join(parsed.files) or 'none'}, not "
             f"{', '.join(needed)}; {remedy}"
         )
-    if json_sha256({name: value for name, value in content.items() if name != "checksum"}) != found.checksum:
+    if json_sha256({name: value for name, value in content.items() if name != "checksum"}) != parsed.checksum:
         raise IndexFolderError(
             f"{path} is damaged: its checksum differs: it was changed after it was written; {remedy}"
         )
     return Manifest(
-        config=found.config,
-        count=found.count,
-        dimension=found.dimension,
-        encoder_name=found.encoder.name,
-        encoder_fingerprint=found.encoder.fingerprint,
-        encoder_path=found.encoder.path,
-        encoder_relative_path=found.encoder.relative_path,
-        created=found.created,
-        libraries=found.libraries,
-        files=found.files,
+        config=parsed.config,
+        count=parsed.count,
+        dimension=parsed.dimension,
+        encoder_name=parsed.encoder.name,
+        encoder_fingerprint=parsed.encoder.fingerprint,
+        encoder_path=parsed.encoder.path,
+        encoder_relative_path=parsed.encoder.relative_path,
+        created=parsed.created,
+        libraries=parsed.libraries,
+        files=parsed.files,
     )
 
 
-def check_files(folder: Path, files: Mapping[str, FileEntry], *, hashes: bool) -> None:
+def check_files(folder: Path, files: Mapping[str, _FileEntry], *, hashes: bool) -> None:
     """Refuse files that are not those of the manifest.
 
     Args:

@@ -27,8 +27,6 @@ from relsdk.files.folders import write_file_atomically
 
 __all__ = [
     "CURRENT",
-    "Staging",
-    "check_target",
     "new_generation",
     "open_current",
     "read_current",
@@ -106,7 +104,7 @@ def open_current(path: Path, load: Callable[[str, Path], Content]) -> Content:
             name = latest
 
 
-def check_target(path: Path, overwrite: bool) -> None:
+def _check_target(path: Path, overwrite: bool) -> None:
     """Refuse to build where an index, or anything else, would be lost.
 
     Raises:
@@ -125,7 +123,7 @@ def check_target(path: Path, overwrite: bool) -> None:
         raise InputError(f"{path} is an index already; pass --overwrite to replace it")
 
 
-class Staging:
+class _Staging:
     """A generation that is being written.
 
     Attributes:
@@ -169,28 +167,28 @@ class Staging:
 
 
 @contextmanager
-def new_generation(path: Path, *, overwrite: bool) -> Iterator[Staging]:
+def new_generation(path: Path, *, overwrite: bool) -> Iterator[_Staging]:
     """Lock the folder, making it if need be, and yield a generation to write and commit.
 
     Without a commit, also when interrupted, nothing of it stays.
 
     Raises:
-        InputError: See `check_target`.
+        InputError: See `_check_target`.
         LockedError: Another writer is at work.
         RelsdkError: The file system refused.
     """
-    check_target(path, overwrite)
+    _check_target(path, overwrite)
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
         with _lock(path):
-            check_target(path, overwrite)  # again: another writer may just have finished
+            _check_target(path, overwrite)  # again: another writer may just have finished
             with writing(path):
                 _remove_leftovers(path)
                 # Only now: on a full disk there may have been no room for it.
                 write_file_atomically(path / _OWNER, f"process {os.getpid()} on {socket.gethostname()}\n")
-                staging = Staging(path)
+                staging = _Staging(path)
             try:
                 yield staging
             except BaseException:

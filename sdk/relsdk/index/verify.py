@@ -97,21 +97,21 @@ def verify_generation(path: Path, name: str) -> VerifyReport:
     checks = [Check(MANIFEST_FILE, True, f"{manifest.count:,} documents, {manifest.dimension} dimensions")]
     intact = {}
     for file in manifest.files:
-        check = _guarded(f"hash of {file}", lambda file=file: _check_hash(folder, file, manifest))  # type: ignore[misc]
+        check = _run_check(f"hash of {file}", lambda file=file: _check_hash(folder, file, manifest))  # type: ignore[misc]
         intact[file] = check.ok
         checks.append(check)
-    checks.append(_guarded("vectors", lambda: _check_vectors(folder, manifest)))
-    checks.append(_guarded("documents", lambda: _check_documents(folder, manifest)))
+    checks.append(_run_check("vectors", lambda: _check_vectors(folder, manifest)))
+    checks.append(_run_check("documents", lambda: _check_documents(folder, manifest)))
     if GRAPH_FILE in manifest.files:
-        checks.append(_guarded("twins", lambda: _check_twins(folder, manifest)))
+        checks.append(_run_check("twins", lambda: _check_twins(folder, manifest)))
         if all(intact[name] for name in (GRAPH_FILE, TWINS_FILE, VECTORS_FILE)):
-            checks.append(_guarded("graph", lambda: _check_graph(folder, manifest)))
+            checks.append(_run_check("graph", lambda: _check_graph(folder, manifest)))
         else:
             checks.append(Check("graph", False, "not tried: a file it needs has a wrong hash"))
     return VerifyReport(path, name, tuple(checks))
 
 
-def _guarded(name: str, look: Callable[[], str]) -> Check:
+def _run_check(name: str, look: Callable[[], str]) -> Check:
     try:
         return Check(name, True, look())
     except Exception as error:  # whatever a damaged file leads to is a finding
@@ -168,7 +168,7 @@ def _check_graph(folder: Path, manifest: Manifest) -> str:
     rows = np.sort(np.random.default_rng(0).choice(manifest.count, size=size, replace=False))
     sample: NDArray[np.float32] = vectors[rows]  # (sample, D)
     own = np.einsum("nd,nd->n", sample, sample)
-    found = int((graph.search(sample, 1).scores[:, 0] >= own - 1e-4).sum())
-    if found < _WANTED_SHARE * size:
-        raise InputError(f"only {found} of {size} sampled vectors find themselves; build the index again")
-    return f"{found} of {size} sampled vectors find themselves"
+    hits = int((graph.search(sample, 1).scores[:, 0] >= own - 1e-4).sum())
+    if hits < _WANTED_SHARE * size:
+        raise InputError(f"only {hits} of {size} sampled vectors find themselves; build the index again")
+    return f"{hits} of {size} sampled vectors find themselves"

@@ -80,7 +80,7 @@ def expected_calibration_error(labels: ArrayLike, probabilities: ArrayLike, bins
     Returns:
         A value in [0, 1].
     """
-    truth, matrix = _graded(labels, probabilities)
+    truth, matrix = _as_grades(labels, probabilities)
     return _binned_gap(matrix.max(axis=1), matrix.argmax(axis=1) == truth, bins)
 
 
@@ -119,7 +119,7 @@ def brier_score(labels: ArrayLike, probabilities: ArrayLike) -> float:
     Returns:
         The score.
     """
-    truth, matrix = _graded(labels, probabilities)
+    truth, matrix = _as_grades(labels, probabilities)
     hits = np.eye(matrix.shape[1])[truth]  # (N, L)
     return float(((matrix - hits) ** 2).sum(axis=1).mean())
 
@@ -137,7 +137,7 @@ def ranked_probability_score(labels: ArrayLike, probabilities: ArrayLike) -> flo
     Returns:
         The score.
     """
-    truth, matrix = _graded(labels, probabilities)
+    truth, matrix = _as_grades(labels, probabilities)
     below = np.cumsum(matrix, axis=1)[:, :-1]  # (N, L-1): P(level < k), k = 1..L-1
     is_below = truth[:, None] < np.arange(1, matrix.shape[1])  # (N, L-1)
     return float(((below - is_below) ** 2).mean())
@@ -156,7 +156,7 @@ def log_loss(labels: ArrayLike, probabilities: ArrayLike) -> float:
     Returns:
         The loss, 0 or more.
     """
-    truth, matrix = _graded(labels, probabilities)
+    truth, matrix = _as_grades(labels, probabilities)
     likelihood = matrix[np.arange(len(truth)), truth]  # (N,)
     return float(-np.log(np.clip(likelihood, np.finfo(np.float64).eps, 1.0)).mean())
 
@@ -167,7 +167,7 @@ def _two_levels(labels: ArrayLike, predicted: ArrayLike, levels: int) -> tuple[I
     return truth, guess
 
 
-def _graded(labels: ArrayLike, probabilities: ArrayLike) -> tuple[Int, Float]:
+def _as_grades(labels: ArrayLike, probabilities: ArrayLike) -> tuple[Int, Float]:
     """Return labels (N,) and probabilities (N, L), at least one row."""
     rows = as_vector(labels, "labels")
     not_empty(rows)

@@ -173,7 +173,7 @@ def precision_at_k(labels: ArrayLike, scores: ArrayLike, k: int, min_level: floa
     """
     relevant = as_relevances(labels) >= min_level  # (N,)
     not_empty(relevant)
-    return _expected_found(relevant, as_scores(scores, len(relevant)), k) / k
+    return _expected_hits(relevant, as_scores(scores, len(relevant)), k) / k
 
 
 def recall_at_k(labels: ArrayLike, scores: ArrayLike, k: int, min_level: float = 1) -> float:
@@ -198,7 +198,7 @@ def recall_at_k(labels: ArrayLike, scores: ArrayLike, k: int, min_level: float =
     values = as_scores(scores, len(relevant))
     if not relevant.any():
         raise UndefinedMetricError(f"recall needs a document with a label of at least {min_level:g}")
-    return _expected_found(relevant, values, k) / float(relevant.sum())
+    return _expected_hits(relevant, values, k) / float(relevant.sum())
 
 
 def reciprocal_rank(
@@ -226,11 +226,11 @@ def reciprocal_rank(
     cutoff = as_cutoff(k, len(relevant))
     if not relevant.any():
         raise UndefinedMetricError(f"reciprocal rank needs a document with a label of at least {min_level:g}")
-    found, sizes = _relevant_by_group(relevant.astype(np.float64), values)  # (G,), (G,)
-    if not found.any():
+    hits, sizes = _relevant_by_group(relevant.astype(np.float64), values)  # (G,), (G,)
+    if not hits.any():
         return 0.0
-    first = int(np.argmax(found > 0))
-    before, n, r = int(sizes[:first].sum()), int(sizes[first]), int(found[first])
+    first = int(np.argmax(hits > 0))
+    before, n, r = int(sizes[:first].sum()), int(sizes[first]), int(hits[first])
     places = np.arange(1, n - r + 2)  # where the first relevant one of the tie can be
     stay = (n - places[:-1] - r + 1) / (n - places[:-1])  # P(place j + 1) / P(place j)
     chance = r / n * np.concatenate([[1.0], np.cumprod(stay)])
@@ -288,9 +288,9 @@ def _relevant_by_group(relevant: Float, scores: Float) -> tuple[Float, Int]:
     return np.asarray(counts, dtype=np.float64), sizes
 
 
-def _expected_found(relevant: ArrayLike, scores: Float, k: int) -> float:
+def _expected_hits(relevant: ArrayLike, scores: Float, k: int) -> float:
     """Return how many relevant documents the first k ranks hold, on average over the orders of ties."""
-    found, sizes = _relevant_by_group(np.asarray(relevant, dtype=np.float64), scores)
+    hits, sizes = _relevant_by_group(np.asarray(relevant, dtype=np.float64), scores)
     before = np.cumsum(sizes) - sizes
     taken = np.clip(as_cutoff(k, len(scores)) - before, 0, sizes)  # ranks of each group inside the first k
-    return float((found * taken / sizes).sum())
+    return float((hits * taken / sizes).sum())

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from relsdk.errors import InputError
 
-__all__ = ["MAX_THREADS", "ThreadChoice", "cgroup_cpu_quota", "choose_threads", "cpu_features"]
+__all__ = ["MAX_THREADS", "ThreadChoice", "choose_threads", "cpu_features"]
 
 # More than any machine has; a pool of many more takes all memory or ends the process.
 MAX_THREADS = 1024
@@ -47,19 +47,19 @@ def choose_threads(requested: int | None = None, *, cgroup_root: Path = Path("/"
         affinity = len(os.sched_getaffinity(0))
     except AttributeError:  # not Linux
         affinity = os.cpu_count() or 1
-    quota = cgroup_cpu_quota(cgroup_root)
+    quota = _cgroup_cpu_quota(cgroup_root)
     if requested is not None:
-        return ThreadChoice(_checked("threads", requested), affinity, quota, "asked for")
+        return ThreadChoice(_check_thread_count("threads", requested), affinity, quota, "asked for")
     variable = os.environ.get(_VARIABLE, "").strip()
     if variable:
-        return ThreadChoice(_checked(_VARIABLE, variable), affinity, quota, f"{_VARIABLE} says so")
+        return ThreadChoice(_check_thread_count(_VARIABLE, variable), affinity, quota, f"{_VARIABLE} says so")
     if quota is not None and quota < affinity:
         reason = f"the container may use {quota:g} CPUs of {affinity}"
         return ThreadChoice(max(1, math.floor(quota)), affinity, quota, reason)
     return ThreadChoice(affinity, affinity, quota, f"this process may run on {affinity} CPUs")
 
 
-def _checked(name: str, value: object) -> int:
+def _check_thread_count(name: str, value: object) -> int:
     """Return a thread count; text, of a variable, is read."""
     number = int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 9 else value
     if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= MAX_THREADS:
@@ -70,7 +70,7 @@ def _checked(name: str, value: object) -> int:
     return number
 
 
-def cgroup_cpu_quota(root: Path = Path("/")) -> float | None:
+def _cgroup_cpu_quota(root: Path = Path("/")) -> float | None:
     """Return the tightest CPU limit of this process's control groups, in CPUs; None without one.
 
     Reads cgroup v2 (`cpu.max`) and v1 (`cpu.cfs_quota_us` / `cpu.cfs_period_us`), from the process's own

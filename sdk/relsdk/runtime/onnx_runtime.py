@@ -53,8 +53,8 @@ def check_onnxruntime() -> None:
     Raises:
         RelsdkError: The installed onnxruntime is too old.
     """
-    found = tuple(int(number) for number in re.findall(r"\d+", onnxruntime.__version__)[:3])
-    if found < MINIMUM_ONNXRUNTIME:
+    version = tuple(int(number) for number in re.findall(r"\d+", onnxruntime.__version__)[:3])
+    if version < MINIMUM_ONNXRUNTIME:
         minimum = ".".join(map(str, MINIMUM_ONNXRUNTIME))
         raise RelsdkError(
             f"onnxruntime {onnxruntime.__version__} gives wrong vectors for batches of texts; {minimum} or "

@@ -97,7 +97,7 @@ class TextTokenizer:
         try:
             for part in _parts(inputs):
                 with _library_errors(f"{self.path} fails at an input"):
-                    encodings = self._encode([self._shortened(item) for item in part])
+                    encodings = self._encode([self._shorten(item) for item in part])
                 for encoding in encodings:
                     self._keep(encoding, tokens)
         except (TypeError, UnicodeEncodeError) as error:
@@ -112,10 +112,10 @@ class TextTokenizer:
             return [self._tokenizer.encode(*pair) for pair in pairs]
         return self._encode_batch(list(inputs))
 
-    def _shortened(self, item: Any) -> Any:
+    def _shorten(self, item: Any) -> Any:
         """Return a text, or the texts of a pair, without characters that decide nothing."""
         if isinstance(item, tuple):
-            return tuple(self._shortened(text) for text in item)
+            return tuple(self._shorten(text) for text in item)
         if not isinstance(item, str):  # of a pair the library takes None: as no second text
             raise TypeError
         size = _LONG_TEXT
@@ -132,12 +132,12 @@ class TextTokenizer:
         ids, type_ids = encoding.ids, encoding.type_ids
         if len(ids) > self.max_tokens:
             tokens.truncated.append(len(tokens.ids))
-            rows = self._kept_rows(encoding.sequence_ids)
+            rows = self._rows_to_keep(encoding.sequence_ids)
             ids, type_ids = [ids[row] for row in rows], [type_ids[row] for row in rows]
         tokens.ids.append(ids)
         tokens.type_ids.append(type_ids)
 
-    def _kept_rows(self, sequences: Sequence[int | None]) -> list[int]:
+    def _rows_to_keep(self, sequences: Sequence[int | None]) -> list[int]:
         """Choose tokens: all special ones, and of each text those next to the side that is not cut.
 
         Args:
@@ -177,7 +177,7 @@ class TextTokenizer:
             token (a tokenizer may add none) is one pad token, so that its vector is finite and its own.
         """
         if len(rows) == 1 and tokens.ids[rows[0]]:
-            return _unpadded(tokens.ids[rows[0]], tokens.type_ids[rows[0]])
+            return _inputs_of_one(tokens.ids[rows[0]], tokens.type_ids[rows[0]])
         longest = max((len(tokens.ids[row]) for row in rows), default=0) or 1
         ids = np.full((len(rows), longest), self.pad_id, dtype=np.int64)
         mask = np.zeros_like(ids)
@@ -197,23 +197,23 @@ def open_tokenizer(folder: Path, settings: EncoderSettings | ScorerSettings) -> 
     Raises:
         BundleError: See `TextTokenizer`; or the limit leaves no room for a text beside the special tokens.
     """
-    made = TextTokenizer(
+    tokenizer = TextTokenizer(
         tokenizer_path(folder),
         max_tokens=settings.max_tokens,
         pad_token=settings.pad_token,
         truncation_side=settings.truncation_side,
     )
     texts = 2 if isinstance(settings, ScorerSettings) else 1
-    needed = made.special_tokens(texts) + texts
+    needed = tokenizer.special_tokens(texts) + texts
     if settings.max_tokens < needed:  # every text would be the same
         raise BundleError(
             f"{folder} has a limit of {settings.max_tokens} tokens, and its tokenizer needs {needed}: the "
             f"special ones and one a text; correct the limit"
         )
-    return made
+    return tokenizer
 
 
-def _unpadded(ids: list[int], type_ids: list[int]) -> dict[str, NDArray[np.int64]]:
+def _inputs_of_one(ids: list[int], type_ids: list[int]) -> dict[str, NDArray[np.int64]]:
     """Build the inputs of one text: what `pad` gives, without the arrays that padding needs."""
     return {
         "input_ids": np.array([ids], dtype=np.int64),

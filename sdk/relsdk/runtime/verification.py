@@ -28,7 +28,7 @@ from relsdk.runtime.onnx_runtime import onnxruntime
 from relsdk.runtime.session import ModelSession
 from relsdk.runtime.variants import runs_exactly
 
-__all__ = ["Compute", "Verification", "check_runtime", "verified_version", "verify_variant"]
+__all__ = ["Verification", "check_runtime", "verified_version", "verify_variant"]
 
 # Kernels differ between CPUs: fp32 in the order of additions, int8 in what is rounded where.
 MIN_COSINE = {"fp32": 0.9999, "int8": 0.999}
@@ -52,7 +52,7 @@ _SHORT_INPUT = 64
 _checked: set[FileStamp] = set()
 
 
-class Compute(Protocol):
+class _Compute(Protocol):
     """Runs golden inputs, (prompt name, text) or (query, document), as an open bundle does."""
 
     def __call__(self, inputs: Sequence[tuple[str, str]], *, together: bool) -> NDArray[np.float32]:
@@ -83,7 +83,7 @@ class Verification:
         return not self.problems
 
 
-def verify_variant(bundle: Bundle, variant: Variant, compute: Compute) -> Verification:
+def verify_variant(bundle: Bundle, variant: Variant, compute: _Compute) -> Verification:
     """Check hashes, settings and golden outputs: of each input alone, and of all in one call.
 
     A runtime can be right for one text and wrong for several, so both are needed.
@@ -110,8 +110,8 @@ def verify_variant(bundle: Bundle, variant: Variant, compute: Compute) -> Verifi
     cosines, gaps = [], []
     for together in (False, True):
         try:
-            found = compute(golden.texts, together=together)  # (N, D)
-            compared = _compare(found, expected, bundle.settings)
+            vectors = compute(golden.texts, together=together)  # (N, D)
+            compared = _compare(vectors, expected, bundle.settings)
         except BundleError as error:
             return Verification(variant.name, 0, float("nan"), float("nan"), (*problems, str(error)))
         cosines.append(float(compared[0].min()))
@@ -126,7 +126,7 @@ def verify_variant(bundle: Bundle, variant: Variant, compute: Compute) -> Verifi
 
 
 def check_runtime(
-    bundle: Bundle, variant: Variant, session: ModelSession, prompts: Container[str] | None, compute: Compute
+    bundle: Bundle, variant: Variant, session: ModelSession, prompts: Container[str] | None, compute: _Compute
 ) -> None:
     """Compare golden outputs where this onnxruntime is not the version that the bundle was made with.
 
@@ -158,8 +158,8 @@ def check_runtime(
         problems = []
         try:
             if inputs:
-                found = _compare(compute(inputs, together=True), expected[rows], bundle.settings)
-                problems = _differences(bundle, variant, inputs, *found)
+                comparison = _compare(compute(inputs, together=True), expected[rows], bundle.settings)
+                problems = _differences(bundle, variant, inputs, *comparison)
         except BundleError as error:
             problems = [str(error)]
         if problems:
@@ -174,32 +174,32 @@ def check_runtime(
 def verified_version(bundle: Bundle) -> str | None:
     """Return the version of onnxruntime that gave a bundle's golden outputs; None where nobody noted it."""
     versions = bundle.provenance.get("versions")
-    found = versions.get("onnxruntime") if isinstance(versions, Mapping) else None
-    return found if isinstance(found, str) else None
+    version = versions.get("onnxruntime") if isinstance(versions, Mapping) else None
+    return version if isinstance(version, str) else None
 
 
 def _compare(
-    found: NDArray[np.float32], expected: NDArray[np.float32], settings: EncoderSettings | ScorerSettings
+    vectors: NDArray[np.float32], expected: NDArray[np.float32], settings: EncoderSettings | ScorerSettings
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return the cosine and the largest difference of each row, (N,).
 
     Raises:
         BundleError: The outputs have another width.
     """
-    expected = _cut_like(found, expected, settings)
-    if expected.shape != found.shape:
-        raise BundleError(f"outputs have {found.shape[1]} numbers, the golden ones {expected.shape[1]}")
-    norms = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
-    cosines = np.einsum("nd,nd->n", found, expected) / np.maximum(norms, 1e-12)  # (N,)
-    return cosines, np.abs(found - expected).max(axis=1)
+    expected = _cut_like(vectors, expected, settings)
+    if expected.shape != vectors.shape:
+        raise BundleError(f"outputs have {vectors.shape[1]} numbers, the golden ones {expected.shape[1]}")
+    norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(expected, axis=1)
+    cosines = np.einsum("nd,nd->n", vectors, expected) / np.maximum(norms, 1e-12)  # (N,)
+    return cosines, np.abs(vectors - expected).max(axis=1)
 
 
 def _cut_like(
-    found: NDArray[np.float32], expected: NDArray[np.float32], settings: EncoderSettings | ScorerSettings
+    vectors: NDArray[np.float32], expected: NDArray[np.float32], settings: EncoderSettings | ScorerSettings
 ) -> NDArray[np.float32]:
     if isinstance(settings, ScorerSettings):
         return expected
-    cut = expected[:, : found.shape[1]]
+    cut = expected[:, : vectors.shape[1]]
     return cut / np.maximum(np.linalg.norm(cut, axis=1, keepdims=True), 1e-12) if settings.normalize else cut
 
 

@@ -154,10 +154,10 @@ class Searcher:
         self._check(queries, wanted.k, wanted.min_level)
         vectors = self.embedder.encode_query(list(queries))  # (n, D)
         candidates = wanted.k if self.scorer is None else wanted.k * _CANDIDATES_PER_HIT
-        found = self.index.search(vectors, candidates, where=where, ef_search=ef_search)
+        hit_lists = self.index.search(vectors, candidates, where=where, ef_search=ef_search)
         matching = self.index.count(where)
         results = []
-        for query, hits in zip(queries, found, strict=True):
+        for query, hits in zip(queries, hit_lists, strict=True):
             if self.scorer is None:
                 result = SearchResult(self._by_encoder(hits, wanted), candidates=len(hits))
             else:
@@ -175,7 +175,7 @@ class Searcher:
         predictions = None
         if self.embedder.is_calibrated:
             predictions = grade(PairOutputs(scores, scores), self.embedder.calibration)
-        return _chosen(hits, np.arange(len(hits)), scores, predictions, wanted)
+        return _select_hits(hits, np.arange(len(hits)), scores, predictions, wanted)
 
     def _by_scorer(
         self, scorer: RelevanceScorer, query: str, hits: list[Hit], wanted: _Wanted, deadline: Deadline
@@ -197,7 +197,7 @@ class Searcher:
         if parts:
             predictions = Predictions.concatenate(parts)
             order = np.argsort(-predictions.scores, kind="stable")
-            chosen = _chosen(hits, order, predictions.scores, predictions, wanted)
+            chosen = _select_hits(hits, order, predictions.scores, predictions, wanted)
         elif hits and deadline.left > 0:
             self._cost.relax()
         scored_hits = len(chosen)
@@ -234,7 +234,7 @@ class Searcher:
                 _ = self.embedder.calibration  # or the error that says how to get one
 
 
-def _chosen(
+def _select_hits(
     hits: Sequence[Hit],
     order: NDArray[np.int64],
     scores: NDArray[np.float32],

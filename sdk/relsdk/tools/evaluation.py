@@ -122,7 +122,7 @@ def evaluate(
     Raises:
         InputError: There are no pairs.
     """
-    outputs, labels, queries = _judged(model, pairs, show_progress_bar)
+    outputs, labels, queries = _outputs_and_labels(model, pairs, show_progress_bar)
     graded = grade(outputs, model.calibration) if model.is_calibrated else None
     return Evaluation(
         model=model.bundle.name,
@@ -173,7 +173,7 @@ def calibrate_bundle(
         model = pooled(
             open_pair_model(bundle.path, variant=name, threads=threads, truncate_dim=truncate_dim), encoder
         )
-        report, content = _fit(model, *_judged(model, pairs, show_progress_bar))
+        report, content = _fit(model, *_outputs_and_labels(model, pairs, show_progress_bar))
         save_calibration(bundle, bundle.variant(name), model.calibration_key, content, report.to_dict())
         reports.append(report)
     return reports
@@ -188,7 +188,7 @@ def operating_point(
         CalibrationError: No score reaches the precision.
         InputError: An argument is out of range, or there are no pairs.
     """
-    outputs, labels, _ = _judged(model, pairs, show_progress_bar=False)
+    outputs, labels, _ = _outputs_and_labels(model, pairs, show_progress_bar=False)
     scores = outputs.scores
     threshold = threshold_for_precision(scores, labels, level=level, precision=precision)
     served, right = scores >= threshold, labels >= level
@@ -201,7 +201,7 @@ def operating_point(
     )
 
 
-def _judged(
+def _outputs_and_labels(
     model: PairModel, pairs: Sequence[LabelledPair], show_progress_bar: bool
 ) -> tuple[PairOutputs, NDArray[np.int64], list[str]]:
     """Return outputs, labels (N,) and queries of the pairs."""

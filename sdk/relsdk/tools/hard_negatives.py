@@ -92,24 +92,24 @@ class Miner:
         vectors = self.embedder.encode_query([query for query, _ in queries])  # (n, D)
         best = self.embedder.encode_document([known.best for _, known in queries])  # (n, D)
         limits = max_ratio * np.einsum("nd,nd->n", vectors, best)
-        found = self.index.search(vectors, candidates)
+        hit_lists = self.index.search(vectors, candidates)
         near = [
             [hit for hit in hits if hit.score <= limit and not self._is_known(hit, known)]
-            for (_, known), hits, limit in zip(queries, found, limits, strict=True)
+            for (_, known), hits, limit in zip(queries, hit_lists, limits, strict=True)
         ]
-        for (query, _), hits in zip(queries, self._irrelevant(queries, near), strict=True):
+        for (query, _), hits in zip(queries, self._keep_irrelevant(queries, near), strict=True):
             for hit in hits[:negatives]:
                 yield LabelledPair(query, hit.document, RelevanceLevel.IRRELEVANT)
 
     def _is_known(self, hit: Hit, known: _Known) -> bool:
         return hit.document.id in known.ids or _text(hit.document) in known.texts
 
-    def _irrelevant(self, queries: list[tuple[str, _Known]], near: list[list[Hit]]) -> list[list[Hit]]:
+    def _keep_irrelevant(self, queries: list[tuple[str, _Known]], near: list[list[Hit]]) -> list[list[Hit]]:
         """Leave what the guard calls irrelevant."""
-        asked = [(query, hit) for (query, _), hits in zip(queries, near, strict=True) for hit in hits]
-        if self.guard is None or not asked:
+        query_hits = [(query, hit) for (query, _), hits in zip(queries, near, strict=True) for hit in hits]
+        if self.guard is None or not query_hits:
             return near
-        levels: NDArray[np.int64] = self.guard.predict_hits(asked).levels
+        levels: NDArray[np.int64] = self.guard.predict_hits(query_hits).levels
         ends = np.cumsum([len(hits) for hits in near])[:-1]
         return [
             [hit for hit, level in zip(hits, of_query, strict=True) if level == RelevanceLevel.IRRELEVANT]

@@ -93,8 +93,8 @@ def _graph() -> tuple[bool, str]:
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     graph = HnswIndex.build(vectors, IndexConfig(ef_construction=64), num_threads=1)
     queries = vectors[:50]
-    found, exact = graph.search(queries, _K).rows, exact_search(vectors, queries, _K).rows
-    recall = float(np.mean([len(set(a) & set(b)) / _K for a, b in zip(found, exact, strict=True)]))
+    rows, exact = graph.search(queries, _K).rows, exact_search(vectors, queries, _K).rows
+    recall = float(np.mean([len(set(a) & set(b)) / _K for a, b in zip(rows, exact, strict=True)]))
     seconds = _median_seconds(lambda: graph.search(queries[:1], _K))
     return (
         recall >= _MIN_RECALL,
@@ -115,12 +115,13 @@ def _store() -> tuple[bool, str]:
 def _golden(opened: PairModel) -> tuple[bool | None, str]:
     """Compare with what the bundle gave when it was made."""
     try:
-        found = opened.verify()
+        verification = opened.verify()
     except BundleError as error:
         return None, f"not judged: {error}"
-    if found.passed:
-        return True, f"{found.variant}: {found.texts} inputs, largest difference {found.max_difference:.1g}"
-    return False, f"{found.variant}: {'; '.join(found.problems)}"
+    if verification.passed:
+        largest = f"largest difference {verification.max_difference:.1g}"
+        return True, f"{verification.variant}: {verification.texts} inputs, {largest}"
+    return False, f"{verification.variant}: {'; '.join(verification.problems)}"
 
 
 def _speed(model: Path, threads: int | None, loaded: list[PairModel]) -> tuple[bool, str]:

@@ -412,14 +412,14 @@ def test_build_within_a_build(closed, documents, encoder):
 
 def test_second_writer_that_waited_does_not_overwrite(tmp_path, documents, encoder, monkeypatch):
     path = tmp_path / "x"
-    check = storage.check_target
+    check = storage._check_target
 
     def late(target, overwrite):
         check(target, overwrite)
-        monkeypatch.setattr(storage, "check_target", check)
+        monkeypatch.setattr(storage, "_check_target", check)
         Index.build(path, documents, encoder).close()  # another writer, between our check and our lock
 
-    monkeypatch.setattr(storage, "check_target", late)
+    monkeypatch.setattr(storage, "_check_target", late)
     with pytest.raises(InputError, match="--overwrite"):
         Index.build(path, [Document("a", "t")], encoder)
     with Index.open(path) as index:

@@ -16,8 +16,8 @@ from relsdk.runtime.hardware import choose_threads
 from relsdk.runtime.variants import choose_variant
 from relsdk.search.searcher import Searcher
 from relsdk.search.time_budget import Clock
-from relsdk.tools.latency.records import ENCODER, IN_BUDGET, SCORER, Facts, Latency, Parts, latency
-from relsdk.tools.latency.verdict import Verdict, judge
+from relsdk.tools.latency.latencies import ENCODER, IN_BUDGET, SCORER, Facts, Latency, Parts, latency
+from relsdk.tools.latency.verdict import Verdict, decide
 
 __all__ = ["KS", "Benchmark", "Plan", "run_benchmark"]
 
@@ -114,7 +114,7 @@ def run_benchmark(
     clock: Clock = time.perf_counter,
     on_progress: Progress | None = None,
 ) -> Benchmark:
-    """Search every query in every way and judge.
+    """Search every query in every way and decide what fits.
 
     Args:
         embedder: The encoder that built the index.
@@ -135,10 +135,10 @@ def run_benchmark(
     plain.warmup()
     ways = [_Way(ENCODER, k, plain, None) for k in plan.ks]
     if scorer is not None:
-        judged = Searcher(embedder, index, scorer, clock=clock)
-        judged.warmup()
-        ways += [_Way(SCORER, k, judged, None) for k in plan.ks]
-        ways += [_Way(IN_BUDGET, k, judged, plan.budget_ms) for k in plan.ks]
+        rescoring = Searcher(embedder, index, scorer, clock=clock)
+        rescoring.warmup()
+        ways += [_Way(SCORER, k, rescoring, None) for k in plan.ks]
+        ways += [_Way(IN_BUDGET, k, rescoring, plan.budget_ms) for k in plan.ks]
     _take_turns(ways, queries, plan, clock, on_progress)
     latencies = tuple(
         latency(
@@ -163,7 +163,7 @@ def run_benchmark(
         latencies=latencies,
         parts=parts,
         facts=facts,
-        verdict=judge(latencies, parts, facts, plan.budget_ms),
+        verdict=decide(latencies, parts, facts, plan.budget_ms),
     )
 
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
-from relsdk.tools.latency.records import ENCODER, IN_BUDGET, SCORER, Facts, Latency, Parts
+from relsdk.tools.latency.latencies import ENCODER, IN_BUDGET, SCORER, Facts, Latency, Parts
 
-__all__ = ["Verdict", "judge"]
+__all__ = ["Verdict", "decide"]
 
 # Queries that occurred before, from which on a cache of their vectors is worth naming.
 _MANY_REPEATED = 0.05
@@ -39,7 +39,7 @@ class Verdict:
     caution: tuple[str, ...]
 
 
-def judge(latencies: Sequence[Latency], parts: Parts, facts: Facts, budget_ms: float) -> Verdict:
+def decide(latencies: Sequence[Latency], parts: Parts, facts: Facts, budget_ms: float) -> Verdict:
     """Answer from the latencies of all modes and k, of at least the mode "encoder"."""
     plain, scored = _largest_fitting(latencies, ENCODER), _largest_fitting(latencies, SCORER)
     has_scorer = any(row.mode == SCORER for row in latencies)
