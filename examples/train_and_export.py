@@ -14,7 +14,7 @@ from relsdk.tools.evaluation import calibrate_bundle
 from relsdk_export.encoder import export_encoder
 from relsdk_training.config.files import load_config
 from relsdk_training.config.settings import EmbedConfig
-from relsdk_training.runs.run import train_embed
+from relsdk_training.runs.embed import train_embed
 
 
 def main(checkpoint: str, train: str, dev: str, folder: str, *settings: str) -> None:

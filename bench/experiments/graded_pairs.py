@@ -37,7 +37,9 @@ from relsdk_training.objectives.embedding import EmbeddingObjective
 from relsdk_training.objectives.measures import ranking_statistics, tokenise_pairs
 from relsdk_training.objectives.score import ScoreObjective
 from relsdk_training.runs.average import mix_checkpoints
-from relsdk_training.runs.run import train_distill, train_embed, train_score
+from relsdk_training.runs.distill import train_distill
+from relsdk_training.runs.embed import train_embed
+from relsdk_training.runs.score import train_score
 from relsdk_training.teachers.targets import label_targets
 
 DIMS = (32, 64, 128, 256)

@@ -40,7 +40,7 @@ from relsdk_training.data.pairs import PairArrays, load_pairs, pair_arrays
 from relsdk_training.data.text import normal_form
 from relsdk_training.engine.identity import weights_hash
 from relsdk_training.objectives.measures import order_statistics
-from relsdk_training.runs.run import train_embed
+from relsdk_training.runs.embed import train_embed
 from relsdk_training.ssra.recipe import train_ssra
 from relsdk_training.ssra.records import document_of, read_records
 from relsdk_training.ssra.stage_runner import read_stages

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from relsdk_training.config.settings import EmbedConfig, ModelConfig, OptimiserConfig, RunConfig
-from relsdk_training.runs.run import _trained
+from relsdk_training.runs.run import Run
 
 ROWS = 40
 WIDTH = 10
@@ -64,7 +64,7 @@ def linear_config(output, **run):
     """Return the settings of a training of ten steps into a folder."""
     settings = {"max_steps": 10, "batch_size": 8, "precision": "fp32", **run}
     return EmbedConfig(
-        model=ModelConfig(checkpoint=""),
+        model=ModelConfig(checkpoint=str(Path(__file__).parent)),  # a folder must be there, and is not read
         optimiser=OptimiserConfig(learning_rate=1e-2),
         run=RunConfig(output=str(output), **settings),
     )
@@ -72,7 +72,9 @@ def linear_config(output, **run):
 
 def train_linear(config, *, resume=False, on_step=lambda step, steps, statistics: None, data=()):
     """Train as `train_embed` does once it has read its data: lock, resume, log, checkpoints, result."""
-    return _trained(LinearObjective(config.run), config, list(data), resume, on_step)
+    run = Run(config, resume=resume)
+    with run.alone():
+        return run.train(LinearObjective(config.run), list(data), on_step=on_step)
 
 
 class Stopped(Exception):

@@ -12,11 +12,11 @@ from relsdk_training.config.settings import DataConfig
 from relsdk_training.data.pairs import (
     check_disjoint,
     load_pairs,
+    load_splits,
     pair_arrays,
     thin_out,
 )
 from relsdk_training.data.text import document_text
-from relsdk_training.runs.run import load_splits
 
 
 def pair(query, title, level, text=""):

@@ -16,8 +16,8 @@ from relsdk_training.config.files import RECIPES, load_config
 from relsdk_training.config.settings import DistillConfig, DistillLossConfig
 from relsdk_training.engine.log import read_log
 from relsdk_training.objectives.distillation import distillation_texts
-from relsdk_training.runs import run as tasks
-from relsdk_training.runs.run import train_distill
+from relsdk_training.runs import distill
+from relsdk_training.runs.distill import train_distill
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_the_teacher_of_a_run_that_has_ended_reads_nothing_again(settings, monke
     config = load_config(DistillConfig, None, [*settings, "run.max_steps=2"])
     ended = train_distill(config)
 
-    monkeypatch.delattr(tasks, "DistillationObjective")  # whoever asks teachers now, fails
+    monkeypatch.delattr(distill, "DistillationObjective")  # whoever asks teachers now, fails
     assert train_distill(config, resume=True) == ended
     with pytest.raises(NameError, match="DistillationObjective"):
         train_distill(replace(config, run=replace(config.run, seed=7)), resume=True)

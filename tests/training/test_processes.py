@@ -69,7 +69,7 @@ STOPPED = """
 import sys
 from relsdk_training.config.settings import ScoreConfig
 from relsdk_training.config.files import load_config
-from relsdk_training.runs.run import train_score
+from relsdk_training.runs.score import train_score
 
 def stop(step, steps, statistics):
     if step == int(sys.argv[2]):

@@ -41,7 +41,7 @@ from relsdk_training.query_models.base import REPEAT, QueryExample, QueryRequest
 from relsdk_training.query_models.sampling import Guidance, Nucleus
 from relsdk_training.query_models.warm_start import warm_start
 from relsdk_training.query_models.writer import QueryWriter
-from relsdk_training.runs.run import train_query
+from relsdk_training.runs.query import train_query
 
 CPU = torch.device("cpu")
 EXAMPLES = [

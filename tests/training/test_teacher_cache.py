@@ -15,7 +15,7 @@ from relsdk_sample import generate
 from relsdk_training.config.files import load_config
 from relsdk_training.config.settings import DistillConfig
 from relsdk_training.engine.lock import lock_run
-from relsdk_training.runs.run import train_distill
+from relsdk_training.runs.distill import train_distill
 from relsdk_training.teachers import cache
 from relsdk_training.teachers.cache import TEACHER_FOLDER, teacher_outputs
 

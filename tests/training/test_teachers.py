@@ -20,8 +20,8 @@ from relsdk_training.config.files import load_config
 from relsdk_training.config.settings import RunConfig, ScoreConfig, TeacherConfig
 from relsdk_training.data.pairs import PairArrays, load_pairs, pair_arrays
 from relsdk_training.engine.log import read_log
-from relsdk_training.runs import run as tasks
-from relsdk_training.runs.run import train_score
+from relsdk_training.runs import score
+from relsdk_training.runs.score import train_score
 from relsdk_training.teachers.cache import TEACHER_FOLDER
 from relsdk_training.teachers.targets import label_targets, soft_targets, unlabelled_pairs
 
@@ -165,7 +165,7 @@ def test_teachers_of_a_run_that_has_ended_read_nothing_again(settings, files, sc
     config = load_config(ScoreConfig, None, [*settings, *teachers(files, scorer)])
     ended = train_score(config)
 
-    monkeypatch.delattr(tasks, "soft_targets")  # whoever asks teachers now, fails
+    monkeypatch.delattr(score, "soft_targets")  # whoever asks teachers now, fails
     assert train_score(config, resume=True) == ended
     with pytest.raises(NameError, match="soft_targets"):
         train_score(replace(config, run=replace(config.run, seed=config.run.seed + 1)), resume=True)

@@ -21,10 +21,12 @@ from relsdk_checkpoint.scorer import ScoreModel
 from relsdk_sample import generate
 from relsdk_training.config.files import load_config
 from relsdk_training.config.settings import EmbedConfig, LossConfig, RunConfig, ScoreConfig
+from relsdk_training.data.pairs import load_splits
 from relsdk_training.engine import loop
 from relsdk_training.engine.log import read_log
 from relsdk_training.objectives.embedding import EmbeddingObjective
-from relsdk_training.runs.run import load_splits, train_embed, train_score
+from relsdk_training.runs.embed import train_embed
+from relsdk_training.runs.score import train_score
 
 
 @pytest.fixture(scope="module")

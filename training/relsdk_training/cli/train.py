@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -52,7 +53,7 @@ def embed(config: Path | None, overrides: tuple[str, ...], resume: bool, as_json
     """Train an encoder as CONFIG says; run.output/best is what relsdk export encoder takes."""
     from relsdk_training.config.settings import EmbedConfig
 
-    _run(EmbedConfig, "train_embed", config, overrides, resume, as_json, "export encoder {best} BUNDLE")
+    _run(EmbedConfig, "embed", config, overrides, resume, as_json, "export encoder {best} BUNDLE")
 
 
 @train.command(
@@ -64,7 +65,7 @@ def score(config: Path | None, overrides: tuple[str, ...], resume: bool, as_json
     """Train a score model (cross-encoder); run.output/best is what relsdk export scorer takes."""
     from relsdk_training.config.settings import ScoreConfig
 
-    _run(ScoreConfig, "train_score", config, overrides, resume, as_json, "export scorer {best} BUNDLE")
+    _run(ScoreConfig, "score", config, overrides, resume, as_json, "export scorer {best} BUNDLE")
 
 
 @train.command(
@@ -76,7 +77,7 @@ def query(config: Path | None, overrides: tuple[str, ...], resume: bool, as_json
     """Train a query model, which writes a query for a document and a wanted level."""
     from relsdk_training.config.settings import QueryConfig
 
-    _run(QueryConfig, "train_query", config, overrides, resume, as_json, "train ssra CONFIG.toml")
+    _run(QueryConfig, "query", config, overrides, resume, as_json, "train ssra CONFIG.toml")
 
 
 @train.command(
@@ -132,7 +133,7 @@ def distill(config: Path | None, overrides: tuple[str, ...], resume: bool, as_js
     }
     _run(
         DistillConfig,
-        "train_distill",
+        "distill",
         config,
         overrides,
         resume,
@@ -185,7 +186,7 @@ def _show(path: Path | None, settings: Any) -> None:
 
 def _run(
     kind: Any,
-    task_name: str,
+    name: str,
     path: Path | None,
     overrides: tuple[str, ...],
     resume: bool,
@@ -195,11 +196,8 @@ def _run(
     from relsdk_training.config.files import load_config
 
     config = load_config(kind, path, overrides)
-    from relsdk_training.runs import (
-        run as tasks,  # torch, which takes seconds: what is wrong above is told before
-    )
-
-    task = getattr(tasks, task_name)
+    # Torch, which takes seconds: what is wrong above is told before.
+    task = getattr(import_module(f"relsdk_training.runs.{name}"), f"train_{name}")
     if os.environ.get("RANK", "0") != "0":  # one of several processes speaks
         task(config, resume=resume)
         return

@@ -54,6 +54,19 @@ class ModelConfig:
     def __post_init__(self) -> None:
         _require("model.max_tokens", self.max_tokens, 4)
 
+    @property
+    def prompts(self) -> dict[str, str] | None:
+        """The prompts by name; None takes the checkpoint's.
+
+        Raises:
+            InputError: One of the two is set without the other.
+        """
+        if self.query_prompt is None and self.document_prompt is None:
+            return None
+        if self.query_prompt is None or self.document_prompt is None:
+            raise InputError("model.query_prompt and model.document_prompt go together; set both or none")
+        return {"query": self.query_prompt, "document": self.document_prompt}
+
 
 @dataclass(frozen=True)
 class DataConfig:

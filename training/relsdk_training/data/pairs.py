@@ -5,7 +5,7 @@ Shape letters: N pairs, B pairs of one batch, T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,19 @@ from numpy.typing import NDArray
 
 from relsdk.errors import InputError
 from relsdk.formats import read_pairs
+from relsdk.levels import RelevanceLevel
 from relsdk.records import LabelledPair
 from relsdk_training.config.settings import DataConfig
 from relsdk_training.data.text import document_text, normal_form
 
 __all__ = [
     "PairArrays",
+    "Splits",
+    "check_dev",
     "check_disjoint",
+    "held_out_queries",
     "load_pairs",
+    "load_splits",
     "pair_arrays",
     "read_splits",
     "thin_out",
@@ -175,3 +180,50 @@ def pair_arrays(pairs: Sequence[LabelledPair]) -> PairArrays:
         np.array(document_of, dtype=np.int64),
         np.array([int(pair.level) for pair in pairs], dtype=np.int64),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """Pairs to train and to decide on."""
+
+    train: PairArrays
+    dev: PairArrays
+
+    def content(self) -> list[Any]:
+        """Return what the pairs are, in a JSON form, to tell them from others."""
+        return [self.train.content(), self.dev.content()]
+
+
+def load_splits(config: DataConfig, seed: int, on_note: Callable[[str], None] = lambda note: None) -> Splits:
+    """Read the pairs to train and to decide on; see `read_splits`.
+
+    Args:
+        config: Names the files.
+        seed: Of the thinning.
+        on_note: Called with a line for people on each split.
+    """
+    pairs = read_splits(config, seed)
+    splits = Splits(pair_arrays(pairs["train"]), pair_arrays(pairs["dev"]))
+    on_note(f"train: {splits.train.describe()}")
+    on_note(f"dev:   {splits.dev.describe()}")
+    return splits
+
+
+def check_dev(dev: PairArrays) -> None:
+    """Check that mean AP is defined on dev: otherwise no checkpoint would ever be the best.
+
+    Raises:
+        InputError: No pair has the highest level.
+    """
+    if not (dev.labels == RelevanceLevel.FULL).any():
+        raise InputError(
+            f"dev has no pair of level {RelevanceLevel.FULL:d}, so mean AP, which decides what checkpoint is "
+            f"best, is not defined: {dev.describe()}; labels of fewer levels become levels with "
+            "data.label_map, such as [0, 1, 3] for labels 0, 1, 2"
+        )
+
+
+def held_out_queries(config: DataConfig, dev: PairArrays) -> list[str]:
+    """Return the queries of dev and of test, which nothing may be learned of."""
+    test = load_pairs(config.test, config.label_map) if config.test else []
+    return [*dev.queries, *(pair.query for pair in test)]

@@ -26,7 +26,7 @@ from relsdk.bundle import write_training
 from relsdk.errors import InputError, RelsdkError, TrainingError
 from relsdk.files.folders import remove_leftovers, staged_folder
 from relsdk_training.engine.objective import Objective
-from relsdk_training.engine.processes import gathered, rank, world_size
+from relsdk_training.engine.processes import gather_values, rank, world_size
 
 __all__ = [
     "Progress",
@@ -202,7 +202,7 @@ def random_state() -> dict[str, Tensor]:
         own["cuda"] = torch.cuda.get_rng_state()
     return {
         f"{number}.{name}": state
-        for number, states in enumerate(gathered(own))
+        for number, states in enumerate(gather_values(own))
         for name, state in states.items()
     }
 

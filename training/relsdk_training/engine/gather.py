@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, distributed
 
 from relsdk.errors import InputError
+from relsdk_training.engine.processes import is_distributed
 
 __all__ = ["all_gather", "all_gather_with_gradient"]
 
@@ -32,17 +33,17 @@ def all_gather_with_gradient(rows: Tensor) -> Tensor:
     Raises:
         InputError: The ranks have different numbers of rows.
     """
-    if not _is_distributed():
+    if not is_distributed():
         return rows
     # torch.distributed.nn.functional.all_gather is deprecated in favour of a private module.
-    gathered: Tensor = _AllGather.apply(rows)  # type: ignore[no-untyped-call]
-    return gathered
+    everyones: Tensor = _AllGather.apply(rows)  # type: ignore[no-untyped-call]
+    return everyones
 
 
 def all_gather(rows: Tensor) -> Tensor:
     """Concatenate labels, keys and other rows without gradient; see `all_gather_with_gradient`."""
     rows = rows.detach()
-    return _gather(rows) if _is_distributed() else rows
+    return _gather(rows) if is_distributed() else rows
 
 
 class _AllGather(torch.autograd.Function):
@@ -70,7 +71,3 @@ def _gather(rows: Tensor) -> Tensor:
     parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in counts]
     distributed.all_gather(parts, rows.contiguous())
     return torch.cat(parts)
-
-
-def _is_distributed() -> bool:
-    return distributed.is_available() and distributed.is_initialized()

@@ -17,11 +17,13 @@ class InterruptAfterStep:
     """Remembers the first Ctrl-C or SIGTERM, so that a step is never half done; the second acts as before.
 
     A signal that was ignored (`nohup`, a background job) stays so.
+
+    Attributes:
+        signal: The first one; None as long as there was none.
     """
 
     def __init__(self) -> None:
-        self.asked = False
-        self.stopped = "interrupted"  # or "terminated", by SIGTERM
+        self.signal: int | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> InterruptAfterStep:
@@ -35,12 +37,15 @@ class InterruptAfterStep:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    @property
+    def stopped(self) -> str:
+        """How a training that ends now ended; one of several processes may have met no signal."""
+        return "terminated" if self.signal == signal.SIGTERM else "interrupted"
+
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+        if self.signal is not None:
             before = self._before[number]
             if callable(before):
                 before(number, frame)
             raise KeyboardInterrupt
-        self.asked = True
-        if number == signal.SIGTERM:
-            self.stopped = "terminated"
+        self.signal = number

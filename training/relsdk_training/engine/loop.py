@@ -59,6 +59,11 @@ class TrainResult:
     stopped: str
     warnings: tuple[str, ...] = ()
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether it was stopped from outside, and a resume goes on with it."""
+        return self.stopped in STOPPED_FROM_OUTSIDE
+
 
 def train(
     objective: Objective,
@@ -93,131 +98,123 @@ def train(
         TrainingError: The loss or the gradient is not finite; the last checkpoint is untouched.
         InputError: The checkpoint to resume from is of another run or architecture, or there is no batch.
     """
-    device = Accelerator(cpu=not torch.cuda.is_available()).device
-    autocast = autocast_for(device, run.precision)
-    if run.threads:
-        torch.set_num_threads(run.threads)
-    folder = Path(run.output)
-    folder.mkdir(parents=True, exist_ok=True)
-    total = run.max_steps or sum(_steps_in(objective, run, epoch) for epoch in range(run.epochs))
-    objective.module.to(device)
-    adam = torch.optim.AdamW(_groups(objective.module, optimiser), fused=True)
-    schedule = LambdaLR(adam, lambda step: _factor(step, total, optimiser.warmup))
-    torch.manual_seed(run.seed)
-    progress = Progress()
-    if resume:
-        progress = load_training_state(folder, identity, objective, adam, schedule)
-    log = RunLog(folder / "log.jsonl", after=progress.step) if is_first() else None
-    keeper = _Keeper(
-        objective, device, autocast, metric, identity, about, folder, log, progress, adam, schedule
-    )
+    trainer = _Trainer(objective, optimiser, run, metric, identity, about, resume=resume)
+    progress = trainer.progress
     if not progress.best:
-        keeper.evaluate()
-    return _run(objective, optimiser, run, total, keeper, on_step)
-
-
-def _run(
-    objective: Objective,
-    optimiser: OptimiserConfig,
-    run: RunConfig,
-    total: int,
-    keeper: _Keeper,
-    on_step: Callable[[int, int, Statistics], None],
-) -> TrainResult:
-    progress, module = keeper.progress, objective.module
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        trainer.evaluate()
     stopped = "finished"
     with InterruptAfterStep() as interrupt:
         for group, ends_epoch in _steps(objective, run, progress.step):
-            if progress.step >= total:
+            if progress.step >= trainer.total:
                 break
             if run.patience and progress.without_improvement >= run.patience:
                 stopped = "patience"
                 break
-            if any_process(interrupt.asked, keeper.device):
-                keeper.checkpoint()
+            if any_process(interrupt.signal is not None, trainer.device):
+                trainer.checkpoint()
                 stopped = interrupt.stopped
                 break
-            started = time.perf_counter()
-            module.train()
-            loss, statistics = _backward(objective, keeper.device, keeper.autocast, group)
-            average_gradients(parameters)
-            norm = float(nn.utils.clip_grad_norm_(parameters, optimiser.max_grad_norm))
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                kept = f"the checkpoint of step {progress.saved_step} is intact; " * bool(progress.saved_step)
-                raise TrainingError(
-                    f"step {progress.step + 1}: loss {loss}, gradient norm {norm}; {kept}start again, into "
-                    "another run.output, with a smaller optimiser.learning_rate or run.precision=fp32"
-                )
-            rate = float(keeper.schedule.get_last_lr()[0])
-            keeper.optimiser.step()
-            keeper.schedule.step()
-            keeper.optimiser.zero_grad(set_to_none=True)
-            objective.after_step()
-            progress.step += 1
-            took = time.perf_counter() - started
-            count = world_size() * sum(len(batch) for batch in group)
-            progress.seconds, progress.rows = progress.seconds + took, progress.rows + count
-            statistics = {
-                "loss": loss,
-                "gradient_norm": norm,
-                "learning_rate": rate,
-                "rows_per_second": count / took,
-                **statistics,
-            }
-            keeper.write("step", statistics)
-            on_step(progress.step, total, statistics)
-            is_due = partial(_is_due, progress.step, total, ends_epoch)
+            statistics = trainer.step(group)
+            on_step(progress.step, trainer.total, statistics)
+            is_due = partial(_is_due, progress.step, trainer.total, ends_epoch)
             if is_due(run.evaluate_every):
-                keeper.evaluate()
+                trainer.evaluate()
             if is_due(run.checkpoint_every or run.evaluate_every):
-                keeper.checkpoint()
+                trainer.checkpoint()
     if stopped not in STOPPED_FROM_OUTSIDE and progress.saved_step < progress.step:
-        keeper.checkpoint()
+        trainer.checkpoint()
     throughput = progress.rows / max(progress.seconds, 1e-9)
     return TrainResult(
         progress.step, progress.best_step, dict(progress.best), progress.seconds, throughput, stopped
     )
 
 
-class _Keeper:
-    """Evaluates on dev, keeps the best, writes checkpoints."""
+class _Trainer:
+    """What a training does: step, evaluate on dev, write checkpoints; see `train` for the arguments.
+
+    Attributes:
+        device: Where the module is.
+        total: Optimiser steps of the whole training.
+        progress: Where it is.
+    """
 
     def __init__(
         self,
         objective: Objective,
-        device: torch.device,
-        autocast: Autocast,
+        optimiser: OptimiserConfig,
+        run: RunConfig,
         metric: str,
         identity: str,
         about: Mapping[str, Any],
-        folder: Path,
-        log: RunLog | None,
-        progress: Progress,
-        optimiser: torch.optim.Optimizer,
-        schedule: LambdaLR,
+        *,
+        resume: bool,
     ) -> None:
-        self.objective = objective
-        self.device = device
-        self.autocast = autocast
-        self.metric = metric
-        self.identity = identity
-        self.about = about
-        self.folder = folder
-        self.log = log
-        self.progress = progress
-        self.optimiser = optimiser
-        self.schedule = schedule
+        self.objective, self.metric = objective, metric
+        self.identity, self.about = identity, about
+        self.device = Accelerator(cpu=not torch.cuda.is_available()).device
+        self.autocast = autocast_for(self.device, run.precision)
+        if run.threads:
+            torch.set_num_threads(run.threads)
+        self.folder = Path(run.output)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.total = run.max_steps or sum(_steps_in(objective, run, epoch) for epoch in range(run.epochs))
+        objective.module.to(self.device)
+        self.parameters = [item for item in objective.module.parameters() if item.requires_grad]
+        self.max_norm = optimiser.max_grad_norm
+        self.adam = torch.optim.AdamW(_groups(objective.module, optimiser), fused=True)
+        self.schedule = LambdaLR(self.adam, lambda step: _factor(step, self.total, optimiser.warmup))
+        torch.manual_seed(run.seed)
+        self.progress = Progress()
+        if resume:
+            self.progress = load_training_state(self.folder, identity, objective, self.adam, self.schedule)
+        self.log = RunLog(self.folder / "log.jsonl", after=self.progress.step) if is_first() else None
+
+    def step(self, group: list[Any]) -> Statistics:
+        """Learn from the batches of one optimiser step, and write what they gave to the log.
+
+        Raises:
+            TrainingError: The loss or the gradient is not finite.
+        """
+        progress, module = self.progress, self.objective.module
+        started = time.perf_counter()
+        module.train()
+        loss, statistics = _backward(self.objective, self.device, self.autocast, group)
+        average_gradients(self.parameters)
+        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.max_norm))
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            kept = f"the checkpoint of step {progress.saved_step} is intact; " * bool(progress.saved_step)
+            raise TrainingError(
+                f"step {progress.step + 1}: loss {loss}, gradient norm {norm}; {kept}start again, into "
+                "another run.output, with a smaller optimiser.learning_rate or run.precision=fp32"
+            )
+        rate = float(self.schedule.get_last_lr()[0])
+        self.adam.step()
+        self.schedule.step()
+        self.adam.zero_grad(set_to_none=True)
+        self.objective.after_step()
+        seconds = time.perf_counter() - started
+        rows = world_size() * sum(len(batch) for batch in group)
+        progress.step += 1
+        progress.seconds, progress.rows = progress.seconds + seconds, progress.rows + rows
+        statistics = {
+            "loss": loss,
+            "gradient_norm": norm,
+            "learning_rate": rate,
+            "rows_per_second": rows / seconds,
+            **statistics,
+        }
+        self._log("step", statistics)
+        return statistics
 
     def evaluate(self) -> None:
         """Measure on dev; keep the module if it is the best so far."""
         self.objective.module.eval()
         with torch.inference_mode(), self.autocast():
-            found = self.objective.evaluate(self.device)
-        self.write("dev", found)
+            measures = self.objective.evaluate(self.device)
+        self._log("dev", measures)
         progress = self.progress
-        if found[self.metric] > progress.best.get(self.metric, -math.inf):
-            progress.best, progress.best_step, progress.without_improvement = found, progress.step, 0
+        if measures[self.metric] > progress.best.get(self.metric, -math.inf):
+            progress.best, progress.best_step, progress.without_improvement = measures, progress.step, 0
             if is_first():
                 save_best(self.folder, self.objective, self.about)
         else:
@@ -232,7 +229,7 @@ class _Keeper:
                 self.folder,
                 self.identity,
                 self.objective,
-                self.optimiser,
+                self.adam,
                 self.schedule,
                 self.progress,
                 numbers,
@@ -240,7 +237,7 @@ class _Keeper:
             )
         wait()
 
-    def write(self, kind: str, values: Statistics) -> None:
+    def _log(self, kind: str, values: Statistics) -> None:
         """Write a line of the log; of several processes, one does."""
         if self.log is not None:
             self.log.write(kind, self.progress.step, values)
@@ -292,7 +289,7 @@ def _backward(
         total += loss.item() / len(group)
         for name, value in statistics.items():  # batches of one step may be of two kinds
             values[name].append(value)
-    return total, {name: sum(found) / len(found) for name, found in values.items()}
+    return total, {name: sum(numbers) / len(numbers) for name, numbers in values.items()}
 
 
 def _groups(module: nn.Module, optimiser: OptimiserConfig) -> list[dict[str, Any]]:

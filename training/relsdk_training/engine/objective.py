@@ -17,7 +17,9 @@ Statistics = dict[str, float]
 class Objective(Protocol):
     """What is trained: a module, a loss and a measure."""
 
-    module: nn.Module
+    @property
+    def module(self) -> nn.Module:
+        """What the optimiser changes."""
 
     def batches(self, epoch: int) -> Sequence[Any]:
         """Return an epoch's batches, each what `loss` takes; the same ones for the same epoch."""

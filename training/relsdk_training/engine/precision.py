@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from relsdk.runtime.hardware import cpu_features
 
-__all__ = ["Autocast", "Precision", "autocast_for", "has_bf16", "recomputed_alike", "resolved"]
+__all__ = ["Autocast", "Precision", "autocast_for", "has_bf16", "recompute_contexts", "resolve_precision"]
 
 Precision = Literal["auto", "bf16", "fp32"]
 Autocast = Callable[[], AbstractContextManager[None]]
@@ -34,20 +34,20 @@ def autocast_for(device: torch.device, precision: Precision) -> Autocast:
         precision: "auto" takes bf16 where the hardware has it: emulated, it is some hundred times slower than
             fp32.
     """
-    bf16 = resolved(device, precision) == "bf16"
+    bf16 = resolve_precision(device, precision) == "bf16"
     if bf16 and device.type == "cpu":
         return _bf16_on_cpu
     return partial(torch.autocast, device.type, torch.bfloat16, enabled=bf16)
 
 
-def resolved(device: torch.device, precision: Precision) -> Precision:
+def resolve_precision(device: torch.device, precision: Precision) -> Precision:
     """Return what "auto" is on a device: "bf16" or "fp32"."""
     if precision != "auto":
         return precision
     return "bf16" if has_bf16(device) else "fp32"
 
 
-def recomputed_alike() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+def recompute_contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
     """Return what torch's checkpoint computes within, first and again: it restores autocast by itself."""
     on_cpu = torch.is_autocast_enabled("cpu")
     return nullcontext(), _AttentionInFp32() if on_cpu else nullcontext()
@@ -74,11 +74,11 @@ class _AttentionInFp32(TorchFunctionMode):
             return function(*args, **kwargs)
         query = args[0] if args else kwargs["query"]
         with torch.autocast("cpu", enabled=False):
-            found = function(*map(_in_fp32, args), **{name: _in_fp32(x) for name, x in kwargs.items()})
-        return found.to(query.dtype)
+            output = function(*map(_to_fp32, args), **{name: _to_fp32(x) for name, x in kwargs.items()})
+        return output.to(query.dtype)
 
 
-def _in_fp32(value: Any) -> Any:
+def _to_fp32(value: Any) -> Any:
     return value.float() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
 

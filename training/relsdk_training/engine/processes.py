@@ -16,7 +16,8 @@ from torch import distributed, nn
 __all__ = [
     "any_process",
     "average_gradients",
-    "gathered",
+    "gather_values",
+    "is_distributed",
     "is_first",
     "join",
     "leave",
@@ -44,18 +45,23 @@ def leave() -> None:
     A group that is still there when Python ends aborts the process now and then: its threads drop tensors
     that Python can no longer free (github.com/pytorch/pytorch/pull/179291).
     """
-    if _joined():
+    if is_distributed():
         distributed.destroy_process_group()
+
+
+def is_distributed() -> bool:
+    """Whether this process has joined others."""
+    return distributed.is_available() and distributed.is_initialized()
 
 
 def world_size() -> int:
     """Return how many processes there are."""
-    return distributed.get_world_size() if _joined() else 1
+    return distributed.get_world_size() if is_distributed() else 1
 
 
 def rank() -> int:
     """Return this process's number, from 0."""
-    return distributed.get_rank() if _joined() else 0
+    return distributed.get_rank() if is_distributed() else 0
 
 
 def is_first() -> bool:
@@ -63,23 +69,23 @@ def is_first() -> bool:
     return rank() == 0
 
 
-def gathered(value: T) -> list[T]:
+def gather_values(value: T) -> list[T]:
     """Return the value of every process, in order of their numbers; all must ask."""
     values = [value] * world_size()
-    if _joined():
+    if is_distributed():
         distributed.all_gather_object(values, value)
     return values
 
 
 def wait() -> None:
     """Return when every process has come here."""
-    if _joined():
+    if is_distributed():
         distributed.barrier()
 
 
 def share(rows: Any) -> Any:
     """Return this process's part of a batch (B,), as long as every other's: up to W - 1 rows are dropped."""
-    if not _joined():
+    if not is_distributed():
         return rows
     size = len(rows) // distributed.get_world_size()
     start = rank() * size
@@ -88,7 +94,7 @@ def share(rows: Any) -> Any:
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace each gradient by its mean over processes; see `gather` for why no other factor is needed."""
-    if not _joined():
+    if not is_distributed():
         return
     for parameter in parameters:
         if parameter.grad is None:  # a part of the model that no row of this process needed
@@ -99,12 +105,8 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 def any_process(flag: bool, device: torch.device) -> bool:
     """Whether a flag is set in any process, so that all act alike."""
-    if not _joined():
+    if not is_distributed():
         return flag
     flags = torch.tensor([int(flag)], device=device)
     distributed.all_reduce(flags)
     return bool(flags.item())
-
-
-def _joined() -> bool:
-    return distributed.is_available() and distributed.is_initialized()

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from relsdk.errors import InputError
-from relsdk_training.engine.precision import recomputed_alike
+from relsdk_training.engine.precision import recompute_contexts
 
 __all__ = ["encode_in_chunks"]
 
@@ -66,7 +66,7 @@ def encode_in_chunks(
     parts = [
         encode(chunk)
         if keep_activations
-        else checkpoint(encode, chunk, use_reentrant=False, context_fn=recomputed_alike)
+        else checkpoint(encode, chunk, use_reentrant=False, context_fn=recompute_contexts)
         for chunk in chunks
     ]
     return torch.cat(parts)[order.argsort()]  # (B, D)

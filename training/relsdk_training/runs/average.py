@@ -26,9 +26,8 @@ from relsdk.bundle import (
     tokenizer_path,
     write_training,
 )
-from relsdk.errors import InputError
+from relsdk.errors import InputError, TrainingError
 from relsdk.files.folders import staged_folder
-from relsdk.errors import TrainingError
 from relsdk_training.engine.identity import weights_hash
 
 __all__ = ["mix_checkpoints"]
@@ -69,7 +68,7 @@ def mix_checkpoints(
         raise InputError(
             f"{len(checkpoints)} checkpoint to average; name at least two, and the new folder last"
         )
-    parts = _normalised(shares or [1.0] * len(checkpoints), len(checkpoints))
+    parts = _normalise(shares or [1.0] * len(checkpoints), len(checkpoints))
     first = checkpoints[0]
     for other in checkpoints[1:]:
         _check_alike(first, other)
@@ -101,7 +100,7 @@ def _write_origin(folder: Path, checkpoints: Sequence[Path], shares: Sequence[fl
     write_training(folder, {"task": "mix", "mixed": mixed})
 
 
-def _normalised(shares: Sequence[float], count: int) -> list[float]:
+def _normalise(shares: Sequence[float], count: int) -> list[float]:
     if len(shares) != count or not all(share > 0 for share in shares) or not math.isfinite(sum(shares)):
         raise InputError(f"shares {list(shares)} for {count} checkpoints; one number above 0 each is needed")
     return [share / sum(shares) for share in shares]
@@ -136,10 +135,10 @@ def _vocabulary(folder: Path) -> Mapping[str, int]:
     if not path.is_file():
         raise InputError(f"{folder} has no {path.name}")
     try:
-        found: Mapping[str, int] = Tokenizer.from_file(str(path)).get_vocab()
+        vocabulary: Mapping[str, int] = Tokenizer.from_file(str(path)).get_vocab()
     except Exception as error:  # tokenizers raises bare Exception
         raise InputError(f"{path} is not a readable tokenizer: {error}") from error
-    return found
+    return vocabulary
 
 
 def _mean(checkpoints: Sequence[Path], shares: Sequence[float]) -> dict[str, Tensor]:

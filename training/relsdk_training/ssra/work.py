@@ -25,7 +25,9 @@ from relsdk_training.objectives.query import examples_of
 from relsdk_training.query_models.base import QueryModel
 from relsdk_training.query_models.endpoint import EndpointQueryModel
 from relsdk_training.query_models.writer import QueryWriter
-from relsdk_training.runs.run import train_embed, train_query, train_score
+from relsdk_training.runs.embed import train_embed
+from relsdk_training.runs.query import train_query
+from relsdk_training.runs.score import train_score
 from relsdk_training.ssra.balance import write_balanced
 from relsdk_training.ssra.candidates import Candidates
 from relsdk_training.ssra.cleaning import scripts
