@@ -34,7 +34,7 @@ class CleanEnvironment:
 
     def install(self, *arguments: str) -> None:
         """Run `pip install`."""
-        self.run("python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments)
+        self.run("python", "-m", "pip", "install", "--quiet", "--no-compile", *arguments)
 
     def run(self, program: str, *arguments: str, fails: bool = False) -> str:
         """Run a program of the environment; return its output, or its stderr if it has to fail.
