@@ -1,0 +1,1 @@
+"""Trainings from configuration to result."""
