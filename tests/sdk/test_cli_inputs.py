@@ -12,7 +12,7 @@ import pytest
 
 from relsdk import Embedder
 from relsdk.cli import main
-from relsdk.formats import read_run, write_qrels, write_run
+from relsdk.formats import read_run, run_lines
 from relsdk.metrics import run_report
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
@@ -204,6 +204,15 @@ def some_run(seed, queries=30):
         run[query] = {f"d{d}": float(score) for d, score in zip(documents, scores, strict=True)}
     run["other"] = {"d1": 1.0}
     return qrels, run
+
+
+def write_qrels(path, qrels):
+    lines = [f"{query} 0 {name} {label}" for query, row in qrels.items() for name, label in row.items()]
+    path.write_text("\n".join(lines))
+
+
+def write_run(path, run):
+    path.write_text("\n".join(run_lines(run)))
 
 
 def test_a_run_is_measured_as_trec_eval_does(relsdk, fails, tmp_path):

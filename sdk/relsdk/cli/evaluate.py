@@ -51,7 +51,7 @@ def evaluate(
 
     nDCG is a mean over queries with at least 3 documents and more than one level.
 
-    With --run: nDCG@10, AP, recall, precision and reciprocal rank of a run (relsdk query --format trec)
+    With --run: nDCG@10, MAP, recall, precision and MRR of a run (relsdk query --format trec)
     against QRELS, as means over the judged queries that have a relevant document (label 1 or above).
     """
     if output is not None:
@@ -99,7 +99,7 @@ def _evaluate_run(run: str, qrels: str, output: Path | None, as_json: bool) -> N
     means = {
         "nDCG@10": report.ndcg_at_10,
         "nDCG@10 linear": report.ndcg_at_10_linear,
-        "AP": report.average_precision,
+        "MAP": report.average_precision,
         "recall@100": report.recall_at_100,
         "P@10": report.precision_at_10,
         "MRR": report.mrr,

@@ -12,7 +12,7 @@ from relsdk.formats.documents import (
     write_documents,
 )
 from relsdk.formats.pairs import read_pairs, read_unlabelled_pairs, write_pairs
-from relsdk.formats.trec import read_qrels, read_run, run_lines, write_qrels, write_run
+from relsdk.formats.trec import read_qrels, read_run, run_lines
 
 __all__ = [
     "Query",
@@ -26,6 +26,4 @@ __all__ = [
     "run_lines",
     "write_documents",
     "write_pairs",
-    "write_qrels",
-    "write_run",
 ]

@@ -10,7 +10,6 @@ from typing import TypeVar
 
 from relsdk.errors import InputError
 from relsdk.formats._lines import Source, error_at, plain_lines, source_name
-from relsdk.formats._write import write_lines
 
 _TREC_LAYOUT = "four, 'query 0 document label', or three under BEIR's header 'query-id corpus-id score'"
 _BEIR_HEADER = ["query-id", "corpus-id", "score"]
@@ -34,8 +33,7 @@ def read_qrels(path: Source) -> dict[str, dict[str, int]]:
 
     Raises:
         InputError: Missing or empty file; or a wrong line, a label that is no integer or a document judged
-        twice
-            for a query, by file and line.
+            twice for a query, by file and line.
     """
     qrels: dict[str, dict[str, int]] = {}
     lines = _filled_lines(path)
@@ -46,22 +44,6 @@ def read_qrels(path: Source) -> dict[str, dict[str, int]]:
             )
         _insert(path, number, qrels, query, document, int(label))
     return _not_empty(path, qrels)
-
-
-def write_qrels(path: Source, qrels: Mapping[str, Mapping[str, int]]) -> int:
-    """Write relevance judgements in TREC's four columns; a path that ends in `.gz` is compressed.
-
-    Args:
-        path: The file, replaced only when the new one is complete.
-        qrels: Query id to document id to label.
-
-    Returns:
-        The number of lines.
-
-    Raises:
-        InputError: An id is empty or holds white space, a label is no integer, or the file cannot be written.
-    """
-    return write_lines(path, _qrel_lines(qrels))
 
 
 def read_run(path: Source) -> dict[str, dict[str, float]]:
@@ -77,8 +59,7 @@ def read_run(path: Source) -> dict[str, dict[str, float]]:
 
     Raises:
         InputError: Missing or empty file; or a wrong line, a rank that is no integer, a score that is no
-        finite
-            number or a document found twice for a query, by file and line.
+            finite number or a document found twice for a query, by file and line.
     """
     run: dict[str, dict[str, float]] = {}
     for number, line in _filled_lines(path):
@@ -91,27 +72,6 @@ def read_run(path: Source) -> dict[str, dict[str, float]]:
             raise error_at(path, number, f"rank {rank!r} is not an integer; number the documents from 1")
         _insert(path, number, run, query, document, _finite(path, number, score))
     return _not_empty(path, run)
-
-
-def write_run(path: Source, run: Mapping[str, Mapping[str, float]], tag: str = "relsdk") -> int:
-    """Write a run in TREC's six columns; a path that ends in `.gz` is compressed.
-
-    Documents are ranked from 1 by descending score, ties by descending document id, as trec_eval will order
-    them. Scores are written so that they are read back exactly.
-
-    Args:
-        path: The file, replaced only when the new one is complete.
-        run: Query id to document id to score.
-        tag: Names the system, in the last column.
-
-    Returns:
-        The number of lines.
-
-    Raises:
-        InputError: An id or the tag is empty or holds white space, a score is not finite, or the file cannot
-            be written.
-    """
-    return write_lines(path, run_lines(run, tag))
 
 
 def _filled_lines(path: Source) -> Iterator[tuple[int, str]]:
@@ -163,22 +123,15 @@ def _not_empty(path: Source, table: dict[str, dict[str, _Number]]) -> dict[str, 
     return table
 
 
-def _qrel_lines(qrels: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
-    for query, judged in qrels.items():
-        for document, label in judged.items():
-            try:
-                whole = int(label)
-            except (TypeError, ValueError, OverflowError):
-                whole = None
-            if whole is None or whole != label:
-                raise InputError(
-                    f"label {label!r} of document {document!r} is not an integer; round it first"
-                )
-            yield f"{_column(query, 'query id')} 0 {_column(document, 'document id')} {whole}"
-
-
 def run_lines(run: Mapping[str, Mapping[str, float]], tag: str = "relsdk") -> Iterator[str]:
-    """Yield the lines that `write_run` writes, without their ends.
+    """Yield the lines of a run in TREC's six columns, without their ends.
+
+    Documents are ranked from 1 by descending score, ties by descending document id, as trec_eval will order
+    them. Scores are written so that they are read back exactly.
+
+    Args:
+        run: Query id to document id to score.
+        tag: Names the system, in the last column.
 
     Raises:
         InputError: An id or the tag is empty or holds white space, or a score is not finite.

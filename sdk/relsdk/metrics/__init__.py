@@ -7,7 +7,6 @@ value on a correct input is its child `UndefinedMetricError`, which means over q
 from relsdk.metrics._checks import UndefinedMetricError
 from relsdk.metrics.grading import (
     accuracy,
-    binary_calibration_error,
     brier_score,
     expected_calibration_error,
     log_loss,
@@ -18,7 +17,6 @@ from relsdk.metrics.ranking import (
     LevelPrecision,
     align_run,
     average_precision,
-    dcg,
     mean_ap_over_levels,
     ndcg,
     precision_at_k,
@@ -54,10 +52,8 @@ __all__ = [
     "accuracy",
     "align_run",
     "average_precision",
-    "binary_calibration_error",
     "bootstrap_interval",
     "brier_score",
-    "dcg",
     "expected_calibration_error",
     "grade_report",
     "log_loss",

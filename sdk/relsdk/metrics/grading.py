@@ -8,7 +8,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from relsdk.errors import InputError
 from relsdk.levels import NUM_LEVELS
 from relsdk.metrics._checks import (
     Float,
@@ -82,28 +81,6 @@ def expected_calibration_error(labels: ArrayLike, probabilities: ArrayLike, bins
     """
     truth, matrix = _as_grades(labels, probabilities)
     return _binned_gap(matrix.max(axis=1), matrix.argmax(axis=1) == truth, bins)
-
-
-def binary_calibration_error(outcomes: ArrayLike, probabilities: ArrayLike, bins: int = 15) -> float:
-    """Return the gap between the probability of an event and how often it happens.
-
-    As `expected_calibration_error`, but for one event, for instance level >= 2: in each bin of the predicted
-    probability, |share of positives - mean probability|.
-
-    Args:
-        outcomes: (N,) 0 or 1 (or booleans).
-        probabilities: (N,) predicted probability of 1.
-        bins: Number of equal-width bins over [0, 1].
-
-    Returns:
-        A value in [0, 1].
-    """
-    happened = as_levels(outcomes, levels=2)
-    chance = as_vector(probabilities, "probabilities")
-    same_length(len(happened), len(chance), "outcomes", "probabilities")
-    if (chance < 0).any() or (chance > 1).any():
-        raise InputError(f"probabilities span {chance.min():g} to {chance.max():g}; they must be in [0, 1]")
-    return _binned_gap(chance, happened, bins)
 
 
 def brier_score(labels: ArrayLike, probabilities: ArrayLike) -> float:

@@ -37,36 +37,19 @@ from relsdk.metrics._checks import (
 )
 
 
-def dcg(relevances: ArrayLike, k: int | None = None, gain: Gain = "exponential") -> float:
-    """Return the discounted cumulative gain of a list that is already in ranked order.
-
-    DCG@k = sum over ranks i = 1..k of gain(s_i) / log2(i + 1), with gain(s) = 2^s - 1 (exponential; Burges et
-    al. 2005, "Learning to rank using gradient descent") or gain(s) = s (linear; Järvelin & Kekäläinen 2002,
-    "Cumulated gain-based evaluation of IR techniques", in the discount that trec_eval uses).
-
-    Args:
-        relevances: (N,) graded relevances >= 0, best rank first.
-        k: How many ranks count; None for all.
-        gain: "exponential" or "linear".
-
-    Returns:
-        The gain; 0.0 for an empty list.
-    """
-    gains = _gains(as_relevances(relevances), gain)  # (N,)
-    return float(gains @ _discounts(len(gains), k))
-
-
 def ndcg(labels: ArrayLike, scores: ArrayLike, k: int | None = None, gain: Gain = "exponential") -> float:
-    """Return the DCG of the order by `scores` over the DCG of the best order (Järvelin & Kekäläinen 2002).
+    """Return the DCG of the order by `scores` over the DCG of the best order.
 
-    nDCG@k = DCG@k / IDCG@k. A tie contributes its mean gain at each of its ranks, as in scikit-learn's
-    `ndcg_score`.
+    nDCG@k = DCG@k / IDCG@k, with DCG@k = sum over ranks i = 1..k of gain(s_i) / log2(i + 1), and gain(s) =
+    2^s - 1 (exponential; Burges et al. 2005, "Learning to rank using gradient descent") or s (linear;
+    Järvelin & Kekäläinen 2002, "Cumulated gain-based evaluation of IR techniques", in the discount that
+    trec_eval uses). A tie contributes its mean gain at each of its ranks, as in scikit-learn's `ndcg_score`.
 
     Args:
         labels: (N,) graded relevances >= 0.
         scores: (N,) higher is better; -inf is not retrieved.
         k: How many ranks count; None for all.
-        gain: "exponential" or "linear", see `dcg`.
+        gain: "exponential" or "linear".
 
     Returns:
         A value in [0, 1].
