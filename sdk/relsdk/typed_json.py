@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import re
@@ -82,7 +83,14 @@ def _parse_json(content: bytes, *, where: str, error: type[RelsdkError], remedy:
 
 
 def convert_json(
-    value: Any, kind: type[Kind], *, where: str, error: type[RelsdkError], remedy: str, at: str = ""
+    value: Any,
+    kind: type[Kind],
+    *,
+    where: str,
+    error: type[RelsdkError],
+    remedy: str,
+    at: str = "",
+    verdict: str = "is damaged",
 ) -> Kind:
     """Turn parsed JSON into a type, without converting numbers to text or text to numbers.
 
@@ -95,6 +103,7 @@ def convert_json(
         error: The class of what is raised.
         remedy: Ends the message.
         at: The path inside the file that `value` has, such as "settings".
+        verdict: What is said of the file; people who wrote it made a mistake, and damaged nothing.
 
     Raises:
         RelsdkError: Of the class `error`: a value is missing, of another type or out of bounds; the message
@@ -104,8 +113,9 @@ def convert_json(
         _refuse_unknown(value, _type_info(cast(Hashable, kind)), "")
         return msgspec.convert(value, kind, strict=True)
     except (msgspec.ValidationError, RecursionError) as problem:
-        what = _explain(str(problem), value, kind, at)
-        raise error(f"{where} is damaged: {what}; {remedy}") from problem
+        own = problem.__cause__  # of a dataclass that looks at its own fields
+        what = str(own) if isinstance(own, RelsdkError) else _explain(str(problem), value, kind, at)
+        raise error(f"{where} {verdict}: {what}; {remedy}") from problem
 
 
 def _containers(parents: list[Any]) -> list[Any]:
@@ -151,8 +161,10 @@ def _refuse_unknown(value: Any, info: inspect.Type, at: str) -> None:
         known = {field.encode_name: field.type for field in info.fields}
         for key, item in value.items():
             if key not in known:
+                near = difflib.get_close_matches(str(key), known, n=1)
+                hint = f"did you mean {near[0]!r}? Known" if near else "known"
                 raise msgspec.ValidationError(
-                    f"unknown key {reprlib.repr(key)}; known are {', '.join(known)} - at `${at}`"
+                    f"unknown key {reprlib.repr(key)}; {hint} are {', '.join(known)} - at `${at}`"
                 )
             _refuse_unknown(item, known[key], f"{at}.{key}")
     elif isinstance(info, inspect.ListType | inspect.VarTupleType) and isinstance(value, list):
@@ -179,8 +191,15 @@ def _explain(problem: str, value: Any, kind: Any, at: str) -> str:
         what = "not an allowed value"
         if isinstance(allowed, inspect.LiteralType):
             what = f"allowed are {', '.join(map(repr, allowed.values))}"
-    shown = f" = {reprlib.repr(got)}" if known and not isinstance(got, dict | list) else ""
+    shown = f" = {_shown(got)}" if known and not isinstance(got, dict | list) else ""
     return f"{place}{shown}: {what}"
+
+
+def _shown(value: Any) -> str:
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # more digits than Python writes
+        return "a number of thousands of digits"
 
 
 def _type_at(info: inspect.Type, path: str) -> inspect.Type | None:

@@ -5,18 +5,15 @@ An unknown key is an error that names the nearest.
 
 from __future__ import annotations
 
-import difflib
-import math
 import os
 import sys
-import types
-import typing
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, cast
 
 from relsdk.errors import InputError
+from relsdk.typed_json import convert_json
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -53,7 +50,16 @@ def load_config(kind: type[Config], path: Path | None, overrides: Sequence[str] 
     Raises:
         InputError: A file, a section, a key or a value is wrong; the message says where and what is allowed.
     """
-    content: dict[str, Any] = {}
+    config = kind()
+    settings = asdict(cast(Any, config))
+    for change, where in _changes(path, overrides):
+        settings = _merged(settings, change, where)
+        config = _read(kind, settings, where)
+    return config
+
+
+def _changes(path: Path | None, overrides: Sequence[str]) -> Iterator[tuple[Mapping[str, Any], str]]:
+    """Yield what a file and each override set, by section, and where it stands."""
     if path is not None:
         try:
             with settings_file(path).open("rb") as stream:
@@ -66,7 +72,7 @@ def load_config(kind: type[Config], path: Path | None, overrides: Sequence[str] 
             raise InputError(
                 f"{path} is not a readable TOML file: {error}; relsdk's own are {', '.join(names)}"
             ) from error
-    config = _filled(kind, content, str(path))
+        yield content, str(path)
     for override in overrides:
         key, separator, text = override.partition("=")
         names = key.strip().split(".")
@@ -75,8 +81,7 @@ def load_config(kind: type[Config], path: Path | None, overrides: Sequence[str] 
         change: Any = _parsed(text)
         for name in reversed(names):
             change = {name: change}
-        config = _merged(config, change, f"--set {override}")
-    return config
+        yield change, f"--set {override}"
 
 
 def settings_file(path: Path) -> Path:
@@ -87,7 +92,7 @@ def settings_file(path: Path) -> Path:
 
 def config_from_dict(kind: type[Config], content: Mapping[str, Any], where: str) -> Config:
     """Read what `dataclasses.asdict` wrote, with the same checks as a file."""
-    return _filled(kind, content, where)
+    return _read(kind, _merged(asdict(cast(Any, kind())), content, where), where)
 
 
 def describe_config(config: Any) -> str:
@@ -109,54 +114,42 @@ def _described(config: Any, default: Any, prefix: str) -> Iterator[str]:
             yield from _described(value, usual, f"{prefix}{section.name}.")
 
 
-def _filled(kind: type[Config], content: Mapping[str, Any], where: str) -> Config:
-    return _merged(kind(), content, where)
-
-
-def _merged(config: Config, content: Mapping[str, Any], where: str) -> Config:
-    """Replace what `content` names in a dataclass, sections included."""
-    hints = get_type_hints(type(config))
-    changes: dict[str, Any] = {}
-    for key, value in content.items():
-        if key not in hints:
-            near = difflib.get_close_matches(key, hints, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise InputError(f"{where}: unknown key {key!r}{hint} (allowed: {', '.join(hints)})")
-        if is_dataclass(hints[key]):
+def _merged(settings: Mapping[str, Any], change: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return settings with what `change` names instead, sections included."""
+    merged = dict(settings)
+    for key, value in change.items():
+        if isinstance(settings.get(key), dict):
             if not isinstance(value, Mapping):
                 raise InputError(f"{where}: {key} is {value!r}; a section [{key}] is needed")
-            changes[key] = _merged(getattr(config, key), value, where)
-        else:
-            changes[key] = _checked(value, hints[key], f"{where}: {key}")
+            value = _merged(settings[key], value, where)
+        merged[key] = value
+    return merged
+
+
+def _read(kind: type[Config], settings: Mapping[str, Any], where: str) -> Config:
+    """Return settings as their type, with paths expanded."""
+    remedy = "docs/training.md lists the settings"
+    config = convert_json(settings, kind, where=where, error=InputError, verdict="is wrong", remedy=remedy)
+    return _finished(config, where)
+
+
+def _finished(config: Config, where: str) -> Config:
+    """Expand `~` and variables in texts, and look at numbers, in all sections."""
+    changes: dict[str, Any] = {}
+    for item in fields(cast(Any, config)):
+        value = getattr(config, item.name)
+        section = is_dataclass(value)
+        changes[item.name] = _finished(value, where) if section else _leaf(value, f"{where}: {item.name}")
     return replace(config, **changes)  # type: ignore[type-var]
 
 
-def _checked(value: Any, hint: Any, where: str) -> Any:
-    """Return a value as its type; raise `InputError` when it is of another."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        if value is None:
-            return None
-        return _checked(value, next(a for a in arguments if a is not type(None)), where)
-    if origin is Literal:
-        if value in arguments:
-            return value
-        raise InputError(f"{where} is {value!r}; allowed are {', '.join(map(repr, arguments))}")
-    if origin is tuple:
-        if isinstance(value, list | tuple):
-            return tuple(_checked(item, arguments[0], where) for item in value)
-        raise InputError(f"{where} is {value!r}; a list is needed, such as [1, 2]")
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value) if abs(value) < 2**63 else math.inf
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise InputError(f"{where} is {value!r}; {hint.__name__} is needed")
-    if hint is str:
+def _leaf(value: Any, where: str) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_leaf(part, where) for part in value)
+    if isinstance(value, str):
         return os.path.expanduser(os.path.expandvars(value))
-    return value if hint is bool else _number(value, where)
-
-
-def _number(value: float, where: str) -> float:
-    """Return a number; raise `InputError` when it is none, or below 0 where that makes no sense."""
+    if value is None or isinstance(value, bool):
+        return value
     if not abs(value) < 2**63:  # NaN, too
         shown = repr(value) if isinstance(value, float) else "too large"
         raise InputError(f"{where} is {shown}; a number is needed, below 2**63")
