@@ -87,8 +87,9 @@ def compare_results(before: Results, after: Results, *, min_floor: float = MIN_F
         ruler = rulers[0].get(place), rulers[1].get(place)
         if reference.round_medians_ms and row.round_medians_ms:
             changes.append(_time_change(reference, row, ruler, min_floor))
-        if reference.memory.get("resident_mb") and row.memory.get("resident_mb"):
-            changes.append(_memory_change(reference, row, min_floor))
+        if reference.memory and row.memory:
+            megabytes = reference.memory.resident_mb, row.memory.resident_mb
+            changes.append(_memory_change(row.key, *megabytes, min_floor))
     if not changes:
         raise InputError(
             f"{before.path} and {after.path} have no measured row in common; "
@@ -128,7 +129,7 @@ def _time_change(before: Row, after: Row, rulers: tuple[Row | None, Row | None],
         adjusted = median_ratio(
             b / np.array(rulers[1].round_medians_ms), a / np.array(rulers[0].round_medians_ms), level=_LEVEL
         )
-    floor = max(min_floor, before.noise.get("floor", 0.0), after.noise.get("floor", 0.0))
+    floor = max([min_floor, *(row.noise.floor for row in (before, after) if row.noise)])
     verdict, reason = _verdict(ratio, adjusted, floor)
     if min(len(a), len(b)) < MIN_ROUNDS:
         verdict, reason = "noise", f"fewer than {MIN_ROUNDS} rounds"
@@ -136,12 +137,11 @@ def _time_change(before: Row, after: Row, rulers: tuple[Row | None, Row | None],
     return Change(*after.key, "time", *medians, ratio, adjusted, floor, verdict, reason)
 
 
-def _memory_change(before: Row, after: Row, min_floor: float) -> Change:
+def _memory_change(key: tuple[str, str, str], a: float, b: float, min_floor: float) -> Change:
     """One number a side: no interval, only the floor."""
-    a, b = float(before.memory["resident_mb"]), float(after.memory["resident_mb"])
     ratio = Estimate(b / a, b / a, b / a)
     verdict, reason = _verdict(ratio, None, min_floor)
-    return Change(*after.key, "memory", a, b, ratio, None, min_floor, verdict, reason)
+    return Change(*key, "memory", a, b, ratio, None, min_floor, verdict, reason)
 
 
 def _verdict(ratio: Estimate, adjusted: Estimate | None, floor: float) -> tuple[str, str]:
@@ -159,8 +159,8 @@ def _verdict(ratio: Estimate, adjusted: Estimate | None, floor: float) -> tuple[
 
 def lost_rows(before: Results, after: Results) -> list[tuple[str, str, str]]:
     """Return the rows of relsdk's own that were measured before and are not any more."""
-    measured = {row.key for row in after.rows if row.round_medians_ms or row.memory.get("resident_mb")}
-    had = (row for row in before.rows if row.round_medians_ms or row.memory.get("resident_mb"))
+    measured = {row.key for row in after.rows if row.round_medians_ms or row.memory}
+    had = (row for row in before.rows if row.round_medians_ms or row.memory)
     return [row.key for row in had if row.role == "ours" and row.key not in measured]
 
 

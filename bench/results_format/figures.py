@@ -101,7 +101,7 @@ def _length_panels(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 def _draw_length(axis: Axis, rows: list[Row]) -> None:
     for name, group in _grouped(rows, lambda row: row.contender).items():
-        points = sorted((row.parameters["tokens"], row.times["p50_ms"]) for row in group)
+        points = sorted((row.parameters["tokens"], row.p50_ms) for row in group)
         axis.plot(*zip(*points, strict=True), marker="o", label=name)
     _log_scale(axis, "y")
     axis.set_xlabel("tokens of the query")
@@ -109,13 +109,13 @@ def _draw_length(axis: Axis, rows: list[Row]) -> None:
 
 
 def _memory_panels(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    return _grouped([row for row in rows if row.memory.get("series")], lambda row: row.case)
+    return _grouped([row for row in rows if row.memory and row.memory.series], lambda row: row.case)
 
 
 def _draw_memory(axis: Axis, rows: list[Row]) -> None:
     for row in rows:
-        series = row.memory["series"]
-        axis.plot(series["calls"], series["mb"], label=row.contender)
+        if row.memory and row.memory.series:
+            axis.plot(row.memory.series.calls, row.memory.series.mb, label=row.contender)
     axis.set_ylim(bottom=0)
     axis.set_xlabel("calls")
     axis.set_ylabel("resident MB")

@@ -85,15 +85,14 @@ def _table(rows: Sequence[Row]) -> str:
         columns["case"].append(row.case)
         columns["contender"].append(f"**{row.contender}**" if row.role == "ours" else row.contender)
         for name in ("p50", "p90", "p95", "p99"):
-            columns[f"{name} ms"].append(_number(row.times[f"{name}_ms"]))
+            columns[f"{name} ms"].append(_number(getattr(row, f"{name}_ms")))
         unit = f" {row.throughput_unit}/s" if row.throughput_unit else "/s"
         columns["throughput"].append(f"{_number(row.throughput)}{unit}" if row.throughput else "")
         columns["ratio to first"].append(_ratio(row))
         for name in quality:
             columns[name].append(_number(row.quality[name]) if name in row.quality else "")
-        columns["resident MB"].append(_number(row.memory.get("resident_mb")))
-        overhead = row.extra.get("overhead_ms") or {}
-        columns["around the session's run, ms"].append(_number(overhead.get("median")))
+        columns["resident MB"].append(_number(row.memory.resident_mb if row.memory else None))
+        columns["around the session's run, ms"].append(_number(row.overhead_ms.get("median")))
     kept = {name: cells for name, cells in columns.items() if any(cells)}
     lines = ["| " + " | ".join(kept) + " |", "|" + "---|" * len(kept)]
     lines += ["| " + " | ".join(cells) + " |" for cells in zip(*kept.values(), strict=True)]
@@ -103,13 +102,13 @@ def _table(rows: Sequence[Row]) -> str:
 def _ratio(row: Row) -> str:
     if not row.ratio:
         return ""
-    text = f"{row.ratio['median']:.2f} ({row.ratio['low']:.2f}-{row.ratio['high']:.2f})"
+    text = f"{row.ratio.median:.2f} ({row.ratio.low:.2f}-{row.ratio.high:.2f})"
     return f"{text}, within the noise" if row.drowned else text
 
 
 def _machine_line(rows: Sequence[Row]) -> str:
     """Say how noisy the suite's cases were."""
-    floors = {row.case: row.noise["floor"] for row in rows if "floor" in row.noise}
+    floors = {row.case: row.noise.floor for row in rows if row.noise}
     if not floors:
         return ""
     worst = max(floors, key=lambda case: floors[case])
