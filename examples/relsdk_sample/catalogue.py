@@ -1,4 +1,4 @@
-"""What the sample world is about: topics with their entities, aspects (intents) and constraints.
+"""Topics of the sample world with their entities, aspects (intents) and constraints.
 
 The wording lives in `catalogue.json`; everything in it is invented for relsdk. A topic's entities and aspects
 have several surface forms each, so that equal words are neither necessary nor sufficient for relevance.
@@ -17,7 +17,7 @@ __all__ = ["Aspect", "Constraint", "Entity", "Topic", "load_catalogue"]
 
 @dataclass(frozen=True, slots=True)
 class Entity:
-    """What a video can be about.
+    """A subject of a video.
 
     Attributes:
         name: The canonical name; also the key in the facts of a document.
@@ -30,7 +30,7 @@ class Entity:
 
 @dataclass(frozen=True, slots=True)
 class Aspect:
-    """What somebody wants to know about an entity: the intent.
+    """An intent: something to know about an entity.
 
     Attributes:
         key: Unique within the topic.

@@ -1,4 +1,4 @@
-"""What speech recognition and OCR do to a text: fillers, stutters, odd punctuation, look-alike characters."""
+"""Noise as of speech recognition and OCR: fillers, stutters, odd punctuation, look-alike characters."""
 
 from __future__ import annotations
 

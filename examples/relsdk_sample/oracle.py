@@ -34,7 +34,7 @@ __all__ = ["DocumentFacts", "facts_of", "level_from_facts", "level_of"]
 
 @dataclass(frozen=True, slots=True)
 class DocumentFacts:
-    """What a document is about.
+    """The facts of a document.
 
     Attributes:
         topic: Name of the topic.

@@ -1,4 +1,4 @@
-"""What a query asks for: query text -> facts.
+"""Parse a query's text into facts.
 
 The phrases of the catalogue are matched longest first (the leftmost of equal length), without overlap; all
 other words are ignored. One phrase may belong to several topics: the subject decides. Candidate topics are
@@ -38,7 +38,7 @@ class _Sense:
 
 @dataclass(frozen=True, slots=True)
 class QueryFacts:
-    """What a query asks for, read within one topic.
+    """The facts that a query asks for, read within one topic.
 
     Attributes:
         topic: The topic.

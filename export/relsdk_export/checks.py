@@ -1,4 +1,4 @@
-"""What can be found out about a checkpoint without torch, in milliseconds."""
+"""Checks of a checkpoint without torch, in milliseconds."""
 
 from __future__ import annotations
 

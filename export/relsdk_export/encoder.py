@@ -46,7 +46,7 @@ _COMPARED = 64
 
 @dataclass(frozen=True, slots=True)
 class EncoderCuts:
-    """What to leave away.
+    """The parts of an encoder to leave out.
 
     Attributes:
         vocabulary_from: Texts of a corpus: keep the pieces they need. None keeps all.

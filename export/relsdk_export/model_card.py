@@ -1,4 +1,4 @@
-"""The Markdown that a bundle carries: what it is, what was measured, how to use it."""
+"""Write a bundle's model card: its contents, measurements and use, in Markdown."""
 
 from __future__ import annotations
 

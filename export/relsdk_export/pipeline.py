@@ -1,4 +1,4 @@
-"""From a checkpoint to a bundle: write, quantise, compare, gate, describe, and only then move into place.
+"""Make a bundle of a checkpoint: write, quantise, compare, gate, describe, and only then move it into place.
 
 What differs between encoders and scorers is in their jobs (`encoder`, `scorer`).
 """
@@ -66,7 +66,7 @@ class ExportJob(Protocol):
 
     @property
     def settings(self) -> EncoderSettings | ScorerSettings:
-        """What the outputs depend on besides the weights; known once the job is prepared."""
+        """The settings that outputs depend on besides the weights; known once the job is prepared."""
 
     def prepare(self, folder: Path, on_step: OnStep) -> None:
         """Load and cut the model; put its tokenizer and configuration into the folder."""
@@ -81,7 +81,7 @@ class ExportJob(Protocol):
         """Compare a variant with the checkpoint; raises `QualityError` when it differs too much."""
 
     def cuts(self) -> Mapping[str, Any]:
-        """What was cut away, in a JSON form; empty when the bundle is the whole model."""
+        """Return the cuts in a JSON form; empty when the bundle is the whole model."""
 
     def export_whole(self, target: Path) -> Bundle:
         """Export the model without any cut, in fp32."""

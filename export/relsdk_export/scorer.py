@@ -40,7 +40,7 @@ _STEP = 5
 
 @dataclass(frozen=True, slots=True)
 class ScorerCuts:
-    """What to leave away.
+    """The parts of a scorer to leave out.
 
     Attributes:
         vocabulary_from: Texts of a corpus: keep the pieces they need. None keeps all.
@@ -62,7 +62,7 @@ def export_scorer(
     overwrite: bool = False,
     on_step: OnStep = lambda step: None,
 ) -> Bundle:
-    """Make a bundle of a Hugging Face sequence classifier that judges pairs of query and document.
+    """Make a bundle of a Hugging Face sequence classifier over pairs of query and document.
 
     Args:
         checkpoint: Folder with safetensors weights, `config.json`, `tokenizer.json`; 4 outputs (one a level),

@@ -25,7 +25,7 @@ IntArray = NDArray[np.int64]
 
 
 class RelevanceLevel(IntEnum):
-    """How well a document answers a query.
+    """The degree to which a document answers a query.
 
     3 fully satisfies the intent, 2 misses something non-critical, 1 shares the key entity or topic but misses
     the intent, 0 does not satisfy it.

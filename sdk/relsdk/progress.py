@@ -1,4 +1,4 @@
-"""How far long work has come, on stderr: a line that is redrawn on a terminal, a line now and then elsewhere.
+"""Progress of long work on stderr: a line that is redrawn on a terminal, a line now and then elsewhere.
 
 Work that takes less than ten seconds prints nothing where there is no terminal.
 """

@@ -1,4 +1,4 @@
-"""The frozen records that travel between the steps: documents, labelled pairs, relevance judgements, hits."""
+"""Frozen records that travel between the steps: documents, labelled pairs, relevance, hits."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def document_text(template: str, document: str | Document) -> str:
 
 @dataclass(frozen=True, slots=True)
 class LabelledPair:
-    """A query, a document and the level that a judge gave them."""
+    """A query, a document and the level that somebody gave them."""
 
     query: str
     document: Document
@@ -71,7 +71,7 @@ class LabelledPair:
 
 @dataclass(frozen=True, slots=True)
 class Relevance:
-    """How relevant one document is to one query.
+    """The relevance of one document to one query.
 
     Attributes:
         level: The most probable level.

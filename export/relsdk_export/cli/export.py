@@ -179,7 +179,7 @@ def scorer(
 
 
 class _Inputs:
-    """What both commands read, looked at before torch is imported and the checkpoint is loaded."""
+    """The inputs of both commands, checked before torch is imported and the checkpoint is loaded."""
 
     def __init__(
         self,

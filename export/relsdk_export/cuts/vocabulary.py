@@ -1,4 +1,4 @@
-"""Cut a vocabulary to a corpus: most of a multilingual encoder's weights are pieces that a user never meets.
+"""Cut a vocabulary to a corpus: most weights of a multilingual encoder are pieces that a user never meets.
 
 Kept are the special tokens, every piece the corpus uses, and every piece of one character, so that whatever
 the corpus does not cover still encodes, in smaller pieces. The best segmentation of a covered text uses kept

@@ -1,4 +1,4 @@
-"""Texts that an export is measured on: a user's corpus, sampled while it streams past, or our own."""
+"""Texts to measure an export on: a sample of a user's corpus, drawn while it streams past, or our own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a bundle give its checkpoint's outputs? Checked through the real SDK, before the bundle moves.
+"""Compare a bundle's outputs with its checkpoint's, through the real SDK, before the bundle moves into place.
 
 Shape letters: N inputs, D dimension of a vector, C outputs of a scorer.
 """
@@ -33,7 +33,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class ParityBudget:
-    """What may lie between a checkpoint and a variant.
+    """The differences allowed between a checkpoint and a variant.
 
     Attributes:
         fp32_min: Smallest cosine, fp32.

@@ -1,4 +1,4 @@
-"""Does a quantised variant still rank and grade like fp32? Measured on labelled pairs, before a bundle moves.
+"""Compare how variants rank and grade labelled pairs with fp32, before a bundle moves into place.
 
 Half of the queries fit each variant's calibration, the other half measure it: levels are compared as they
 would be served.
@@ -39,7 +39,7 @@ _DRAWS = 200
 
 @dataclass(frozen=True, slots=True)
 class QualityBudget:
-    """What a variant may lose against fp32.
+    """The losses against fp32 that a variant may have.
 
     Attributes:
         mean_ap: Mean AP over levels, in [0, 1].

@@ -1,4 +1,4 @@
-"""What flows into the matrix products of a graph: found by running it on real texts.
+"""Measure the inputs of a graph's matrix products on real texts.
 
 Shape letters: B texts, T tokens, K channels of an activation, N columns of a weight.
 """
@@ -26,7 +26,7 @@ _WIDEST_COVARIANCE = 4096
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Activation:
-    """What an activation was on real texts.
+    """Statistics of an activation on real texts.
 
     Attributes:
         low: (K,) the lowest value of each channel.

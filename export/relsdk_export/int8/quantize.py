@@ -66,7 +66,7 @@ _ZERO_POINT, _NO_ZERO_POINT, _LAST_AXIS, _TINY, _ONE, _PER_127, _PER_255 = (
 
 @dataclass
 class _Rewrite:
-    """What is gathered while the graph is walked."""
+    """The new parts of a graph, gathered while it is walked."""
 
     weights: dict[str, NDArray[np.float32]]
     activations: Mapping[str, Activation]

@@ -1,4 +1,4 @@
-"""Real numbers to int8: to the nearest, or so that the errors of a product cancel.
+"""Round real numbers to int8: to the nearest, or so that the errors of a product cancel.
 
 Shape letters: K inner width, N output width, V vocabulary.
 """

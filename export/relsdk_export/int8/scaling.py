@@ -1,4 +1,4 @@
-"""How an activation that was measured is scaled before it is rounded.
+"""Scale a measured activation before it is rounded.
 
 Shape letters: B texts, T tokens, K channels of an activation, N columns of a weight.
 """

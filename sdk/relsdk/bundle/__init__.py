@@ -1,4 +1,4 @@
-"""The model-folder contract. Nobody outside this package knows the names of the files in it."""
+"""The contract of the model folder; its file names are known to this package alone."""
 
 from relsdk.bundle.calibration_key import CalibrationKey
 from relsdk.bundle.dense import DenseLayer, copy_dense, read_dense

@@ -11,7 +11,7 @@ _PAIR = "pair"
 
 @dataclass(frozen=True, slots=True)
 class CalibrationKey:
-    """What a calibration of an ONNX file is for.
+    """The name of a calibration of an ONNX file.
 
     An encoder has one for each dimension of its vectors, and a scorer one of its own and one for each encoder
     that it is pooled with. `relsdk.json` has them as "384", "pair" and "pair+FINGERPRINT@384".

@@ -1,4 +1,4 @@
-"""`relsdk.json`: what a bundle says of itself, in words that are checked before they are believed."""
+"""Read, check and write `relsdk.json`, the description of a bundle."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _without_checksum: set[Path] = set()  # bundles that were told of
 
 
 class _Gate(TypedDict):
-    """What `relsdk model info` and the model card print of it."""
+    """The part of a gate's record that `relsdk model info` and the model card print."""
 
     pairs: int
     ap_1: _Number

@@ -1,4 +1,4 @@
-"""Golden vectors: a few inputs with what each variant gave for them when the bundle was made.
+"""Golden vectors: a few inputs, and each variant's outputs for them when the bundle was made.
 
 Shape letters: N inputs, D dimension of a vector, or outputs of a scorer.
 """
@@ -66,7 +66,7 @@ class _Content(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class GoldenVectors:
-    """What a bundle gave when it was made.
+    """The outputs of a bundle when it was made.
 
     Attributes:
         texts: N pairs: a prompt's name ("" for none) and a text; of a scorer, a query and a document.

@@ -1,4 +1,4 @@
-"""Which files belong to a model folder: those in it, and what the Hugging Face cache links it to.
+"""The files that belong to a model folder: those in it, and those that the Hugging Face cache links to.
 
 The cache keeps a repository as `models--OWNER--NAME/{blobs,refs,snapshots}`: a file of a snapshot is a link
 to its blob, and a blob may be a link into the `blobs/` that all repositories of the cache share.

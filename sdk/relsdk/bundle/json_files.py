@@ -1,4 +1,4 @@
-"""JSON files of a model folder, and what is read of those that others define."""
+"""JSON files of a model folder, and the fields that are read of those that others define."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _Width = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 
 
 class ModelConfig(TypedDict, total=False):
-    """What is read of `config.json`."""
+    """The fields of `config.json` that are read."""
 
     architectures: list[str] | None
     id2label: dict[str, Any] | None
@@ -46,7 +46,7 @@ class ModelConfig(TypedDict, total=False):
 
 
 class PromptConfig(TypedDict, total=False):
-    """What is read of `config_sentence_transformers.json`."""
+    """The fields of `config_sentence_transformers.json` that are read."""
 
     model_type: str | None
     prompts: dict[str, str | None] | None
@@ -61,13 +61,13 @@ class _Token(TypedDict):
 
 
 class SpecialTokens(TypedDict, total=False):
-    """What is read of `special_tokens_map.json`."""
+    """The fields of `special_tokens_map.json` that are read."""
 
     pad_token: str | _Token | None
 
 
 class TokenizerConfig(SpecialTokens, total=False):
-    """What is read of `tokenizer_config.json`."""
+    """The fields of `tokenizer_config.json` that are read."""
 
     model_max_length: int | float | None
     tokenizer_class: str | None
@@ -80,7 +80,7 @@ class TokenizerConfig(SpecialTokens, total=False):
 
 
 class Limits(TypedDict, total=False):
-    """What is read of `sentence_bert_config.json`; the last two are the same by two versions."""
+    """The fields of `sentence_bert_config.json` that are read; the last two are one field of two versions."""
 
     max_seq_length: int | None
     do_lower_case: bool | None
@@ -95,14 +95,14 @@ class Limits(TypedDict, total=False):
 
 
 class ModuleEntry(TypedDict, total=False):
-    """What is read of an entry of `modules.json`."""
+    """The fields of an entry of `modules.json` that are read."""
 
     type: str
     path: str
 
 
 class PoolingConfig(TypedDict, total=False):
-    """What is read of `1_Pooling/config.json`, besides the flags that it had before version 6."""
+    """The fields of `1_Pooling/config.json` that are read, besides the flags that it had before version 6."""
 
     embedding_dimension: _Width | None
     word_embedding_dimension: _Width | None
@@ -116,7 +116,7 @@ class _DenseWidths(TypedDict):
 
 
 class DenseConfig(_DenseWidths, total=False):
-    """What is read of `2_Dense/config.json`."""
+    """The fields of `2_Dense/config.json` that are read."""
 
     bias: bool
     activation_function: str
@@ -139,7 +139,7 @@ class _AddedToken(TypedDict):
 
 
 class TokenizerFile(TypedDict, total=False):
-    """What is read of `tokenizer.json`."""
+    """The fields of `tokenizer.json` that are read."""
 
     padding: _Padding | None
     truncation: _Truncation | None

@@ -58,7 +58,7 @@ HEADS: dict[str, int] = {"categorical": 4, "ordinal": 3, "regression": 1}
 
 @dataclass(frozen=True, slots=True)
 class EncoderSettings:
-    """What turns a text into a vector besides the weights; part of the fingerprint.
+    """The settings that a vector depends on besides the weights; part of the fingerprint.
 
     Attributes:
         dimension: Width of the vectors.
@@ -94,7 +94,7 @@ class EncoderSettings:
 
 @dataclass(frozen=True, slots=True)
 class ScorerSettings:
-    """What turns a pair into a relevance besides the weights; part of the fingerprint.
+    """The settings that a relevance depends on besides the weights; part of the fingerprint.
 
     Attributes:
         head: What the model's outputs mean: "categorical" (4 logits, one a level), "ordinal" (3 logits of
@@ -113,7 +113,7 @@ class ScorerSettings:
 
     @property
     def outputs(self) -> int:
-        """How many numbers the model gives for a pair."""
+        """The number of outputs for a pair."""
         return HEADS[self.head]
 
 
@@ -184,7 +184,7 @@ def write_training(checkpoint: Path, about: Mapping[str, Any]) -> None:
 
 
 def tokenizer_path(folder: Path) -> Path:
-    """Where a model folder's tokenizer is."""
+    """Return the path of a model folder's tokenizer."""
     return folder / TOKENIZER_JSON
 
 

@@ -1,4 +1,4 @@
-"""What a bundle is: a folder, its settings and its ONNX files."""
+"""A bundle: a folder, its settings and its ONNX files."""
 
 from __future__ import annotations
 
@@ -122,11 +122,11 @@ class Bundle:
         raise InputError(f"{self.path} has no variant {name!r}; {choice}")
 
     def onnx_path(self, variant: Variant) -> Path:
-        """Where a variant's ONNX file is."""
+        """Return the path of a variant's ONNX file."""
         return self.path / variant.file
 
     def query_onnx_path(self, variant: Variant) -> Path:
-        """Where the ONNX file is that encodes queries."""
+        """Return the path of the ONNX file that encodes queries."""
         return self.path / (variant.query_file or variant.file)
 
     def variant_files(self, variant: Variant) -> tuple[str, ...]:

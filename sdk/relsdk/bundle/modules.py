@@ -1,4 +1,4 @@
-"""What sentence-transformers' `modules.json` says is computed behind the transformer.
+"""The modules behind the transformer, as `modules.json` of sentence-transformers lists them.
 
 Both pooling forms are read (`pooling_mode` of sentence-transformers 6, the flags before it) and written.
 """
@@ -35,7 +35,7 @@ _OWNER = "sentence_transformers."
 
 @dataclass(frozen=True, slots=True)
 class _Modules:
-    """What follows the transformer.
+    """The modules that follow the transformer.
 
     Attributes:
         pooling: How token vectors become one; None where nothing says it.

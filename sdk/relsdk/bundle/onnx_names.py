@@ -1,4 +1,4 @@
-"""What the names of ONNX files say in folders that others wrote: Optimum, sentence-transformers, the hub."""
+"""The meaning of ONNX file names in folders of Optimum, sentence-transformers and the hub."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model folder is read and checked.
+"""Read and check a model folder.
 
 A bundle is a sentence-transformers folder with an `onnx/` sub-folder, plus `relsdk.json` which carries what
 that layout has no place for: calibration, variants, quality, provenance, hashes. A folder without it opens,

@@ -1,4 +1,4 @@
-"""The `relsdk.json` of a bundle is written, and changed."""
+"""Write and change the `relsdk.json` of a bundle."""
 
 from __future__ import annotations
 

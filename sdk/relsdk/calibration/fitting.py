@@ -1,4 +1,4 @@
-"""Fitting: maximum likelihood for the cumulative link, pooled adjacent violators for isotonic regression.
+"""Fit the models: maximum likelihood for the cumulative link, pooled adjacent violators for isotonic curves.
 
 Shape letters: N pairs.
 """

@@ -1,4 +1,4 @@
-"""The models: monotone maps from a score to the probability of each relevance level.
+"""Monotone maps from a score to the probability of each relevance level.
 
 Shape letters: N pairs, L = 4 levels.
 """

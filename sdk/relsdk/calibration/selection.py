@@ -1,4 +1,4 @@
-"""Choosing a model on held-out queries, and a threshold for a wanted precision.
+"""Choose a model on held-out queries, and a threshold for a wanted precision.
 
 Shape letters: N pairs, L = 4 levels.
 """

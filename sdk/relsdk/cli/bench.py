@@ -1,4 +1,4 @@
-"""`relsdk bench`: can this model serve these queries within a budget?"""
+"""`relsdk bench`: latencies of whole searches, and the depth that fits a time budget."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`relsdk doctor`: what this machine offers and what relsdk makes of it."""
+"""`relsdk doctor`: the machine as relsdk sees it, and a self-test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a command ends: one line on stderr for whatever went wrong, and an exit code.
+"""The ending of a command: one line on stderr for whatever went wrong, and an exit code.
 
 | code | meaning |
 |---|---|

@@ -1,4 +1,4 @@
-"""How results look on a terminal, and as JSON.
+"""The look of results on a terminal, and as JSON.
 
 Everything that a command prints goes through here: titles, ids, paths and messages come from other people.
 What acts on a terminal (escape sequences, controls, changes of the reading direction) is shown, not sent.

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, never through a link, and locked by the kernel.
+"""Write files whole or not at all and never through a link; lock them by the kernel.
 
 A file is written aside, flushed to the disk and renamed. Whoever writes holds a lock on what is aside, so
 that the next writer can tell what a killed one left: a lock dies with its process, a process id does not.

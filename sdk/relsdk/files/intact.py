@@ -1,4 +1,4 @@
-"""Files that were hashed and found right are remembered: the next look at the same file costs microseconds.
+"""A memory of files whose hash was right: the next check of the same file costs microseconds.
 
 What is remembered is no path but the file itself: device, inode, size, times of change, and its hash. A copy,
 a restored or a changed file is another one, and is hashed. A file that was changed in the last moment before

@@ -29,7 +29,7 @@ _UTF_16_MARKS, _GZIP_MARK = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), b"\x1f\x
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How the rows of a text source are read.
+    """Options for reading the rows of a text source.
 
     Attributes:
         encoding: A text encoding that Python knows; a byte order mark is dropped.

@@ -1,4 +1,4 @@
-"""Documents and queries: what an index is built from and what is asked of it."""
+"""Read and write documents and queries."""
 
 from __future__ import annotations
 

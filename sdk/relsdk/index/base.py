@@ -1,4 +1,4 @@
-"""What the parts of an index agree on: its settings, the interface of a vector index, and of an encoder.
+"""Settings of an index, and the interfaces of a vector index and of an encoder.
 
 Shape letters: N documents, Q queries, D dimension, K results of each query.
 """
@@ -27,7 +27,7 @@ Progress = Callable[[str, int], None]
 
 @dataclass(frozen=True)
 class IndexConfig:
-    """How vectors are searched.
+    """Settings of the vector search.
 
     Attributes:
         kind: "hnsw", a graph (approximate, fast), or "flat", exact search (no graph on disk).
@@ -80,7 +80,7 @@ class IndexConfig:
 
 
 class Neighbours(NamedTuple):
-    """What a vector search found, best first.
+    """The result of a vector search, best first.
 
     Attributes:
         rows: (Q, K) int64 row numbers.

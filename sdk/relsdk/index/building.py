@@ -1,4 +1,4 @@
-"""From a stream of documents to the files of a generation.
+"""Build the files of a generation from a stream of documents.
 
 Shape letters: N documents, n documents of one chunk, D dimension.
 """

@@ -25,7 +25,7 @@ IntArray = NDArray[np.int64]
 
 
 class Twins:
-    """Which rows stand for others.
+    """The rows that stand for others with the same vector.
 
     Args:
         pairs: (T, 2) int64: a row, and the lowest row with the same vector; sorted by that one, then by row.

@@ -27,7 +27,7 @@ Value: TypeAlias = "str | int | float | bool | None"
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """What a comparison looks at.
+    """The field that a comparison looks at.
 
     Attributes:
         name: As the filter has it, for messages.

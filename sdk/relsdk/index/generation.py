@@ -34,7 +34,7 @@ _FILTERS_KEPT = 16
 
 @dataclass(frozen=True)
 class IndexInfo:
-    """What an index holds.
+    """A summary of an index.
 
     Attributes:
         path: The folder.

@@ -37,7 +37,7 @@ Words = NDArray[np.uint32]
 
 
 class _WrongError(Exception):
-    """What is wrong with a file."""
+    """A fault of the file."""
 
 
 def check_graph_file(path: Path, rows: NDArray[np.int64], dimension: int, config: IndexConfig) -> None:

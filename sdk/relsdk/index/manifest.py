@@ -1,4 +1,4 @@
-"""`manifest.json`: what a generation is and what its files must be."""
+"""`manifest.json`: the description of a generation and the hashes of its files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check an index, also one that cannot be opened."""
+"""Check an index, even one that cannot be opened."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every metric asks of its input, and the error for a metric that has no value.
+"""Checks of what metrics take, and the error for a metric that has no value.
 
 Shape letters: N pairs or documents, L levels.
 """

@@ -1,4 +1,4 @@
-"""How good the predicted levels and their probabilities are: all pairs at once.
+"""Metrics of predicted levels and their probabilities, over all pairs at once.
 
 Shape letters: N pairs, L levels (4 in relsdk; every function takes the L of the probabilities).
 """

@@ -1,4 +1,4 @@
-"""How good an order is: one list of documents at a time.
+"""Metrics of an order, for one list of documents at a time.
 
 Every function takes the documents of one list as `labels` and `scores`, in any order, and sorts by descending
 score. Three rules hold throughout:

@@ -1,4 +1,4 @@
-"""The two summaries that evaluation prints and stores: levels with probabilities, and order."""
+"""Summaries that evaluation prints and stores: of levels with probabilities, of order, of a run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MIN_DOCUMENTS = 3
 
 @dataclass(frozen=True, slots=True)
 class GradeReport:
-    """How good predicted levels and probabilities are; NaN where a value does not exist.
+    """Metrics of predicted levels and probabilities; NaN where a value does not exist.
 
     Attributes:
         pairs: Number of pairs.
@@ -85,7 +85,7 @@ def grade_report(labels: ArrayLike, probabilities: ArrayLike) -> GradeReport:
 
 @dataclass(frozen=True, slots=True)
 class RankingReport:
-    """How good an order is; NaN where a value does not exist (no pair of that level, no usable query).
+    """Metrics of an order; NaN where a value does not exist (no pair of that level, no usable query).
 
     Attributes:
         pairs: Number of pairs.
@@ -165,7 +165,7 @@ def ranking_report(
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
-    """How good a run is against judgements; each metric is a mean over the measured queries.
+    """Metrics of a run against judgements, each a mean over the measured queries.
 
     A document is relevant when its label is at least 1. Documents of equal score have no order: the value is
     the mean over their orders, where trec_eval orders them by id.

@@ -1,4 +1,4 @@
-"""Means over queries, how sure they are, and rank correlation.
+"""Means over queries with their intervals, and rank correlation.
 
 Shape letters: N rows (pairs), Q queries, S bootstrap samples.
 """

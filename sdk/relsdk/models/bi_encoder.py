@@ -1,4 +1,4 @@
-"""Pairs judged by the cosine of an encoder's vectors.
+"""The cosine of an encoder's vectors as the score of a pair.
 
 Shape letters: N pairs, D dimension.
 """

@@ -1,4 +1,4 @@
-"""Pairs judged by a cross-encoder, which reads query and document together.
+"""The cross-encoder: query and document, read together, to logits.
 
 Shape letters: N pairs, C outputs of a head.
 """
@@ -63,7 +63,7 @@ class CrossEncoder:
 
     @property
     def calibration(self) -> Calibration:
-        """What was fitted; else the head's own probabilities. A regression head has none of its own.
+        """The fitted calibration, else the head's own probabilities; a regression head has none of its own.
 
         Raises:
             CalibrationError: A regression head without a fit.
@@ -86,7 +86,7 @@ class CrossEncoder:
 
     @property
     def truncated_count(self) -> int:
-        """How many pairs were cut so far."""
+        """The number of pairs that were cut so far."""
         return self._runner.truncated_count
 
     def logits(

@@ -148,7 +148,7 @@ class Embedder:
 
     @property
     def truncated_count(self) -> int:
-        """How many inputs were cut so far."""
+        """The number of inputs that were cut so far."""
         return self._runner.truncated_count
 
     @property

@@ -26,7 +26,7 @@ Pair = tuple[str, str | Document]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PairOutputs:
-    """What a model gives for N pairs.
+    """The outputs of a model for N pairs.
 
     Attributes:
         scores: (N,) float32, higher is better: what documents are ordered by.
@@ -38,7 +38,7 @@ class PairOutputs:
 
 
 class PairModel(Protocol):
-    """An open bundle that can judge pairs."""
+    """An open bundle that gives pairs a number."""
 
     @property
     def bundle(self) -> Bundle:

@@ -1,4 +1,4 @@
-"""Token vectors to one vector a text, and that to the numbers that are asked for.
+"""Pool token vectors to one vector a text, and convert it to the wanted precision.
 
 The poolings are those of sentence-transformers 6.2 (`sentence_transformer/modules/pooling.py`).
 

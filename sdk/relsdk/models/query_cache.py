@@ -20,7 +20,7 @@ __all__ = ["CacheInfo", "QueryCache", "open_query_cache"]
 
 
 class CacheInfo(NamedTuple):
-    """How a cache fares.
+    """Counts of a cache.
 
     Attributes:
         hits: Queries that were answered from it.

@@ -1,1 +1,1 @@
-"""What runs a model's file: the CPU, the tokenizer, batches, and onnxruntime."""
+"""Run a model's file: CPU and threads, tokenizer, batches, onnxruntime."""

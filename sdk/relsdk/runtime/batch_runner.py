@@ -1,4 +1,4 @@
-"""A bundle that is open: its tokenizer and its ONNX file, run over any number of inputs in sorted batches.
+"""An open bundle: its tokenizer and its ONNX file, run over any number of inputs in sorted batches.
 
 Shape letters: N inputs, B inputs of one batch, T tokens, W width of a result.
 """
@@ -33,7 +33,7 @@ class TruncationWarning(UserWarning):
 
 
 class BatchRunner:
-    """Tokenises, batches and runs; what a batch's result means is its owner's business.
+    """Tokenises, batches and runs; its owner knows what a batch's result means.
 
     Args:
         bundle: The model; the hashes of the files that are used are checked.

@@ -1,4 +1,4 @@
-"""numpy's matrix products on as many threads as relsdk may use, no more.
+"""Keep numpy's matrix products within the threads that relsdk may use.
 
 numpy starts a thread for every CPU that it sees and has no call for less. Inside a container whose quota is
 smaller the kernel stops those threads again and again. OpenBLAS, which numpy's wheels bring along, has such a

@@ -1,4 +1,4 @@
-"""What this process may use: CPU features, and threads from affinity and container quota."""
+"""CPU features, and the number of threads from affinity and container quota."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _VARIABLE = "RELSDK_THREADS"
 
 @dataclass(frozen=True, slots=True)
 class ThreadChoice:
-    """How many threads to run and why.
+    """A number of threads, and the reason.
 
     Attributes:
         threads: The choice.

@@ -1,4 +1,4 @@
-"""The one place that imports onnxruntime: without its telemetry, and no version whose results are wrong.
+"""Import onnxruntime without its telemetry, and refuse versions whose results are wrong.
 
 From 1.32 on, onnxruntime writes a device id and a database into the user's cache folder and sends events,
 unless a variable says no while it is imported; its own call for that comes too late.

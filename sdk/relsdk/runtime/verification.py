@@ -1,4 +1,4 @@
-"""Does a bundle still give what it gave when it was made? Hashes, settings, golden vectors.
+"""Verify that a bundle still gives the outputs it was made with: hashes, settings, golden vectors.
 
 Shape letters: N golden inputs, D dimension of a vector, or outputs of a scorer.
 """

@@ -1,4 +1,4 @@
-"""Encode, retrieve, grade: the one place where encoder, index and scorer meet."""
+"""Encode, retrieve and grade: encoder, index and scorer together."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _CHUNK = 8
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """What the caller wants of the hits; see `Searcher.search`."""
+    """The caller's conditions on hits; see `Searcher.search`."""
 
     k: int
     min_level: int | None

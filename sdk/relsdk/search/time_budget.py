@@ -1,4 +1,4 @@
-"""How much work fits into the time that is left. No model, no wall clock of its own.
+"""An estimate of the work that fits into the time left, without a model or a wall clock of its own.
 
 A clock is a function that returns seconds and never goes back; tests give their own.
 """
@@ -61,7 +61,7 @@ class Deadline:
 
 
 class CostEstimate:
-    """What one item costs, learnt from the items so far. Safe to share between threads and after a fork.
+    """The cost of one item, learnt from the items so far. Safe to share between threads and after a fork.
 
     A smoothed mean plus four smoothed mean deviations, as a network stack estimates when an answer is late:
     high enough that what is said to fit does, and quick to follow a machine that gets slower. The first

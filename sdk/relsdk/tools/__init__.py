@@ -1,1 +1,1 @@
-"""What measures a model or an index and prepares training: used by commands, not by serving."""
+"""Tools that measure a model or an index and prepare training; serving does not use them."""

@@ -43,7 +43,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """How an encoder or a scorer does on labelled pairs.
+    """Metrics of an encoder or a scorer on labelled pairs.
 
     Attributes:
         model: The bundle's name.
@@ -72,7 +72,7 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationReport:
-    """What fitting the calibration of one variant gave.
+    """The result of fitting the calibration of one variant.
 
     Attributes:
         variant: The ONNX file.

@@ -1,4 +1,4 @@
-"""Hard negatives out of an index: near a query, yet irrelevant in the eyes of another model.
+"""Hard negatives from an index: near a query, yet irrelevant in the eyes of another model.
 
 Training data for the next encoder: documents that the present one puts close to a query although they do not
 answer it (Xiong et al. 2021, ANCE; the guard against false negatives as in Qu et al. 2021, RocketQA).
@@ -26,7 +26,7 @@ _AT_ONCE = 64
 
 
 class _Known(NamedTuple):
-    """What is judged of a query: document ids and texts, and its most relevant document."""
+    """The labels of a query: ids and texts of its documents, and the most relevant of them."""
 
     ids: set[str]
     texts: set[str]

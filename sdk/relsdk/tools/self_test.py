@@ -1,4 +1,4 @@
-"""Does this installation work on this machine? A few small runs with known answers, in about 2 seconds.
+"""Test an installation on this machine: a few small runs with known answers, in about 2 seconds.
 
 Shape letters: N vectors, D dimension, K results.
 """

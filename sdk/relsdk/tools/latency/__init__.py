@@ -1,4 +1,4 @@
-"""Can this model serve these queries within a budget? Latencies, and what to change if not."""
+"""Latencies of a model's searches, and advice on what to change for a time budget."""
 
 from relsdk.tools.latency.latencies import Facts, Latency, Parts
 from relsdk.tools.latency.measure import KS, Benchmark, Plan, run_benchmark

@@ -1,4 +1,4 @@
-"""What is measured, and what the advice needs to know of the model and the machine."""
+"""Latencies, and the facts of model and machine that the advice needs."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What could be changed.
+    """The facts of model and machine that could be changed.
 
     Attributes:
         quantisation: Of the encoder's file: "fp32", "int8" or another name.

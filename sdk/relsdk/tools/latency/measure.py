@@ -30,7 +30,7 @@ Progress = Callable[[str, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to measure.
+    """The measurements to take.
 
     Attributes:
         budget_ms: What p99 may take.
@@ -57,7 +57,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """What was measured.
+    """The results of a benchmark.
 
     Attributes:
         model: The encoder's name.

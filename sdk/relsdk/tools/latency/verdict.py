@@ -1,4 +1,4 @@
-"""From latencies to an answer: does it fit, at which k, with or without a scorer, what to change. Pure."""
+"""Turn latencies into an answer: the k that fits, with or without a scorer, and what to change."""
 
 from __future__ import annotations
 
