@@ -65,19 +65,8 @@ def main(shared: Path, output: Path, folder: Path | None, checkpoint: Path | Non
 def measure(shared: Path, work: Path, checkpoint: Path) -> dict[str, Any]:
     """Run every step and return what it printed and measured."""
     kuake = shared / "data/kuake_qtr"
-    seconds: dict[str, float] = {}
-
-    def relsdk(step: str, *arguments: str) -> list[Any]:
-        started = time.perf_counter()
-        click.echo(f"relsdk {' '.join(arguments)}", err=True)
-        done = subprocess.run(
-            [sys.executable, "-m", "relsdk", *arguments, "--json"], stdout=subprocess.PIPE, text=True
-        )
-        if done.returncode:
-            raise click.ClickException(f"step {step!r} failed with code {done.returncode}")
-        seconds[step] = round(time.perf_counter() - started, 2)
-        return [json.loads(line) for line in done.stdout.splitlines()]
-
+    commands = Commands()
+    relsdk = commands.run
     bundle, index, documents = work / "bundle", work / "index", work / "documents.jsonl"
     pairs = work / "pairs.jsonl"
     write_pairs(pairs, islice(read_pairs(kuake / "train.jsonl"), GATE_PAIRS))
@@ -103,27 +92,52 @@ def measure(shared: Path, work: Path, checkpoint: Path) -> dict[str, Any]:
         "data": f"KUAKE-QTR: gated and calibrated on the first {GATE_PAIRS:,} pairs of train, evaluated on "
         "test; nDCG@10 with exponential gain, queries with at least 3 documents and more than one level",
         "documents": count,
-        "seconds": seconds,
-        "variants": {
-            v["name"]: {"bytes": v["quality"]["bytes"], **v["quality"]["parity"]}
-            for v in exported["variants"]
-        },
-        "calibration": calibrated["calibrations"],
-        "evaluation": evaluated,
-        "gate": {v["name"]: v["quality"]["gate"] for v in exported["variants"]},
-        "within_the_default_budget": {
-            v["name"]: within_budget(v["quality"]["gate"]) for v in exported["variants"]
-        },
+        "seconds": commands.seconds,
+        **export_figures(exported, calibrated, evaluated),
         "batch_invariance": batch_invariance(bundle, documents),
         "levels_that_change_with_the_batch": level_changes(bundle, kuake / "test.jsonl"),
         "index": {key: built[key] for key in ("count", "dimension", "kind")},
         "index_recall_at_10": recall(index, bundle, shared),
         "index_verified": all(check["ok"] for check in verified["checks"]),
-        "answers": [
-            {"query": a["query"], "hits": [[h["title"], h["level"], round(h["score"], 3)] for h in a["hits"]]}
-            for a in answers
-        ],
+        "answers": [answer_figures(answer) for answer in answers],
     }
+
+
+class Commands:
+    """Runs relsdk's commands and keeps the seconds of each step."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def run(self, step: str, *arguments: str) -> list[Any]:
+        """Run a command; return the JSON lines that it printed."""
+        started = time.perf_counter()
+        click.echo(f"relsdk {' '.join(arguments)}", err=True)
+        process = subprocess.run(
+            [sys.executable, "-m", "relsdk", *arguments, "--json"], stdout=subprocess.PIPE, text=True
+        )
+        if process.returncode:
+            raise click.ClickException(f"step {step!r} failed with code {process.returncode}")
+        self.seconds[step] = round(time.perf_counter() - started, 2)
+        return [json.loads(line) for line in process.stdout.splitlines()]
+
+
+def export_figures(exported: Any, calibrated: Any, evaluated: Any) -> dict[str, Any]:
+    """Return the figures of the export, its gate, the calibration and the evaluation."""
+    qualities = {variant["name"]: variant["quality"] for variant in exported["variants"]}
+    return {
+        "variants": {name: {"bytes": q["bytes"], **q["parity"]} for name, q in qualities.items()},
+        "calibration": calibrated["calibrations"],
+        "evaluation": evaluated,
+        "gate": {name: quality["gate"] for name, quality in qualities.items()},
+        "within_the_default_budget": {name: within_budget(q["gate"]) for name, q in qualities.items()},
+    }
+
+
+def answer_figures(answer: Any) -> dict[str, Any]:
+    """Return the hits of an answer: title, level and score."""
+    hits = [[hit["title"], hit["level"], round(hit["score"], 3)] for hit in answer["hits"]]
+    return {"query": answer["query"], "hits": hits}
 
 
 def within_budget(gate: dict[str, Any]) -> bool:
@@ -134,13 +148,13 @@ def within_budget(gate: dict[str, Any]) -> bool:
 
 def write_titles(kuake: Path, target: Path) -> int:
     """Write every distinct title of KUAKE-QTR as one document; return how many."""
-    found = {}
+    documents = {}
     for name in ("train", "dev", "test"):
         for pair in read_pairs(kuake / f"{name}.jsonl"):
-            found[pair.document.id] = pair.document
+            documents[pair.document.id] = pair.document
     for _, document in read_unlabelled_pairs(kuake / "unlabelled.jsonl", skip_empty=True):
-        found[document.id] = document
-    return write_documents(target, found.values())
+        documents[document.id] = document
+    return write_documents(target, documents.values())
 
 
 def exact_variants(bundle: Path) -> list[str]:
@@ -197,9 +211,10 @@ def recall(path: Path, bundle: Path, shared: Path) -> dict[str, Any]:
             exact = [{hit.document.id for hit in hits} for hits in index.search(vectors, 10, exact=True)]
             shares = {}
             for effort in (32, 64, 128, 256, 512):
-                found = index.search(vectors, 10, ef_search=effort)
+                hit_lists = index.search(vectors, 10, ef_search=effort)
                 same = [
-                    len({h.document.id for h in hits} & e) / 10 for hits, e in zip(found, exact, strict=True)
+                    len({hit.document.id for hit in hits} & ids) / 10
+                    for hits, ids in zip(hit_lists, exact, strict=True)
                 ]
                 shares[str(effort)] = round(float(np.mean(same)), 4)
             result[name] = {"queries": len(texts), **shares}

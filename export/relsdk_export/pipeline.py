@@ -146,39 +146,24 @@ def export_bundle(
         raise InputError(f"unknown variants {unknown}; allowed are {list(DEFAULT_VARIANTS)}")
     for checkpoint in job.towers.values():
         check_checkpoint(checkpoint)
-    gate = gate or Gate()
-    called = name_of_model(target)  # the checkpoint's is in the provenance
+    name = name_of_model(target)  # the checkpoint's is in the provenance
     with staged_folder(target, marker=RELSDK_JSON, overwrite=overwrite, sources=[job.checkpoint]) as staging:
         on_step("load the checkpoint")
         job.prepare(staging, on_step)
-        unmeasured = _write_variants(job, staging, variants, on_step)
+        written = _write_variants(job, staging, variants, on_step)
         on_step("compare with the checkpoint")
         provenance = _provenance(job)
-        bundle = _finish(staging, job, called, unmeasured, provenance)
-        compared = [_compare(job, bundle, variant) for variant in bundle.variants]
-        bundle = _finish(staging, job, called, compared, provenance)
-        left_out: dict[str, list[str]] = {}
-        measured: Sequence[Variant] = bundle.variants
-        if gate.pairs:
-            on_step("measure ranking and levels on labelled pairs")
-            measured, left_out = _apply_gate(bundle, variants, gate, on_step)
-            if job.cuts():
-                on_step("measure the whole model on labelled pairs")
-                provenance["cuts"] = {**job.cuts(), **_cost_of_cuts(job, bundle, measured, gate)}
-        kept = [variant for variant in measured if variant.name in variants and variant.name not in left_out]
-        if not kept:
-            raise QualityError(f"every variant asked for is over budget: {left_out}; nothing was written")
+        bundle = _compare_variants(staging, job, name, written, provenance)
+        if gate is not None and gate.pairs:
+            bundle = _apply_gate(job, bundle, variants, gate, on_step)
         on_step("record golden vectors")
+        names = set(variants).difference(bundle.provenance.get("left_out", ()))
+        kept = [variant for variant in bundle.variants if variant.name in names]
         write_golden(staging, job.settings, _golden(bundle, kept))
-        for variant in measured:
-            if variant not in kept:
-                for name in bundle.variant_files(variant):
-                    (staging / name).unlink()
-        if left_out:
-            provenance["left_out"] = left_out
-        described = _finish(staging, job, called, kept, provenance)
+        _remove_files(bundle, [variant for variant in bundle.variants if variant not in kept])
+        described = _finish(staging, job, name, kept, bundle.provenance)
         write_model_card(staging, model_card(described))
-        _finish(staging, job, called, kept, provenance)
+        _finish(staging, job, name, kept, bundle.provenance)
     return read_bundle(target)
 
 
@@ -212,6 +197,16 @@ def _variant(job: ExportJob, name: str) -> Variant:
     return Variant(name, files["model"], quantisation, isa, query_file=files.get("query_model", ""))
 
 
+def _compare_variants(
+    folder: Path, job: ExportJob, name: str, variants: Sequence[Variant], provenance: Mapping[str, Any]
+) -> Bundle:
+    """Compare each variant with the checkpoint; return the bundle with what was measured."""
+    bundle = _finish(folder, job, name, variants, provenance)
+    return _finish(
+        folder, job, name, [_compare(job, bundle, variant) for variant in bundle.variants], provenance
+    )
+
+
 def _compare(job: ExportJob, bundle: Bundle, variant: Variant) -> Variant:
     """Compare a variant with the checkpoint; return it with what was measured."""
     parity = dict(job.compare(bundle, _measurable(bundle, variant)))
@@ -221,21 +216,33 @@ def _compare(job: ExportJob, bundle: Bundle, variant: Variant) -> Variant:
     return replace(variant, quality={"parity": parity, "bytes": size, "operators": operators.to_dict()})
 
 
-def _apply_gate(
-    bundle: Bundle, wanted: Sequence[str], gate: Gate, on_step: OnStep
-) -> tuple[list[Variant], dict[str, list[str]]]:
-    """Measure variants on labelled pairs; return them with the measures, and what speaks against some."""
+def _apply_gate(job: ExportJob, bundle: Bundle, wanted: Sequence[str], gate: Gate, on_step: OnStep) -> Bundle:
+    """Measure variants on labelled pairs; return the bundle with the measures and the names left out.
+
+    Raises:
+        QualityError: Every variant that is wanted is over budget.
+    """
+    on_step("measure ranking and levels on labelled pairs")
     stand_ins = [_measurable(bundle, variant).name for variant in bundle.variants]
     records = measure_quality(bundle.path, list(dict.fromkeys(stand_ins)), gate.pairs, gate.budget)
     by_name = {record.variant: record for record in records}
-    measured, left_out = [], {}
+    measured: list[Variant] = []
+    left_out: dict[str, list[str]] = {}
     for variant, stand_in in zip(bundle.variants, stand_ins, strict=True):
         record = by_name[stand_in]
         if record.over_budget and variant.name in wanted:
             left_out[variant.name] = list(record.over_budget)
             on_step(f"{variant.name} is left out: {'; '.join(record.over_budget)}")
         measured.append(replace(variant, quality={**variant.quality, "gate": record.to_dict()}))
-    return measured, left_out
+    provenance = dict(bundle.provenance)
+    if job.cuts():
+        on_step("measure the whole model on labelled pairs")
+        provenance["cuts"] = {**job.cuts(), **_cost_of_cuts(job, measured, gate)}
+    if all(name in left_out for name in wanted):
+        raise QualityError(f"every variant asked for is over budget: {left_out}; nothing was written")
+    if left_out:
+        provenance["left_out"] = left_out
+    return replace(bundle, variants=tuple(measured), provenance=provenance)
 
 
 def _measurable(bundle: Bundle, variant: Variant) -> Variant:
@@ -243,7 +250,7 @@ def _measurable(bundle: Bundle, variant: Variant) -> Variant:
     return variant if runs_exactly(variant) else bundle.variant(_TWIN)
 
 
-def _cost_of_cuts(job: ExportJob, bundle: Bundle, measured: Sequence[Variant], gate: Gate) -> dict[str, Any]:
+def _cost_of_cuts(job: ExportJob, measured: Sequence[Variant], gate: Gate) -> dict[str, Any]:
     """Measure the whole model as the cut one was measured: ranking and size before and after, in fp32."""
     with TemporaryDirectory() as folder:
         whole = job.export_whole(Path(folder) / "whole")
@@ -256,6 +263,12 @@ def _cost_of_cuts(job: ExportJob, bundle: Bundle, measured: Sequence[Variant], g
         "before": {"bytes": size, **{key: before[key] for key in keys}},
         "after": {"bytes": exact["bytes"], **{key: after[key] for key in keys}},
     }
+
+
+def _remove_files(bundle: Bundle, variants: Sequence[Variant]) -> None:
+    for variant in variants:
+        for name in bundle.variant_files(variant):
+            (bundle.path / name).unlink()
 
 
 def _golden(bundle: Bundle, variants: Sequence[Variant]) -> dict[str, NDArray[np.float32]]:

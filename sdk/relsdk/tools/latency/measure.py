@@ -103,6 +103,17 @@ class _Way:
             self.candidates.append(result.candidates)
             self.scored.append(result.scored)
 
+    def latency(self, threads: int, budget_ms: float) -> Latency:
+        return latency(
+            self.mode,
+            self.k,
+            self.seconds,
+            threads=threads,
+            budget_ms=budget_ms,
+            candidates=self.candidates,
+            scored=self.scored,
+        )
+
 
 def run_benchmark(
     embedder: Embedder,
@@ -131,27 +142,9 @@ def run_benchmark(
     """
     if not queries:
         raise InputError("there are no queries; give at least one")
-    plain = Searcher(embedder, index, clock=clock)
-    plain.warmup()
-    ways = [_Way(ENCODER, k, plain, None) for k in plan.ks]
-    if scorer is not None:
-        rescoring = Searcher(embedder, index, scorer, clock=clock)
-        rescoring.warmup()
-        ways += [_Way(SCORER, k, rescoring, None) for k in plan.ks]
-        ways += [_Way(IN_BUDGET, k, rescoring, plan.budget_ms) for k in plan.ks]
+    ways = _ways(embedder, index, scorer, plan, clock)
     _take_turns(ways, queries, plan, clock, on_progress)
-    latencies = tuple(
-        latency(
-            way.mode,
-            way.k,
-            way.seconds,
-            threads=embedder.threads,
-            budget_ms=plan.budget_ms,
-            candidates=way.candidates,
-            scored=way.scored,
-        )
-        for way in ways
-    )
+    latencies = tuple(way.latency(embedder.threads, plan.budget_ms) for way in ways)
     parts = _parts(embedder, index, queries, plan, clock)
     facts = _facts(embedder, index, queries, scorer)
     return Benchmark(
@@ -165,6 +158,21 @@ def run_benchmark(
         facts=facts,
         verdict=decide(latencies, parts, facts, plan.budget_ms),
     )
+
+
+def _ways(
+    embedder: Embedder, index: Index, scorer: RelevanceScorer | None, plan: Plan, clock: Clock
+) -> list[_Way]:
+    """Return the kinds of searches to measure, with their models loaded and run."""
+    plain = Searcher(embedder, index, clock=clock)
+    plain.warmup()
+    ways = [_Way(ENCODER, k, plain, None) for k in plan.ks]
+    if scorer is None:
+        return ways
+    rescoring = Searcher(embedder, index, scorer, clock=clock)
+    rescoring.warmup()
+    ways += [_Way(SCORER, k, rescoring, None) for k in plan.ks]
+    return ways + [_Way(IN_BUDGET, k, rescoring, plan.budget_ms) for k in plan.ks]
 
 
 def _take_turns(
