@@ -7,7 +7,7 @@ import pytest
 
 from relsdk import formats
 from relsdk.formats import _json, _lines, _tables
-from relsdk.index import filters
+from relsdk.index import filter_parser
 from relsdk.index.filter_text import parse_where
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "input.md").read_text(encoding="utf-8")
@@ -41,10 +41,10 @@ def test_the_filters_shown_are_filters():
     lines = BLOCKS["where"].splitlines()
     assert len(lines) == 6
     for line in lines:
-        filters.parse_filter(parse_where([line]))
+        filter_parser.parse_filter(parse_where([line]))
     shown = {}
     exec(BLOCKS["python"], shown)
-    filters.parse_filter(shown["where"])
+    filter_parser.parse_filter(shown["where"])
 
 
 def test_the_limits_shown_are_the_limits():
@@ -52,7 +52,7 @@ def test_the_limits_shown_are_the_limits():
         f"| {_lines.MAX_LINE >> 20} MiB |",
         f"| {_tables._MAX_ROW >> 20} MiB, {_tables._MAX_FIELD >> 20} MiB |",
         f"| {_json._MAX_ARRAY >> 20} MiB |",
-        f"{filters.MAX_COMPARISONS} comparisons, {filters.MAX_VALUES:,} values, "
-        f"{filters.MAX_CHARACTERS:,} characters of text, {filters.MAX_DEPTH} levels",
+        f"{filter_parser.MAX_COMPARISONS} comparisons, {filter_parser.MAX_VALUES:,} values, "
+        f"{filter_parser.MAX_CHARACTERS:,} characters of text, {filter_parser.MAX_DEPTH} levels",
     ):
         assert limit in PAGE
