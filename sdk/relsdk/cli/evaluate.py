@@ -11,6 +11,7 @@ import click
 from relsdk.bundle import read_bundle
 from relsdk.bundle.hub import local_model
 from relsdk.cli.inputs import input_options
+from relsdk.cli.options import json_option, threads_option, variants_option
 from relsdk.cli.output import counted, echo, echo_json, echo_table, percent
 from relsdk.errors import InputError
 from relsdk.files.folders import check_file_target, write_file_atomically
@@ -30,12 +31,12 @@ __all__ = ["echo_evaluations", "evaluate", "open_companion"]
 @click.argument("names", metavar="MODEL PAIRS | --run RUN QRELS", nargs=-1)
 @click.option("--run", help="Measure this run file (TREC) against the judgements in QRELS instead.")
 @input_options
-@click.option("--variant", "variants", multiple=True, help="ONNX files [default: all this CPU runs exactly].")
+@variants_option
 @click.option("--dim", "truncate_dim", type=int, help="Cut vectors to this dimension.")
 @click.option("--encoder", help="Measure a scorer together with this encoder (see calibrate --encoder).")
-@click.option("--threads", type=int, help="CPU threads [default: what affinity and container quota allow].")
+@threads_option
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Also write the JSON to this file.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def evaluate(
     names: tuple[str, ...],
     run: str | None,

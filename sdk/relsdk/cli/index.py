@@ -11,6 +11,7 @@ import click
 
 from relsdk.cli.index_documents import export, get, list_documents
 from relsdk.cli.inputs import document_options, typed_documents
+from relsdk.cli.options import dim_option, json_option, threads_option, variant_option
 from relsdk.cli.output import count_lines, counted, echo, echo_json, echo_next, echo_table
 from relsdk.errors import IndexFolderError
 from relsdk.index import Index, IndexConfig, verify_index
@@ -36,9 +37,9 @@ for command in (list_documents, get, export):
     "--input", "-i", "source", required=True, help="Documents: .jsonl, .csv, .tsv, .parquet (or .gz)."
 )
 @document_options
-@click.option("--variant", default="auto", show_default=True, help="ONNX file of the bundle.")
-@click.option("--threads", type=int, help="CPU threads [default: what affinity and container quota allow].")
-@click.option("--dim", "truncate_dim", type=int, help="Keep this many leading dimensions.")
+@variant_option
+@threads_option
+@dim_option
 @click.option(
     "--kind",
     type=click.Choice(["hnsw", "flat"]),
@@ -71,7 +72,7 @@ for command in (list_documents, get, export):
     help="When an id occurs again: stop, or keep the last document.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an index that is there.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def build(
     path: Path,
     model: str,
@@ -116,7 +117,7 @@ def build(
 
 @index.command(epilog="Example: relsdk index info docs.idx --json")
 @click.argument("path", metavar="INDEX", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def info(path: Path, as_json: bool) -> None:
     """Show what INDEX holds."""
     with Index.open(path) as opened:
@@ -129,7 +130,7 @@ def info(path: Path, as_json: bool) -> None:
 
 @index.command(epilog="Example: relsdk index verify docs.idx")
 @click.argument("path", metavar="INDEX", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def verify(path: Path, as_json: bool) -> None:
     """Check INDEX: hashes, counts, vectors, graph. Exit code 2 when a check fails."""
     report = verify_index(path)

@@ -12,6 +12,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from relsdk.cli.options import json_option
 from relsdk.cli.output import counted, echo, echo_json, echo_table
 from relsdk.errors import InputError, RelsdkError
 from relsdk.files.atomic import output_file
@@ -92,7 +93,7 @@ def _on_one_line(value: object) -> str:
     help="Write their vectors, too: row n of FILE.npy is line n of OUTPUT.jsonl.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace files that are there.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def export(
     path: Path, output: Path, where: tuple[str, ...], vectors: Path | None, overwrite: bool, as_json: bool
 ) -> None:

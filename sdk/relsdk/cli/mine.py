@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from relsdk.cli.inputs import input_options
+from relsdk.cli.options import json_option, threads_option
 from relsdk.cli.output import echo, echo_json, shell
 from relsdk.cli.query import open_searcher
 from relsdk.files.folders import check_file_target
@@ -35,10 +36,10 @@ __all__ = ["mine"]
     help="At most so much of the cosine of the query's most relevant document.",
 )
 @click.option("--model", "-m", help="Bundle [default: the one the index was built with].")
-@click.option("--threads", type=int, help="CPU threads.")
+@threads_option
 @click.option("--overwrite", is_flag=True, help="Replace OUTPUT.")
 @input_options
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def mine(
     path: Path,
     pairs: Path,

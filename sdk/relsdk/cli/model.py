@@ -9,6 +9,7 @@ import click
 from relsdk.bundle import Bundle, CalibrationKey, EncoderSettings, ScorerSettings, Variant, read_bundle
 from relsdk.bundle.hub import local_model
 from relsdk.cli import LazyGroup
+from relsdk.cli.options import json_option
 from relsdk.cli.output import echo, echo_json, echo_table, percent
 from relsdk.errors import BundleError
 from relsdk.models.open import open_pair_model
@@ -33,7 +34,7 @@ def model() -> None:
 
 @click.command(epilog="Example: relsdk model info bundle")
 @click.argument("path", metavar="BUNDLE")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def info(path: str, as_json: bool) -> None:
     """Show what BUNDLE holds: settings, variants, calibration, quality. Checks every hash."""
     bundle = read_bundle(local_model(path))
@@ -87,7 +88,7 @@ def _echo_gates(bundle: Bundle) -> None:
 
 @click.command(epilog="Example: relsdk model verify bundle")
 @click.argument("path", metavar="BUNDLE")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def verify(path: str, as_json: bool) -> None:
     """Check every hash of BUNDLE, and that it still gives what it gave when it was made, on this CPU."""
     bundle = read_bundle(local_model(path))

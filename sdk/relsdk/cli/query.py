@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from relsdk.cli.inputs import input_options
+from relsdk.cli.options import threads_option, variant_option
 from relsdk.cli.output import (
     clip,
     counted,
@@ -45,8 +46,8 @@ __all__ = ["echo_hits", "open_searcher", "query"]
 @click.option("--budget-ms", type=float, help="With --scorer: re-score what fits into so many milliseconds.")
 @click.option("--model", "-m", help="Bundle [default: the one the index was built with].")
 @click.option("--scorer", help="Bundle that re-scores and grades the top candidates.")
-@click.option("--variant", default="auto", show_default=True, help="ONNX file of the bundle.")
-@click.option("--threads", type=int, help="CPU threads.")
+@variant_option
+@threads_option
 @click.option(
     "--format",
     "layout",

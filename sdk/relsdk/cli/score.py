@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from relsdk.cli.inputs import input_options
+from relsdk.cli.options import threads_option, variant_option
 from relsdk.cli.output import clip, echo_json, echo_table, relevance_cells, relevance_to_dict
 from relsdk.errors import InputError
 from relsdk.formats import read_unlabelled_pairs
@@ -22,8 +23,8 @@ __all__ = ["score"]
 @click.argument("document", metavar="[DOCUMENT]", required=False)
 @click.option("--input", "-i", "source", help="File of pairs (query, title, text) instead of QUERY DOCUMENT.")
 @input_options
-@click.option("--variant", default="auto", show_default=True, help="ONNX file of the bundle.")
-@click.option("--threads", type=int, help="CPU threads [default: what affinity and container quota allow].")
+@variant_option
+@threads_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a pair.")
 def score(
     model: str,

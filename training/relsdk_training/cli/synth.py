@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from relsdk.cli.options import json_option
 from relsdk.cli.output import bar, clip, echo, echo_json, echo_table
 from relsdk.errors import InputError
 
@@ -25,7 +26,7 @@ def synth() -> None:
 @click.option("--stage", "name", help="As 05-annotate or annotate [default: the last that dropped any].")
 @click.option("--per-level", default=5, show_default=True, help="Kept and dropped examples of each level.")
 @click.option("--seed", default=0, show_default=True, help="Of the choice of examples.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def inspect(run: Path, name: str | None, per_level: int, seed: int, as_json: bool) -> None:
     """Show a stage of the folder RUN: counts, shares for each level, random kept and dropped pairs."""
     from relsdk_training.ssra.records import has_records, read_records
