@@ -1,4 +1,4 @@
-"""Where models run that no training loop places: a GPU when there is one."""
+"""The device of models that no training loop places."""
 
 from __future__ import annotations
 

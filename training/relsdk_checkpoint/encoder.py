@@ -1,4 +1,4 @@
-"""The encoder in torch: load a checkpoint, embed batches, save what `relsdk export encoder` takes.
+"""An encoder in torch: load a checkpoint, embed batches, save what `relsdk export encoder` takes.
 
 Shape letters: B texts, T tokens, D dimension.
 """

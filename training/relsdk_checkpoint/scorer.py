@@ -1,4 +1,4 @@
-"""The score model in torch: a cross-encoder with a 4-way or an ordinal head.
+"""A score model in torch: a cross-encoder with a 4-way or an ordinal head.
 
 Shape letters: B pairs, T tokens, C outputs of the head.
 """

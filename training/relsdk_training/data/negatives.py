@@ -1,4 +1,4 @@
-"""Which documents are negatives of a query: known pairs, a queue to mine from, the copy that fills it.
+"""Negatives of a query: known pairs, a queue to mine from, and the copy of the encoder that fills it.
 
 Shape letters: B queries, N added documents, C capacity, D dimension, F forbidden keys a query, K mined.
 """

@@ -1,6 +1,6 @@
-"""Labelled pairs in memory, ready to train on: read, checked for leaks, thinned out, tokenised once.
+"""Labelled pairs in memory, ready to train on: read, checked for leaks, thinned out.
 
-Shape letters: N pairs, B pairs of one batch, T tokens.
+Shape letters: N pairs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which pairs share a batch: pure functions of arrays, an epoch and a seed.
+"""Batches of pairs: pure functions of arrays, an epoch and a seed.
 
 Shape letters: N pairs, B pairs of one batch.
 """

@@ -1,4 +1,4 @@
-"""What a document says, and when two queries are the same. Imports nothing heavy."""
+"""The text of a document and the normal form of a query. Imports nothing heavy."""
 
 from __future__ import annotations
 

@@ -142,15 +142,15 @@ def load_training_state(
         return Progress()
     content = _content(newest)
     tensors = load_file(newest / "tensors.safetensors")
-    objective.module.load_state_dict(_under(tensors, "module."))
-    objective.load_state_dict(_under(tensors, "objective."))
+    objective.module.load_state_dict(_with_prefix(tensors, "module."))
+    objective.load_state_dict(_with_prefix(tensors, "objective."))
     optimiser_state: dict[int, dict[str, Tensor]] = {}
-    for name, value in _under(tensors, "optimiser.").items():
+    for name, value in _with_prefix(tensors, "optimiser.").items():
         number, _, key = name.partition(".")
         optimiser_state.setdefault(int(number), {})[key] = value
     optimiser.load_state_dict({"state": optimiser_state, "param_groups": content["optimiser_groups"]})
     schedule.load_state_dict({**content["schedule"], "lr_lambdas": [None] * len(schedule.lr_lambdas)})
-    _set_random_state(_under(tensors, f"random.{rank()}."))
+    _set_random_state(_with_prefix(tensors, f"random.{rank()}."))
     version, numbers, gauss = content["python_random"]
     random.setstate((version, tuple(numbers), gauss))
     name, keys, *rest = content["numpy_random"]
@@ -238,7 +238,7 @@ def _architecture(objective: Objective) -> dict[str, Any]:
     return {"name": f"{kind} ({', '.join([*size, f'{count:,} numbers'])})", "shapes": shapes}
 
 
-def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 

@@ -1,4 +1,4 @@
-"""What a training depends on, as values to hash: settings without places, checkpoints by content."""
+"""The identity of a training: its settings without places, its checkpoint by content."""
 
 from __future__ import annotations
 

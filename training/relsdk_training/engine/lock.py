@@ -1,4 +1,4 @@
-"""One process at a time in a run's folder: two would overwrite each other's checkpoints."""
+"""The lock of a run's folder: two processes would overwrite each other's checkpoints."""
 
 from __future__ import annotations
 

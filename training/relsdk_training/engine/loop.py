@@ -1,4 +1,4 @@
-"""One training loop for every objective: it knows steps, devices, checkpoints and dev, and no model.
+"""The training loop of every objective: steps, devices, checkpoints and dev, without a word of models.
 
 Shape letters: B rows of one batch.
 """

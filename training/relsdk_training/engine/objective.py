@@ -1,4 +1,4 @@
-"""What the loop asks of a training: batches, a loss, a measure."""
+"""The interface between the loop and what is trained: batches, a loss, a measure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which numbers a device computes with."""
+"""Precision: bf16 where a device has it, fp32 elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several processes that train one model, as `torchrun` starts them: each takes its share of every batch.
+"""Processes of `torchrun` that train one model together: each takes its share of every batch.
 
 Nothing here needs to be called differently in a single process. Shape letters: B rows of one batch.
 """

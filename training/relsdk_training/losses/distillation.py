@@ -1,4 +1,4 @@
-"""What a student learns from its teacher's embeddings; both have the same dimension.
+"""Losses between a student's embeddings and its teacher's; both have the same dimension.
 
 Shape letters: B rows, D dimension.
 """

@@ -1,1 +1,1 @@
-"""What each kind of training minimises and measures."""
+"""Objectives: the loss and the dev measures of each kind of training."""

@@ -1,4 +1,4 @@
-"""A student that lands where its teacher does: a smaller encoder, or a tower for queries alone.
+"""The objective of `relsdk train distill`: a student whose vectors are its teacher's.
 
 Shape letters: N texts, B texts of one batch, D dimension.
 """
@@ -139,7 +139,7 @@ class DistillationObjective:
             identity=f"{weights_hash(teacher.source)} {run.precision} {device.type}",
         )
         with torch.inference_mode(), autocast_for(device, run.precision)():
-            self.wanted = outputs(self.tokens, on_note=on_note)  # (N, D)
+            self.targets = outputs(self.tokens, on_note=on_note)  # (N, D)
             self.dev_documents = outputs(self.dev.documents)
 
     def batches(self, epoch: int) -> Sequence[NDArray[np.int64]]:
@@ -151,9 +151,9 @@ class DistillationObjective:
     def loss(self, batch: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Statistics]:
         """Return the weighted sum of both terms."""
         vectors = self.student(token_tensors(self.tokenizer, self.tokens, batch, device))  # (B, D)
-        wanted = torch.from_numpy(self.wanted[batch]).to(device)  # (B, D)
-        distance = cosine_distance(vectors, wanted)
-        similarity = similarity_matrix_loss(vectors, wanted)
+        targets = torch.from_numpy(self.targets[batch]).to(device)  # (B, D)
+        distance = cosine_distance(vectors, targets)
+        similarity = similarity_matrix_loss(vectors, targets)
         total = self.config.cosine * distance + self.config.similarity * similarity
         return total, {"cosine_distance": distance.item(), "similarity_loss": similarity.item()}
 

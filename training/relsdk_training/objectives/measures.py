@@ -1,4 +1,4 @@
-"""Pairs as an encoder sees them, and what its vectors say about their order.
+"""Tokens of an encoder's pairs, and measures of the order that its vectors give them.
 
 Shape letters: N texts or pairs, D dimension.
 """

@@ -1,4 +1,4 @@
-"""What a teacher gives, computed once: a run that goes on does not compute it again.
+"""Outputs of teachers, kept in a run's folder: a resume does not compute them again.
 
 Shape letters: N texts or pairs, C numbers of each.
 """

@@ -1,4 +1,4 @@
-"""What a score model learns from: labels and, where other models teach it, their probabilities.
+"""Targets of a score model: labels and, where other models teach it, their probabilities.
 
 Labels say little about how near a border a pair is, and some are wrong. Several models, pooled, know better
 than each of them, and grade pairs that nobody labelled; one model that learns from them (Hinton et al. 2015,
