@@ -42,7 +42,7 @@ def main() -> None:
         parser.error(f"no trial of {', '.join(unknown)}; there are {', '.join(EXTRAS)}")
     try:
         sdist, wheel = build(options.output)
-        check_files(sdist, wheel)
+        check_files(sdist, wheel, tracked_files())
         with tempfile.TemporaryDirectory(prefix="relsdk-dist-") as work:
             try_distributions(sdist, wheel, extras, Path(work))
     except (TrialError, subprocess.CalledProcessError) as error:
@@ -63,14 +63,23 @@ def build(output: Path) -> tuple[Path, Path]:
     return sdist, wheel
 
 
-def check_files(sdist: Path, wheel: Path) -> None:
+def tracked_files() -> set[str]:
+    """Return the files that git lists and that are there."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True)
+    return {name for name in listed.stdout.split("\0") if name and (ROOT / name).exists()}
+
+
+def check_files(sdist: Path, wheel: Path, tracked: set[str]) -> None:
     """Check that the sdist holds the repository and the wheel its packages: no file less, none more.
+
+    Args:
+        sdist: The archive.
+        wheel: The other.
+        tracked: The files of the repository, as git names them.
 
     Raises:
         TrialError: Files are missing, or there are files that the repository does not have.
     """
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True)
-    tracked = {name for name in listed.stdout.split("\0") if name and (ROOT / name).exists()}
     packages = set()
     for name in tracked:
         root, *inner = name.split("/")

@@ -1,5 +1,9 @@
-"""What pyproject.toml puts into the wheel: every file of the packages."""
+"""The wheel holds every file of the packages, and `make dist` sees when an archive lacks one."""
 
+import importlib
+import io
+import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -39,3 +43,38 @@ def test_the_metadata_is_complete():
     assert set(project["optional-dependencies"]["all"][0].split("[")[1].rstrip("]").split(",")) <= set(
         project["optional-dependencies"]
     )
+
+
+@pytest.fixture
+def dist(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / ".ci"))
+    return importlib.import_module("dist")
+
+
+def archives(folder, members, contents):
+    """Write an sdist and a wheel of empty files."""
+    with tarfile.open(folder / "p-1.tar.gz", "w:gz") as sdist:
+        for name in members:
+            sdist.addfile(tarfile.TarInfo(f"p-1/{name}"), io.BytesIO())
+    with zipfile.ZipFile(folder / "p-1-py3-none-any.whl", "w") as wheel:
+        for name in contents:
+            wheel.writestr(name, "")
+    return folder / "p-1.tar.gz", folder / "p-1-py3-none-any.whl"
+
+
+TRACKED = {"Makefile", "sdk/p/__init__.py", "sdk/p/py.typed", "examples/program.py"}
+INNER = ["p/__init__.py", "p/py.typed", "p-1.dist-info/METADATA"]
+
+
+def test_archives_that_hold_everything_pass(dist, tmp_path):
+    dist.check_files(*archives(tmp_path, [*TRACKED, "PKG-INFO", "p.egg-info/SOURCES.txt"], INNER), TRACKED)
+
+
+@pytest.mark.parametrize(("members", "contents", "reason"), [
+    (TRACKED - {"Makefile"}, INNER, r"p-1.tar.gz lacks \['Makefile'\]"),
+    (TRACKED, INNER[:1], r"none-any.whl lacks \['p/py.typed'\]"),
+    (TRACKED, [*INNER, "tests/conftest.py"], r"has \['tests/conftest.py'\] beside it"),
+])  # fmt: skip
+def test_archives_that_lack_a_file_or_have_one_more_are_refused(dist, tmp_path, members, contents, reason):
+    with pytest.raises(dist.TrialError, match=reason):
+        dist.check_files(*archives(tmp_path, members, contents), TRACKED)
