@@ -29,8 +29,8 @@ def synth() -> None:
 @json_option
 def inspect(run: Path, name: str | None, per_level: int, seed: int, as_json: bool) -> None:
     """Show a stage of the folder RUN: counts, shares for each level, random kept and dropped pairs."""
-    from relsdk_training.ssra.records import has_records, read_records
-    from relsdk_training.ssra.report import stage_report
+    from relsdk_training.ssra.pair_records import has_records, read_records
+    from relsdk_training.ssra.stage_report import stage_report
     from relsdk_training.ssra.stage_runner import read_stages
 
     stage = _choose([stage for stage in read_stages(run) if has_records(stage.folder)], name)
@@ -48,12 +48,12 @@ def inspect(run: Path, name: str | None, per_level: int, seed: int, as_json: boo
 
 @synth.command(epilog="Example: relsdk synth report runs/ssra")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--output", "-o", type=click.Path(path_type=Path), help="HTML file [default: RUN/report.html].")
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="Markdown [default: RUN/report.md].")
 def report(run: Path, output: Path | None) -> None:
-    """Write what the folder RUN holds as one HTML file: pictures, a table of stages, examples."""
-    from relsdk_training.ssra.html import write_html
+    """Write what the folder RUN holds as Markdown with pictures: levels, stages, losses, examples."""
+    from relsdk_training.ssra.run_report import write_report
 
-    echo(write_html(run, output or run / "report.html"))
+    echo(write_report(run, output or run / "report.md"))
 
 
 def _choose(stages: Sequence[Any], name: str | None) -> Any:

@@ -82,7 +82,8 @@ def query(config: Path | None, overrides: tuple[str, ...], resume: bool, as_json
 
 @train.command(
     epilog="Example: relsdk train ssra ssra.toml --set data.train=train.jsonl --set "
-    "data.dev=dev.jsonl --set \"pool.documents=['docs.jsonl']\" --set run.output=runs/ssra"
+    "data.dev=dev.jsonl --set \"unlabelled.documents=['docs.jsonl']\" --set training.checkpoint=checkpoint "
+    "--set run.output=runs/ssra"
 )
 @click.argument("config", type=click.Path(path_type=Path), required=False)
 @click.option(

@@ -1,6 +1,6 @@
 """Settings from TOML files and `--set a.b=c`, and what was resolved, with what is not default marked.
 
-An unknown key is an error that names the nearest.
+An unknown key is an error that names the nearest, one of a former version an error that names its successor.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ def load_config(kind: type[Config], path: Path | None, overrides: Sequence[str] 
     config = kind()
     settings = asdict(cast(Any, config))
     for change, where in _changes(path, overrides):
+        _refuse_replaced(kind, change, where)
         settings = _merged(settings, change, where)
         config = _read(kind, settings, where)
     return config
@@ -92,26 +93,48 @@ def settings_file(path: Path) -> Path:
 
 def config_from_dict(kind: type[Config], content: Mapping[str, Any], where: str) -> Config:
     """Read what `dataclasses.asdict` wrote, with the same checks as a file."""
+    _refuse_replaced(kind, content, where)
     return _read(kind, _merged(asdict(cast(Any, kind())), content, where), where)
 
 
 def describe_config(config: Any) -> str:
-    """Return the settings as lines, those that are not default marked with `*`."""
-    kind = type(config)
-    return "\n".join(_described(config, kind(), ""))
+    """Return the settings as lines, those that are not default marked with `*`.
+
+    What has no value, neither given nor by default, is left out.
+    """
+    return "\n".join(_describe(config, type(config)(), ""))
 
 
-def _described(config: Any, default: Any, prefix: str) -> Iterator[str]:
-    for section in fields(config):
-        value, usual = getattr(config, section.name), getattr(default, section.name)
-        items = [item.name for item in fields(value) if not is_dataclass(getattr(value, item.name))]
-        if items:
-            yield f"[{prefix}{section.name}]"
-        for name in items:
-            mark = " " if getattr(value, name) == getattr(usual, name) else "*"
-            yield f"{mark} {name} = {getattr(value, name)!r}"
-        if not items:
-            yield from _described(value, usual, f"{prefix}{section.name}.")
+def _describe(config: Any, default: Any, path: str) -> Iterator[str]:
+    """Yield the lines of a section, and then those of the sections inside it."""
+    settings = [(one.name, getattr(config, one.name), getattr(default, one.name)) for one in fields(config)]
+    lines = [
+        f"{' ' if value == usual else '*'} {name} = {value!r}"
+        for name, value, usual in settings
+        if not is_dataclass(value) and (value, usual) != (None, None)
+    ]
+    if lines:
+        yield f"[{path}]"
+        yield from lines
+    for name, value, usual in settings:
+        if is_dataclass(value):
+            yield from _describe(value, usual, f"{path}.{name}".lstrip("."))
+
+
+def _refuse_replaced(kind: type, content: Mapping[str, Any], where: str) -> None:
+    """Raise `InputError` for settings of a former version; the root's `REPLACED` says what they are now."""
+    replaced: Mapping[str, str] = getattr(kind, "REPLACED", {})
+    former = [f"{name} {replaced[name]}" for name in _paths(content) if name in replaced]
+    if former:
+        raise InputError(f"{where}: {'; '.join(former)}")
+
+
+def _paths(content: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _paths(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name
 
 
 def _merged(settings: Mapping[str, Any], change: Mapping[str, Any], where: str) -> dict[str, Any]:

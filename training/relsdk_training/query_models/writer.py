@@ -26,9 +26,9 @@ from relsdk_checkpoint.loading import add_lora, load_transformer, merge_lora, qu
 from relsdk_training.config.files import config_from_dict
 from relsdk_training.config.settings import QueryModelConfig
 from relsdk_training.query_models.base import QueryExample, QueryRequest
-from relsdk_training.query_models.checks import SAVED_SETTINGS, check_settings, positions
 from relsdk_training.query_models.sampling import Guidance, Nucleus
 from relsdk_training.query_models.warm_start import warm_start
+from relsdk_training.query_models.writer_checks import SAVED_SETTINGS, check_settings, positions
 
 __all__ = ["QueryWriter", "WriterTokens"]
 

@@ -1,4 +1,4 @@
-"""What a written query must be before anybody judges it."""
+"""What a written query must be before it is given a level."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Collection
 
 from relsdk_training.data.text import normal_form
 
-__all__ = ["cleaned", "fault", "scripts"]
+__all__ = ["clean", "fault", "scripts"]
 
 _LONGEST = 64
 # Opening quotes and their partners.
@@ -17,7 +17,7 @@ _QUOTES = tuple(zip("“‘「『《\"'`", "”’」』》\"'`", strict=True))
 _STUTTER = re.compile(r"(\D)\1{3,}|(\D{2,8}?)\2{2,}")
 
 
-def cleaned(query: str) -> str:
+def clean(query: str) -> str:
     """Return the first line without outer quotes, runs of spaces and full stops at the end.
 
     A quote stays where its partner is inside the line, as in 《红楼梦》作者.

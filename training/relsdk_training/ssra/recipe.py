@@ -1,35 +1,123 @@
-"""The stages of an SSRA run, from labelled pairs and unlabelled text to a better encoder: what follows what.
-
-What each of them does is in `relsdk_training.ssra.work`.
-"""
+"""The stages of an SSRA run, from labelled pairs and unlabelled text to a better encoder, as a table."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from relsdk_training.config.ssra import SsraConfig
-from relsdk_training.engine.identity import checkpoint_hash, training_identity
-from relsdk_training.ssra.identity import (
-    filter_identity,
-    judging_identity,
-    sampling_identity,
-    writing_identity,
-)
-from relsdk_training.ssra.pool import pool_identity, write_pool
+from relsdk_training.ssra.job import DEV, DOCUMENTS, HELD_OUT, LABELLED, QUERIES, Job, OnNote, OnProgress
 from relsdk_training.ssra.preflight import check
-from relsdk_training.ssra.stage_runner import Stage, Stages, read_stages, shard_paths
-from relsdk_training.ssra.work import OnNote, OnProgress, StageWork
+from relsdk_training.ssra.stage_runner import FinishedStage, Stage, StageRunner
+from relsdk_training.ssra.stages import (
+    annotate,
+    attempt,
+    balance,
+    candidates,
+    compare,
+    embed,
+    filter,
+    judge,
+    query,
+    score,
+    unlabelled,
+    write,
+)
 
-__all__ = ["SsraResult", "train_ssra"]
+__all__ = ["TABLE", "PlannedStage", "Row", "SsraResult", "plan_stages", "train_ssra"]
 
-# Query, try, write, filter.
+Condition = Callable[[SsraConfig], bool]
+
+
+def _always(config: SsraConfig) -> bool:
+    return True
+
+
+def _reannotates(config: SsraConfig) -> bool:
+    return config.synthesis.reannotate
+
+
+def _asks_endpoint(config: SsraConfig) -> bool:
+    return bool(config.synthesis.endpoint.url)
+
+
+Read = str | tuple[str, Condition]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is known of a stage.
+
+    Attributes:
+        number: Of its folder: the same whatever stages and rounds are left out. Each round adds four.
+        stage: Its name; {n} is the round.
+        reads: Stages, or files of a stage as stage/files-*.jsonl, that its result depends on, some of them on
+            a condition. {last} is the round before; a stage that a run leaves out is not read.
+        depends_on: Returns what else its result depends on.
+        does: Fills its folder and returns a report.
+        when: Whether a run has it.
+        refers_to: Read only to name where things come from: no reason to run the stage again.
+    """
+
+    number: int
+    stage: str
+    reads: tuple[Read, ...]
+    depends_on: Callable[[SsraConfig], Any]
+    does: Callable[[Job], Mapping[str, Any]]
+    when: Condition = _always
+    refers_to: tuple[str, ...] = ()
+
+
+_TEXTS = ((QUERIES, query.reads_texts), (DOCUMENTS, query.reads_texts))
+# fmt: off
+TABLE = (
+    #  stage             reads                                        depends on           does
+    Row(1, "pool",       (),                                          unlabelled.identity, unlabelled.work),
+    Row(2, "score",      (LABELLED, DEV),                             score.identity,      score.work),
+    Row(3, "judge",      (LABELLED, DEV),                             judge.identity,      judge.work,
+        when=judge.is_trained),
+    # Stage 1 of the paper: existing queries get a level.
+    Row(4, "candidates", (DOCUMENTS, QUERIES),                        candidates.identity, candidates.work,
+        when=candidates.are_used),
+    Row(5, "annotate",   ("candidates", "score", LABELLED),           annotate.identity,   annotate.work,
+        when=candidates.are_used),
+    # Stage 2: queries are written, in rounds. An endpoint is shown labelled pairs.
+    Row(6, "query-{n}",  (LABELLED, DEV, ("annotate", _reannotates), "filter-{last}", *_TEXTS),
+                                                                      query.identity,      query.work,
+        when=query.is_trained),
+    Row(7, "try-{n}",    ("query-{n}", "score", DEV),                 attempt.identity,    attempt.work,
+        when=query.is_trained),
+    Row(8, "write-{n}",  ("query-{n}", (LABELLED, _asks_endpoint), DOCUMENTS),
+                                                                      write.identity,      write.work),
+    Row(9, "filter-{n}", ("write-{n}", LABELLED, HELD_OUT, "score", "judge"),
+                                                                      filter.identity,     filter.work,
+        refers_to=("query-{n}",)),
+    # Stage 3: the encoder learns from all of it.
+    Row(90, "balance",   (LABELLED, "annotate", "filter-*"),          balance.identity,    balance.work),
+    Row(91, "embed",     ("balance/pairs.jsonl", DEV),                embed.identity,      embed.work),
+    Row(92, "compare",   ("embed", DEV),                              compare.identity,    compare.work),
+)
+# fmt: on
 _STAGES_A_ROUND = 4
-# The number of the first stage after all rounds, however many they are.
-_AFTER = 90
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """A row of the table in one run.
+
+    Attributes:
+        row: Of the table.
+        round_number: From 1; 0 outside the rounds.
+        stage: What the runner is given.
+    """
+
+    row: Row
+    round_number: int
+    stage: Stage
 
 
 @dataclass(frozen=True)
@@ -68,128 +156,107 @@ def train_ssra(
         TrainingError: A training or an endpoint cannot go on; what is done is kept.
     """
     check(config)
-    stages = Stages(Path(config.run.output), on_note)
+    runner = StageRunner(Path(config.run.output), on_note)
     try:
-        return _Pipeline(config, stages, StageWork(config, on_note, on_progress), on_note).run()
+        stages = _run(config, runner, on_note, on_progress)
     finally:
-        stages.close()
+        runner.close()
+    by_row = {stage.name.partition("-")[2]: stage for stage in stages}
+    return SsraResult(
+        str(by_row["embed"].folder / "best"),
+        str(by_row["balance"].folder / "pairs.jsonl"),
+        by_row["embed"].report["dev"],
+        {stage.name: stage.seconds for stage in stages},
+    )
 
 
-class _Pipeline:
-    def __init__(self, config: SsraConfig, stages: Stages, work: StageWork, on_note: OnNote) -> None:
-        self.config = config
-        self.stages = stages
-        self.work = work
-        self.on_note = on_note
+def plan_stages(
+    config: SsraConfig,
+    rounds: int,
+    on_note: OnNote = lambda note: None,
+    on_progress: OnProgress = lambda stage, done, total: None,
+) -> list[PlannedStage]:
+    """Return the stages of a run, in order.
 
-    def run(self) -> SsraResult:
-        config = self.config
-        pool = self.done(1, "pool", pool_identity(config), [], lambda work: write_pool(work, config))
-        labels = [pool / name for name in ("labelled.jsonl", "dev.jsonl")]
-        documents = shard_paths(pool, "documents")
-        learning = [config.filter.scorer, training_identity(self.work.judging), config.run.seed]
-        given = config.filter.checkpoint
-        taken = [judging_identity(config), checkpoint_hash(given)]
-        score = self.done(
-            2, "score", taken if given else learning, labels, partial(self.work.score, pool=pool)
-        )
-        judge = None
-        if config.filter.judge == "model" and config.synthesis.rounds:
-            settings = [*learning, config.filter.judge_share]
-            judge = self.done(3, "judge", settings, labels, partial(self.work.judge, pool=pool))
-        made: list[Path] = []
-        if config.synthesis.reannotate or config.balance.annotated:
-            start = config.embed.model
-            settings = [asdict(config.candidates), checkpoint_hash(start.checkpoint), start.max_tokens]
-            sources = [*documents, pool / "queries.jsonl"]
-            find = partial(self.work.candidates, pool=pool)
-            candidates = self.done(4, "candidates", settings, sources, find)
-            settings = [config.filter.thresholds, config.filter.adjust, judging_identity(config)]
-            annotate = partial(self.work.annotate, pool=pool, candidates=candidates, score=score)
-            sources = [candidates, score, labels[0]]
-            made.append(self.done(5, "annotate", settings, sources, annotate))
-        made += self._rounds(pool, score, judge, made)
-        settings = [asdict(config.balance), config.run.seed]
-        sources = [labels[0], *made]
-        balance = self.done(
-            _AFTER, "balance", settings, sources, partial(self.work.balance, pool=pool, made=made)
-        )
-        settings = [training_identity(config.embed), config.run.seed]
-        sources = [balance / "pairs.jsonl", labels[1]]
-        embed = self.done(
-            _AFTER + 1, "embed", settings, sources, partial(self.work.embed, balance=balance, pool=pool)
-        )
-        settings = [
-            checkpoint_hash(config.embed.model.checkpoint),
-            config.embed.model.max_tokens,
-            config.run.seed,
-        ]
-        compare = partial(self.work.compare, embed=embed, pool=pool)
-        self.done(_AFTER + 2, "compare", settings, [embed, labels[1]], compare)
-        seconds = {stage.name: stage.seconds for stage in read_stages(self.stages.run)}
-        dev = self.stages.report(embed)["dev"]
-        return SsraResult(str(embed / "best"), str(balance / "pairs.jsonl"), dev, seconds)
+    Args:
+        config: Of the run.
+        rounds: How often queries are written.
+        on_note: See `train_ssra`.
+        on_progress: See `train_ssra`.
 
-    def _rounds(self, pool: Path, score: Path, judge: Path | None, annotated: list[Path]) -> list[Path]:
-        """Train, write, filter, again; return the filter stages."""
-        config, made = self.config, list[Path]()
-        followed = -1.0
-        learned = annotated if config.synthesis.reannotate else []
-        dev, labelled = pool / "dev.jsonl", pool / "labelled.jsonl"
-        documents = shard_paths(pool, "documents")
-        rounds = config.synthesis.rounds
-        if config.synthesis.endpoint_url and rounds > 1:
-            self.on_note(
-                "one round: a model behind an endpoint does not learn, it would write the same again"
-            )
-            rounds = 1
-        for number in range(1, rounds + 1):
-            query, at = None, _STAGES_A_ROUND * (number - 1)
-            if not config.synthesis.endpoint_url:
-                stages = [*learned, *made[-1:]]
-                inputs = [labelled, dev, *stages]
-                if config.query.model.kind == "warm_start":  # it learns to read by unlabelled text
-                    inputs += [pool / "queries.jsonl", *documents]
-                train = partial(self.work.query, pool=pool, stages=stages)
-                settings = [training_identity(config.query), config.run.seed, config.synthesis.most_pairs]
-                query = self.done(6 + at, f"query-{number}", settings, inputs, train)
-                settings = [sampling_identity(config.query.model), config.synthesis.levels]
-                settings += [config.filter.adjust, judging_identity(config), config.run.seed]
-                attempt = partial(self.work.attempt, query=query, score=score, dev=dev)
-                tried = self.done(7 + at, f"try-{number}", settings, [query, score, dev], attempt)
-                found = self.stages.report(tried)["mean"]
-                if number > 1 and found - followed < config.synthesis.min_gain:
-                    self.on_note(
-                        f"round {number}: agreement {found:.3f} after {followed:.3f}; no more rounds"
-                    )
-                    break
-                followed = found
-            settings = [writing_identity(config), config.run.seed]
-            writer = query or labelled  # an endpoint is shown examples
-            writing = partial(self.work.write, pool=pool, query=query)
-            written = self.done(8 + at, f"write-{number}", settings, [writer, *documents], writing)
-            judges = [judge] if judge else []
-            sift = partial(
-                self.work.filter,
-                written=written,
-                number=number,
-                pool=pool,
-                score=score,
-                judge=judge,
-                query=query,
-            )
-            sources = [written, labelled, pool / "held_out.jsonl", score, *judges]
-            settings = [filter_identity(config.filter), judging_identity(config)]
-            made.append(self.done(9 + at, f"filter-{number}", settings, sources, sift))
-        return made
+    Raises:
+        InputError: A setting is out of range, or a file of the data is missing.
+    """
+    in_rounds = [row for row in TABLE if "{n}" in row.stage]
+    rows = [(row, 0) for row in TABLE if row.number < in_rounds[0].number]
+    rows += [(row, number) for number in range(1, rounds + 1) for row in in_rounds]
+    rows += [(row, 0) for row in TABLE if row.number > in_rounds[-1].number]
+    folders: dict[str, str] = {}  # by name
+    planned: list[PlannedStage] = []
+    for row, number in rows:
+        if not row.when(config):
+            continue
+        sources = _sources(row, number, config, folders)
+        name = row.stage.format(n=number)
+        folders[name] = f"{row.number + _STAGES_A_ROUND * max(0, number - 1):02d}-{name}"
+        reads = [path for read, paths in sources.items() if read not in row.refers_to for path in paths]
+        work = partial(_work, row, number, sources, config, on_note, on_progress)
+        stage = Stage(folders[name], row.depends_on(config), reads, work)
+        planned.append(PlannedStage(row, number, stage))
+    return planned
 
-    def done(
-        self,
-        number: int,
-        name: str,
-        settings: Any,
-        inputs: list[Path],
-        make: Callable[[Path], Mapping[str, Any]],
-    ) -> Path:
-        """Run a stage, unless it is done. Numbers stay the same when stages or rounds are left out."""
-        return self.stages.done(Stage(f"{number:02d}-{name}", settings, inputs, make))
+
+def _sources(row: Row, number: int, config: SsraConfig, folders: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return what a stage reads in this run, as NN-stage or NN-stage/file, by what its row calls it."""
+    sources: dict[str, list[str]] = {}
+    for read in (*row.reads, *row.refers_to):
+        pattern, condition = (read, _always) if isinstance(read, str) else read
+        stage, slash, file = pattern.format(n=number, last=number - 1).partition("/")
+        names = [name for name in folders if fnmatchcase(name, stage)] if condition(config) else []
+        sources[pattern] = [f"{folders[name]}{slash}{file}" for name in names]
+    return sources
+
+
+def _work(
+    row: Row,
+    number: int,
+    sources: Mapping[str, list[str]],
+    config: SsraConfig,
+    on_note: OnNote,
+    on_progress: OnProgress,
+    folder: Path,
+) -> Mapping[str, Any]:
+    """Do what a row says, in a folder."""
+    stages = Path(config.run.output) / "stages"
+    paths = {
+        read: [path for source in of_read for path in sorted(stages.glob(source))]
+        for read, of_read in sources.items()
+    }
+    return row.does(Job(config, folder, number, paths, on_note, on_progress))
+
+
+def _run(
+    config: SsraConfig, runner: StageRunner, on_note: OnNote, on_progress: OnProgress
+) -> list[FinishedStage]:
+    """Run stage after stage; no more rounds where the last brought too little."""
+    rounds = config.synthesis.rounds
+    if _asks_endpoint(config) and rounds > 1:
+        on_note("one round: a model behind an endpoint does not learn, it would write the same again")
+        rounds = 1
+    waiting = plan_stages(config, rounds, on_note, on_progress)
+    runner.tell_stale([planned.stage for planned in waiting])
+    finished: dict[str, FinishedStage] = {}
+    last_agreement = -1.0
+    while waiting:
+        planned, *waiting = waiting
+        stage = runner.run(planned.stage)
+        finished[stage.name] = stage
+        if planned.row.stage != "try-{n}":
+            continue
+        number, agreement = planned.round_number, stage.report["mean"]
+        if number > 1 and agreement - last_agreement < config.synthesis.min_gain:
+            on_note(f"round {number}: agreement {agreement:.3f} after {last_agreement:.3f}; no more rounds")
+            shorter = plan_stages(config, number - 1, on_note, on_progress)
+            waiting = [other for other in shorter if other.stage.name not in finished]
+        last_agreement = agreement
+    return list(finished.values())

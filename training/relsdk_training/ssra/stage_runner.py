@@ -1,8 +1,8 @@
-"""A run is a row of stages: each writes a folder aside, and one rename makes it done.
+"""Run a row of stages: each writes a folder aside, and one rename makes it done.
 
 `RUN/stages/NN-name/` holds what a finished stage made, and `stage.json`: what it was made from (settings,
 hashes of the inputs, relsdk's version), how long it took, a report. `RUN/work/NN-name/` is a stage under way;
-it goes on where it stood. A stage whose settings, inputs and files are what they were is not done again; one
+it goes on where it stood. A stage whose settings, inputs and files are what they were is not run again; one
 whose are not is, and so is what reads it. `RUN/row.json` names the stages of the latest configuration: others
 may lie about, and are found again when it returns.
 """
@@ -12,34 +12,26 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 from relsdk.errors import InputError
 from relsdk.files.atomic import sync, sync_tree
 from relsdk.files.folders import file_sha256, json_sha256, write_file_atomically
 from relsdk_training.engine.lock import LOCK_FILE, lock_run
+from relsdk_training.ssra.shards import json_object
 
-__all__ = [
-    "FinishedStage",
-    "Stage",
-    "Stages",
-    "json_object",
-    "read_lines",
-    "read_stages",
-    "shard_paths",
-    "write_lines",
-    "write_shards",
-]
+__all__ = ["FinishedStage", "Stage", "StageRunner", "read_stages", "stage_identity", "stale_stages"]
 
 _DESCRIPTION = "stage.json"
 _IDENTITY = "identity"
 _ROW = "row.json"
 _REPLACED = "replaced"
-# Part of every identity: raised when a stage comes to mean something else, so that older ones are done again.
+# Part of every identity: raised when a stage comes to mean something else, so that older ones are run again.
 _FORMAT = 2
 # What differs between two equal runs: times and places. At the top of a stage; below it they are content.
 _PASSING = ("log.jsonl", "result.json", "config.json", LOCK_FILE, _IDENTITY, _DESCRIPTION)
@@ -52,15 +44,15 @@ class Stage:
     """One step of a run.
 
     Attributes:
-        name: NN-name.
-        settings: What it depends on besides its inputs, in a JSON form.
-        inputs: What it reads: folders of stages, or single files of them.
+        name: NN-name, its folder.
+        settings: What it depends on besides what it reads, in a JSON form.
+        reads: Stages that it reads, as NN-name, or files of them, as NN-name/records-*.jsonl.
         make: Fills the folder it is given, which may hold what an interrupted try left; returns a report.
     """
 
     name: str
     settings: Any
-    inputs: Sequence[Path]
+    reads: Sequence[str]
     make: Callable[[Path], Mapping[str, Any]]
 
 
@@ -85,11 +77,46 @@ class FinishedStage:
     report: dict[str, Any]
 
 
-class Stages:
+Finished = Mapping[str, FinishedStage]
+
+
+def stage_identity(stage: Stage, finished: Finished) -> str:
+    """Return a hash of all that a stage's result depends on: its settings and what it reads.
+
+    Args:
+        stage: The stage.
+        finished: By name, at least the stages that it reads.
+
+    Raises:
+        InputError: A file that it reads was not made.
+    """
+    inputs = _inputs(stage.reads, finished)
+    return json_sha256([_FORMAT, stage.name, stage.settings, list(inputs.values())])
+
+
+def stale_stages(stages: Iterable[Stage], finished: Finished) -> list[str]:
+    """Return which stages have to be run: those of other settings or inputs, and what reads them.
+
+    Fewer are, where a stage that is run again makes the same files as before.
+
+    Args:
+        stages: In their order.
+        finished: By name, those that are done.
+    """
+    stale: list[str] = []
+    for stage in stages:
+        current = finished.get(stage.name)
+        sources = {read.partition("/")[0] for read in stage.reads}
+        if current is None or sources & {*stale} or current.identity != stage_identity(stage, finished):
+            stale.append(stage.name)
+    return stale
+
+
+class StageRunner:
     """Runs the stages of one run folder, which no other process may do at the same time.
 
     Args:
-        run: The folder; made when it is not there.
+        folder: Of the run; made when it is not there.
         on_note: Called with a line for people when a stage begins, ends or is skipped.
 
     Raises:
@@ -97,44 +124,52 @@ class Stages:
         InputError: The folder cannot be made.
     """
 
-    def __init__(self, run: Path, on_note: Callable[[str], None] = lambda note: None) -> None:
-        self.run = run
+    def __init__(self, folder: Path, on_note: Callable[[str], None] = lambda note: None) -> None:
+        self.folder = folder
         self.on_note = on_note
-        self._row: list[str] = []
-        self._lock = lock_run(run)
+        self._finished: dict[str, FinishedStage] = {}
+        self._lock = lock_run(folder)
 
     def close(self) -> None:
         """Let other processes run here."""
         self._lock.release()
 
-    def done(self, stage: Stage) -> Path:
-        """Return the folder of a stage, which is run first unless it is done already.
+    def tell_stale(self, stages: Sequence[Stage]) -> None:
+        """Say which stages of a run that was begun are still to be run, or again.
+
+        Raises:
+            InputError: The description of a stage is damaged.
+        """
+        folders = [self.folder / "stages" / stage.name for stage in stages]
+        finished = {folder.name: _read_finished(folder) for folder in folders if folder.is_dir()}
+        stale = stale_stages(stages, finished)
+        if finished and stale:
+            self.on_note(f"to do, unless what they read comes out the same: {', '.join(stale)}")
+
+    def run(self, stage: Stage) -> FinishedStage:
+        """Return a stage that is done; it is run first unless it was.
 
         Raises:
             InputError: What it reads is damaged.
             RelsdkError: What the stage raises; what it has finished so far is kept in the work folder.
         """
-        target = self.run / "stages" / stage.name
-        inputs = [_outputs(source) for source in stage.inputs]
-        identity = json_sha256([_FORMAT, stage.name, stage.settings, inputs])
+        target = self.folder / "stages" / stage.name
+        identity = stage_identity(stage, self._finished)
         state = _state(target, identity)
         if state == "whole":
             self.on_note(f"{stage.name}: done before")
         else:
             if state == "damaged":
                 self.on_note(f"{stage.name}: what it made is lost or changed, it is made again")
-            self._run(stage, identity, inputs, target)
+            self._make(stage, identity, target)
         _remove_what_was_under_way(target)
-        self._row.append(stage.name)
-        write_file_atomically(self.run / _ROW, json.dumps({"stages": self._row}) + "\n")
-        return target
+        self._finished[stage.name] = _read_finished(target)
+        row = {"stages": list(self._finished)}
+        write_file_atomically(self.folder / _ROW, json.dumps(row) + "\n")
+        return self._finished[stage.name]
 
-    def report(self, folder: Path) -> dict[str, Any]:
-        """Return the report of a stage that is done."""
-        return _finished(folder).report
-
-    def _run(self, stage: Stage, identity: str, inputs: list[dict[str, str]], target: Path) -> None:
-        work = self.run / "work" / stage.name
+    def _make(self, stage: Stage, identity: str, target: Path) -> None:
+        work = self.folder / "work" / stage.name
         spent = _begin(work, identity)
         self.on_note(f"{stage.name}: {'begins' if spent is None else 'goes on'}")
         started = time.perf_counter()
@@ -147,14 +182,12 @@ class Stages:
         passing = {path for pattern in _UNDER_WAY for path in work.glob(pattern)}
         files = sorted(path for path in work.rglob("*") if path.is_file() and not passing & {*path.parents})
         names = [path.relative_to(work).as_posix() for path in files]
+        inputs = _inputs(stage.reads, self._finished)
         content = {
             "stage": stage.name,
             "identity": identity,
             "settings": stage.settings,
-            "inputs": {
-                str(path.relative_to(self.run)): json_sha256(made)
-                for path, made in zip(stage.inputs, inputs, strict=True)
-            },
+            "inputs": {f"stages/{path}": json_sha256(hashes) for path, hashes in inputs.items()},
             "relsdk": version("relsdk"),
             "outputs": {name: file_sha256(work / name) for name in names if name not in _PASSING},
             "seconds": seconds,
@@ -169,7 +202,7 @@ class Stages:
         """Move a stage that is done into its place. A kill leaves the old one, the new one or none there."""
         sync_tree(work)
         target.parent.mkdir(parents=True, exist_ok=True)
-        replaced = self.run / "work" / _REPLACED
+        replaced = self.folder / "work" / _REPLACED
         shutil.rmtree(replaced, ignore_errors=True)  # what a kill left
         if target.exists():  # of other settings, or damaged
             target.rename(replaced)
@@ -196,77 +229,23 @@ def read_stages(run: Path) -> list[FinishedStage]:
     names = _read_object(run / _ROW).get("stages")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InputError(f"{run / _ROW}: 'stages' must be a list of names; delete it and start the run again")
-    return [_finished(run / "stages" / name) for name in names]
+    return [_read_finished(run / "stages" / name) for name in names]
 
 
-def shard_paths(folder: Path, name: str) -> list[Path]:
-    """Return the shards of a stage, in order.
-
-    Raises:
-        InputError: There is none, or one is missing.
-    """
-    found = sorted(folder.glob(f"{name}-*.jsonl"))
-    if not found:
-        raise InputError(f"{folder} holds no {name}; delete the folder and start the run again")
-    for number, path in enumerate(found):
-        if path.name != f"{name}-{number:05d}.jsonl":
-            raise InputError(
-                f"{folder} has {path.name} where {name}-{number:05d}.jsonl should be; delete the folder and "
-                "start the run again"
-            )
-    return found
-
-
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a file of JSON lines that a stage wrote.
-
-    Raises:
-        InputError: A line is damaged, which is named.
-    """
-    with path.open("rb") as stream:
-        for number, line in enumerate(stream, start=1):
-            try:
-                yield json_object(line)
-            except (ValueError, RecursionError) as error:
-                raise InputError(
-                    f"{path}:{number}: damaged ({error}); delete the stage's folder and start the run again"
-                ) from error
-
-
-def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
-    """Write a file of JSON lines in one step."""
-    write_file_atomically(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-
-
-def write_shards(folder: Path, name: str, lines: Iterable[Mapping[str, Any]], size: int) -> int:
-    """Write shards of at most `size` lines, holding one in memory; return how many lines there were."""
-    total = 0
-    shard: list[Mapping[str, Any]] = []
-    for line in lines:
-        shard.append(line)
-        total += 1
-        if len(shard) == size:
-            write_lines(folder / f"{name}-{total // size - 1:05d}.jsonl", shard)
-            shard = []
-    if shard:
-        write_lines(folder / f"{name}-{total // size:05d}.jsonl", shard)
-    return total
-
-
-def json_object(text: bytes) -> dict[str, Any]:
-    """Return the JSON object that a text holds.
-
-    Raises:
-        ValueError: It holds none; NaN and infinities are not JSON.
-    """
-    value = json.loads(text.decode("utf-8"), parse_constant=_no_constant)
-    if not isinstance(value, dict):
-        raise ValueError(f"{type(value).__name__} where an object should be")
-    return value
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
+def _inputs(reads: Sequence[str], finished: Finished) -> dict[str, dict[str, str]]:
+    """Return what stages read, as NN-name or NN-name/file, with the hashes of those files."""
+    inputs: dict[str, dict[str, str]] = {}
+    for read in reads:
+        name, _, pattern = read.partition("/")
+        outputs = finished[name].outputs
+        if not pattern:
+            inputs[name] = outputs
+            continue
+        files = sorted(file for file in outputs if fnmatchcase(file, pattern))
+        if not files:
+            raise InputError(f"{finished[name].folder} made no {pattern}; delete the folder and run it again")
+        inputs |= {f"{name}/{file}": {file: outputs[file]} for file in files}
+    return inputs
 
 
 def _begin(work: Path, identity: str) -> float | None:
@@ -276,8 +255,8 @@ def _begin(work: Path, identity: str) -> float | None:
     """
     mark = work / _IDENTITY
     if mark.is_file():
-        found, _, seconds = mark.read_text(encoding="utf-8").strip().partition(" ")
-        if found == identity:
+        before, _, seconds = mark.read_text(encoding="utf-8").strip().partition(" ")
+        if before == identity:
             newest = max(path.stat().st_mtime for path in work.rglob("*"))
             spent = float(seconds) + max(0.0, newest - mark.stat().st_mtime)
             _mark(work, identity, spent)
@@ -297,7 +276,7 @@ def _state(folder: Path, identity: str) -> Literal["none", "other", "damaged", "
     """Say whether a stage of that identity is done, and what it made is still there as it was made."""
     if not folder.is_dir():
         return "none"
-    stage = _finished(folder)
+    stage = _read_finished(folder)
     if stage.identity != identity:
         return "other"
     paths = {folder / name: sha256 for name, sha256 in stage.outputs.items()}
@@ -311,7 +290,7 @@ def _remove_what_was_under_way(folder: Path) -> None:
             shutil.rmtree(path)
 
 
-def _finished(folder: Path) -> FinishedStage:
+def _read_finished(folder: Path) -> FinishedStage:
     path = folder / _DESCRIPTION
     content = _read_object(path)
     kinds: dict[str, Any] = {"identity": str, "outputs": dict, "seconds": (int, float), "report": dict}
@@ -339,10 +318,3 @@ def _read_object(path: Path) -> dict[str, Any]:
         ) from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: damaged ({error}); delete the stage's folder and run it again") from error
-
-
-def _outputs(source: Path) -> dict[str, str]:
-    """Return the hashes of a stage's files, or of one of them."""
-    if source.is_dir():
-        return _finished(source).outputs
-    return {source.name: _finished(source.parent).outputs[source.name]}

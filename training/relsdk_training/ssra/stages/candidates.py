@@ -1,4 +1,4 @@
-"""Existing queries that may suit a document: the nearest by words and by meaning.
+"""Stage 1: existing queries that may suit a document, the nearest by words and by meaning.
 
 Shape letters: Q queries, N documents of a shard, D dimension.
 """
@@ -6,16 +6,51 @@ Shape letters: Q queries, N documents of a shard, D dimension.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import bm25s
 import numpy as np
 from numpy.typing import NDArray
 
 from relsdk_checkpoint.pair_scores import TextEmbedder
-from relsdk_training.config.ssra import CandidateConfig
+from relsdk_training.config.ssra import CandidateConfig, SsraConfig, embed_training
+from relsdk_training.engine.identity import checkpoint_hash
+from relsdk_training.ssra.job import DOCUMENTS, QUERIES, Job
+from relsdk_training.ssra.pair_records import document_of
+from relsdk_training.ssra.shards import map_shards, read_lines, read_shards
 
-__all__ = ["Candidates"]
+__all__ = ["Candidates", "are_used", "identity", "work"]
+
+
+def are_used(config: SsraConfig) -> bool:
+    """Whether a query model or the encoder learns from re-annotated pairs."""
+    return config.synthesis.reannotate or config.balance.annotated
+
+
+def identity(config: SsraConfig) -> list[Any]:
+    """Return what the stage depends on besides its inputs."""
+    model = embed_training(config).model
+    return [asdict(config.candidates), checkpoint_hash(model.checkpoint), model.max_tokens]
+
+
+def work(job: Job) -> dict[str, Any]:
+    """Write shards of documents and the queries that are nearest to each."""
+
+    @cache
+    def finder() -> Candidates:
+        model = embed_training(job.config).model
+        queries = [line["query"] for line in read_lines(job.path(QUERIES))]
+        return Candidates(queries, Path(model.checkpoint), job.config.candidates, model.max_tokens)
+
+    def make(lines: list[dict[str, Any]], shard: int) -> list[dict[str, Any]]:
+        nearest = finder().nearest([document_of(line) for line in lines])
+        return [{"document": d, "queries": q} for d, q in zip(lines, nearest, strict=True)]
+
+    shards = map_shards(job.paths(DOCUMENTS), job.folder, "candidates", make, job.tell_progress)
+    return {"pairs": sum(len(line["queries"]) for line in read_shards(shards))}
 
 
 class Candidates:
@@ -44,12 +79,12 @@ class Candidates:
     def nearest(self, documents: Sequence[str]) -> list[list[str]]:
         """Return each document's candidates, the nearest by words and by meaning in turn."""
         lexical, semantic = self._lexical(documents), self._semantic(documents)
-        found = []
+        candidates = []
         for one, other in zip(lexical, semantic, strict=True):
             longest = max(len(one), len(other))
             mixed = [rows[at] for at in range(longest) for rows in (one, other) if at < len(rows)]
-            found.append([self.queries[row] for row in list(dict.fromkeys(mixed))[: self.config.most]])
-        return found
+            candidates.append([self.queries[row] for row in list(dict.fromkeys(mixed))[: self.config.most]])
+        return candidates
 
     def _lexical(self, documents: Sequence[str]) -> list[list[int]]:
         count = min(self.config.lexical, len(self.queries))

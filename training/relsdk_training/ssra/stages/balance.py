@@ -1,4 +1,4 @@
-"""Which pairs the encoder learns from: labelled ones first, made ones where a level lacks them.
+"""Stage 3: which pairs the encoder learns from, labelled ones first, written ones where a level lacks them.
 
 Shape letters: L = 4 levels.
 """
@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +17,9 @@ from numpy.typing import NDArray
 from relsdk.errors import InputError
 from relsdk.formats import read_pairs, write_pairs
 from relsdk.levels import NUM_LEVELS
-from relsdk_training.config.ssra import BalanceConfig
-from relsdk_training.ssra.records import (
+from relsdk_training.config.ssra import BalanceConfig, SsraConfig
+from relsdk_training.ssra.job import LABELLED, Job
+from relsdk_training.ssra.pair_records import (
     Record,
     distinct,
     kept_pairs,
@@ -25,12 +28,41 @@ from relsdk_training.ssra.records import (
     new_record,
     read_records,
 )
-from relsdk_training.ssra.stage_runner import write_shards
+from relsdk_training.ssra.shards import write_shards
+from relsdk_training.ssra.stage_report import stage_report
 
-__all__ = ["balanced_choice", "checked_shares", "level_counts", "write_balanced"]
+__all__ = ["balanced_choice", "check", "identity", "level_counts", "work", "write_balanced"]
 
 # Records of a shard of the result.
 _SHARD = 10_000
+# From this share of unused pairs on, balance has thrown most of the work away.
+_UNUSED = 0.5
+
+
+def identity(config: SsraConfig) -> list[Any]:
+    """Return what the stage depends on besides its inputs."""
+    return [asdict(config.balance), config.run.seed]
+
+
+def check(config: SsraConfig) -> None:
+    """Check the shares."""
+    _normalise(config.balance.shares)
+
+
+def work(job: Job) -> dict[str, Any]:
+    """Put labelled, annotated and written pairs together in the wanted shares."""
+    asked = job.config.balance
+    stages = [*(job.paths("annotate") if asked.annotated else []), *job.paths("filter-*")]
+    unused = write_balanced(job.folder, job.path(LABELLED), stages, asked, job.config.run.seed)
+    report = stage_report(read_records(job.folder))
+    total = sum(unused) + report["total"] - sum(report["sources"].get("labelled", []))
+    if sum(unused) > _UNUSED * total:
+        job.on_note(
+            f"{sum(unused):,} of {total:,} annotated and written pairs are not used, of levels 0-3 {unused}: "
+            "the scarcest level decides how many keep balance.shares; set balance.size to take more, "
+            "or other shares"
+        )
+    return {**report, "unused": unused}
 
 
 def level_counts(
@@ -50,13 +82,13 @@ def level_counts(
     Raises:
         InputError: The shares are not four numbers above 0.
     """
-    wanted = checked_shares(shares)
+    wanted = _normalise(shares)
     have, more = np.asarray(labelled), np.asarray(made)
     total = size or int(((have + more) / wanted).min())
     return np.clip(np.rint(wanted * total).astype(np.int64), have, have + more)
 
 
-def checked_shares(shares: Sequence[float]) -> NDArray[np.float64]:
+def _normalise(shares: Sequence[float]) -> NDArray[np.float64]:
     """Return shares that sum to 1: (L,).
 
     Raises:

@@ -13,7 +13,7 @@ from typing import Any
 from relsdk.errors import InputError
 from relsdk.levels import NUM_LEVELS
 from relsdk_training.data.text import normal_form
-from relsdk_training.ssra.records import level_of, read_records
+from relsdk_training.ssra.pair_records import level_of, read_records
 
 __all__ = ["sample_records", "stage_report"]
 

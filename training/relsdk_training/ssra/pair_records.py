@@ -1,4 +1,4 @@
-"""The records of a run: a pair, the level that was wanted and found, and why it was dropped.
+"""The records of pairs: the level that was wanted and predicted, and why a pair was dropped.
 
 A record is an object of JSON with the keys of `new_record`. Imports nothing heavy: reports read records, too.
 """
@@ -18,13 +18,12 @@ from relsdk.errors import InputError
 from relsdk.levels import NUM_LEVELS, RelevanceLevel
 from relsdk.records import Document, LabelledPair
 from relsdk_training.data.text import document_text, normal_form
-from relsdk_training.ssra.stage_runner import json_object, shard_paths
+from relsdk_training.ssra.shards import json_object, shard_paths
 
 __all__ = [
     "Record",
     "distinct",
     "document_of",
-    "drawn",
     "drop",
     "has_records",
     "kept_pairs",
@@ -35,6 +34,7 @@ __all__ = [
     "pair_key",
     "pair_of",
     "read_records",
+    "sample",
 ]
 
 Record = dict[str, Any]
@@ -45,7 +45,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def new_record(document: Mapping[str, Any], query: str, *, wanted: int | None, source: str) -> Record:
-    """Return a record that nobody has judged yet.
+    """Return a record that has no level from a model yet.
 
     Args:
         document: With `id`, `title` and `text`.
@@ -130,7 +130,7 @@ def distinct(items: Iterable[_T], key: Callable[[_T], object]) -> Iterator[_T]:
             yield item
 
 
-def drawn(items: Iterable[_T], most: int, seed: int) -> list[_T]:
+def sample(items: Iterable[_T], most: int, seed: int) -> list[_T]:
     """Return all items, or a random few in their order; no more than that is in memory (reservoir sampling).
 
     Args:
@@ -150,7 +150,7 @@ def drawn(items: Iterable[_T], most: int, seed: int) -> list[_T]:
 
 
 def level_of(record: Mapping[str, Any]) -> int | None:
-    """Return the wanted level, or of an existing query the predicted one; None before it is judged."""
+    """Return the wanted level, or of an existing query the predicted one; None before it is scored."""
     level: int | None = record["predicted"] if record["wanted"] is None else record["wanted"]
     return level
 
@@ -183,7 +183,7 @@ def labelled_key(pair: LabelledPair) -> tuple[str, str]:
 
 
 def document_of(document: Mapping[str, Any]) -> str:
-    """Return the text that a record's document is judged by."""
+    """Return the text that a record's document is scored by."""
     return document_text(Document(document["id"], document["title"], document["text"]))
 
 

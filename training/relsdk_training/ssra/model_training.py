@@ -1,0 +1,68 @@
+"""Train one of the models inside a stage."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from relsdk.errors import InputError
+from relsdk_training.config.settings import DataConfig, EmbedConfig, QueryConfig, ScoreConfig
+from relsdk_training.engine.interrupt import STOPPED_FROM_OUTSIDE
+from relsdk_training.engine.loop import TrainResult
+from relsdk_training.ssra.job import Job
+
+__all__ = ["check_start", "train_model"]
+
+
+def check_start(section: str, config: ScoreConfig | QueryConfig | EmbedConfig) -> None:
+    """Check that there is a checkpoint to start from.
+
+    Raises:
+        InputError: There is none.
+    """
+    checkpoint = config.model.checkpoint
+    if not (checkpoint and Path(checkpoint).is_dir()):
+        raise InputError(
+            f"{section}.checkpoint {checkpoint!r} is not a folder; set it, or training.checkpoint for all "
+            "models; get one with: relsdk model pull"
+        )
+
+
+def train_model(
+    job: Job, train: Callable[..., TrainResult], config: Any, data: DataConfig, *, other_seed: int = 0
+) -> dict[str, Any]:
+    """Train a model in the stage's folder, or go on with it.
+
+    The training ends a step on Ctrl-C and returns; here that ends the run.
+
+    Args:
+        job: The stage.
+        train: `train_score`, `train_query` or `train_embed`.
+        config: Its settings.
+        data: What it learns from.
+        other_seed: 0 takes the run's seed, another number a seed far from it.
+
+    Returns:
+        The stage's report: measures on dev, steps, the best step.
+    """
+    run = job.config.run
+    seed = run.seed + 1000 * other_seed
+    settings = replace(
+        config,
+        data=data,
+        run=replace(config.run, output=str(job.folder), seed=seed, threads=run.threads),
+    )
+
+    def on_step(step: int, steps: int, statistics: dict[str, float]) -> None:
+        job.tell_progress(step, steps)
+
+    result = train(settings, resume=True, on_step=on_step, on_note=job.on_note)
+    if result.stopped in STOPPED_FROM_OUTSIDE:
+        raise KeyboardInterrupt
+    for warning in result.warnings:
+        job.on_note(f"{job.folder.name}: {warning}")
+    dev = {measure: value for measure, value in result.best.items() if math.isfinite(value)}
+    return {"dev": dev, "steps": result.steps, "best_step": result.best_step}

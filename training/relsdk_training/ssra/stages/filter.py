@@ -1,0 +1,171 @@
+"""Stage 2: keep of what was written that on which score model and judge agree."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from relsdk.errors import InputError
+from relsdk.formats import read_pairs
+from relsdk.levels import NUM_LEVELS
+from relsdk_training.config.ssra import SsraConfig
+from relsdk_training.data.text import normal_form
+from relsdk_training.engine.identity import weights_hash
+from relsdk_training.ssra.cleaning import clean, fault, scripts
+from relsdk_training.ssra.job import HELD_OUT, LABELLED, Job
+from relsdk_training.ssra.judges import EndpointJudge, Group, Judge, ModelJudge, consistent
+from relsdk_training.ssra.pair_records import Record, document_of, drop, new_record, read_records
+from relsdk_training.ssra.scoring import PairScorer
+from relsdk_training.ssra.shards import map_shards, read_lines, shard_paths
+from relsdk_training.ssra.stage_report import stage_report
+from relsdk_training.ssra.stages.annotate import score_records
+from relsdk_training.ssra.stages.judge import JUDGE_SHARE, judging_endpoint
+from relsdk_training.ssra.stages.score import open_scorer, reading_identity
+from relsdk_training.ssra.stages.write import ASKED_AT_ONCE
+
+__all__ = ["Filters", "check", "filter_queries", "identity", "work"]
+
+# From this share of equal queries on, a query model repeats itself.
+_REPEATS = 0.5
+
+
+def identity(config: SsraConfig) -> list[Any]:
+    """Return what the stage depends on besides its inputs."""
+    asked = config.filter
+    keeping = {
+        "scorer": asked.scorer,
+        "thresholds": asked.thresholds,
+        "adjust": asked.adjust,
+        "by_score": asked.by_score,
+        "judge": asked.judge,
+        "judge_share": JUDGE_SHARE,
+        "judge_name": asked.endpoint.name,  # where it is changes nothing; which model answers does
+    }
+    return [keeping, reading_identity(config)]
+
+
+def check(config: SsraConfig) -> None:
+    """Check the thresholds."""
+    thresholds = config.filter.thresholds
+    if len(thresholds) != NUM_LEVELS or not all(0 <= least <= 1 for least in thresholds):
+        raise InputError(f"filter.thresholds {list(thresholds)}; four probabilities from 0 to 1 are needed")
+
+
+def work(job: Job) -> dict[str, Any]:
+    """Write records of all queries, kept and dropped."""
+    config = job.config
+    filters, trained = cache(lambda: _open_filters(job)), job.paths("query-{n}")
+    model_hash = weights_hash(trained[0] / "best") if trained else config.synthesis.endpoint.name
+
+    def make(lines: list[dict[str, Any]], shard: int) -> list[Record]:
+        return filter_queries(lines, filters(), round_number=job.round_number, model_hash=model_hash)
+
+    by_endpoint = config.filter.judge == "endpoint"
+    at_once = ASKED_AT_ONCE * len(config.synthesis.levels) if by_endpoint else 0
+    shards = shard_paths(job.path("write-{n}"), "written")
+    map_shards(shards, job.folder, "records", make, job.tell_progress, at_once=at_once)
+    report = stage_report(read_records(job.folder))
+    if (report["duplicate_rate"] or 0.0) > _REPEATS:
+        job.on_note(
+            f"the query model repeats itself: {report['duplicate_rate']:.0%} of its queries were written "
+            "before; train it longer, on more pairs, or raise query.temperature"
+        )
+    return report
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Who decides whether a pair is believed.
+
+    Attributes:
+        scorer: Gives levels.
+        thresholds: Least probability of the level, for levels 0-3.
+        by_score: Whether the scorer must agree with the wanted level.
+        judge: Checks the order of a document's queries; None checks nothing.
+        held_out: Normal forms of queries that must not be learned: those of dev and test.
+        scripts: Of the labelled queries; a written one of another script is no query of this domain.
+    """
+
+    scorer: PairScorer
+    thresholds: Sequence[float]
+    by_score: bool
+    judge: Judge | None
+    held_out: Collection[str]
+    scripts: Collection[str]
+
+
+def filter_queries(
+    lines: Sequence[Mapping[str, Any]], filters: Filters, *, round_number: int, model_hash: str
+) -> list[Record]:
+    """Clean what was written, and keep what has the wanted level.
+
+    Args:
+        lines: Of the written shards.
+        filters: Who decides.
+        round_number: Goes into the records.
+        model_hash: Goes into the records.
+    """
+    records = []
+    seen: set[tuple[str, int, str]] = set()
+    for line in lines:
+        document, level = line["document"], line["wanted"]
+        for query in (clean(query) for query in line["queries"]):
+            record = new_record(document, query, wanted=level, source="synthesised")
+            record |= {"round": round_number, "model": model_hash}
+            key = (document_of(document), level, normal_form(query))
+            reason = fault(query, document["title"], filters.scripts) or ("duplicate" if key in seen else "")
+            reason = reason or ("held out" if normal_form(query) in filters.held_out else "")
+            seen.add(key)
+            if reason:
+                drop(record, reason)
+            records.append(record)
+    usable = [record for record in records if record["kept"]]
+    score_records(usable, filters.scorer)
+    if filters.by_score:
+        for record in usable:
+            level = record["wanted"]
+            if record["predicted"] != level or record["probabilities"][level] < filters.thresholds[level]:
+                drop(record, "score")
+    if filters.judge is not None:
+        _check_order([record for record in usable if record["kept"]], filters.judge)
+    return records
+
+
+def _check_order(records: Sequence[Record], judge: Judge) -> None:
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(document_of(record["document"]), []).append(record)
+    asked = [
+        Group(document, [r["query"] for r in of_one], [r["wanted"] for r in of_one])
+        for document, of_one in groups.items()
+    ]
+    for of_one, wrong in zip(groups.values(), judge.contradictions(asked), strict=True):
+        compared = len({record["wanted"] for record in of_one}) > 1
+        for record, stays, clashes in zip(
+            of_one, consistent(wrong), np.any(wrong | wrong.T, axis=1), strict=True
+        ):
+            verdict = "agrees" if not clashes else "contradicts"
+            record["judge"] = {"verdict": verdict if compared else "not asked"}
+            if not stays:
+                drop(record, "judge")
+
+
+def _open_filters(job: Job) -> Filters:
+    config, judges = job.config, job.paths("judge")
+    judge: Judge | None = None
+    if judges:
+        judge = ModelJudge(open_scorer(config, judges[0]))
+    elif config.filter.judge == "endpoint":
+        judge = EndpointJudge(judging_endpoint(config))
+    return Filters(
+        scorer=open_scorer(config, job.path("score")),
+        thresholds=config.filter.thresholds,
+        by_score=config.filter.by_score,
+        judge=judge,
+        held_out={line["query"] for line in read_lines(job.path(HELD_OUT))},
+        scripts=set[str]().union(*(scripts(pair.query) for pair in read_pairs(job.path(LABELLED)))),
+    )

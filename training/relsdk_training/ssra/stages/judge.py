@@ -1,0 +1,53 @@
+"""Stage 2: train the judge, a second score model of a part of the labelled queries and another seed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from relsdk.formats import write_pairs
+from relsdk_training.chat_endpoint import ChatEndpoint
+from relsdk_training.config.ssra import SsraConfig
+from relsdk_training.data.pairs import load_pairs
+from relsdk_training.ssra.job import LABELLED, Job
+from relsdk_training.ssra.stages.score import train_scorer, training_settings
+
+__all__ = ["JUDGE_SHARE", "check", "identity", "is_trained", "judging_endpoint", "work"]
+
+# Of the labelled queries: what it learns from differs from what the score model learns from.
+JUDGE_SHARE = 0.7
+
+
+def is_trained(config: SsraConfig) -> bool:
+    """Whether this run trains a judge."""
+    return config.filter.judge == "model" and config.synthesis.rounds > 0
+
+
+def identity(config: SsraConfig) -> list[Any]:
+    """Return what the stage depends on besides its inputs."""
+    return [*training_settings(config), JUDGE_SHARE]
+
+
+def check(config: SsraConfig) -> None:
+    """Check the endpoint that judges."""
+    if config.filter.judge == "endpoint":
+        judging_endpoint(config)
+
+
+def work(job: Job) -> dict[str, Any]:
+    """Train it and fit its levels on dev."""
+    pairs = load_pairs(str(job.path(LABELLED)))
+    queries = list(dict.fromkeys(pair.query for pair in pairs))
+    count = max(1, round(JUDGE_SHARE * len(queries)))
+    rng = np.random.default_rng(job.config.run.seed + 1)
+    chosen = {queries[row] for row in rng.permutation(len(queries))[:count]}
+    labelled = job.folder / "labelled.jsonl"
+    write_pairs(labelled, [pair for pair in pairs if pair.query in chosen])
+    return train_scorer(job, labelled, other_seed=1)
+
+
+def judging_endpoint(config: SsraConfig) -> ChatEndpoint:
+    """Return the endpoint that judges the order of queries; see `ChatEndpoint`."""
+    asked = config.filter.endpoint
+    return ChatEndpoint(asked.url, asked.name, api_key_env=asked.key_env, timeout=asked.timeout)

@@ -1,0 +1,130 @@
+"""Stage 2: write queries of the wanted levels for each document."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from relsdk.errors import InputError
+from relsdk.levels import NUM_LEVELS
+from relsdk_training.chat_endpoint import ChatEndpoint
+from relsdk_training.config.ssra import SsraConfig, query_training
+from relsdk_training.data.pairs import load_pairs, pair_arrays
+from relsdk_training.objectives.query import examples_of
+from relsdk_training.query_models.base import QueryModel, QueryRequest
+from relsdk_training.query_models.endpoint import EndpointQueryModel
+from relsdk_training.query_models.writer import QueryWriter
+from relsdk_training.ssra.job import DOCUMENTS, LABELLED, Job
+from relsdk_training.ssra.pair_records import document_of
+from relsdk_training.ssra.shards import map_shards, read_shards
+from relsdk_training.ssra.stages.query import sampling_identity
+
+__all__ = ["ASKED_AT_ONCE", "check", "identity", "open_writer", "work", "write"]
+
+# Documents that an endpoint is asked about before the answers are written down: they cost money.
+ASKED_AT_ONCE = 10
+_MOST_ROUNDS = 20
+
+
+def identity(config: SsraConfig) -> list[Any]:
+    """Return what the stage depends on besides its inputs."""
+    asked = config.synthesis
+    writing = [
+        asked.levels,
+        asked.samples,
+        bool(asked.endpoint.url),  # where it is changes nothing; which model answers does
+        asked.endpoint.name,
+        sampling_identity(config),
+    ]
+    return [writing, config.run.seed]
+
+
+def check(config: SsraConfig) -> None:
+    """Check what is wanted, and the endpoint that writes."""
+    asked = config.synthesis
+    levels = asked.levels
+    wrong = not levels or len(set(levels)) < len(levels) or not set(levels) <= set(range(NUM_LEVELS))
+    if wrong or asked.samples < 1:
+        raise InputError(
+            f"synthesis.levels {list(levels)}, samples {asked.samples}; needed are different "
+            "levels out of 0 to 3, at least one, and at least 1 sample"
+        )
+    if not asked.rounds <= _MOST_ROUNDS:
+        raise InputError(f"synthesis.rounds={asked.rounds}; 0 to {_MOST_ROUNDS} is needed")
+    if asked.endpoint.url:
+        _writing_endpoint(config)
+
+
+def work(job: Job) -> dict[str, Any]:
+    """Write shards of documents, wanted levels and queries."""
+    config, trained = job.config, job.paths("query-{n}")
+    model = cache(lambda: open_writer(config, trained[0]) if trained else _open_endpoint(job))
+
+    def make(lines: list[dict[str, Any]], shard: int) -> list[dict[str, Any]]:
+        return write(
+            lines,
+            model(),
+            levels=config.synthesis.levels,
+            samples=config.synthesis.samples,
+            seed=config.run.seed * 10_007 + shard,
+        )
+
+    shards = map_shards(
+        job.paths(DOCUMENTS),
+        job.folder,
+        "written",
+        make,
+        job.tell_progress,
+        at_once=0 if trained else ASKED_AT_ONCE,
+    )
+    return {"queries": sum(len(line["queries"]) for line in read_shards(shards))}
+
+
+def write(
+    documents: Sequence[Mapping[str, Any]],
+    model: QueryModel,
+    *,
+    levels: Sequence[int],
+    samples: int,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """Write queries of every wanted level for documents.
+
+    Args:
+        documents: Objects with `id`, `title`, `text`.
+        model: Writes.
+        levels: Wanted levels.
+        samples: Queries for each document and level.
+        seed: Of the sampling.
+
+    Returns:
+        Objects with `document`, `wanted` and `queries`, as they were written.
+    """
+    wanted = [(document, level) for document in documents for level in levels]
+    requests = [QueryRequest(document_of(document), level) for document, level in wanted]
+    answers = model.write(requests, samples=samples, seed=seed)
+    return [
+        {"document": dict(document), "wanted": level, "queries": queries}
+        for (document, level), queries in zip(wanted, answers, strict=True)
+    ]
+
+
+def open_writer(config: SsraConfig, folder: Path) -> QueryModel:
+    """Open the query model of a finished stage."""
+    model = query_training(config).model
+    return QueryWriter.open(
+        folder / "best", guidance=model.guidance, temperature=model.temperature, top_p=model.top_p
+    )
+
+
+def _open_endpoint(job: Job) -> QueryModel:
+    examples = examples_of(pair_arrays(load_pairs(str(job.path(LABELLED)))))
+    temperature = job.config.query.temperature
+    return EndpointQueryModel(_writing_endpoint(job.config), examples, temperature=temperature)
+
+
+def _writing_endpoint(config: SsraConfig) -> ChatEndpoint:
+    asked = config.synthesis.endpoint
+    return ChatEndpoint(asked.url, asked.name, api_key_env=asked.key_env, timeout=asked.timeout)
