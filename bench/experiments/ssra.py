@@ -35,14 +35,14 @@ from relsdk_checkpoint.pair_scores import TextEmbedder, pair_logits
 from relsdk_checkpoint.scorer import ScoreModel
 from relsdk_training.config.files import RECIPES, load_config
 from relsdk_training.config.settings import DataConfig, EmbedConfig
-from relsdk_training.config.ssra import SsraConfig
+from relsdk_training.config.ssra import SsraConfig, embed_training
 from relsdk_training.data.pairs import PairArrays, load_pairs, pair_arrays
 from relsdk_training.data.text import normal_form
 from relsdk_training.engine.identity import weights_hash
 from relsdk_training.objectives.measures import order_statistics
 from relsdk_training.runs.embed import train_embed
+from relsdk_training.ssra.pair_records import document_of, read_records
 from relsdk_training.ssra.recipe import train_ssra
-from relsdk_training.ssra.records import document_of, read_records
 from relsdk_training.ssra.stage_runner import read_stages
 
 FULL = "SSRA"
@@ -124,9 +124,9 @@ def main(
         if is_there(output, key, documents):
             continue
         click.echo(key, err=True)
-        settings = [*study(data, backbone, budget, steps, seed), f"pool.limit={documents}", *overrides]
+        settings = [*study(data, backbone, budget, steps, seed), f"unlabelled.limit={documents}", *overrides]
         if name == PROMPTED and endpoint:
-            settings += [f"synthesis.endpoint_url={endpoint[0]}", f"synthesis.endpoint_name={endpoint[1]}"]
+            settings += [f"synthesis.endpoint.url={endpoint[0]}", f"synthesis.endpoint.name={endpoint[1]}"]
         folder = work / f"ssra_{budget}_{steps}_{seed}"
         row = made_row(name, settings, folder, backbone, outsider)
         folder.mkdir(parents=True, exist_ok=True)
@@ -151,10 +151,10 @@ def study(data: dict[str, Path], backbone: Path, budget: int, steps: int, seed: 
         *(f"data.{split}={data[split]}" for split in ("train", "dev", "test")),
         "data.rare_share=0.045",
         f"data.limit={budget}",
-        f"pool.unlabelled=['{data['train']}', '{data['unlabelled']}']",
-        *(f"{model}.model.checkpoint={backbone}" for model in ("score", "query", "embed")),
-        f"embed.run.max_steps={steps}",
-        f"embed.run.evaluate_every={max(1, steps // _EVALUATIONS)}",
+        f"unlabelled.pairs=['{data['train']}', '{data['unlabelled']}']",
+        f"training.checkpoint={backbone}",
+        f"embed.max_steps={steps}",
+        f"embed.evaluate_every={max(1, steps // _EVALUATIONS)}",
         f"run.seed={seed}",
     ]
 
@@ -208,10 +208,11 @@ def made_row(
 
 def _supervised(config: SsraConfig, run: Path, data: DataConfig) -> dict[str, Any]:
     """Train the encoder on labelled pairs alone."""
+    embed = embed_training(config)
     settings: EmbedConfig = replace(
-        config.embed,
+        embed,
         data=data,
-        run=replace(config.embed.run, output=str(run), seed=config.run.seed, threads=config.run.threads),
+        run=replace(embed.run, output=str(run), seed=config.run.seed, threads=config.run.threads),
     )
     result = train_embed(settings, resume=run.exists(), on_step=lambda s, n, _: _print("embed", s, n))
     if result.stopped in ("interrupted", "terminated"):

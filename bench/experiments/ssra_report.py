@@ -13,7 +13,7 @@ from bench.experiments.rows import row_name, study_of
 from relsdk.files.folders import write_file_atomically
 from relsdk.metrics import paired_bootstrap
 from relsdk_training.data.pairs import PairArrays
-from relsdk_training.ssra.comparison import drawn_rows, mean_ap, ndcg_values
+from relsdk_training.ssra.stages.compare import draw_rows, mean_ap, ndcg_values
 
 ORDER = ("mean_ap", "ap_1", "ap_2", "ap_3", "ndcg_at_10")
 VANILLA, UPPER, FULL, UNTRAINED = "vanilla SFT", "all labels", "SSRA", "untrained"
@@ -82,7 +82,7 @@ def paired_interval(
     def difference(rows: NDArray[np.int64]) -> float:
         return mean_ap(test, other, rows) - mean_ap(test, one, rows)
 
-    low, high = np.quantile([difference(rows) for rows in drawn_rows(test, _DRAWS, seed)], (0.025, 0.975))
+    low, high = np.quantile([difference(rows) for rows in draw_rows(test, _DRAWS, seed)], (0.025, 0.975))
     return difference(np.arange(len(test))), float(low), float(high)
 
 

@@ -31,31 +31,30 @@ from relsdk_export.encoder import export_encoder
 from relsdk_sample import SampleWorld, generate, level_of
 from relsdk_training.config.files import load_config
 from relsdk_training.config.settings import ModelConfig
-from relsdk_training.config.ssra import SsraConfig
+from relsdk_training.config.ssra import SsraConfig, embed_training
 from relsdk_training.data.pairs import PairArrays, load_pairs, pair_arrays
 from relsdk_training.runs.average import mix_checkpoints
+from relsdk_training.ssra.pair_records import read_records
 from relsdk_training.ssra.recipe import train_ssra
-from relsdk_training.ssra.records import read_records
 from relsdk_training.ssra.stage_runner import FinishedStage, read_stages
 
 BACKBONE = "multilingual-e5-small"
 RECIPE = Path(__file__).resolve().parents[2] / "training/relsdk_training/recipes/ssra.toml"
-MODELS = ("score", "query", "embed")
 # Few documents and steps. A document has about 90 tokens, a title 20: what tells level 2 from 3 is often in
 # the transcript, half of which is read. The recipe's rate, for real data, moved the encoder too far here.
 QUICK = [
-    "score.model.max_tokens=64",
-    "embed.model.max_tokens=64",
-    "embed.optimiser.learning_rate=3e-5",
-    "query.model.max_tokens=32",
-    "query.model.decoder_layers=[5, 11]",
-    "query.run.epochs=4",
+    "score.max_tokens=64",
+    "embed.max_tokens=64",
+    "embed.learning_rate=3e-5",
+    "query.max_tokens=32",
+    "query.decoder_layers=[5, 11]",
+    "query.epochs=4",
     "synthesis.samples=2",
-    "embed.run.max_steps=100",
-    "embed.run.evaluate_every=50",
+    "embed.max_steps=100",
+    "embed.evaluate_every=50",
     "data.limit=2000",
     "data.rare_share=0.045",
-    "pool.limit=400",
+    "unlabelled.limit=400",
     "run.shard=100",
 ]
 # How far to go from the untrained weights to the trained ones: tried on dev.
@@ -88,7 +87,9 @@ def main(
     config = configuration(data, backbone, work / "run", overrides)
     result = train_ssra(config, on_note=lambda note: click.echo(note, err=True))
     dev = pair_arrays(load_pairs(str(data / "dev.jsonl")))
-    encoder, mixed = mixed_by_dev(backbone, Path(result.encoder), work / "mixed", dev, config.embed.model)
+    encoder, mixed = mixed_by_dev(
+        backbone, Path(result.encoder), work / "mixed", dev, embed_training(config).model
+    )
     stages = {stage.name: stage for stage in read_stages(work / "run")}
     row = {
         "machine": machine_record(config.run.seed),
@@ -119,9 +120,9 @@ def configuration(data: Path, backbone: Path, run: Path, overrides: Sequence[str
     """Return the recipe's settings for the sample world."""
     settings = [
         *(f"data.{split}={data / split}.jsonl" for split in ("train", "dev", "test")),
-        f"pool.documents=['{data / 'documents.jsonl'}']",
-        f"pool.unlabelled=['{data / 'train.jsonl'}']",
-        *(f"{model}.model.checkpoint={backbone}" for model in MODELS),
+        f"unlabelled.documents=['{data / 'documents.jsonl'}']",
+        f"unlabelled.pairs=['{data / 'train.jsonl'}']",
+        f"training.checkpoint={backbone}",
         f"run.output={run}",
     ]
     return load_config(SsraConfig, RECIPE, [*settings, *QUICK, *overrides])

@@ -15,18 +15,18 @@ from relsdk.formats import read_pairs
 from relsdk.metrics import mean_ap_over_levels
 from relsdk_sample import generate
 from relsdk_training.data.pairs import pair_arrays
-from relsdk_training.ssra.records import new_record
-from relsdk_training.ssra.stage_runner import write_lines
+from relsdk_training.ssra.pair_records import new_record
+from relsdk_training.ssra.shards import write_lines
 from tests.bench.test_bench import call, toy_shared
 
-SMALL = [f"{m}.run.{x}" for m in ("score", "query", "embed") for x in ("max_steps=3", "batch_size=16")]
+SMALL = [f"{m}.{x}" for m in ("score", "query", "embed") for x in ("max_steps=3", "batch_size=16")]
 SMALL += [
-    "query.model.decoder_layers=[0, 1]",
-    "query.model.encoder_layers=1",
-    "query.model.max_query_tokens=6",
+    "query.decoder_layers=[0, 1]",
+    "query.encoder_layers=1",
+    "query.max_query_tokens=6",
     "filter.thresholds=[0, 0, 0, 0]",
 ]
-SMALL += ["embed.loss.matryoshka_dims=[8]", "embed.run.evaluate_every=0", "data.rare_share=0.3"]
+SMALL += ["embed.matryoshka_dims=[8]", "embed.evaluate_every=0", "data.rare_share=0.3"]
 
 
 def run(module, *arguments):
@@ -63,7 +63,7 @@ def test_the_study_at_toy_size(toy_checkpoint, tmp_path):
     assert all(0 < row["test"]["mean_ap"] <= 1 for row in rows.values())
     assert str(tmp_path) not in output.read_text()
     assert {row["documents"] for row in rows.values()} == {12}
-    assert all(row["settings"]["embed"]["run"]["max_steps"] == 3 for row in rows.values() if "stages" in row)
+    assert all(row["settings"]["embed"]["max_steps"] == 3 for row in rows.values() if "stages" in row)
     (ssra,) = (tmp_path / "work").glob("ssra_*")
     (balanced,) = (ssra / "SSRA/stages").glob("*-balance")
     both = [list(read_pairs(path)) for path in (balanced / "pairs.jsonl", ssra / "binary.jsonl")]
@@ -159,7 +159,7 @@ def test_the_sample_world_at_toy_size(toy_checkpoint, tmp_path):
     output = tmp_path / "sample.json"
     arguments = ["--output", output, "--work", tmp_path / "work", "--checkpoint", toy_checkpoint]
     arguments += ["--documents", 600]
-    done = run("bench.experiments.ssra_sample", *arguments, "--set", "pool.limit=12")
+    done = run("bench.experiments.ssra_sample", *arguments, "--set", "unlabelled.limit=12")
     assert done.exit_code == 0, done.output
     row = json.loads(output.read_text())
     assert set(row["test"]) == {"untrained", "SSRA"}

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from relsdk.errors import InputError, MissingExtraError, TrainingError
 from relsdk.files.atomic import output_file
@@ -43,8 +44,8 @@ def write_report(run: Path, output: Path) -> Path:
         TrainingError: A file cannot be written.
     """
     figures = _Figures(output)  # a missing matplotlib is said before the work
-    check_file_target(output, overwrite=True)
     stages = read_stages(run)
+    check_file_target(output, overwrite=True)
     reports = {
         stage.name: stage_report(read_records(stage.folder)) for stage in stages if has_records(stage.folder)
     }
@@ -86,7 +87,7 @@ class _Figures:
                 figure.savefig(stream, format="png", dpi=100)
         except OSError as error:
             raise TrainingError(f"cannot write {target}: {error.strerror or error}") from error
-        return f"![{_text(words)}](<{target.name}>)"
+        return f"![{_text(words)}]({quote(target.name)})"
 
 
 def _levels(reports: Mapping[str, dict[str, Any]], figures: _Figures) -> str:
@@ -162,7 +163,7 @@ def _measures(stage: FinishedStage, figures: _Figures) -> str:
     rows = [
         [
             str(number),
-            name,
+            _text(name),
             *("{:.4f} [{:.4f}, {:.4f}]".format(*interval) if interval else "–" for interval in of.values()),
         ]
         for number, (name, of) in zip(numbers, bars, strict=True)
@@ -189,7 +190,7 @@ def _stage_table(stages: Sequence[FinishedStage], reports: Mapping[str, dict[str
             cells = [str(report["total"]), str(report["kept"]), *shares, _percent(report["duplicate_rate"])]
         dev = stage.report.get("dev")
         measures = [_measure(dev.get(name) if isinstance(dev, dict) else None) for name in _MEASURES]
-        rows.append([stage.name, *cells, f"{stage.seconds:.1f}", *measures])
+        rows.append([_text(stage.name), *cells, f"{stage.seconds:.1f}", *measures])
     header += [f"dev {name}" for name in _MEASURES]
     return "## Stages\n\n" + _table(header, rows, numbers=set(range(1, len(header))))
 
@@ -200,12 +201,12 @@ def _losses(reports: Mapping[str, dict[str, Any]]) -> str:
     if not reasons:
         return ""
     rows = [
-        [name, *(str(report["dropped_because"].get(reason, 0)) for reason in reasons)]
+        [_text(name), *(str(report["dropped_because"].get(reason, 0)) for reason in reasons)]
         for name, report in reports.items()
         if report["dropped_because"]
     ]
     return "## Dropped, and why\n\n" + _table(
-        ["stage", *reasons], rows, numbers=set(range(1, len(reasons) + 1))
+        ["stage", *map(_text, reasons)], rows, numbers=set(range(1, len(reasons) + 1))
     )
 
 
@@ -213,13 +214,13 @@ def _examples(name: str, report: Mapping[str, Any]) -> str:
     rows = [
         [
             str(level),
-            "kept" if record["kept"] else record["dropped_because"],
+            "kept" if record["kept"] else _text(record["dropped_because"]),
             "–" if record["predicted"] is None else str(record["predicted"]),
             " ".join(f"{p:.2f}" for p in record["probabilities"]),
-            record["judge"]["verdict"] if record["judge"] else "",
-            record["query"],
-            record["document"]["title"],
-            _clip(record["document"]["text"]),
+            _text(record["judge"]["verdict"]) if record["judge"] else "",
+            _text(record["query"]),
+            _text(record["document"]["title"]),
+            _text(_clip(record["document"]["text"])),
         ]
         for level, samples in enumerate(report["examples"])
         for record in samples["kept"] + samples["dropped"]
@@ -250,5 +251,5 @@ def _text(text: str) -> str:
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: set[int]) -> str:
     """A table; columns of numbers are aligned to the right."""
     rule = ["---:" if column in numbers else "---" for column in range(len(header))]
-    lines = [header, rule, *([_text(cell) for cell in row] for row in rows)]
+    lines = [header, rule, *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)

@@ -39,7 +39,10 @@ def work(job: Job) -> dict[str, Any]:
     folders = {"untrained": Path(model.checkpoint), "trained": job.path("embed") / "best"}
     return {
         "bars": [
-            {"name": name, **measure(dev, TextEmbedder(folder, model.max_tokens).scores(dev.texts()), seed=seed)}
+            {
+                "name": name,
+                **measure(dev, TextEmbedder(folder, model.max_tokens).scores(dev.texts()), seed=seed),
+            }
             for name, folder in folders.items()
         ]
     }
