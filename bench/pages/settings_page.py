@@ -5,11 +5,12 @@ from __future__ import annotations
 import inspect
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 from relsdk_training.config.settings import DistillConfig, EmbedConfig, QueryConfig, ScoreConfig
-from relsdk_training.config.ssra import SsraConfig
+from relsdk_training.config.ssra import SsraConfig, TrainingConfig
 
 __all__ = ["ssra_settings", "training_settings"]
 
@@ -32,25 +33,44 @@ def training_settings() -> str:
 
 def ssra_settings() -> str:
     """Return a table for each section of a file of `relsdk train ssra` that no other command has."""
-    defaults = SsraConfig()
     others = {
         *_TASKS.values(),
         *(type(getattr(task(), field.name)) for task in _TASKS.values() for field in fields(task)),
     }
+    sections: dict[type, list[tuple[str, Any]]] = {}  # sections of one class have one table
+    for name, values in _sections(SsraConfig(), ""):
+        if type(values) not in others:
+            sections.setdefault(type(values), []).append((f"[{name}]", values))
     return "\n".join(
-        _table(f"[{field.name}]", type(values), {"ssra": values})
-        for field in fields(defaults)
-        if is_dataclass(values := getattr(defaults, field.name)) and type(values) not in others
+        _table(_listed([name for name, _ in same]), kind, {"ssra": same[0][1]})
+        for kind, same in sections.items()
     )
+
+
+def _sections(config: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Yield the path of each section and its values, with the sections inside it."""
+    for field in fields(config):
+        values = getattr(config, field.name)
+        if is_dataclass(values):
+            yield f"{path}{field.name}", values
+            yield from _sections(values, f"{path}{field.name}.")
 
 
 def _table(title: str, kind: type, values: dict[str, Any]) -> str:
-    """Return a section: what the class says of itself and of each field."""
+    """Return a section: what the class says of itself and of each field.
+
+    Sections inside it have tables of their own, and so have the settings of `relsdk train ssra` that are in
+    [training], too.
+    """
     told = meanings(kind)
-    rows = "".join(
-        f"| `{field.name}` | {_defaults(field.name, values)} | {_cell(told[field.name])} |\n"
+    shared = {field.name for field in fields(TrainingConfig)} if kind is not TrainingConfig else {}
+    names = [
+        field.name
         for field in fields(kind)
-    )
+        if not is_dataclass(getattr(next(iter(values.values())), field.name))
+        and not (issubclass(kind, TrainingConfig) and field.name in shared)
+    ]
+    rows = "".join(f"| `{name}` | {_defaults(name, values)} | {_cell(told[name])} |\n" for name in names)
     summary = (inspect.getdoc(kind) or "").partition("\n")[0]
     return f"### {title}\n\n{summary}\n\n| setting | default | meaning |\n|---|---|---|\n{rows}"
 

@@ -23,7 +23,10 @@ def test_a_meaning_is_inherited():
 def test_ssra_has_its_own_sections_alone():
     page = ssra_settings()
     assert "### [filter]" in page
-    assert "learning_rate" not in page
+    assert "### [filter.endpoint] and [synthesis.endpoint]" in page
+    assert page.count("| `learning_rate` |") == 1  # in [training], for all models
+    assert page.index("### [training]") < page.index("| `learning_rate` |") < page.index("### [score]")
+    assert "| `rare_share` |" not in page
 
 
 def test_a_setting_without_a_meaning_is_an_error():

@@ -20,16 +20,16 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def settings(files, toy_checkpoint):
-    """Of a run of seconds: three shards, four steps a model, a checkpoint after each, two rounds."""
+    """Of a run of seconds: three shards, three steps a model, a checkpoint after each, two rounds."""
     return [
         f"training.checkpoint={toy_checkpoint}",
-        "training.max_steps=4",
+        "training.max_steps=3",
         "training.batch_size=16",
         "training.checkpoint_every=1",
         "query.decoder_layers=[0, 1]",
         "query.max_query_tokens=6",
         "query.guidance=1.5",
-        "embed.evaluate_every=1",
+        "embed.evaluate_every=3",
         "embed.learning_rate=0.001",
         "embed.batch_size=64",
         "embed.dropout=0.0",

@@ -121,17 +121,15 @@ def test_a_language_model_judges(make_stage, endpoint):
     assert endpoint.asked > 0
 
 
-def test_a_model_that_repeats_itself_is_told(whole, files, tmp_path, make_stage):
-    """Without a score model: all is dropped, and counted all the same."""
+def test_a_model_that_repeats_itself_is_told(whole, tmp_path, make_stage):
     run = tmp_path / "run"
     for name in ("01-pool", "02-score", "03-judge"):
         (run / "stages").mkdir(parents=True, exist_ok=True)
         (run / "stages" / name).symlink_to(whole[2] / "stages" / name)
     document = {"id": "1", "title": "红烧肉怎么做", "text": ""}
     (run / "stages/08-write-1").mkdir()
-    lines = [
-        {"document": document, "wanted": level, "queries": ["总是同一个搜索词"] * 2} for level in range(4)
-    ]
+    same = ["总是同一个搜索词"] * 2
+    lines = [{"document": document, "wanted": level, "queries": same} for level in range(4)]
     write_lines(run / "stages/08-write-1/written-00000.jsonl", lines)
     (run / "stages/06-query-1").symlink_to(whole[2] / "stages/06-query-1")
     _, report, notes = make_stage("filter-1", f"run.output={run}")
