@@ -36,7 +36,7 @@ from relsdk_training.engine.loop import TrainResult
 from relsdk_training.objectives.embedding import EmbeddingObjective
 from relsdk_training.objectives.measures import ranking_statistics, tokenise_pairs
 from relsdk_training.objectives.score import ScoreObjective
-from relsdk_training.runs.average import mix_checkpoints
+from relsdk_training.runs.average import average_checkpoints
 from relsdk_training.runs.distill import train_distill
 from relsdk_training.runs.embed import train_embed
 from relsdk_training.runs.score import train_score
@@ -245,7 +245,7 @@ def experiment(recipe: str, settings: list[str], test: Path, partner: Path | Non
     )
     if partner is not None:
         checkpoint = output / "mixed"
-        mix_checkpoints([partner, output / "best"], checkpoint, overwrite=True)
+        average_checkpoints([partner, output / "best"], checkpoint, overwrite=True)
         best = measured(trained_objective(config, checkpoint, dev_pairs))
     objective = trained_objective(config, checkpoint, test_pairs)
     row = {

@@ -19,20 +19,17 @@ from typing import Any
 
 import click
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from bench.experiments.graded_pairs import add_to, read_rows
 from bench.experiments.rows import row_key
 from bench.experiments.ssra_report import against, write_report
 from bench.harness.machine import machine_record
-from relsdk.bundle import is_scorer_folder, tokenizer_path
+from relsdk.bundle import is_scorer_folder
 from relsdk.formats import read_pairs, write_pairs
 from relsdk.levels import RelevanceLevel
 from relsdk.metrics import ranking_report
-from relsdk.runtime.tokenizer import TextTokenizer
-from relsdk_checkpoint.pair_scores import TextEmbedder, pair_logits
-from relsdk_checkpoint.scorer import ScoreModel
+from relsdk_checkpoint.pair_scores import PairClassifier, TextEmbedder
 from relsdk_training.config.files import RECIPES, load_config
 from relsdk_training.config.settings import DataConfig, EmbedConfig
 from relsdk_training.config.ssra import SsraConfig, embed_training
@@ -314,17 +311,11 @@ class _Outsider:
     """The levels that a score model names, of its own accord."""
 
     def __init__(self, run: Path) -> None:
-        self.model = ScoreModel.load(run / "best", "categorical", max_tokens=96).eval()
-        settings = self.model.settings
-        self.tokenizer = TextTokenizer(
-            tokenizer_path(run / "best"), max_tokens=settings.max_tokens, pad_token=settings.pad_token
-        )
+        self.model = PairClassifier(run / "best", "categorical", max_tokens=96)
 
-    @torch.inference_mode()
     def levels(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.int64]:
         """Return the most probable level of each pair, (N,)."""
-        tokens = self.tokenizer.tokenize(list(pairs))
-        return pair_logits(self.model, self.tokenizer, tokens, device=torch.device("cpu")).argmax(axis=1)
+        return self.model.logits(self.model.tokenizer.tokenize(list(pairs))).argmax(axis=1)
 
 
 def _told(report: dict[str, Any]) -> dict[str, Any]:

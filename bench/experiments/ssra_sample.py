@@ -33,7 +33,7 @@ from relsdk_training.config.files import load_config
 from relsdk_training.config.settings import ModelConfig
 from relsdk_training.config.ssra import SsraConfig, embed_training
 from relsdk_training.data.pairs import PairArrays, load_pairs, pair_arrays
-from relsdk_training.runs.average import mix_checkpoints
+from relsdk_training.runs.average import average_checkpoints
 from relsdk_training.ssra.pair_records import read_records
 from relsdk_training.ssra.recipe import train_ssra
 from relsdk_training.ssra.stage_runner import FinishedStage, read_stages
@@ -160,7 +160,7 @@ def mixed_by_dev(
     folders = {"0": start, "1": trained}
     for share in SHARES:
         folders[str(share)] = work / str(share)
-        mix_checkpoints([trained, start], work / str(share), shares=[share, 1 - share], overwrite=True)
+        average_checkpoints([trained, start], work / str(share), shares=[share, 1 - share], overwrite=True)
     found = {}
     for share in sorted(folders, key=float):
         cosines = TextEmbedder(folders[share], model.max_tokens).scores(dev.texts())

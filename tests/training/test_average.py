@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from relsdk.errors import BundleError, InputError, TrainingError
 from relsdk_checkpoint.pair_scores import TextEmbedder
 from relsdk_checkpoint.scorer import ScoreModel
-from relsdk_training.runs import average as mixing
-from relsdk_training.runs.average import mix_checkpoints
+from relsdk_training.runs import average
+from relsdk_training.runs.average import average_checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def weights(folder):
 
 
 def test_the_mean_by_shares(pair, tmp_path):
-    mix_checkpoints(pair, tmp_path / "mixed", shares=[1, 3])
+    average_checkpoints(pair, tmp_path / "mixed", shares=[1, 3])
     one, other, mixed = (weights(folder) for folder in (*pair, tmp_path / "mixed"))
     assert mixed.keys() == one.keys()
     for name, tensor in mixed.items():
@@ -44,13 +44,13 @@ def test_the_mean_by_shares(pair, tmp_path):
 @given(st.lists(st.floats(0.01, 100), min_size=2, max_size=4))
 def test_a_mean_of_equals_is_the_same(pair, shares):
     target = pair[0].parent / "same"
-    mix_checkpoints([pair[0]] * len(shares), target, shares=shares, overwrite=True)
+    average_checkpoints([pair[0]] * len(shares), target, shares=shares, overwrite=True)
     for name, tensor in weights(target).items():
         torch.testing.assert_close(tensor, weights(pair[0])[name])
 
 
 def test_a_mixed_encoder_embeds(pair, tmp_path):
-    mix_checkpoints(pair, tmp_path / "mixed")
+    average_checkpoints(pair, tmp_path / "mixed")
     found = [TextEmbedder(folder).queries(["搜索"]) for folder in (*pair, tmp_path / "mixed")]
     np.testing.assert_allclose(np.linalg.norm(found[2]), 1, rtol=1e-5)
     assert not np.allclose(found[2], found[0])
@@ -63,7 +63,7 @@ def test_a_pooler_that_nothing_uses_is_no_difference(pair, tmp_path):
     content = weights(start) | {"pooler.dense.bias": torch.ones(32)}
     save_file(content, start / "model.safetensors", metadata={"format": "pt"})
     for number, order in enumerate(([pair[0], start], [start, pair[0]])):
-        mix_checkpoints(order, tmp_path / f"mixed{number}")
+        average_checkpoints(order, tmp_path / f"mixed{number}")
         assert weights(tmp_path / f"mixed{number}").keys() == weights(pair[0]).keys()
 
 
@@ -73,7 +73,7 @@ def test_score_models_keep_their_head(pair, tmp_path):
         folder = tmp_path / str(seed)
         folder.mkdir()
         ScoreModel.load(pair[seed], "categorical").save(folder)
-    mix_checkpoints([tmp_path / "0", tmp_path / "1"], tmp_path / "mixed")
+    average_checkpoints([tmp_path / "0", tmp_path / "1"], tmp_path / "mixed")
     mixed = ScoreModel.load(tmp_path / "mixed", "categorical").state_dict()
     parts = [ScoreModel.load(tmp_path / name, "categorical").state_dict() for name in "01"]
     for name, tensor in mixed.items():
@@ -113,7 +113,7 @@ def test_what_does_not_fit_is_told_and_nothing_is_written(pair, checkpoint_facto
         ([first, empty], [], "no safetensors weights"),
     ):
         with pytest.raises(InputError, match=message):
-            mix_checkpoints(folders, tmp_path / "mixed", shares=shares)
+            average_checkpoints(folders, tmp_path / "mixed", shares=shares)
         assert not (tmp_path / "mixed").exists()
         assert not list(tmp_path.glob(".mixed*"))
 
@@ -123,7 +123,7 @@ def test_weights_of_other_formats_are_not_carried_along(pair, tmp_path):
     (first / "onnx").mkdir()
     for name in ("pytorch_model.bin", "onnx/model.onnx", "model.safetensors.index.json"):
         (first / name).write_text("{}")
-    mix_checkpoints([first, pair[1]], tmp_path / "mixed")
+    average_checkpoints([first, pair[1]], tmp_path / "mixed")
     made = {path.relative_to(tmp_path / "mixed") for path in (tmp_path / "mixed").rglob("*")}
     assert made == {path.relative_to(pair[0]) for path in pair[0].rglob("*")} | {Path("training.json")}
 
@@ -132,7 +132,7 @@ def test_a_mean_says_what_it_is_of(pair, tmp_path):
     """And not what the first of them was trained with."""
     trained = shutil.copytree(pair[0], tmp_path / "trained")
     (trained / "training.json").write_text('{"task": "embed"}')
-    mix_checkpoints([trained, pair[1]], tmp_path / "mixed", shares=[3, 1])
+    average_checkpoints([trained, pair[1]], tmp_path / "mixed", shares=[3, 1])
     said = json.loads((tmp_path / "mixed/training.json").read_text())
     assert said["task"] == "mix"
     assert [(part["share"], part["training"]) for part in said["mixed"]] == [
@@ -142,7 +142,7 @@ def test_a_mean_says_what_it_is_of(pair, tmp_path):
     assert str(tmp_path) not in json.dumps(said)
     (trained / "training.json").write_text("{")
     with pytest.raises(BundleError, match=r"training\.json is not readable JSON"):
-        mix_checkpoints([trained, pair[1]], tmp_path / "other")
+        average_checkpoints([trained, pair[1]], tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
 
@@ -150,9 +150,9 @@ def test_a_full_disk_is_told(pair, tmp_path, monkeypatch):
     def full(*_, **__):
         raise SafetensorError("I/O error: No space left on device")
 
-    monkeypatch.setattr(mixing, "save_file", full)
+    monkeypatch.setattr(average, "save_file", full)
     with pytest.raises(TrainingError, match=r"mixed cannot be written .*No space left"):
-        mix_checkpoints(pair, tmp_path / "mixed")
+        average_checkpoints(pair, tmp_path / "mixed")
     assert not list(tmp_path.glob("*mixed*"))
 
 
@@ -161,12 +161,12 @@ def test_overwriting_spares_what_is_read_and_what_is_no_checkpoint(pair, tmp_pat
     before = (other / "model.safetensors").read_bytes()
     for target in (one, other):
         with pytest.raises(InputError, match="which is read; name another folder"):
-            mix_checkpoints([one, other], target, overwrite=True)
+            average_checkpoints([one, other], target, overwrite=True)
     run = tmp_path / "run"  # of a training: it has a config.json, too
     run.mkdir()
     (run / "config.json").write_text("{}")
     with pytest.raises(InputError, match="nothing was touched"):
-        mix_checkpoints([one, other], run, overwrite=True)
+        average_checkpoints([one, other], run, overwrite=True)
     assert (other / "model.safetensors").read_bytes() == before
     assert [path.name for path in run.iterdir()] == ["config.json"]
 

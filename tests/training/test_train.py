@@ -16,15 +16,12 @@ from relsdk.levels import RelevanceLevel
 from relsdk.models.open import open_pair_model
 from relsdk.records import Document, LabelledPair
 from relsdk.tools.evaluation import evaluate
-from relsdk_checkpoint.encoder import TextEncoder
 from relsdk_checkpoint.scorer import ScoreModel
 from relsdk_sample import generate
 from relsdk_training.config.files import load_config
-from relsdk_training.config.settings import EmbedConfig, LossConfig, RunConfig, ScoreConfig
-from relsdk_training.data.pairs import load_splits
+from relsdk_training.config.settings import EmbedConfig, ScoreConfig
 from relsdk_training.engine import loop
 from relsdk_training.engine.log import read_log
-from relsdk_training.objectives.embedding import EmbeddingObjective
 from relsdk_training.runs.embed import train_embed
 from relsdk_training.runs.score import train_score
 
@@ -170,50 +167,6 @@ def test_a_folder_that_is_no_run_is_not_resumed_into(settings, toy_checkpoint, t
         with pytest.raises(InputError, match=message):
             train_embed(config, resume=True)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-
-
-def test_chunks_give_the_same_gradient(settings):
-    gradients = []
-    for chunk in (0, 5):
-        config = load_config(EmbedConfig, None, [*settings, f"run.chunk={chunk}", "loss.cosent=1"])
-        splits = load_splits(config.data, 0)
-        encoder = TextEncoder.load(Path(config.model.checkpoint))
-        objective = EmbeddingObjective(encoder, splits.train, splits.dev, config.loss, config.run)
-        objective.module.eval()  # dropout draws differ between chunks and whole batches
-        loss, _ = objective.loss(objective.batches(0)[0], torch.device("cpu"))
-        loss.backward()
-        gradients.append({name: p.grad for name, p in objective.module.named_parameters()})
-    assert gradients[0]["encoder.transformer.embeddings.word_embeddings.weight"].abs().max() > 0.01
-    for name, gradient in gradients[0].items():
-        torch.testing.assert_close(gradients[1][name], gradient, atol=1e-4, rtol=1e-4, msg=name)
-
-
-def test_the_full_width_is_always_trained(settings):
-    """A recipe's dimensions are those of narrower encoders."""
-    for dims, expected in (("[]", (32,)), ("[8, 16]", (8, 16, 32)), ("[8, 32]", (8, 32))):
-        config = load_config(EmbedConfig, None, [*settings, f"loss.matryoshka_dims={dims}"])
-        splits = load_splits(config.data, 0)
-        encoder = TextEncoder.load(Path(config.model.checkpoint))
-        objective = EmbeddingObjective(encoder, splits.train, splits.dev, config.loss, config.run)
-        assert objective.dims == expected
-
-
-def test_documents_judged_relevant_elsewhere_are_no_negatives(settings, files, tmp_path):
-    """(a, x) and (b, y) share a batch, and y was judged relevant to a, too: in another batch."""
-    write_pairs(
-        tmp_path / "train.jsonl",
-        [
-            LabelledPair(query, Document(title, title), level)
-            for query, title, level in [("a", "x", 3), ("b", "y", 3), ("a", "y", 2), ("b", "x", 0)]
-        ],
-    )
-    overrides = [*settings, f"data.train={tmp_path / 'train.jsonl'}", "run.group=false", "run.batch_size=2"]
-    config = load_config(EmbedConfig, None, overrides)
-    splits = load_splits(config.data, 0)
-    encoder = TextEncoder.load(Path(config.model.checkpoint))
-    objective = EmbeddingObjective(encoder, splits.train, splits.dev, config.loss, config.run)
-    queries, documents = torch.tensor([0, 1]), torch.tensor([0, 1])  # a, b and x, y
-    assert objective._positives(queries, documents).tolist() == [[True, True], [False, True]]
 
 
 @pytest.mark.parametrize(("kind", "task"), [(EmbedConfig, train_embed), (ScoreConfig, train_score)])
@@ -367,21 +320,3 @@ def test_lora_of_a_score_model_trains_the_head_whole(settings, tmp_path, toy_che
     plain = ScoreModel.load(toy_checkpoint, "categorical").transformer.state_dict()
     assert saved.keys() == plain.keys()
     assert not torch.equal(saved["classifier.bias"], plain["classifier.bias"])
-
-
-def test_a_text_that_occurs_twice_in_a_batch_is_encoded_once(files, toy_checkpoint):
-    splits = load_splits(
-        replace(EmbedConfig().data, train=str(files / "train.jsonl"), dev=str(files / "dev.jsonl")), 0
-    )
-    encoder = TextEncoder.load(toy_checkpoint, dropout=0.0)
-    objective = EmbeddingObjective(encoder, splits.train, splits.dev, LossConfig(), RunConfig(batch_size=32))
-    batch = objective.batches(0)[0]
-    rows, tokens = splits.train.query_of[batch], objective.train.queries
-    assert len(np.unique(rows)) < len(rows)
-    seen = []
-    encoder.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
-    vectors = objective._encode(encoder, tokens, rows, torch.device("cpu"))
-    assert sum(seen) == len(np.unique(rows))
-    for row, vector in zip(rows, vectors, strict=True):
-        (alone,) = objective._encode(encoder, tokens, np.array([row]), torch.device("cpu"))
-        torch.testing.assert_close(vector, alone, atol=1e-5, rtol=1e-4)

@@ -157,9 +157,9 @@ def mix(checkpoints: tuple[Path, ...], output: Path, shares: tuple[float, ...], 
     of what it could before. All but weights is that of the first. Choose shares on dev.
     """
     from relsdk.bundle import is_scorer_folder
-    from relsdk_training.runs.average import mix_checkpoints
+    from relsdk_training.runs.average import average_checkpoints
 
-    mix_checkpoints(checkpoints, output, shares=shares, overwrite=overwrite)
+    average_checkpoints(checkpoints, output, shares=shares, overwrite=overwrite)
     kind = "scorer" if is_scorer_folder(output) else "encoder"
     echo(f"averaged {len(checkpoints)} checkpoints into {output}")
     echo_next(f"export {kind}", output, "BUNDLE")

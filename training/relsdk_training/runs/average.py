@@ -30,7 +30,7 @@ from relsdk.errors import InputError, TrainingError
 from relsdk.files.folders import staged_folder
 from relsdk_training.engine.identity import weights_hash
 
-__all__ = ["mix_checkpoints"]
+__all__ = ["average_checkpoints"]
 
 _WEIGHTS = "model.safetensors"
 _SETTINGS = (".json", ".model", ".txt")
@@ -40,7 +40,7 @@ _CONFIG = "config.json"
 _UNUSED = "pooler."
 
 
-def mix_checkpoints(
+def average_checkpoints(
     checkpoints: Sequence[Path],
     output: Path,
     *,
