@@ -3,14 +3,19 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # Bytecode is made when a module is first imported: most of torch and transformers never is.
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
+PIP := $(BIN)/python $(PIP_INSTALL) -c constraints.txt
 SHARED ?= ../shared
 WORK ?= runs
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --benchmark-disable
+# Without bytecode each of the tests' processes would compile torch and transformers again.
+export PYTHONDONTWRITEBYTECODE :=
+export OMP_NUM_THREADS := 1
+TESTS = -n auto --dist loadfile --no-loadscope-reorder --benchmark-disable
+PYTEST = $(BIN)/python -m pytest $(TESTS)
 REPORT = $(BIN)/python -m bench.results_format report bench/results/suites.json bench/results/million.json --output bench/results/report
 
 .DEFAULT_GOAL := help
-.PHONY: index-open million pool demo-train ssra-real real-trained train-real train-speed train-latency help demo test test-all test-floor test-newest check lint types real quantisation bench suites readme clean docs dist wheelhouse
+.PHONY: index-open million pool demo-train ssra-real real-trained train-real train-speed train-latency help demo test test-all test-core test-optimum test-floor test-newest check lint types real quantisation bench suites readme clean docs dist wheelhouse
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -21,8 +26,19 @@ demo: $(VENV)/.installed-demo ## Main job: export a real encoder, index a sample
 test: $(VENV)/.installed-dev ## The tests, without those marked slow
 	$(PYTEST) -m "not slow"
 
-test-all: $(VENV)/.installed-dev ## Every test; before a release, and when a slow part is touched
+test-all: $(VENV)/.installed-dev-all ## Everything: slow tests, the peers, Optimum, no torch, other versions; before a release
 	$(PYTEST)
+	$(MAKE) test-optimum test-core test-floor test-newest
+
+test-core: ## The SDK's tests on a base installation: without torch and every extra
+	$(MAKE) VENV=.venv-core .venv-core/.installed-test
+	.venv-core/bin/python -m pytest $(TESTS) -m "not slow" tests/sdk
+
+test-optimum: ## Optimum as exporter and beside us, in an environment of its own: it pins a transformers below 5
+	$(MAKE) VENV=.venv-optimum .venv-optimum/bin/python
+	grep '^torch=' constraints.txt > .venv-optimum/constraints.txt
+	.venv-optimum/bin/python $(PIP_INSTALL) -c .venv-optimum/constraints.txt -e '.[optimum,test]' 'sentence-transformers<6'
+	.venv-optimum/bin/python -m pytest --benchmark-disable -k "optimum or onnx_backend" tests/export/test_optimum.py tests/export/test_peers.py
 
 # $(1): a Python version, $(2): a virtual environment's folder, $(3): options of uv. It runs a base installation:
 # the tests that need torch are not among these.
@@ -35,7 +51,7 @@ if [ -z "$$python" ]; then \
 set -e; rm -rf $(2); "$$python" -m venv $(2); $(2)/bin/python -m pip install --quiet uv; \
 $(2)/bin/uv pip install --quiet --python $(2)/bin/python $(3) -e '.[parquet,bench,test]'; \
 $(2)/bin/uv pip list --python $(2)/bin/python; \
-OMP_NUM_THREADS=1 $(2)/bin/python -m pytest -q --benchmark-disable -m "not slow" tests/sdk
+$(2)/bin/python -m pytest $(TESTS) -m "not slow" tests/sdk
 endef
 
 test-floor: ## The tests of a base installation with the lowest versions that pyproject.toml allows
@@ -45,6 +61,7 @@ test-newest: ## The same with the newest versions, Python 3.10 and 3.13
 	$(call with_versions,3.10,.venv-newest-3.10,)
 	$(call with_versions,3.13,.venv-newest-3.13,)
 
+check: PYTEST += --cpu-limit 30
 check: lint types test readme ## What CI runs: ruff, mypy, tests, and that README's numbers are the committed ones
 
 lint: $(VENV)/.installed-dev
@@ -79,10 +96,10 @@ train-latency: $(VENV)/.installed-dev ## Query latency of what train-real distil
 pool: $(VENV)/.installed-dev ## Encoder and taught score model of train-real, alone and pooled -> bench/results/pool.json
 	$(BIN)/python -m bench.experiments.pooled_scorer --shared $(SHARED) --work $(WORK) --output bench/results/pool.json
 
-train-speed: $(VENV)/.installed-dev ## Training throughput beside sentence-transformers (../shared) -> bench/results/train_speed.json
+train-speed: $(VENV)/.installed-dev-all ## Training throughput beside sentence-transformers (../shared) -> bench/results/train_speed.json
 	$(BIN)/python -m bench.experiments.train_speed --shared $(SHARED) --output bench/results/train_speed.json
 
-bench: $(VENV)/.installed-dev ## Latency of encode, index and search -> bench/results/latency.json, README's numbers and outputs
+bench: $(VENV)/.installed-dev-all ## Latency of encode, index and search -> bench/results/latency.json, README's numbers and outputs
 	$(BIN)/python -m bench.run --output bench/results/latency.json
 	$(BIN)/python -m bench.pages.showcase
 	$(BIN)/python -m bench.pages.readme --write
@@ -90,11 +107,11 @@ bench: $(VENV)/.installed-dev ## Latency of encode, index and search -> bench/re
 index-open: $(VENV)/.installed-dev ## What opening an index costs, checked and remembered -> bench/results/index_open.json
 	$(BIN)/python -m bench.serving.index_open --output bench/results/index_open.json
 
-suites: $(VENV)/.installed-dev ## Beside the peers, by turns, hours -> bench/results/suites.json, its report in bench/results/report
+suites: $(VENV)/.installed-dev-all ## Beside the peers, by turns, hours -> bench/results/suites.json, its report in bench/results/report
 	$(BIN)/python -m bench.serving --output bench/results/suites.json
 	$(REPORT)
 
-million: $(VENV)/.installed-dev ## A million vectors of 64, 128, 384 beside the peers, 5 hours -> bench/results/million.json, the same report
+million: $(VENV)/.installed-dev-all ## A million vectors of 64, 128, 384 beside the peers, 5 hours -> bench/results/million.json, the same report
 	$(BIN)/python -m bench.serving --output bench/results/million.json --only million_64 --only million_128 --only million_384
 	$(REPORT)
 
@@ -125,12 +142,8 @@ $(VENV)/.installed-demo: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) -e '.[backbone,export]'
 	@touch $@
 
-$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) -e '.[dev]'
-	@touch $@
-
-$(VENV)/.installed-docs: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) -e '.[docs]'
+$(VENV)/.installed-%: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) -e '.[$*]'
 	@touch $@
 
 $(VENV)/.installed-dist: | $(VENV)/bin/python

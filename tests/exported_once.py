@@ -29,9 +29,9 @@ def remembered(export: Callable[..., Any], folder: Path) -> Callable[..., Any]:
     """Wrap `torch.onnx.export`: a toy that any process exported before is read from a folder."""
     world = _versions_and_code()
 
-    def exported(module: nn.Module, **options: Any) -> Any:
-        if sum(tensor.nbytes for tensor in module.state_dict().values()) > _TOY_BYTES:
-            return export(module, **options)
+    def exported(module: nn.Module, *others: Any, **options: Any) -> Any:
+        if others or sum(tensor.nbytes for tensor in module.state_dict().values()) > _TOY_BYTES:
+            return export(module, *others, **options)  # another exporter's call, or no toy
         path = folder / f"{_key(module, options, world)}.onnx"
         if not path.exists():
             aside = path.with_name(f".{uuid.uuid4().hex}.onnx")

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from relsdk.errors import MissingExtraError, RelsdkError
+from relsdk_checkpoint.loading import quiet
 
 __all__ = ["require_optimum", "write_onnx_with_optimum"]
 
@@ -42,17 +43,18 @@ def write_onnx_with_optimum(checkpoint: Path, path: Path) -> None:
 
     with TemporaryDirectory(dir=path.parent.parent) as folder:
         try:
-            main_export(
-                str(checkpoint),
-                output=folder,
-                task="feature-extraction",
-                library_name="transformers",
-                opset=OPSET,
-                device="cpu",
-                do_validation=False,  # the parity check does it, on real sentences
-                trust_remote_code=False,
-                local_files_only=True,
-            )
+            with quiet():
+                main_export(
+                    str(checkpoint),
+                    output=folder,
+                    task="feature-extraction",
+                    library_name="transformers",
+                    opset=OPSET,
+                    device="cpu",
+                    do_validation=False,  # the parity check does it, on real sentences
+                    trust_remote_code=False,
+                    local_files_only=True,
+                )
         except Exception as error:  # exporters raise whatever went wrong inside
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise RelsdkError(f"Optimum cannot export {checkpoint}: {reason}") from error
