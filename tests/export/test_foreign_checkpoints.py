@@ -11,7 +11,8 @@ from relsdk.errors import InputError
 from relsdk_checkpoint.encoder import TextEncoder
 from relsdk_export.cuts.checkpoint import cut_checkpoint
 from relsdk_export.encoder import EncoderCuts, export_encoder
-from tests.sdk.foreign_folder import write, write_dense, write_modules
+from tests.bundle_changes import change_json
+from tests.sdk.foreign_folder import write_dense, write_modules
 
 PROMPTS = "config_sentence_transformers.json"
 
@@ -47,7 +48,7 @@ def test_a_dense_layer_is_in_the_bundle(checkpoint, expected, corpus, tmp_path):
 
 
 def test_a_cut_of_the_folder_is_in_the_bundle(checkpoint, expected, corpus, tmp_path):
-    write(checkpoint / PROMPTS, truncate_dim=5)
+    change_json(checkpoint / PROMPTS, truncate_dim=5)
     bundle = export_encoder(checkpoint, tmp_path / "bundle", variants=["fp32"])
     assert bundle.encoder_settings.dimension == 5
     np.testing.assert_allclose(Embedder(bundle.path).encode(corpus), expected[:, :5], atol=1e-4)
@@ -69,6 +70,6 @@ def test_training_refuses_what_it_does_not_compute(checkpoint):
     with pytest.raises(InputError, match="has Dense layers, which is exported and served, not trained"):
         TextEncoder.load(checkpoint)
     write_modules(checkpoint, [("", "Transformer"), ("1_Pooling", "Pooling")])
-    write(checkpoint / "1_Pooling/config.json", pooling_mode="max")
+    change_json(checkpoint / "1_Pooling/config.json", pooling_mode="max")
     with pytest.raises(InputError, match="has max pooling"):
         TextEncoder.load(checkpoint)

@@ -120,6 +120,7 @@ def test_a_pair_does_not_depend_on_its_batch_mates(scorers, pairs):
         np.testing.assert_allclose(alone, together[:20], atol=tolerance)
 
 
+@pytest.mark.peers
 def test_it_equals_sentence_transformers(scorers, pairs):
     library = pytest.importorskip("sentence_transformers")
     made = scorers()
