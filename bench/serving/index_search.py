@@ -17,7 +17,7 @@ from bench.serving.quality import recall
 from bench.serving.settings import Settings
 from bench.serving.vector_sets import Graph, K, VectorSet, graphs, kept
 from relsdk import Index
-from relsdk.index.row_cache import RowCache
+from relsdk.index._row_cache import RowCache
 
 DIMENSIONS = (64, 128, 384)
 EFFORTS = (16, 32, 64, 128, 256)

@@ -169,8 +169,14 @@ ROOT = Path(__file__).resolve().parents[2]
 RENAME = {"storage.py", "stage_runner.py", "optimum.py"}
 # What they write is inside a staging folder, a generation or a stage under way; engine/log.py appends.
 WRITE = {
-    *("bundle/writing.py", "bundle/golden.py", "bundle/layout.py", "bundle/json_files.py", "bundle/dense.py"),
-    *("relsdk_sample/files.py", "index/duplicate_vectors.py", "index/vectors.py", "index/building.py"),
+    *(
+        "bundle/writing.py",
+        "bundle/golden.py",
+        "bundle/layout.py",
+        "bundle/_json_files.py",
+        "bundle/_dense.py",
+    ),
+    *("relsdk_sample/files.py", "index/_duplicate_vectors.py", "index/vectors.py", "index/building.py"),
     *(
         "relsdk_export/backbones/pull.py",
         "relsdk_training/engine/checkpoint.py",

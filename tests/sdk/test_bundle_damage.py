@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from relsdk.bundle import read_bundle
-from relsdk.bundle.description import description
+from relsdk.bundle._description import description
 from relsdk.errors import BundleError, RelsdkError
 from relsdk.runtime.tokenizer import TextTokenizer
 from relsdk.typed_json import convert_json

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from relsdk import Embedder
 from relsdk.bundle import read_bundle
-from relsdk.bundle.external_data import external_names
+from relsdk.bundle._external_data import external_names
 from relsdk.errors import BundleError
 from relsdk.files.folders import file_sha256
 from tests.bundle_changes import read_description, write_description

@@ -1,7 +1,8 @@
 """The contract of the model folder; its file names are known to this package alone."""
 
+from relsdk.bundle._dense import DenseLayer, copy_dense, read_dense
+from relsdk.bundle._modules import states_pooling
 from relsdk.bundle.calibration_key import CalibrationKey
-from relsdk.bundle.dense import DenseLayer, copy_dense, read_dense
 from relsdk.bundle.foreign import is_scorer_folder, read_encoder_settings, read_scorer_settings
 from relsdk.bundle.golden import (
     GOLDEN_TEXTS,
@@ -28,7 +29,6 @@ from relsdk.bundle.layout import (
     write_training,
 )
 from relsdk.bundle.model import RELSDK_JSON, Bundle, Tower, Variant, onnx_file
-from relsdk.bundle.modules import states_pooling
 from relsdk.bundle.reading import open_bundle, read_bundle
 from relsdk.bundle.writing import finish_bundle, open_for_calibration, save_calibration
 

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from relsdk.bundle.dense import dense_config
-from relsdk.bundle.inside import check_inside
-from relsdk.bundle.json_files import (
+from relsdk.bundle._dense import dense_config
+from relsdk.bundle._json_files import (
     Limits,
     ModelConfig,
     PromptConfig,
@@ -21,6 +20,8 @@ from relsdk.bundle.json_files import (
     TokenizerFile,
     read_json,
 )
+from relsdk.bundle._modules import POOLING, Pooling, read_modules
+from relsdk.bundle.inside import check_inside
 from relsdk.bundle.layout import (
     HEAD_KEY,
     HEADS,
@@ -35,7 +36,6 @@ from relsdk.bundle.layout import (
     ScorerSettings,
     Side,
 )
-from relsdk.bundle.modules import POOLING, Pooling, read_modules
 from relsdk.errors import BundleError
 
 __all__ = ["is_scorer_folder", "read_encoder_settings", "read_scorer_settings"]

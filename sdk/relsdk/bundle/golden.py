@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from relsdk.bundle.json_files import read_json
+from relsdk.bundle._json_files import read_json
 from relsdk.bundle.layout import EncoderSettings, ScorerSettings, settings_content
 from relsdk.errors import BundleError
 

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from relsdk.bundle.dense import dense_config
-from relsdk.bundle.json_files import read_json, write_json
-from relsdk.bundle.modules import Pooling, write_modules
+from relsdk.bundle._dense import dense_config
+from relsdk.bundle._json_files import read_json, write_json
+from relsdk.bundle._modules import Pooling, write_modules
 
 __all__ = [
     "EncoderSettings",

@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from relsdk.bundle._external_data import external_names
+from relsdk.bundle._onnx_names import find_onnx_files
 from relsdk.bundle.calibration_key import CalibrationKey
-from relsdk.bundle.external_data import external_names
 from relsdk.bundle.inside import check_inside
 from relsdk.bundle.layout import TOKENIZER_JSON, EncoderSettings, ScorerSettings
-from relsdk.bundle.onnx_names import find_onnx_files
 from relsdk.errors import BundleError, InputError
 from relsdk.files.folders import file_sha256
 

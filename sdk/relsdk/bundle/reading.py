@@ -13,8 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from relsdk.bundle.dense import dense_files
-from relsdk.bundle.description import LOCK, REMEDY, read_description
+from relsdk.bundle._dense import dense_files
+from relsdk.bundle._description import LOCK, REMEDY, read_description
+from relsdk.bundle._onnx_names import find_onnx_files
 from relsdk.bundle.foreign import is_scorer_folder, read_encoder_settings, read_scorer_settings
 from relsdk.bundle.golden import GOLDEN_JSON
 from relsdk.bundle.inside import check_inside, name_of_model
@@ -24,7 +25,6 @@ from relsdk.bundle.layout import (
     settings_content,
 )
 from relsdk.bundle.model import RELSDK_JSON, Bundle, Variant, onnx_file
-from relsdk.bundle.onnx_names import find_onnx_files
 from relsdk.errors import BundleError
 from relsdk.files.folders import file_sha256, json_sha256, restore_folder
 

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from relsdk.bundle._description import LOCK, check_variants, description
 from relsdk.bundle.calibration_key import CalibrationKey
-from relsdk.bundle.description import LOCK, check_variants, description
 from relsdk.bundle.layout import (
     TOKENIZER_JSON,
     EncoderSettings,

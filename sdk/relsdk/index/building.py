@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from relsdk.errors import InputError
 from relsdk.formats import document_from_mapping
+from relsdk.index._database import DOCUMENTS_FILE
+from relsdk.index._document_writer import DocumentWriter, metadata_json
 from relsdk.index.base import Encoder, IndexConfig, Progress, VectorIndex
-from relsdk.index.database import DOCUMENTS_FILE
-from relsdk.index.document_writer import DocumentWriter, metadata_json
 from relsdk.index.flat import FlatIndex
 from relsdk.index.hnsw import HnswIndex
 from relsdk.index.manifest import MANIFEST_FILE, describe

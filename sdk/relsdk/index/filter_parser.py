@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from relsdk.errors import InputError
-from relsdk.index.filter_tree import (
+from relsdk.index._filter_tree import (
     OWN_FIELDS,
     And,
     Equals,

@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relsdk.errors import IndexFolderError
+from relsdk.index._database import DOCUMENTS_FILE
+from relsdk.index._document_reader import DocumentReader
+from relsdk.index._filter_compiler import FilterCompiler
+from relsdk.index._filter_sql import Condition
+from relsdk.index._filtered_search import filtered_search
 from relsdk.index.base import IndexConfig, Neighbours, VectorIndex
 from relsdk.index.building import INDEX_KINDS
-from relsdk.index.database import DOCUMENTS_FILE
-from relsdk.index.document_reader import DocumentReader
-from relsdk.index.filter_compiler import FilterCompiler
-from relsdk.index.filter_sql import Condition
-from relsdk.index.filtered_search import filtered_search
 from relsdk.index.flat import exact_search
 from relsdk.index.manifest import Manifest, check_files, read_manifest
 from relsdk.index.vectors import VECTORS_FILE, map_vectors

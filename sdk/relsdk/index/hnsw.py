@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relsdk.errors import IndexFolderError
+from relsdk.index._duplicate_vectors import Twins
+from relsdk.index._graph_file import check_graph_file
 from relsdk.index.base import IndexConfig, Neighbours, Progress, VectorIndex
-from relsdk.index.duplicate_vectors import Twins
 from relsdk.index.flat import exact_search
-from relsdk.index.graph_file import check_graph_file
 from relsdk.runtime.hardware import choose_threads
 
 __all__ = ["GRAPH_FILE", "HnswIndex"]

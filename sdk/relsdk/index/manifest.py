@@ -17,9 +17,9 @@ from msgspec import Meta
 from relsdk.errors import IndexFolderError
 from relsdk.files.folders import json_sha256
 from relsdk.files.intact import hash_and_remember, is_intact
+from relsdk.index._database import DOCUMENTS_FILE
+from relsdk.index._duplicate_vectors import TWINS_FILE
 from relsdk.index.base import IndexConfig
-from relsdk.index.database import DOCUMENTS_FILE
-from relsdk.index.duplicate_vectors import TWINS_FILE
 from relsdk.index.hnsw import GRAPH_FILE
 from relsdk.index.vectors import VECTORS_FILE
 from relsdk.typed_json import convert_json, read_json

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from relsdk.errors import InputError, RelsdkError
 from relsdk.files.folders import file_sha256
+from relsdk.index._database import DOCUMENTS_FILE
+from relsdk.index._document_reader import DocumentReader
+from relsdk.index._duplicate_vectors import TWINS_FILE, Twins
+from relsdk.index._graph_file import holds_vectors
 from relsdk.index.building import INDEX_KINDS
-from relsdk.index.database import DOCUMENTS_FILE
-from relsdk.index.document_reader import DocumentReader
-from relsdk.index.duplicate_vectors import TWINS_FILE, Twins
-from relsdk.index.graph_file import holds_vectors
 from relsdk.index.hnsw import GRAPH_FILE
 from relsdk.index.manifest import MANIFEST_FILE, Manifest, read_manifest
 from relsdk.index.storage import CURRENT, read_current

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relsdk.errors import IndexFolderError, InputError
-from relsdk.index import row_cache
-from relsdk.index.database import DOCUMENTS_FILE
-from relsdk.index.document_reader import DocumentReader
-from relsdk.index.document_writer import DocumentWriter
+from relsdk.index import _row_cache as row_cache
+from relsdk.index._database import DOCUMENTS_FILE
+from relsdk.index._document_reader import DocumentReader
+from relsdk.index._document_writer import DocumentWriter
 from relsdk.records import Document
 
 COUNT = 40

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from relsdk.errors import InputError
 from relsdk.index import Index, IndexConfig, filter_parser
+from relsdk.index._filter_sql import filter_condition
 from relsdk.index.filter_parser import parse_filter
-from relsdk.index.filter_sql import filter_condition
 from relsdk.index.filter_text import parse_where
 
 ROWS = [

@@ -8,7 +8,7 @@ import pytest
 
 from relsdk.errors import IndexFolderError
 from relsdk.index import IndexConfig
-from relsdk.index.graph_file import check_graph_file, holds_vectors
+from relsdk.index._graph_file import check_graph_file, holds_vectors
 
 DIMENSION, HEADER = 4, 96
 

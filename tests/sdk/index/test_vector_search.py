@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from relsdk.errors import IndexFolderError, InputError
 from relsdk.index import IndexConfig
-from relsdk.index.filtered_search import filtered_search
+from relsdk.index._filtered_search import filtered_search
 from relsdk.index.flat import FlatIndex, exact_search
 from relsdk.index.hnsw import GRAPH_FILE, HnswIndex
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relsdk.errors import IndexFolderError
+from relsdk.index._npy import map_matrix, npy_header
 from relsdk.index.base import Neighbours
-from relsdk.index.npy import map_matrix, npy_header
 
 __all__ = ["TWINS_FILE", "Twins"]
 

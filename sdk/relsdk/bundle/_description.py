@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal, TypedDict, TypeVar
 import msgspec
 import numpy as np
 
+from relsdk.bundle._json_files import read_json
 from relsdk.bundle.inside import check_inside
-from relsdk.bundle.json_files import read_json
 from relsdk.bundle.layout import EncoderSettings, ScorerSettings, settings_content
 from relsdk.bundle.model import FORMAT_VERSION, RELSDK_JSON, Bundle, Variant
 from relsdk.errors import BundleError, InputError

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from relsdk.errors import InputError, RelsdkError
-from relsdk.index.database import SCHEMA, placeholders, portions
+from relsdk.index._database import SCHEMA, placeholders, portions
 from relsdk.index.storage import writing
 from relsdk.records import Document
 

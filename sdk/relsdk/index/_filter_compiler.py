@@ -11,9 +11,8 @@ from functools import lru_cache, partial
 from typing import Any
 
 from relsdk.errors import InputError
-from relsdk.index.document_reader import DocumentReader
-from relsdk.index.filter_parser import parse_filter
-from relsdk.index.filter_sql import (
+from relsdk.index._document_reader import DocumentReader
+from relsdk.index._filter_sql import (
     KINDS,
     Condition,
     filter_condition,
@@ -21,7 +20,8 @@ from relsdk.index.filter_sql import (
     has_kind,
     kinds_query,
 )
-from relsdk.index.filter_tree import OWN_FIELDS, Equals, Exists, Field, Within, comparisons
+from relsdk.index._filter_tree import OWN_FIELDS, Equals, Exists, Field, Within, comparisons
+from relsdk.index.filter_parser import parse_filter
 
 __all__ = ["FilterCompiler"]
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from relsdk.bundle._json_files import ModuleEntry, PoolingConfig, read_json, write_json
 from relsdk.bundle.inside import check_inside
-from relsdk.bundle.json_files import ModuleEntry, PoolingConfig, read_json, write_json
 from relsdk.errors import BundleError
 
 __all__ = ["POOLING", "POOLINGS", "Pooling", "read_modules", "states_pooling", "write_modules"]

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any
 
-from relsdk.index.filter_tree import And, Equals, Field, Filter, Not, Or, Within, comparisons
+from relsdk.index._filter_tree import And, Equals, Field, Filter, Not, Or, Within, comparisons
 
 __all__ = ["KINDS", "Condition", "filter_condition", "has_field", "has_kind", "kinds_query"]
 

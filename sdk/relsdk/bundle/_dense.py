@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from relsdk.bundle._json_files import DenseConfig, read_json
 from relsdk.bundle.inside import check_inside
-from relsdk.bundle.json_files import DenseConfig, read_json
 from relsdk.errors import BundleError
 
 __all__ = ["DenseLayer", "copy_dense", "dense_config", "dense_files", "read_dense"]

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from relsdk.errors import IndexFolderError, InputError
 from relsdk.files.folders import FileStamp
-from relsdk.index.database import Connection, open_database, placeholders, portions
-from relsdk.index.filter_sql import Condition
-from relsdk.index.row_cache import RowCache, RowFields
+from relsdk.index._database import Connection, open_database, placeholders, portions
+from relsdk.index._filter_sql import Condition
+from relsdk.index._row_cache import RowCache, RowFields
 from relsdk.records import Document
 
 __all__ = ["DocumentReader"]
