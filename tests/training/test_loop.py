@@ -185,6 +185,20 @@ def test_another_precision_is_another_run(output, monkeypatch):
         train_linear(config, resume=True)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [('{"identity"', "not readable JSON"), ('{"identity": "x"}', "missing required field `processes`")],
+)
+def test_a_damaged_state_is_named(output, content, message):
+    config = linear_config(output, max_steps=2)
+    train_linear(config)
+    (output / "result.json").write_text("[]")  # damaged, too: the state says where the run is
+    (state,) = output.glob("state-*/state.json")
+    state.write_text(content)
+    with pytest.raises(InputError, match=rf"state\.json.*{message}.*remove .*start again"):
+        train_linear(config, resume=True)
+
+
 def test_time_and_throughput_are_those_of_all_tries(output):
     config = linear_config(output, max_steps=5, checkpoint_every=1)
     train_linear_until(4, config)  # three steps are kept

@@ -25,6 +25,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from relsdk.bundle import write_training
 from relsdk.errors import InputError, RelsdkError, TrainingError
 from relsdk.files.folders import remove_leftovers, staged_folder
+from relsdk.typed_json import convert_json
 from relsdk_training.engine.objective import Objective
 from relsdk_training.engine.processes import gather_values, rank, world_size
 
@@ -64,6 +65,28 @@ class Progress:
     rows: int = 0
 
 
+@dataclass(frozen=True)
+class _Architecture:
+    """A model, in words and by the shapes of its tensors."""
+
+    name: str
+    shapes: dict[str, list[int]]
+
+
+@dataclass(frozen=True)
+class _State:
+    """What `state.json` holds."""
+
+    identity: str
+    processes: int
+    architecture: _Architecture
+    progress: Progress
+    optimiser_groups: list[dict[str, Any]]
+    schedule: dict[str, Any]
+    python_random: tuple[int, tuple[int, ...], float | None]
+    numpy_random: tuple[str, list[int], int, int, float]
+
+
 def save_best(folder: Path, objective: Objective, about: Mapping[str, Any]) -> None:
     """Replace `best/` by what the objective saves now, and what made it."""
     _save(folder / "best", objective, about)
@@ -100,16 +123,17 @@ def save_training_state(
     for number, state in packed["state"].items():
         tensors |= {f"optimiser.{number}.{name}": value for name, value in state.items()}
     tensors |= {f"random.{name}": value for name, value in numbers.items()}
-    content = {
-        "identity": identity,
-        "processes": world_size(),
-        "architecture": _architecture(objective),
-        "progress": asdict(progress),
-        "optimiser_groups": packed["param_groups"],
-        "schedule": {k: v for k, v in schedule.state_dict().items() if k != "lr_lambdas"},
-        "python_random": random.getstate(),
-        "numpy_random": [part.tolist() if isinstance(part, np.ndarray) else part for part in _numpy_state()],
-    }
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002
+    content = _State(
+        identity,
+        world_size(),
+        _architecture(objective),
+        progress,
+        packed["param_groups"],
+        {k: v for k, v in schedule.state_dict().items() if k != "lr_lambdas"},
+        random.getstate(),
+        (str(name), np.asarray(keys).tolist(), *rest),
+    )
     _save(folder / "last", objective, about)  # first: a resume of a whole state need not repeat it
     target = folder / f"{_STATE}{progress.step:08d}"
     try:
@@ -118,7 +142,7 @@ def save_training_state(
                 {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()},
                 staging / "tensors.safetensors",
             )
-            (staging / "state.json").write_text(json.dumps(content), encoding="utf-8")
+            (staging / "state.json").write_text(json.dumps(asdict(content)), encoding="utf-8")
         for old in folder.glob(f"{_STATE}*"):
             if old != target:
                 shutil.rmtree(old)
@@ -148,14 +172,13 @@ def load_training_state(
     for name, value in _with_prefix(tensors, "optimiser.").items():
         number, _, key = name.partition(".")
         optimiser_state.setdefault(int(number), {})[key] = value
-    optimiser.load_state_dict({"state": optimiser_state, "param_groups": content["optimiser_groups"]})
-    schedule.load_state_dict({**content["schedule"], "lr_lambdas": [None] * len(schedule.lr_lambdas)})
+    optimiser.load_state_dict({"state": optimiser_state, "param_groups": content.optimiser_groups})
+    schedule.load_state_dict({**content.schedule, "lr_lambdas": [None] * len(schedule.lr_lambdas)})
     _set_random_state(_with_prefix(tensors, f"random.{rank()}."))
-    version, numbers, gauss = content["python_random"]
-    random.setstate((version, tuple(numbers), gauss))
-    name, keys, *rest = content["numpy_random"]
-    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))  # noqa: NPY002
-    return Progress(**content["progress"])
+    random.setstate(content.python_random)
+    kind, keys, position, has_gauss, gauss = content.numpy_random
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, gauss))  # noqa: NPY002
+    return content.progress
 
 
 def check_resume(folder: Path, identity: str, objective: Objective) -> Path | None:
@@ -169,19 +192,19 @@ def check_resume(folder: Path, identity: str, objective: Objective) -> Path | No
         return None
     newest = states[-1]
     content, ours = _content(newest), _architecture(objective)
-    if content["architecture"] != ours:
+    if content.architecture != ours:
         raise InputError(
-            f"{newest} is a checkpoint of {content['architecture']['name']}, and this run trains "
-            f"{ours['name']}; choose another output folder or the same model"
+            f"{newest} is a checkpoint of {content.architecture.name}, and this run trains "
+            f"{ours.name}; choose another output folder or the same model"
         )
-    if content["identity"] != identity:
+    if content.identity != identity:
         raise InputError(
             f"{newest} is of another configuration or other data; choose another output folder, or resume "
             "with what it was started with (config.json)"
         )
-    if content["processes"] != world_size():
+    if content.processes != world_size():
         raise InputError(
-            f"{newest} is of {content['processes']} processes, and here are {world_size()}; take as many"
+            f"{newest} is of {content.processes} processes, and here are {world_size()}; take as many"
         )
     return newest
 
@@ -207,9 +230,13 @@ def random_state() -> dict[str, Tensor]:
     }
 
 
-def _content(state: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((state / "state.json").read_text(encoding="utf-8"))
-    return content
+def _content(state: Path) -> _State:
+    path, remedy = state / "state.json", f"remove {state.parent} and start again"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))  # a measure may be NaN
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is not readable JSON: {error}; {remedy}") from error
+    return convert_json(content, _State, where=str(path), error=InputError, remedy=remedy)
 
 
 def _save(target: Path, objective: Objective, about: Mapping[str, Any]) -> None:
@@ -224,7 +251,7 @@ def _save(target: Path, objective: Objective, about: Mapping[str, Any]) -> None:
         ) from error
 
 
-def _architecture(objective: Objective) -> dict[str, Any]:
+def _architecture(objective: Objective) -> _Architecture:
     shapes = {name: list(value.shape) for name, value in objective.module.state_dict().items()}
     count = sum(int(np.prod(shape)) for shape in shapes.values())
     configs = (getattr(part, "config", None) for part in objective.module.modules())
@@ -235,7 +262,7 @@ def _architecture(objective: Objective) -> dict[str, Any]:
         if hasattr(known, name)
     ]
     kind = getattr(known, "model_type", type(objective.module).__name__)
-    return {"name": f"{kind} ({', '.join([*size, f'{count:,} numbers'])})", "shapes": shapes}
+    return _Architecture(f"{kind} ({', '.join([*size, f'{count:,} numbers'])})", shapes)
 
 
 def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -246,8 +273,3 @@ def _set_random_state(states: Mapping[str, Tensor]) -> None:
     torch.set_rng_state(states["cpu"])
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])
-
-
-def _numpy_state() -> tuple[Any, ...]:
-    state = np.random.get_state()  # noqa: NPY002
-    return tuple(state)

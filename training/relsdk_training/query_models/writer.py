@@ -21,6 +21,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from relsdk.errors import InputError
 from relsdk.levels import NUM_LEVELS
+from relsdk.typed_json import read_json
 from relsdk_checkpoint.device import default_device
 from relsdk_checkpoint.loading import add_lora, load_transformer, merge_lora, quiet, set_dropout
 from relsdk_training.config.files import config_from_dict
@@ -136,12 +137,8 @@ class QueryWriter(nn.Module):
         Raises:
             InputError: The folder holds no writer.
         """
-        try:
-            content = json.loads((folder / SAVED_SETTINGS).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"{folder} holds no query model ({error}); train one: relsdk train query"
-            ) from error
+        remedy = f"{folder} holds no query model; train one: relsdk train query"
+        content = read_json(folder / SAVED_SETTINGS, dict[str, Any], error=InputError, remedy=remedy)
         settings = config_from_dict(QueryModelConfig, content, str(folder / SAVED_SETTINGS))
         writer = cls.load(replace(settings, checkpoint=str(folder), **changes))
         return writer.to(default_device()).eval()

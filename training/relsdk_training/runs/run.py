@@ -14,11 +14,11 @@ import torch
 
 from relsdk.errors import InputError
 from relsdk.files.folders import json_sha256, write_file_atomically
+from relsdk.typed_json import convert_json
 from relsdk_checkpoint.device import default_device
 from relsdk_training.config.settings import DistillConfig, EmbedConfig, QueryConfig, RunConfig, ScoreConfig
 from relsdk_training.engine.checkpoint import check_resume, clear_leftovers
 from relsdk_training.engine.identity import training_identity
-from relsdk_training.engine.interrupt import STOPPED_FROM_OUTSIDE
 from relsdk_training.engine.lock import lock_run
 from relsdk_training.engine.loop import TrainResult, train
 from relsdk_training.engine.objective import Objective
@@ -103,14 +103,14 @@ class Run:
         """
         if not self.resume:
             return None
+        path, identity = self.folder / "result.json", json_sha256(self._about(data))
         try:
-            content = dict(json.loads((self.folder / "result.json").read_text(encoding="utf-8")))
-        except (OSError, TypeError, ValueError):  # none, or damaged: the checkpoints say where the run is
-            return None
-        ours = content.pop("identity", None) == json_sha256(self._about(data))
-        if not ours or content["stopped"] in STOPPED_FROM_OUTSIDE or not (self.folder / "best").is_dir():
-            return None
-        return TrainResult(**{**content, "warnings": tuple(content["warnings"])})
+            content = json.loads(path.read_text(encoding="utf-8"))  # a measure may be NaN
+            ours = content.pop("identity") == identity
+            result = convert_json(content, TrainResult, where=str(path), error=InputError, remedy="")
+        except (OSError, AttributeError, LookupError, TypeError, ValueError):
+            return None  # none, or damaged: the checkpoints say where the run is
+        return result if ours and not result.goes_on and (self.folder / "best").is_dir() else None
 
     def train(
         self, objective: Objective, data: Any, *, metric: str = "mean_ap", on_step: OnStep
