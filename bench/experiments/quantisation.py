@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from unittest.mock import patch
 
 import click
 import numpy as np
@@ -39,7 +38,8 @@ from relsdk.runtime.session import ModelSession
 from relsdk.runtime.tokenizer import TextTokenizer
 from relsdk_export.encoder import export_encoder
 from relsdk_export.int8.quantize import quantize_int8
-from relsdk_export.onnx.convert import load_encoder, write_onnx
+from relsdk_export.onnx.convert import load_encoder, trace
+from relsdk_export.onnx.graphs import save_program
 from relsdk_sample import generate
 
 _UNFUSED = "dynamic int8, no fusion"
@@ -196,8 +196,7 @@ def _every_fusion(source: Path, target: Path) -> None:
 
 def _no_fusion(bundle: Path, target: Path) -> None:
     checkpoint = next(bundle.parent.glob("checkpoint"))
-    with patch("relsdk_export.onnx.convert.fuse_attention", lambda model: model):
-        write_onnx(load_encoder(checkpoint, read_encoder_settings(checkpoint)), target)
+    save_program(trace(load_encoder(checkpoint, read_encoder_settings(checkpoint))), target)
 
 
 def _nbits(source: Path, path: Path, bits: int) -> None:

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from unittest.mock import patch
 
 __all__ = ["FILE", "Models", "quiet_quantizer", "unfused_folder"]
 
@@ -52,11 +51,11 @@ def _write(checkpoint: Path, target: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     from relsdk.bundle import read_encoder_settings
-    from relsdk_export.onnx.convert import load_encoder, write_onnx
+    from relsdk_export.onnx.convert import load_encoder, trace
+    from relsdk_export.onnx.graphs import save_program
 
     plain = target.with_name("unfused.onnx")
-    with patch("relsdk_export.onnx.convert.fuse_attention", lambda model: model):
-        write_onnx(load_encoder(checkpoint, read_encoder_settings(checkpoint)), plain)
+    save_program(trace(load_encoder(checkpoint, read_encoder_settings(checkpoint))), plain)
     with quiet_quantizer():
         quantize_dynamic(
             plain,

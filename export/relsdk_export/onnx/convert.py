@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import onnx_ir
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
@@ -17,7 +18,7 @@ from relsdk.bundle import DenseLayer, EncoderSettings, ScorerSettings, read_dens
 from relsdk.errors import BundleError, RelsdkError
 from relsdk_checkpoint.encoder import pool
 from relsdk_checkpoint.loading import first_reason, load_tokenizer, load_transformer, quiet, uses_token_types
-from relsdk_export.onnx.fusion import fuse_attention
+from relsdk_export.onnx.bert import OPSET, encoder_graph, scorer_graph
 from relsdk_export.onnx.graphs import save_program
 
 __all__ = [
@@ -25,10 +26,10 @@ __all__ = [
     "SentenceEncoder",
     "load_encoder",
     "load_scorer",
+    "trace",
     "write_onnx",
 ]
 
-OPSET = 20  # the first with Gelu as one operator
 # Others are tried, too: the parity check decides.
 TESTED_ARCHITECTURES = ("bert", "roberta", "xlm-roberta", "distilbert", "modernbert", "qwen3")
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -183,7 +184,7 @@ def _check_architecture(encoder: SentenceEncoder, checkpoint: Path) -> None:
 
 
 def write_onnx(model: SentenceEncoder | PairClassifier, path: Path) -> None:
-    """Export with dynamic batch and length, attention fused where it is recognised.
+    """Write a graph with dynamic batch and length, attention fused where it is recognised.
 
     The graph's inputs are `input_ids`, `attention_mask` and perhaps `token_type_ids`, (B, T) int64. Its
     outputs are an encoder's `last_hidden_state` (B, T, D), which other runtimes pool themselves, and
@@ -195,6 +196,21 @@ def write_onnx(model: SentenceEncoder | PairClassifier, path: Path) -> None:
 
     Raises:
         RelsdkError: torch cannot export this architecture.
+    """
+    graph = scorer_graph(model) if isinstance(model, PairClassifier) else encoder_graph(model)
+    if graph is None:
+        from relsdk_export.onnx.fusion import fuse_attention  # slow to import, and seldom needed
+
+        graph = fuse_attention(trace(model))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_program(graph, path)
+
+
+def trace(model: SentenceEncoder | PairClassifier) -> onnx_ir.Model:
+    """Let torch export a module of any architecture; nothing is fused.
+
+    Raises:
+        RelsdkError: torch cannot export it.
     """
     ids = torch.full((2, min(8, model.max_tokens)), 5, dtype=torch.int64)
     mask = torch.ones_like(ids)
@@ -227,8 +243,7 @@ def write_onnx(model: SentenceEncoder | PairClassifier, path: Path) -> None:
             raise RelsdkError(f"torch cannot export {name} to ONNX: {first_reason(error)}") from error
         if program is None:
             raise RelsdkError("torch exported nothing")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_program(fuse_attention(program.model), path)
+        return program.model
 
 
 class _TextVectors(nn.Module):
