@@ -152,9 +152,7 @@ class _Graph:
         rows = self._rows(part.position_embeddings, positions, "embeddings.position")
         hidden = self._norm(self.op("Add", words, rows), part.LayerNorm, "embeddings.norm")
         # Runtimes fuse residuals whose shapes they know to be equal; through the positions, they lose it.
-        width = part.word_embeddings.embedding_dim
-        hidden.shape, hidden.dtype = ir.Shape(["batch", "tokens", width]), ir.DataType.FLOAT
-        return hidden
+        return _typed(hidden, ["batch", "tokens", part.word_embeddings.embedding_dim])
 
     def _rows(self, table: nn.Embedding, ids: ir.Value, name: str) -> ir.Value:
         return self.op("Gather", self.weight(f"{name}.weight", table.weight), ids, name=name, axis=0)
@@ -200,6 +198,8 @@ class _Graph:
             domain=_MICROSOFT,
             num_heads=attention.num_attention_heads,
         )
+        # Tools that know the standard's operators alone look for it.
+        _typed(mixed, ["batch", "tokens", attention.all_head_size])
         hidden = self._residual(mixed, hidden, layer.attention.output, f"{name}.attention.output")
         wide = self._linear(hidden, layer.intermediate.dense, f"{name}.intermediate")
         wide = self.op(_ACTIVATIONS[activation], wide, name=f"{name}.activation")
@@ -258,8 +258,8 @@ class _Graph:
 
     def output(self, name: str, value: ir.Value, shape: list[str | int]) -> None:
         """Make a value an output of the graph, under a name that callers know."""
-        value.name, value.shape, value.dtype = name, ir.Shape(shape), ir.DataType.FLOAT
-        self.outputs.append(value)
+        value.name = name
+        self.outputs.append(_typed(value, shape))
 
     def finish(self) -> ir.Model:
         """Return the model."""
@@ -272,3 +272,9 @@ class _Graph:
             name="main_graph",
         )
         return ir.Model(graph, ir_version=_IR_VERSION, producer_name="relsdk")
+
+
+def _typed(value: ir.Value, shape: list[str | int]) -> ir.Value:
+    """Say that a value is of real numbers, and its shape; return it."""
+    value.shape, value.dtype = ir.Shape(shape), ir.DataType.FLOAT
+    return value
