@@ -38,8 +38,9 @@ from relsdk.runtime.session import ModelSession
 from relsdk.runtime.tokenizer import TextTokenizer
 from relsdk_export.encoder import export_encoder
 from relsdk_export.int8.quantize import quantize_int8
-from relsdk_export.onnx.convert import load_encoder, trace
+from relsdk_export.onnx.convert import load_encoder
 from relsdk_export.onnx.graphs import save_program
+from relsdk_export.onnx.write import trace
 from relsdk_sample import generate
 
 _UNFUSED = "dynamic int8, no fusion"

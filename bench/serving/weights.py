@@ -51,8 +51,9 @@ def _write(checkpoint: Path, target: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     from relsdk.bundle import read_encoder_settings
-    from relsdk_export.onnx.convert import load_encoder, trace
+    from relsdk_export.onnx.convert import load_encoder
     from relsdk_export.onnx.graphs import save_program
+    from relsdk_export.onnx.write import trace
 
     plain = target.with_name("unfused.onnx")
     save_program(trace(load_encoder(checkpoint, read_encoder_settings(checkpoint))), plain)

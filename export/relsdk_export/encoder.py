@@ -33,8 +33,9 @@ from relsdk_export.checks import check_layers
 from relsdk_export.cuts.vocabulary import cut_vocabulary, keep_pieces
 from relsdk_export.gate.corpus import PARITY_TEXTS, Sample, input_batches, typical_texts
 from relsdk_export.gate.parity import ParityBudget, check_parity, torch_vectors
-from relsdk_export.onnx.convert import SentenceEncoder, load_encoder, write_onnx
+from relsdk_export.onnx.convert import SentenceEncoder, load_encoder
 from relsdk_export.onnx.optimum import require_optimum, write_onnx_with_optimum
+from relsdk_export.onnx.write import write_onnx
 from relsdk_export.pipeline import DEFAULT_VARIANTS, Gate, Inputs, OnStep, export_bundle, own_sample
 
 __all__ = ["EncoderCuts", "export_encoder"]

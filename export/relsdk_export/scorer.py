@@ -29,7 +29,8 @@ from relsdk_export.checks import check_layers
 from relsdk_export.cuts.vocabulary import cut_vocabulary, keep_pieces
 from relsdk_export.gate.corpus import Sample, head, input_batches, typical_pairs
 from relsdk_export.gate.parity import ParityBudget, check_logits, torch_logits
-from relsdk_export.onnx.convert import PairClassifier, load_scorer, write_onnx
+from relsdk_export.onnx.convert import PairClassifier, load_scorer
+from relsdk_export.onnx.write import write_onnx
 from relsdk_export.pipeline import DEFAULT_VARIANTS, Gate, Inputs, OnStep, export_bundle, own_sample
 
 __all__ = ["ScorerCuts", "export_scorer"]

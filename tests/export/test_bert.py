@@ -11,9 +11,10 @@ from relsdk_checkpoint.loading import keep_layers
 from relsdk_export.int8.activations import measure_activations
 from relsdk_export.int8.quantize import quantize_int8
 from relsdk_export.onnx.bert import encoder_graph, scorer_graph
-from relsdk_export.onnx.convert import PairClassifier, SentenceEncoder, trace
+from relsdk_export.onnx.convert import PairClassifier, SentenceEncoder
 from relsdk_export.onnx.fusion import fuse_attention
 from relsdk_export.onnx.graphs import check_graph, save_program
+from relsdk_export.onnx.write import trace
 
 KINDS = ("Bert", "Roberta", "XLMRoberta")
 POOLINGS = ("cls", "lasttoken", "mean", "max", "weightedmean", "mean_sqrt_len_tokens")

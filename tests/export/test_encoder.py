@@ -22,7 +22,8 @@ from relsdk_export.encoder import EncoderCuts, export_encoder
 from relsdk_export.gate.corpus import PARITY_TEXTS
 from relsdk_export.gate.parity import ParityBudget, torch_vectors
 from relsdk_export.int8.quantize import quantize_int8
-from relsdk_export.onnx.convert import load_encoder, write_onnx
+from relsdk_export.onnx.convert import load_encoder
+from relsdk_export.onnx.write import write_onnx
 from tests.bundle_changes import drop_output, make_foreign
 from tests.toys import FIXTURES, exact_variants
 

@@ -13,7 +13,8 @@ from relsdk.cli import main
 from relsdk.errors import BundleError, InputError, QualityError
 from relsdk_export.encoder import EncoderCuts, export_encoder
 from relsdk_export.gate.parity import torch_vectors
-from relsdk_export.onnx.convert import load_encoder, write_onnx
+from relsdk_export.onnx.convert import load_encoder
+from relsdk_export.onnx.write import write_onnx
 
 
 @pytest.fixture(scope="module")

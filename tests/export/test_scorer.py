@@ -18,7 +18,8 @@ from relsdk.models.open import open_pair_model
 from relsdk.tools.evaluation import calibrate_bundle, evaluate
 from relsdk_export.gate.parity import ParityBudget, torch_logits
 from relsdk_export.gate.quality import QualityBudget
-from relsdk_export.onnx.convert import TESTED_ARCHITECTURES, load_scorer, write_onnx
+from relsdk_export.onnx.convert import TESTED_ARCHITECTURES, load_scorer
+from relsdk_export.onnx.write import write_onnx
 from relsdk_export.pipeline import Gate
 from relsdk_export.scorer import ScorerCuts, export_scorer
 from relsdk_sample import generate

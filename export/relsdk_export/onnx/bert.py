@@ -8,15 +8,14 @@ Shape letters: B texts of a batch, T tokens, D dimension.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from relsdk_export.onnx.convert import PairClassifier, SentenceEncoder
+from relsdk_export.onnx.convert import PairClassifier, SentenceEncoder
 
 __all__ = ["OPSET", "encoder_graph", "scorer_graph"]
 
