@@ -1,5 +1,6 @@
 """Checkpoints as judges of pairs: cosines of an encoder, log-odds of a score model."""
 
+import json
 import shutil
 
 import numpy as np
@@ -67,6 +68,11 @@ def test_a_limit_shortens_what_is_read(toy_checkpoint, scorers):
 
 
 def test_a_damaged_checkpoint_is_told_in_one_line(toy_checkpoint, tmp_path):
+    two = shutil.copytree(toy_checkpoint, tmp_path / "two")
+    config = json.loads((two / "config.json").read_text())
+    (two / "config.json").write_text(json.dumps({**config, "vocab_size": 7}))
+    with pytest.raises(InputError, match=r"has another shape than config\.json says; they are of two"):
+        TextEncoder.load(two)
     damaged = shutil.copytree(toy_checkpoint, tmp_path / "damaged")
     (damaged / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{broken")
     with pytest.raises(InputError, match="damaged cannot be loaded") as caught:

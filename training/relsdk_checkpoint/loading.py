@@ -43,6 +43,7 @@ def load_transformer(
     checkpoint: Path,
     *,
     whole: bool = False,
+    new_head: bool = False,
     error: type[RelsdkError] = InputError,
     **options: Any,
 ) -> PreTrainedModel:
@@ -53,6 +54,7 @@ def load_transformer(
         checkpoint: The folder.
         whole: Refuse weights that are not exactly those of the architecture; otherwise what the checkpoint
             lacks, such as a head, starts at random.
+        new_head: Start a head whose shape is not that of the checkpoint's at random, too.
         error: The class of errors to raise.
         options: For `from_pretrained`.
 
@@ -66,8 +68,6 @@ def load_transformer(
         )
     if not any(checkpoint.glob("*.safetensors")):
         raise error(f"{checkpoint} has no safetensors weights; name a checkpoint folder")
-    if whole:
-        options["ignore_mismatched_sizes"] = True  # they are named below
     try:
         with quiet():
             model, notes = kind.from_pretrained(
@@ -76,24 +76,31 @@ def load_transformer(
                 use_safetensors=True,
                 local_files_only=True,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are named below
                 **options,
             )
     except Exception as cause:  # damaged files raise what the library happens to meet
         raise error(f"{checkpoint} cannot be loaded: {first_reason(cause)}") from cause
+    if not new_head:
+        _check_shapes(checkpoint, notes, error)
     if whole:
         _check_weights(checkpoint, notes, error)
     transformer: PreTrainedModel = model
     return transformer
 
 
-def _check_weights(checkpoint: Path, notes: Mapping[str, Any], error: type[RelsdkError]) -> None:
-    """Raise an error unless the weights are those of the architecture, all of them and no others."""
+def _check_shapes(checkpoint: Path, notes: Mapping[str, Any], error: type[RelsdkError]) -> None:
+    """Raise an error where a weight has another shape than the architecture's."""
     if mismatched := sorted(
         str(item[0] if isinstance(item, tuple) else item) for item in notes["mismatched_keys"]
     ):
         raise error(
             f"{checkpoint}: {mismatched[0]} has another shape than config.json says; they are of two models"
         )
+
+
+def _check_weights(checkpoint: Path, notes: Mapping[str, Any], error: type[RelsdkError]) -> None:
+    """Raise an error unless the weights are those of the architecture, all of them and no others."""
     adapters = [name for name in notes["unexpected_keys"] if any(part in name for part in _ADAPTER)]
     if adapters:
         raise error(

@@ -82,7 +82,7 @@ class ScoreModel(nn.Module):
             AutoModelForSequenceClassification,
             checkpoint,
             num_labels=_OUTPUTS[head],
-            ignore_mismatched_sizes=True,
+            new_head=True,
         )
         transformer.config.relsdk_head = head
         if layers is not None:
