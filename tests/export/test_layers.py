@@ -36,11 +36,14 @@ def test_one_layer_of_two(toy_checkpoint, corpus, tmp_path):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_layers_are_found_in_every_architecture(name, corpus, tmp_path):
     checkpoint = make_architecture(name, tmp_path / "c", corpus)
-    model = transformers.AutoModel.from_pretrained(checkpoint)
-    keep_layers(model, [1])
-    bundle = export_encoder(checkpoint, tmp_path / "out", variants=["fp32"], cuts=EncoderCuts(layers=[1]))
-    config = transformers.AutoConfig.from_pretrained(bundle.path)
-    assert config.num_hidden_layers == 1
+    model = transformers.AutoModel.from_pretrained(checkpoint).eval()
+    changes = keep_layers(model, [1])
+    with torch.inference_mode():
+        outputs = model(torch.tensor([[0, 7, 2]]), output_hidden_states=True)
+    assert len(outputs.hidden_states) == 2  # before and behind the one that is left
+    path = checkpoint / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))  # as an export does
+    assert transformers.AutoConfig.from_pretrained(checkpoint).num_hidden_layers == 1
 
 
 @pytest.mark.parametrize("layers", [[], [2], [1, 0], [0, 0], [-1]])

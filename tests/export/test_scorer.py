@@ -57,7 +57,14 @@ def texts_of(pairs):
     return [(q, d if isinstance(d, str) else f"{d.title} {d.text}".strip()) for q, d in pairs]
 
 
-@pytest.mark.parametrize("name", TESTED_ARCHITECTURES)
+# RoBERTa differs from XLM-R in its tokenizer alone; encoders of all are exported in test_architectures.py.
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in ("roberta", "distilbert") else ())
+        for name in TESTED_ARCHITECTURES
+    ],
+)
 def test_every_architecture_gives_torchs_logits(scorers, pairs, corpus, name):
     pairs = [*pairs, (corpus[1] * 60, corpus[2] * 60)]  # too long: the longer text is cut first
     made = scorers(name)
