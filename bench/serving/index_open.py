@@ -32,7 +32,7 @@ _SEED = 0
 # lengthen; of that, the share of `check_files` (hashes) and of `check_graph_file`.
 _PROGRAM = """
 import json, sys, time
-import relsdk.index.hnsw as hnsw, relsdk.index.generation as generation
+import relsdk.index.hnsw as hnsw, relsdk.index._generation as generation
 from relsdk.index import Index
 
 parts = {}

@@ -15,8 +15,8 @@ from relsdk.formats import read_pairs
 from relsdk.metrics import mean_ap_over_levels
 from relsdk_sample import generate
 from relsdk_training.data.pairs import pair_arrays
+from relsdk_training.ssra._shards import write_lines
 from relsdk_training.ssra.pair_records import new_record
-from relsdk_training.ssra.shards import write_lines
 from tests.bench.test_bench import call, toy_shared
 
 SMALL = [f"{m}.{x}" for m in ("score", "query", "embed") for x in ("max_steps=3", "batch_size=16")]

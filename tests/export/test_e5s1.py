@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from relsdk.errors import BundleError
-from relsdk_export.backbones.e5s1 import read_e5s1
+from relsdk_export.backbones._e5s1 import read_e5s1
 
 SIZES = {
     "hidden": 64,

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relsdk_export.int8.rounding import _DAMPING, _inverse_factor, round_columns, round_rows
+from relsdk_export.int8._rounding import _DAMPING, _inverse_factor, round_columns, round_rows
 
 
 def product_error(weights, rounded, scale, covariance):
@@ -50,7 +50,7 @@ def test_blocks_change_nothing(monkeypatch):
     causes = rng.normal(size=(40, 10))
     covariance = (causes @ causes.T).astype(np.float32)
     whole, _ = round_columns(weights, 127, covariance)
-    monkeypatch.setattr("relsdk_export.int8.rounding._BLOCK", 7)
+    monkeypatch.setattr("relsdk_export.int8._rounding._BLOCK", 7)
     np.testing.assert_array_equal(round_columns(weights, 127, covariance)[0], whole)
 
 

@@ -167,7 +167,7 @@ def test_two_folders_are_exchanged(tmp_path):
 ROOT = Path(__file__).resolve().parents[2]
 # Beside the room `files`: generations and stages, whose move is their commit; a file inside staging.
 RENAME = {"storage.py", "stage_runner.py", "optimum.py"}
-# What they write is inside a staging folder, a generation or a stage under way; engine/log.py appends.
+# What they write is inside a staging folder, a generation or a stage under way; engine/_log.py appends.
 WRITE = {
     *(
         "bundle/writing.py",
@@ -176,13 +176,13 @@ WRITE = {
         "bundle/_json_files.py",
         "bundle/_dense.py",
     ),
-    *("relsdk_sample/files.py", "index/_duplicate_vectors.py", "index/vectors.py", "index/building.py"),
+    *("relsdk_sample/files.py", "index/_duplicate_vectors.py", "index/_vectors.py", "index/_building.py"),
     *(
         "relsdk_export/backbones/pull.py",
         "relsdk_training/engine/checkpoint.py",
         "relsdk_training/runs/average.py",
     ),
-    *("relsdk_training/engine/log.py", "query_models/writer.py"),
+    *("relsdk_training/engine/_log.py", "query_models/writer.py"),
 }
 PACKAGES = (
     *("sdk/relsdk", "export/relsdk_export", "training/relsdk_training", "training/relsdk_checkpoint"),

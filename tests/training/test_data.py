@@ -10,11 +10,11 @@ from relsdk.runtime.tokenizer import TextTokenizer
 from relsdk_checkpoint.pair_scores import token_tensors
 from relsdk_training.config.settings import DataConfig
 from relsdk_training.data.pairs import (
-    check_disjoint,
+    _check_disjoint,
+    _thin_out,
     load_pairs,
     load_splits,
     pair_arrays,
-    thin_out,
 )
 from relsdk_training.data.text import document_text
 
@@ -44,22 +44,22 @@ def test_the_document_text_is_the_bundles(toy_bundle):
 def test_leaks_are_found_up_to_case_width_and_spaces():
     train, dev = [pair("ＡＢＣ  红烧肉", "x", 1)], [pair("abc 红烧肉 ", "y", 1), pair("other", "z", 1)]
     with pytest.raises(InputError, match=r"1 queries are both in train and in dev .*abc 红烧肉"):
-        check_disjoint(train=train, dev=dev)
-    check_disjoint(train=train, dev=dev[1:])
+        _check_disjoint(train=train, dev=dev)
+    _check_disjoint(train=train, dev=dev[1:])
 
 
 def test_thinning_reaches_the_share_and_spares_the_others():
     pairs = [pair(str(i), str(i), i % 4) for i in range(4000)]
-    kept = thin_out(pairs, (1, 2), 0.045, seed=1)
+    kept = _thin_out(pairs, (1, 2), 0.045, seed=1)
     counts = np.bincount([int(p.level) for p in kept])
     assert counts[0] == counts[3] == 1000
     assert (counts[1] + counts[2]) / counts.sum() == pytest.approx(0.045, abs=0.001)
-    assert kept == thin_out(pairs, (1, 2), 0.045, seed=1)
-    assert kept != thin_out(pairs, (1, 2), 0.045, seed=2)
+    assert kept == _thin_out(pairs, (1, 2), 0.045, seed=1)
+    assert kept != _thin_out(pairs, (1, 2), 0.045, seed=2)
     assert [p.query for p in kept] == sorted((p.query for p in kept), key=int)
-    assert len(thin_out(pairs, (1,), 0.9, seed=0)) == 4000  # rarer already
+    assert len(_thin_out(pairs, (1,), 0.9, seed=0)) == 4000  # rarer already
     with pytest.raises(InputError, match="between 0 and 1"):
-        thin_out(pairs, (1,), 1.0, seed=0)
+        _thin_out(pairs, (1,), 1.0, seed=0)
 
 
 def test_splits_are_read_mapped_checked_and_named(tmp_path):

@@ -14,7 +14,7 @@ from relsdk_checkpoint.encoder import TextEncoder
 from relsdk_sample import generate
 from relsdk_training.config.files import RECIPES, load_config
 from relsdk_training.config.settings import DistillConfig, DistillLossConfig
-from relsdk_training.engine.log import read_log
+from relsdk_training.engine._log import read_log
 from relsdk_training.objectives.distillation import distillation_texts
 from relsdk_training.runs import distill
 from relsdk_training.runs.distill import train_distill

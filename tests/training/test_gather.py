@@ -9,7 +9,7 @@ from relsdk.errors import InputError
 from relsdk_training.engine.gather import all_gather, all_gather_with_gradient
 from relsdk_training.engine.processes import average_gradients, leave, wait
 from relsdk_training.losses.contrastive import label_weighted_info_nce
-from relsdk_training.objectives.grad_cache import encode_in_chunks
+from relsdk_training.objectives._grad_cache import encode_in_chunks
 
 WORLD = 2
 

@@ -7,7 +7,7 @@ from transformers import BertConfig, BertModel
 
 from relsdk.errors import InputError
 from relsdk_training.losses.contrastive import label_weighted_info_nce
-from relsdk_training.objectives.grad_cache import encode_in_chunks
+from relsdk_training.objectives._grad_cache import encode_in_chunks
 
 
 class ToyEncoder(nn.Module):

@@ -20,8 +20,8 @@ from relsdk.errors import InputError, LockedError, TrainingError
 from relsdk_training.engine import checkpoint as checkpoint_module
 from relsdk_training.engine import loop
 from relsdk_training.engine import precision as precision_module
+from relsdk_training.engine._log import RunLog, read_log
 from relsdk_training.engine.interrupt import InterruptAfterStep
-from relsdk_training.engine.log import RunLog, read_log
 from relsdk_training.engine.plot import plot_run
 from tests.default_signals import WITH_DEFAULT_SIGNALS
 from tests.training.linear_objective import (

@@ -5,7 +5,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from relsdk.errors import InputError
 from relsdk_checkpoint.loading import load_transformer, set_dropout
-from relsdk_training.engine.precision import autocast_for, has_bf16
+from relsdk_training.engine.precision import _has_bf16, autocast_for
 
 CPU = torch.device("cpu")
 
@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
     ],
 )
 def test_bf16_is_chosen_where_the_cpu_has_it(features, expected, monkeypatch):
-    assert has_bf16(CPU, frozenset(features)) is expected
+    assert _has_bf16(CPU, frozenset(features)) is expected
     monkeypatch.setattr("relsdk_training.engine.precision.cpu_features", lambda: frozenset(features))
     with autocast_for(CPU, "auto")():
         assert torch.is_autocast_enabled("cpu") is expected

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from relsdk.formats import write_pairs
 from relsdk_sample import generate
-from relsdk_training.engine.log import read_log
+from relsdk_training.engine._log import read_log
 from relsdk_training.engine.processes import any_process, is_first, share, world_size
 
 

@@ -34,12 +34,12 @@ from relsdk_sample import generate
 from relsdk_training.config.files import load_config
 from relsdk_training.config.settings import OptimiserConfig, QueryConfig, QueryModelConfig, RunConfig
 from relsdk_training.data.pairs import pair_arrays
-from relsdk_training.engine.log import read_log
+from relsdk_training.engine._log import read_log
 from relsdk_training.engine.loop import train
 from relsdk_training.objectives.query import QueryObjective, examples_of
+from relsdk_training.query_models._sampling import Guidance, Nucleus
+from relsdk_training.query_models._warm_start import warm_start
 from relsdk_training.query_models.base import REPEAT, QueryExample, QueryRequest
-from relsdk_training.query_models.sampling import Guidance, Nucleus
-from relsdk_training.query_models.warm_start import warm_start
 from relsdk_training.query_models.writer import QueryWriter
 from relsdk_training.runs.query import train_query
 
@@ -746,7 +746,7 @@ DEPTHS = [(2, [0, 1]), (3, [0, 1, 2]), (6, [1, 2, 4, 5]), (12, [2, 5, 8, 11]), (
 def test_the_usual_decoder_layers_fit_an_encoder_of_another_depth(layers, wanted):
     from transformers import BertConfig
 
-    from relsdk_training.query_models.warm_start import _fitting
+    from relsdk_training.query_models._warm_start import _fitting
 
     config = BertConfig(num_hidden_layers=layers)
     assert _fitting(config, "here", QueryModelConfig().decoder_layers, 0) == (wanted, 0)

@@ -19,7 +19,7 @@ from relsdk_sample import generate
 from relsdk_training.config.files import load_config
 from relsdk_training.config.settings import RunConfig, ScoreConfig, TeacherConfig
 from relsdk_training.data.pairs import PairArrays, load_pairs, pair_arrays
-from relsdk_training.engine.log import read_log
+from relsdk_training.engine._log import read_log
 from relsdk_training.runs import score
 from relsdk_training.runs.score import train_score
 from relsdk_training.teachers.cache import TEACHER_FOLDER

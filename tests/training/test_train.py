@@ -21,7 +21,7 @@ from relsdk_sample import generate
 from relsdk_training.config.files import load_config
 from relsdk_training.config.settings import EmbedConfig, ScoreConfig
 from relsdk_training.engine import loop
-from relsdk_training.engine.log import read_log
+from relsdk_training.engine._log import read_log
 from relsdk_training.runs.embed import train_embed
 from relsdk_training.runs.score import train_score
 

@@ -22,10 +22,10 @@ from relsdk.bundle.hub import download, is_hub_id
 from relsdk.errors import BundleError, InputError, MissingExtraError
 from relsdk.files.folders import staged_folder
 from relsdk.typed_json import read_json
-from relsdk_export.backbones.e5s1 import E5S1Header, read_e5s1
+from relsdk_export.backbones._e5s1 import E5S1Header, read_e5s1
 from relsdk_export.onnx.weight_files import writing_weights
 
-__all__ = ["BACKBONES", "PulledBackbone", "pull"]
+__all__ = ["BACKBONES", "pull"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ BACKBONES = {
 
 
 @dataclass(frozen=True, slots=True)
-class PulledBackbone:
+class _PulledBackbone:
     """A checkpoint's folder and its source.
 
     Attributes:
@@ -92,7 +92,7 @@ def _cache_folder() -> Path:
         raise InputError(f"no cache folder ({error}); set RELSDK_CACHE to a folder") from error
 
 
-def pull(name: str, output: Path | None = None, *, overwrite: bool = False) -> PulledBackbone:
+def pull(name: str, output: Path | None = None, *, overwrite: bool = False) -> _PulledBackbone:
     """Make a checkpoint folder of a pretrained encoder available.
 
     Args:
@@ -109,13 +109,13 @@ def pull(name: str, output: Path | None = None, *, overwrite: bool = False) -> P
         RelsdkError: The file system refused.
     """
     if Path(name).is_dir():
-        return PulledBackbone(Path(name), "local folder")
+        return _PulledBackbone(Path(name), "local folder")
     backbone = BACKBONES.get(name)
     if backbone is None and not is_hub_id(name):
         raise InputError(f"{name!r} is no folder, no hub id (owner/name) and none of {sorted(BACKBONES)}")
     target = output or _cache_folder() / "backbones" / name.replace("/", "--")
     if output is None and not overwrite and (target / "config.json").is_file():
-        return PulledBackbone(target, "cache")
+        return _PulledBackbone(target, "cache")
     sources: dict[str, Callable[[Path], None]] = {
         "Hugging Face hub": lambda folder: _from_hub(backbone.hub_id if backbone else name, backbone, folder)
     }
@@ -126,7 +126,7 @@ def pull(name: str, output: Path | None = None, *, overwrite: bool = False) -> P
 
 def _first_that_works(
     name: str, target: Path, sources: dict[str, Callable[[Path], None]], overwrite: bool
-) -> PulledBackbone:
+) -> _PulledBackbone:
     notes = []
     for source, fill in sources.items():
         try:
@@ -135,7 +135,7 @@ def _first_that_works(
         except (BundleError, MissingExtraError) as error:
             notes.append(f"{source}: {error}")
         else:
-            return PulledBackbone(target, source, tuple(notes))
+            return _PulledBackbone(target, source, tuple(notes))
     raise BundleError(f"no source has {name}; " + "; ".join(notes))
 
 

@@ -26,13 +26,13 @@ from relsdk.errors import BundleError
 from relsdk.files.folders import json_sha256
 from relsdk.typed_json import read_json
 
-__all__ = ["VocabularyCut", "cut_vocabulary", "keep_pieces"]
+__all__ = ["cut_vocabulary", "keep_pieces"]
 
 _WORD_START = "\u2581"
 
 
 @dataclass(frozen=True, slots=True)
-class VocabularyCut:
+class _VocabularyCut:
     """The result of a cut.
 
     Attributes:
@@ -61,7 +61,7 @@ class VocabularyCut:
         }
 
 
-def cut_vocabulary(tokenizer_json: Path, texts: Iterable[str]) -> VocabularyCut:
+def cut_vocabulary(tokenizer_json: Path, texts: Iterable[str]) -> _VocabularyCut:
     """Choose the pieces to keep and renumber the tokenizer.
 
     Args:
@@ -96,7 +96,7 @@ def cut_vocabulary(tokenizer_json: Path, texts: Iterable[str]) -> VocabularyCut:
         if used[row] or row in special or len(piece.removeprefix(_WORD_START)) <= 1
     ]
     unknown = used[model["unk_id"]] / max(int(used.sum()), 1)
-    return VocabularyCut(
+    return _VocabularyCut(
         kept=np.array(kept, dtype=np.int64),
         tokenizer=_renumber(content, kept),
         pieces_before=len(used),
@@ -136,7 +136,7 @@ def _batches(texts: Iterable[str], size: int) -> Iterator[list[str]]:
         yield batch
 
 
-def keep_pieces(model: PreTrainedModel, cut: VocabularyCut) -> dict[str, Any]:
+def keep_pieces(model: PreTrainedModel, cut: _VocabularyCut) -> dict[str, Any]:
     """Keep the embedding rows of a cut vocabulary, in place; return what changes in the configuration."""
     embedding = model.get_input_embeddings()
     smaller = nn.Embedding(len(cut.kept), embedding.weight.shape[1])

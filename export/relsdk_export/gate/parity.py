@@ -21,9 +21,7 @@ from relsdk_checkpoint.loading import load_tokenizer
 from relsdk_export.onnx.convert import PairClassifier, SentenceEncoder
 
 __all__ = [
-    "LogitParity",
     "ParityBudget",
-    "ParityReport",
     "check_logits",
     "check_parity",
     "torch_logits",
@@ -55,7 +53,7 @@ class ParityBudget:
 
 
 @dataclass(frozen=True, slots=True)
-class ParityReport:
+class _ParityReport:
     """Cosines between the bundle's vectors and the checkpoint's.
 
     Attributes:
@@ -76,7 +74,7 @@ class ParityReport:
 
 
 @dataclass(frozen=True, slots=True)
-class LogitParity:
+class _LogitParity:
     """Differences between the bundle's logits and the checkpoint's.
 
     Attributes:
@@ -142,7 +140,7 @@ def check_parity(
     inputs: Sequence[tuple[str, str]],
     expected: NDArray[np.float32],
     budget: ParityBudget,
-) -> ParityReport:
+) -> _ParityReport:
     """Compare a bundle's vectors with the checkpoint's.
 
     Args:
@@ -165,7 +163,7 @@ def check_parity(
         count = int((~np.isfinite(cosines)).sum())
         raise QualityError(f"{name}: {count} of {len(inputs)} vectors are not finite")
     alone = _batch_difference(name, vectors, embedder.golden(inputs), budget, exact=exact)
-    report = ParityReport(len(inputs), float(cosines.mean()), float(cosines.min()), alone)
+    report = _ParityReport(len(inputs), float(cosines.mean()), float(cosines.min()), alone)
     smallest = budget.fp32_min if exact else budget.int8_min
     mean = budget.fp32_min if exact else budget.int8_mean
     if report.min_cosine < smallest or report.mean_cosine < mean:
@@ -183,7 +181,7 @@ def check_logits(
     pairs: Sequence[tuple[str, str]],
     expected: NDArray[np.float32],
     budget: ParityBudget,
-) -> LogitParity:
+) -> _LogitParity:
     """Compare a bundle's logits with the checkpoint's; see `check_parity`.
 
     Args:
@@ -203,7 +201,7 @@ def check_logits(
     gap = np.abs(logits - expected).max(axis=1) / max(1.0, float(np.abs(expected).max()))  # (N,)
     varied = np.abs(_probabilities(scorer, logits) - _probabilities(scorer, expected)).sum(axis=1) / 2
     alone = _batch_difference(name, logits, scorer.golden(pairs), budget, exact=exact)
-    report = LogitParity(len(pairs), float(gap.max()), float(varied.mean()), alone)
+    report = _LogitParity(len(pairs), float(gap.max()), float(varied.mean()), alone)
     difference, allowed = (
         (report.max_logit_difference, budget.fp32_logits)
         if exact

@@ -31,7 +31,7 @@ from relsdk.metrics import (
 from relsdk.models.open import open_pair_model
 from relsdk.records import LabelledPair
 
-__all__ = ["QualityBudget", "VariantQuality", "fitting_half", "measure_quality"]
+__all__ = ["QualityBudget", "fitting_half", "measure_quality"]
 
 # Of the queries, with replacement.
 _DRAWS = 200
@@ -53,7 +53,7 @@ class QualityBudget:
 
 
 @dataclass(frozen=True, slots=True)
-class VariantQuality:
+class _VariantQuality:
     """A variant against fp32 on labelled pairs; losses are fp32 minus variant.
 
     A measure that the pairs do not support, such as nDCG with two documents a query, is None and not judged.
@@ -96,7 +96,7 @@ class VariantQuality:
 
 def measure_quality(
     bundle: Path, variants: Sequence[str], pairs: Sequence[LabelledPair], budget: QualityBudget
-) -> list[VariantQuality]:
+) -> list[_VariantQuality]:
     """Compare variants with the bundle's fp32 file.
 
     Args:
@@ -143,7 +143,7 @@ class _Comparison:
 
     def quality_of(
         self, name: str, scores: NDArray[np.float32], levels: NDArray[np.int64], budget: QualityBudget
-    ) -> VariantQuality:
+    ) -> _VariantQuality:
         """Return what a variant loses."""
         order = ranking_report(self.queries, self.labels, scores)
         changed = levels != self.levels
@@ -158,7 +158,7 @@ class _Comparison:
         unsupported = [measure for measure, value in exact.items() if not math.isfinite(value)]
         for measure in unsupported:
             del losses[measure], intervals[measure]
-        return VariantQuality(
+        return _VariantQuality(
             variant=name,
             pairs=len(self.labels),
             ap_1=_or_none(order.ap_1),

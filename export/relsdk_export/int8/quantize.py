@@ -33,9 +33,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from relsdk.errors import RelsdkError
+from relsdk_export.int8._rounding import round_columns, round_rows
+from relsdk_export.int8._scaling import Scale, choose_scale
 from relsdk_export.int8.activations import Activation, weighted_inputs
-from relsdk_export.int8.rounding import round_columns, round_rows
-from relsdk_export.int8.scaling import Scale, choose_scale
 from relsdk_export.onnx.graphs import check_graph, save_graph
 
 __all__ = ["WEIGHT_RANGE", "quantize_int8"]

@@ -9,11 +9,11 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto
 
-__all__ = ["OperatorReport", "compare_operators"]
+__all__ = ["compare_operators"]
 
 
 @dataclass(frozen=True, slots=True)
-class OperatorReport:
+class _OperatorReport:
     """Operators of a variant against the fp32 graph that it was made of.
 
     Attributes:
@@ -33,11 +33,11 @@ class OperatorReport:
         return asdict(self)
 
 
-def compare_operators(reference: Path, variant: Path) -> OperatorReport:
+def compare_operators(reference: Path, variant: Path) -> _OperatorReport:
     """Count the operators of an fp32 graph and of a variant made of it (weights are not read)."""
     before, after = (onnx.load(path, load_external_data=False) for path in (reference, variant))
     left = len(_constant_products(after))
-    return OperatorReport(_counts(before), _counts(after), len(_constant_products(before)) - left, left)
+    return _OperatorReport(_counts(before), _counts(after), len(_constant_products(before)) - left, left)
 
 
 def _constant_products(model: onnx.ModelProto) -> list[onnx.NodeProto]:

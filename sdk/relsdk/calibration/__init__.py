@@ -7,7 +7,7 @@ score and on its distance from 1, which needs few labels, and isotonic regressio
 A cross-encoder and the encoder that found its candidates are pooled (Genest & Zidek 1986).
 """
 
-from relsdk.calibration.models import (
+from relsdk.calibration._models import (
     Calibration,
     CumulativeLink,
     Isotonic,

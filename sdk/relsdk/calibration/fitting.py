@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from relsdk.calibration.models import (
+from relsdk.calibration._models import (
     TRANSFORMS,
     Calibration,
     CumulativeLink,

@@ -12,13 +12,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import ArrayLike
 
-from relsdk.calibration.fitting import (
-    fit_cumulative_link,
-    fit_isotonic,
-    fit_log_linear_pool,
-    fit_temperature,
-)
-from relsdk.calibration.models import (
+from relsdk.calibration._models import (
     Calibration,
     Float,
     Int,
@@ -27,6 +21,12 @@ from relsdk.calibration.models import (
     as_scores,
     method_name,
     split_outputs,
+)
+from relsdk.calibration.fitting import (
+    fit_cumulative_link,
+    fit_isotonic,
+    fit_log_linear_pool,
+    fit_temperature,
 )
 from relsdk.errors import CalibrationError, InputError
 from relsdk.levels import NUM_LEVELS

@@ -1,7 +1,7 @@
 """Index folders: build, open, search, verify."""
 
+from relsdk.index._generation import IndexInfo
 from relsdk.index.base import Encoder, IndexConfig
-from relsdk.index.generation import IndexInfo
 from relsdk.index.index import Index
 from relsdk.index.verify import VerifyReport, verify_index
 

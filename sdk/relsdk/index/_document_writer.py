@@ -10,7 +10,7 @@ from typing import Any
 
 from relsdk.errors import InputError, RelsdkError
 from relsdk.index._database import SCHEMA, placeholders, portions
-from relsdk.index.storage import writing
+from relsdk.index._storage import writing
 from relsdk.records import Document
 
 __all__ = ["DocumentWriter", "metadata_json"]

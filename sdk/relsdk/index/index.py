@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relsdk.errors import EncoderMismatchError, IndexFolderError, InputError
+from relsdk.index._building import build_index
+from relsdk.index._generation import Generation, IndexInfo, load_generation
+from relsdk.index._storage import open_current
+from relsdk.index._vectors import UNIT_TOLERANCE, check_queries
 from relsdk.index.base import Encoder, IndexConfig, Progress, check_whole_number
-from relsdk.index.building import build_index
-from relsdk.index.generation import Generation, IndexInfo, load_generation
-from relsdk.index.storage import open_current
-from relsdk.index.vectors import UNIT_TOLERANCE, check_queries
 from relsdk.index.verify import VerifyReport, verify_generation
 from relsdk.records import Document, Hit, Matrix, Vector
 from relsdk.runtime.hardware import choose_threads

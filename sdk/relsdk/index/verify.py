@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 
 from relsdk.errors import InputError, RelsdkError
 from relsdk.files.folders import file_sha256
+from relsdk.index._building import INDEX_KINDS
 from relsdk.index._database import DOCUMENTS_FILE
 from relsdk.index._document_reader import DocumentReader
 from relsdk.index._duplicate_vectors import TWINS_FILE, Twins
 from relsdk.index._graph_file import holds_vectors
-from relsdk.index.building import INDEX_KINDS
+from relsdk.index._manifest import MANIFEST_FILE, Manifest, read_manifest
+from relsdk.index._storage import CURRENT, read_current
+from relsdk.index._vectors import VECTORS_FILE, check_vectors, map_vectors
 from relsdk.index.hnsw import GRAPH_FILE
-from relsdk.index.manifest import MANIFEST_FILE, Manifest, read_manifest
-from relsdk.index.storage import CURRENT, read_current
-from relsdk.index.vectors import VECTORS_FILE, check_vectors, map_vectors
 
 __all__ = ["Check", "VerifyReport", "verify_generation", "verify_index"]
 

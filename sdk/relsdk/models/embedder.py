@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from relsdk.bundle import Bundle, CalibrationKey, open_bundle
 from relsdk.bundle.hub import local_model
 from relsdk.errors import CalibrationError, InputError
+from relsdk.models._query_cache import CacheInfo, open_query_cache
+from relsdk.models._vector_runner import VectorRunner
 from relsdk.models.pooling import Precision, to_precision
-from relsdk.models.query_cache import CacheInfo, open_query_cache
-from relsdk.models.vector_runner import VectorRunner
 from relsdk.records import Document, Matrix, Vector, document_text
 from relsdk.runtime.batch_runner import BatchRunner, Truncation, TruncationWarning
 from relsdk.runtime.session import ModelSession

@@ -22,7 +22,7 @@ from relsdk.models.embedder import Embedder
 from relsdk.models.open import open_pair_model
 from relsdk.models.pair_model import PairModel
 
-__all__ = ["SelfCheck", "self_test"]
+__all__ = ["self_test"]
 
 _SIDE = 256
 _VECTORS, _DIMENSION, _K = 2000, 32, 10
@@ -32,7 +32,7 @@ _QUERIES = ("大宅门演员表", "红烧肉怎么做才不腻", "手机黑屏�
 
 
 @dataclass(frozen=True, slots=True)
-class SelfCheck:
+class _SelfCheck:
     """One small run.
 
     Attributes:
@@ -48,7 +48,7 @@ class SelfCheck:
     milliseconds: float
 
 
-def self_test(model: Path | None = None, *, threads: int | None = None) -> list[SelfCheck]:
+def self_test(model: Path | None = None, *, threads: int | None = None) -> list[_SelfCheck]:
     """Run matrices, a graph, SQLite and, of a bundle, its golden outputs and a few inputs.
 
     Args:
@@ -67,13 +67,13 @@ def self_test(model: Path | None = None, *, threads: int | None = None) -> list[
     return checks
 
 
-def _run(name: str, work: Callable[[], tuple[bool | None, str]]) -> SelfCheck:
+def _run(name: str, work: Callable[[], tuple[bool | None, str]]) -> _SelfCheck:
     started = time.perf_counter()
     try:
         ok, detail = work()
     except (RelsdkError, RuntimeError, OSError, sqlite3.Error) as error:
         ok, detail = False, " ".join(str(error).split())
-    return SelfCheck(name, ok, detail, round((time.perf_counter() - started) * 1e3, 1))
+    return _SelfCheck(name, ok, detail, round((time.perf_counter() - started) * 1e3, 1))
 
 
 def _matrix() -> tuple[bool, str]:

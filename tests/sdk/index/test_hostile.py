@@ -13,7 +13,7 @@ import pytest
 
 from relsdk.errors import IndexFolderError, InputError, RelsdkError
 from relsdk.index import Index, IndexConfig, verify_index
-from relsdk.index.vectors import VECTORS_FILE
+from relsdk.index._vectors import VECTORS_FILE
 from relsdk.records import Document
 from tests.sdk.index.damage import DEEP, ENDLESS, GENERATION, sign
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import relsdk.index.storage as storage
+import relsdk.index._storage as storage
 from relsdk.errors import IndexFolderError, InputError, LockedError, RelsdkError
 from relsdk.files.folders import file_sha256, json_sha256
 from relsdk.index import Index, IndexConfig, verify_index

@@ -9,9 +9,9 @@ from relsdk.errors import InputError
 from relsdk.formats import read_pairs, write_pairs
 from relsdk.records import Document, LabelledPair
 from relsdk_training.config.ssra import BalanceConfig
+from relsdk_training.ssra._shards import write_lines
 from relsdk_training.ssra.pair_records import new_record
-from relsdk_training.ssra.shards import write_lines
-from relsdk_training.ssra.stages.balance import balanced_choice, level_counts, write_balanced
+from relsdk_training.ssra.stages.balance import _balanced_choice, _level_counts, _write_balanced
 
 SHARES = (0.1, 0.2, 0.3, 0.4)
 
@@ -31,7 +31,7 @@ SHARES = (0.1, 0.2, 0.3, 0.4)
 @pytest.mark.parametrize("scale", [1.0, 30.0])
 def test_level_counts_by_hand(size, expected, scale):
     shares = [scale * share for share in SHARES]
-    assert level_counts([10, 2, 1, 20], [30, 20, 30, 12], shares, size).tolist() == expected
+    assert _level_counts([10, 2, 1, 20], [30, 20, 30, 12], shares, size).tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_level_counts_by_hand(size, expected, scale):
 )
 def test_bad_shares(shares):
     with pytest.raises(InputError, match=r"balance.shares .*four numbers above 0"):
-        level_counts([1] * 4, [1] * 4, shares, 0)
+        _level_counts([1] * 4, [1] * 4, shares, 0)
 
 
 def test_a_balanced_choice_by_hand():
@@ -47,15 +47,15 @@ def test_a_balanced_choice_by_hand():
     levels = [0, 0, 0, 0, 1, 1, 2, 2, 3, 3, 3, 0]
     labelled = [row in (1, 4, 11) for row in range(12)]
     # Level 2 has 2 pairs, a quarter of 8: level 0 keeps its two labelled, level 1 gets its second, 3 two.
-    rows = balanced_choice(levels, labelled, [1, 1, 1, 1], 0, seed=0).tolist()
+    rows = _balanced_choice(levels, labelled, [1, 1, 1, 1], 0, seed=0).tolist()
     assert rows[:5] == [1, 4, 5, 6, 7]
     assert rows == sorted(rows)
     assert rows[-1] == 11
     assert len(rows) == 8
     assert set(rows[5:7]) < {8, 9, 10}
-    drawn = {tuple(balanced_choice(levels, labelled, [1, 1, 1, 1], 0, seed=seed)) for seed in range(20)}
+    drawn = {tuple(_balanced_choice(levels, labelled, [1, 1, 1, 1], 0, seed=seed)) for seed in range(20)}
     assert len(drawn) == 3  # two of three pairs of level 3, by chance
-    again = balanced_choice(levels, labelled, [1, 1, 1, 1], 0, seed=0)
+    again = _balanced_choice(levels, labelled, [1, 1, 1, 1], 0, seed=0)
     assert again.tolist() == rows
 
 
@@ -67,12 +67,12 @@ def test_a_balanced_choice_by_hand():
 )
 def test_a_choice_keeps_every_labelled_pair_and_invents_none(rows, shares, size, seed):
     levels, labelled = (list(column) for column in zip(*rows, strict=True))
-    chosen = balanced_choice(levels, labelled, shares, size, seed)
+    chosen = _balanced_choice(levels, labelled, shares, size, seed)
     assert len(set(chosen.tolist())) == len(chosen)
     assert set(np.flatnonzero(labelled)) <= set(chosen.tolist()) <= set(range(len(rows)))
     have, all_of = (np.bincount(np.array(levels)[of], minlength=4) for of in (labelled, slice(None)))
     counts = np.bincount(np.array(levels)[chosen], minlength=4)
-    assert counts.tolist() == level_counts(have.tolist(), (all_of - have).tolist(), shares, size).tolist()
+    assert counts.tolist() == _level_counts(have.tolist(), (all_of - have).tolist(), shares, size).tolist()
     wanted = size * np.array(shares) / sum(shares)
     if size:  # a level that is off its share has no more to give, or nothing but labelled ones
         off = np.abs(counts - wanted) > 0.51
@@ -91,7 +91,7 @@ def test_the_same_query_in_another_case_or_width_is_the_same_pair(tmp_path):
     stage.mkdir()
     write_lines(stage / "records-00000.jsonl", made)
     (tmp_path / "out").mkdir()
-    unused = write_balanced(
+    unused = _write_balanced(
         tmp_path / "out", tmp_path / "labelled.jsonl", [stage], BalanceConfig(size=100), seed=0
     )
     pairs = [(pair.query, int(pair.level)) for pair in read_pairs(tmp_path / "out/pairs.jsonl")]

@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from relsdk_training.config.ssra import CandidateConfig
-from relsdk_training.ssra.stages.candidates import Candidates
+from relsdk_training.ssra.stages.candidates import _Candidates
 
 
 @pytest.fixture(scope="module")
@@ -14,7 +14,7 @@ def texts(corpus):
 
 
 def candidates(texts, checkpoint, **config):
-    return Candidates(texts, checkpoint, CandidateConfig(**config), 64)
+    return _Candidates(texts, checkpoint, CandidateConfig(**config), 64)
 
 
 def test_the_nearest_by_words_of_a_title_that_is_a_query(texts, toy_checkpoint):
@@ -25,7 +25,7 @@ def test_the_nearest_by_words_of_a_title_that_is_a_query(texts, toy_checkpoint):
 
 
 def test_queries_without_a_word_in_common_are_no_candidates(toy_checkpoint, monkeypatch):
-    monkeypatch.setattr(Candidates, "_words", lambda self, texts: [list(text) for text in texts])
+    monkeypatch.setattr(_Candidates, "_words", lambda self, texts: [list(text) for text in texts])
     finder = candidates(["甲乙", "丙丁", "甲丁丁丁"], toy_checkpoint, lexical=3, semantic=0)
     assert finder.nearest(["甲", "丁丙", "戊", ""]) == [["甲乙", "甲丁丁丁"], ["丙丁", "甲丁丁丁"], [], []]
 

@@ -3,7 +3,7 @@
 import pytest
 
 from relsdk_training.data.text import normal_form
-from relsdk_training.ssra.cleaning import clean, fault, scripts
+from relsdk_training.ssra._cleaning import clean, fault, scripts
 
 
 @pytest.mark.parametrize(

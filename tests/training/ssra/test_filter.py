@@ -5,7 +5,7 @@ import pytest
 
 from relsdk_training.data.text import normal_form
 from relsdk_training.ssra.judges import Group
-from relsdk_training.ssra.stages.filter import Filters, filter_queries
+from relsdk_training.ssra.stages.filter import _filter_queries, _Filters
 from tests.training.ssra.table_scorer import BREAD, MEAT, TABLE, TableScorer, fates, sure
 
 
@@ -17,7 +17,7 @@ def filters(table, **changes):
         "held_out": (),
         "scripts": ("CJK", "LATIN"),
     }
-    return Filters(scorer=TableScorer(**table), **{**settings, **changes})
+    return _Filters(scorer=TableScorer(**table), **{**settings, **changes})
 
 
 WRITTEN = [
@@ -41,7 +41,7 @@ WRITTEN = [
 
 def test_each_reason_drops_its_query():
     by = filters(TABLE, held_out={normal_form("iPhone 截图")})
-    records = filter_queries(WRITTEN, by, round_number=2, model_hash="abc")
+    records = _filter_queries(WRITTEN, by, round_number=2, model_hash="abc")
     assert fates(records) == [
         ("红烧肉做法", None),
         ("红烧肉做法", "duplicate"),
@@ -80,12 +80,12 @@ def test_each_reason_drops_its_query():
 def test_the_threshold_is_that_of_the_wanted_level(threshold, kept):
     lines = [{"document": MEAT, "wanted": 3, "queries": ["红烧肉窍门"]}]
     by = filters(TABLE, thresholds=[0.99, 0.99, 0.99, threshold])
-    assert filter_queries(lines, by, round_number=1, model_hash="")[0]["kept"] is kept
+    assert _filter_queries(lines, by, round_number=1, model_hash="")[0]["kept"] is kept
 
 
 def test_without_the_score_all_that_is_clean_stays():
     by = filters({**TABLE, "Ｉphone 截图": sure(0)}, by_score=False)
-    records = filter_queries(WRITTEN, by, round_number=1, model_hash="")
+    records = _filter_queries(WRITTEN, by, round_number=1, model_hash="")
     dropped = [record["dropped_because"] for record in records]
     assert [reason for reason in dropped if reason] == ["duplicate", "cleaning", "echo", "duplicate"]
     assert records[5]["predicted"] == 0  # measured all the same
@@ -118,7 +118,7 @@ def test_the_judge_sees_what_is_left_document_by_document():
         {"document": MEAT, "wanted": 2, "queries": ["家常菜"]},
     ]
     by = filters({**TABLE, "家常菜": sure(2)}, judge=judge)
-    records = filter_queries(lines, by, round_number=1, model_hash="")
+    records = _filter_queries(lines, by, round_number=1, model_hash="")
     assert judge.groups == [
         Group("红烧肉怎么做 先焯水", ["红烧肉做法", "感冒药", "家常菜"], [3, 0, 2]),
         Group("how to make bread", ["bread"], [3]),
@@ -144,7 +144,7 @@ def test_documents_are_told_apart_by_text_and_not_by_id():
         {"document": other, "wanted": 3, "queries": ["bread"]},
         {"document": other, "wanted": 0, "queries": ["感冒药"]},
     ]
-    assert fates(filter_queries(lines, filters(TABLE, judge=judge), round_number=1, model_hash="")) == [
+    assert fates(_filter_queries(lines, filters(TABLE, judge=judge), round_number=1, model_hash="")) == [
         ("感冒药", None),
         ("bread", None),
         ("感冒药", None),
@@ -158,7 +158,7 @@ def test_nothing_usable_asks_nobody():
         {"document": MEAT, "wanted": 3, "queries": ["肉", ""]},
         {"document": BREAD, "wanted": 1, "queries": []},
     ]
-    assert fates(filter_queries(lines, by, round_number=1, model_hash="")) == [
+    assert fates(_filter_queries(lines, by, round_number=1, model_hash="")) == [
         ("肉", "cleaning"),
         ("", "cleaning"),
     ]

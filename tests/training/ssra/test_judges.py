@@ -11,7 +11,7 @@ from relsdk_training.ssra.judges import (
     EndpointJudge,
     Group,
     ModelJudge,
-    chosen_letter,
+    _chosen_letter,
     consistent,
     contradictions,
 )
@@ -119,7 +119,7 @@ def test_an_endpoint_is_asked_about_pairs_of_different_levels():
     ],
 )
 def test_the_letter_of_an_answer(answer, letter):
-    assert chosen_letter(answer) == letter
+    assert _chosen_letter(answer) == letter
 
 
 def test_a_judge_that_never_names_one_is_no_judge():

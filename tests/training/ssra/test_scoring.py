@@ -15,7 +15,7 @@ from relsdk_checkpoint.scorer import ScoreModel
 from relsdk_sample import generate
 from relsdk_training.config.settings import ModelConfig
 from relsdk_training.data.pairs import pair_arrays
-from relsdk_training.ssra.scoring import PairScorer, adjusted, fit_levels
+from relsdk_training.ssra.scoring import PairScorer, _adjust, fit_levels
 
 PRIOR = np.array([0.1, 0.2, 0.3, 0.4])
 
@@ -23,10 +23,10 @@ PRIOR = np.array([0.1, 0.2, 0.3, 0.4])
 def test_adjusted_by_hand():
     rows = np.array([[0.4, 0.3, 0.2, 0.1], [0.1, 0.2, 0.3, 0.4]])
     # 4, 1.5, 2/3, 1/4 sum to 77/12; what only repeats the prior says nothing.
-    np.testing.assert_allclose(adjusted(rows, PRIOR, 1.0), [np.array([48, 18, 8, 3]) / 77, [0.25] * 4])
-    np.testing.assert_allclose(adjusted(rows, PRIOR, 0.0), rows)
+    np.testing.assert_allclose(_adjust(rows, PRIOR, 1.0), [np.array([48, 18, 8, 3]) / 77, [0.25] * 4])
+    np.testing.assert_allclose(_adjust(rows, PRIOR, 0.0), rows)
     root = np.sqrt(PRIOR)
-    np.testing.assert_allclose(adjusted(rows, PRIOR, 0.5)[1], root / root.sum())
+    np.testing.assert_allclose(_adjust(rows, PRIOR, 0.5)[1], root / root.sum())
 
 
 def test_at_full_strength_levels_count_as_equally_frequent():
@@ -34,7 +34,7 @@ def test_at_full_strength_levels_count_as_equally_frequent():
     evidence = np.random.default_rng(2).uniform(0.01, 1.0, (50, 4))  # p(x | level)
     skewed, flat = (evidence * prior for prior in (PRIOR, np.full(4, 0.25)))
     skewed, flat = (rows / rows.sum(axis=1, keepdims=True) for rows in (skewed, flat))
-    np.testing.assert_allclose(adjusted(skewed, PRIOR, 1.0), flat)
+    np.testing.assert_allclose(_adjust(skewed, PRIOR, 1.0), flat)
     assert (skewed.argmax(axis=1) != flat.argmax(axis=1)).any()
 
 
@@ -44,7 +44,7 @@ def test_at_full_strength_levels_count_as_equally_frequent():
     st.floats(0.0, 2.0),
 )
 def test_adjusted_rows_are_probabilities(raw, prior, strength):
-    found = adjusted(raw / raw.sum(axis=1, keepdims=True), prior / prior.sum(), strength)
+    found = _adjust(raw / raw.sum(axis=1, keepdims=True), prior / prior.sum(), strength)
     np.testing.assert_allclose(found.sum(axis=1), 1.0)
     assert (found > 0).all()
 
@@ -99,7 +99,7 @@ def test_a_cross_encoders_levels_are_read_from_its_order(toy_checkpoint, corpus,
     np.testing.assert_allclose(scorer.probabilities([pairs[row] for row in order]), found[order], atol=1e-6)
     prior = np.bincount(dev.labels, minlength=4) / len(dev)
     corrected = PairScorer(run, "cross_encoder", config, adjust=1.0).probabilities(pairs)
-    np.testing.assert_allclose(corrected, adjusted(found, prior, 1.0), atol=1e-6)
+    np.testing.assert_allclose(corrected, _adjust(found, prior, 1.0), atol=1e-6)
     assert scorer.probabilities([]).shape == (0, 4)
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from relsdk.errors import InputError
-from relsdk_training.ssra.shards import read_lines, shard_paths, write_lines, write_shards
+from relsdk_training.ssra._shards import read_lines, shard_paths, write_lines, write_shards
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(0, []), (3, [3]), (4, [4]), (9, [4, 4, 1])])

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relsdk.errors import InputError
-from relsdk_training.ssra.stage_report import sample_records, stage_report
+from relsdk_training.ssra.stage_report import _sample_records, stage_report
 from tests.training.ssra.run_folders import SYNTHESISED, record, write_stage
 
 
@@ -103,9 +103,9 @@ def test_counts_sum_up(records, examples):
 def test_a_sample_is_the_same_for_the_same_seed(tmp_path):
     many = [record(f"查询{i}", i % 4, i % 4, None if i % 3 else "score") for i in range(240)]
     folder = write_stage(tmp_path, "01-x", many, per_shard=100)
-    sample = sample_records(folder, 5, 0)
-    assert sample == sample_records(folder, 5, 0)
-    assert sample != sample_records(folder, 5, 1)
+    sample = _sample_records(folder, 5, 0)
+    assert sample == _sample_records(folder, 5, 0)
+    assert sample != _sample_records(folder, 5, 1)
     for level in range(4):
         for fate in ("kept", "dropped"):
             chosen = sample[level][fate]
@@ -118,7 +118,7 @@ def test_a_sample_is_the_same_for_the_same_seed(tmp_path):
     alone = stage_report([one for one in many if one["wanted"] == 2], examples=5)["examples"][2]
     assert alone == sample[2]
     with pytest.raises(InputError, match="-1 examples"):
-        sample_records(folder, -1, 0)
+        _sample_records(folder, -1, 0)
 
 
 def test_every_record_is_as_likely():

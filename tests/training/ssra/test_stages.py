@@ -13,9 +13,9 @@ from relsdk.files.folders import file_sha256
 from relsdk.formats import read_pairs, write_pairs
 from relsdk_training.config.files import load_config
 from relsdk_training.config.ssra import SsraConfig
+from relsdk_training.ssra._shards import read_lines, write_lines
 from relsdk_training.ssra.job import DEV, Job
 from relsdk_training.ssra.pair_records import read_records
-from relsdk_training.ssra.shards import read_lines, write_lines
 from relsdk_training.ssra.stages import embed
 
 

@@ -14,7 +14,7 @@ from relsdk_training.config.files import load_config
 from relsdk_training.config.ssra import SsraConfig
 from relsdk_training.ssra import recipe
 from relsdk_training.ssra.recipe import TABLE, plan_stages, train_ssra
-from relsdk_training.ssra.stage_runner import FinishedStage, stage_identity, stale_stages
+from relsdk_training.ssra.stage_runner import FinishedStage, _stage_identity, _stale_stages
 
 # Made by the code before there was a table: the settings and the stages' identities of older runs.
 BEFORE = json.loads(Path(__file__).with_name("before_the_table.json").read_text(encoding="utf-8"))
@@ -111,7 +111,7 @@ def finish(config, outputs=None):
     for planned in plan_stages(config, rounds):
         stage = planned.stage
         name = stage.name.partition("-")[2]
-        identity = stage_identity(stage, finished)
+        identity = _stage_identity(stage, finished)
         files = [f"{file}.jsonl" for file in FILES.get(name, [])] or ["output.txt"]
         hashes = dict.fromkeys(files, identity) if outputs is None else outputs(name, files)
         finished[stage.name] = FinishedStage(stage.name, Path(stage.name), identity, hashes, 0.0, {})
@@ -133,7 +133,7 @@ def changed(before, after):
     """Which stages of the second run are not found in the first, by their names without numbers."""
     finished = finish(configure(*before))
     stages = [planned.stage for planned in plan_stages(configure(*after), 2)]
-    return [name.partition("-")[2] for name in stale_stages(stages, finished)]
+    return [name.partition("-")[2] for name in _stale_stages(stages, finished)]
 
 
 ENCODER = ["balance", "embed", "compare"]
@@ -175,7 +175,7 @@ def test_a_change_makes_its_stage_stale_and_what_reads_it(folder, setting, stale
 
 def test_a_run_that_is_new_has_everything_to_do(folder):
     stages = [planned.stage for planned in plan_stages(configure(), 2)]
-    assert [name.partition("-")[2] for name in stale_stages(stages, {})] == EVERYTHING
+    assert [name.partition("-")[2] for name in _stale_stages(stages, {})] == EVERYTHING
 
 
 def test_fewer_stages_leave_the_others_as_they_are(folder):

@@ -24,13 +24,11 @@ __all__ = [
     "PairArrays",
     "Splits",
     "check_dev",
-    "check_disjoint",
     "held_out_queries",
     "load_pairs",
     "load_splits",
     "pair_arrays",
     "read_splits",
-    "thin_out",
 ]
 
 
@@ -72,14 +70,14 @@ def read_splits(config: DataConfig, seed: int) -> dict[str, list[LabelledPair]]:
             raise InputError(
                 f"data.{name} names no file; set it in the configuration or with --set data.{name}=FILE"
             )
-    check_disjoint(**splits)
+    _check_disjoint(**splits)
     train = splits["train"]
     if config.rare_share:
-        train = thin_out(train, config.rare_levels, config.rare_share, seed)
+        train = _thin_out(train, config.rare_levels, config.rare_share, seed)
     return {**splits, "train": train[: config.limit] if config.limit else train}
 
 
-def check_disjoint(**splits: Iterable[LabelledPair]) -> None:
+def _check_disjoint(**splits: Iterable[LabelledPair]) -> None:
     """Check that no query is in two splits, up to case, width and spaces.
 
     Raises:
@@ -100,7 +98,7 @@ def check_disjoint(**splits: Iterable[LabelledPair]) -> None:
                 )
 
 
-def thin_out(
+def _thin_out(
     pairs: Sequence[LabelledPair], levels: Sequence[int], share: float, seed: int
 ) -> list[LabelledPair]:
     """Drop pairs of some levels at random until they are a share of what is left.

@@ -21,6 +21,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from relsdk.errors import InputError, TrainingError
 from relsdk_training.config.settings import OptimiserConfig, RunConfig
+from relsdk_training.engine._log import RunLog
 from relsdk_training.engine.checkpoint import (
     Progress,
     load_training_state,
@@ -29,7 +30,6 @@ from relsdk_training.engine.checkpoint import (
     save_training_state,
 )
 from relsdk_training.engine.interrupt import STOPPED_FROM_OUTSIDE, InterruptAfterStep
-from relsdk_training.engine.log import RunLog
 from relsdk_training.engine.objective import Objective, Statistics
 from relsdk_training.engine.precision import Autocast, autocast_for
 from relsdk_training.engine.processes import any_process, average_gradients, is_first, share, wait, world_size

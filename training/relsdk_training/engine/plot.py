@@ -9,7 +9,7 @@ from typing import Any
 from relsdk.errors import InputError, MissingExtraError, TrainingError
 from relsdk.files.atomic import output_file
 from relsdk.files.folders import check_file_target
-from relsdk_training.engine.log import read_log
+from relsdk_training.engine._log import read_log
 
 __all__ = ["plot_run"]
 

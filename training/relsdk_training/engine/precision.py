@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from relsdk.runtime.hardware import cpu_features
 
-__all__ = ["Autocast", "Precision", "autocast_for", "has_bf16", "recompute_contexts", "resolve_precision"]
+__all__ = ["Autocast", "Precision", "autocast_for", "recompute_contexts", "resolve_precision"]
 
 Precision = Literal["auto", "bf16", "fp32"]
 Autocast = Callable[[], AbstractContextManager[None]]
@@ -44,7 +44,7 @@ def resolve_precision(device: torch.device, precision: Precision) -> Precision:
     """Return what "auto" is on a device: "bf16" or "fp32"."""
     if precision != "auto":
         return precision
-    return "bf16" if has_bf16(device) else "fp32"
+    return "bf16" if _has_bf16(device) else "fp32"
 
 
 def recompute_contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
@@ -82,7 +82,7 @@ def _to_fp32(value: Any) -> Any:
     return value.float() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
 
-def has_bf16(device: torch.device, features: frozenset[str] | None = None) -> bool:
+def _has_bf16(device: torch.device, features: frozenset[str] | None = None) -> bool:
     """Whether a device multiplies bf16 in hardware.
 
     Args:

@@ -31,7 +31,7 @@ from relsdk_training.losses.matryoshka import over_dimensions
 from relsdk_training.losses.ordinal import CumulativeLink, ordinal_nll
 from relsdk_training.losses.similarity import paired_cosine
 from relsdk_training.losses.temperature import Temperature
-from relsdk_training.objectives.grad_cache import encode_in_chunks
+from relsdk_training.objectives._grad_cache import encode_in_chunks
 from relsdk_training.objectives.measures import ranking_statistics, tokenise_pairs
 
 __all__ = ["EmbeddingObjective"]

@@ -18,7 +18,6 @@ from relsdk_training.data.pairs import PairArrays
 from relsdk_training.engine.objective import Statistics
 
 __all__ = [
-    "PairTokens",
     "order_statistics",
     "ranking_statistics",
     "tokenise_pairs",
@@ -26,7 +25,7 @@ __all__ = [
 
 
 @dataclass(frozen=True, eq=False)
-class PairTokens:
+class _PairTokens:
     """The texts of one file of pairs, tokenised once with their prompts."""
 
     pairs: PairArrays
@@ -34,10 +33,10 @@ class PairTokens:
     documents: TokenizedTexts
 
 
-def tokenise_pairs(tokenizer: TextTokenizer, pairs: PairArrays, prompts: Mapping[str, str]) -> PairTokens:
+def tokenise_pairs(tokenizer: TextTokenizer, pairs: PairArrays, prompts: Mapping[str, str]) -> _PairTokens:
     """Tokenise the distinct texts of pairs with an encoder's prompts."""
     query, document = prompts.get("query", ""), prompts.get("document", "")
-    return PairTokens(
+    return _PairTokens(
         pairs,
         tokenizer.tokenize([query + text for text in pairs.queries]),
         tokenizer.tokenize([document + text for text in pairs.documents]),

@@ -26,12 +26,12 @@ from relsdk_checkpoint.device import default_device
 from relsdk_checkpoint.loading import add_lora, load_transformer, merge_lora, quiet, set_dropout
 from relsdk_training.config.files import config_from_dict
 from relsdk_training.config.settings import QueryModelConfig
+from relsdk_training.query_models._sampling import Guidance, Nucleus
+from relsdk_training.query_models._warm_start import warm_start
 from relsdk_training.query_models.base import QueryExample, QueryRequest
-from relsdk_training.query_models.sampling import Guidance, Nucleus
-from relsdk_training.query_models.warm_start import warm_start
 from relsdk_training.query_models.writer_checks import SAVED_SETTINGS, check_settings, positions
 
-__all__ = ["QueryWriter", "WriterTokens"]
+__all__ = ["QueryWriter"]
 
 _IGNORED = -100
 # Documents that queries are written for at once.
@@ -39,7 +39,7 @@ _AT_ONCE = 32
 
 
 @dataclass(frozen=True, eq=False)
-class WriterTokens:
+class _WriterTokens:
     """N examples as token ids.
 
     Attributes:
@@ -153,16 +153,16 @@ class QueryWriter(nn.Module):
             json.dumps(settings, ensure_ascii=False, indent=1), encoding="utf-8"
         )
 
-    def tokenise(self, examples: Sequence[QueryExample]) -> WriterTokens:
+    def tokenise(self, examples: Sequence[QueryExample]) -> _WriterTokens:
         """Turn examples into token ids."""
         limit = self.settings.max_query_tokens - 1
         queries = [[*self._plain(example.query)[:limit], self.end] for example in examples]
         sources = [self._source(example.document, example.level) for example in examples]
-        return WriterTokens(sources, queries, np.array([e.level for e in examples], dtype=np.int64))
+        return _WriterTokens(sources, queries, np.array([e.level for e in examples], dtype=np.int64))
 
     def log_likelihoods(
         self,
-        tokens: WriterTokens,
+        tokens: _WriterTokens,
         rows: NDArray[np.int64],
         starts: Sequence[Sequence[int]],
         device: torch.device,

@@ -14,7 +14,7 @@ from transformers import (
 from relsdk.errors import InputError
 from relsdk.levels import NUM_LEVELS
 from relsdk_training.config.settings import QueryModelConfig
-from relsdk_training.query_models.warm_start import check_warm_start
+from relsdk_training.query_models._warm_start import check_warm_start
 
 __all__ = ["SAVED_SETTINGS", "check_checkpoint", "check_settings", "positions"]
 

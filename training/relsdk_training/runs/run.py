@@ -25,7 +25,7 @@ from relsdk_training.engine.objective import Objective
 from relsdk_training.engine.precision import resolve_precision
 from relsdk_training.engine.processes import is_first, join, wait
 
-__all__ = ["OnNote", "OnStep", "Run", "check_used"]
+__all__ = ["OnNote", "OnStep", "Run"]
 
 OnStep = Callable[[int, int, dict[str, float]], None]
 OnNote = Callable[[str], None]
@@ -58,7 +58,7 @@ class Run:
     """
 
     def __init__(self, config: AnyConfig, *, resume: bool) -> None:
-        check_used(config)
+        _check_used(config)
         if not config.run.output:
             raise InputError(
                 "run.output names no folder; set it in the configuration or with --set run.output=FOLDER"
@@ -167,7 +167,7 @@ class Run:
             write_file_atomically(self.folder / name, f"{text}\n")
 
 
-def check_used(config: AnyConfig) -> None:
+def _check_used(config: AnyConfig) -> None:
     """Check that a training has a use for what its `run` settings say.
 
     Raises:

@@ -18,7 +18,7 @@ from relsdk.levels import expected_level
 from relsdk_training.chat_endpoint import ChatEndpoint, UselessAnswers, without_thoughts
 from relsdk_training.ssra.scoring import PairScorer
 
-__all__ = ["EndpointJudge", "Group", "Judge", "ModelJudge", "chosen_letter", "consistent", "contradictions"]
+__all__ = ["EndpointJudge", "Group", "Judge", "ModelJudge", "consistent", "contradictions"]
 
 # A or B as a word of its own: not that of "Both".
 _LETTER = re.compile(r"(?<![A-Za-z])[AB](?![A-Za-z])")
@@ -94,7 +94,7 @@ class EndpointJudge:
     def _prefers(self, document: str, one: str, other: str, letter: str) -> bool:
         question = f"文档：{document}\nA：{one}\nB：{other}\n这篇文档更能满足哪个搜索词？只回答 A 或 B。"
         (answer,) = self.endpoint.ask([{"role": "user", "content": question}], temperature=0.0, seed=0)
-        choice = chosen_letter(answer)
+        choice = _chosen_letter(answer)
         if self._useless.give_up(useful=bool(choice)):
             raise TrainingError(
                 f"hardly any answer of {self.endpoint.model} names A or B, the last is {answer[-100:]!r}; "
@@ -103,7 +103,7 @@ class EndpointJudge:
         return choice == letter
 
 
-def chosen_letter(answer: str) -> str:
+def _chosen_letter(answer: str) -> str:
     """Return which of A and B an answer names; "" when it names none, or both."""
     said = without_thoughts(answer)
     small = _SMALL_LETTER.fullmatch(said)

@@ -18,7 +18,7 @@ from relsdk.errors import InputError
 from relsdk.levels import NUM_LEVELS, RelevanceLevel
 from relsdk.records import Document, LabelledPair
 from relsdk_training.data.text import document_text, normal_form
-from relsdk_training.ssra.shards import json_object, shard_paths
+from relsdk_training.ssra._shards import json_object, shard_paths
 
 __all__ = [
     "Record",
@@ -32,7 +32,6 @@ __all__ = [
     "level_of",
     "new_record",
     "pair_key",
-    "pair_of",
     "read_records",
     "sample",
 ]
@@ -112,7 +111,7 @@ def read_records(stage_folder: Path) -> Iterator[dict[str, Any]]:
 
 def kept_pairs(stage_folder: Path) -> Iterator[LabelledPair]:
     """Yield the pairs that a stage kept."""
-    return (pair_of(record) for record in read_records(stage_folder) if record["kept"])
+    return (_pair_of(record) for record in read_records(stage_folder) if record["kept"])
 
 
 def distinct(items: Iterable[_T], key: Callable[[_T], object]) -> Iterator[_T]:
@@ -155,7 +154,7 @@ def level_of(record: Mapping[str, Any]) -> int | None:
     return level
 
 
-def pair_of(record: Mapping[str, Any]) -> LabelledPair:
+def _pair_of(record: Mapping[str, Any]) -> LabelledPair:
     """Return a record that has a level as a labelled pair.
 
     Raises:

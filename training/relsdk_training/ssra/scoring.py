@@ -27,7 +27,7 @@ from relsdk_checkpoint.pair_scores import PairKind, PairScores, open_pair_scores
 from relsdk_training.config.settings import ModelConfig
 from relsdk_training.data.pairs import PairArrays
 
-__all__ = ["PairScorer", "adjusted", "fit_levels"]
+__all__ = ["PairScorer", "fit_levels"]
 
 _LEVELS = "levels.json"
 
@@ -69,7 +69,7 @@ class PairScorer:
         """Judge pairs of query and document text: (N, L) float64; rows sum to 1."""
         if not pairs:
             return np.zeros((0, 4))
-        return adjusted(self.calibration.probabilities(self.model.scores(pairs)), self.prior, self.adjust)
+        return _adjust(self.calibration.probabilities(self.model.scores(pairs)), self.prior, self.adjust)
 
 
 def fit_levels(run: Path, kind: PairKind, config: ModelConfig, dev: PairArrays) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def _open_best(run: Path, kind: PairKind, config: ModelConfig) -> PairScores:
     return open_pair_scores(run / "best", kind, head=config.head, max_tokens=config.max_tokens)
 
 
-def adjusted(
+def _adjust(
     probabilities: NDArray[np.floating], prior: NDArray[np.float64], strength: float
 ) -> NDArray[np.float64]:
     """Correct probabilities for how rare a level was among the labels: p_s / prior_s ** strength, normalised.

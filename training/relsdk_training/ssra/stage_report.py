@@ -15,7 +15,7 @@ from relsdk.levels import NUM_LEVELS
 from relsdk_training.data.text import normal_form
 from relsdk_training.ssra.pair_records import level_of, read_records
 
-__all__ = ["sample_records", "stage_report"]
+__all__ = ["stage_report"]
 
 Record = Mapping[str, Any]
 
@@ -77,7 +77,7 @@ def stage_report(records: Iterable[Record], *, examples: int = 3, seed: int = 0)
     }
 
 
-def sample_records(
+def _sample_records(
     stage_folder: Path, per_level: int, seed: int
 ) -> dict[int, dict[str, list[dict[str, Any]]]]:
     """Choose records of a stage at random, in one pass.

@@ -23,9 +23,9 @@ from relsdk.errors import InputError
 from relsdk.files.atomic import sync, sync_tree
 from relsdk.files.folders import file_sha256, json_sha256, write_file_atomically
 from relsdk_training.engine.lock import LOCK_FILE, lock_run
-from relsdk_training.ssra.shards import json_object
+from relsdk_training.ssra._shards import json_object
 
-__all__ = ["FinishedStage", "Stage", "StageRunner", "read_stages", "stage_identity", "stale_stages"]
+__all__ = ["FinishedStage", "Stage", "StageRunner", "read_stages"]
 
 _DESCRIPTION = "stage.json"
 _IDENTITY = "identity"
@@ -80,7 +80,7 @@ class FinishedStage:
 Finished = Mapping[str, FinishedStage]
 
 
-def stage_identity(stage: Stage, finished: Finished) -> str:
+def _stage_identity(stage: Stage, finished: Finished) -> str:
     """Return a hash of all that a stage's result depends on: its settings and what it reads.
 
     Args:
@@ -94,7 +94,7 @@ def stage_identity(stage: Stage, finished: Finished) -> str:
     return json_sha256([_FORMAT, stage.name, stage.settings, list(inputs.values())])
 
 
-def stale_stages(stages: Iterable[Stage], finished: Finished) -> list[str]:
+def _stale_stages(stages: Iterable[Stage], finished: Finished) -> list[str]:
     """Return which stages have to be run: those of other settings or inputs, and what reads them.
 
     Fewer are, where a stage that is run again makes the same files as before.
@@ -107,7 +107,7 @@ def stale_stages(stages: Iterable[Stage], finished: Finished) -> list[str]:
     for stage in stages:
         current = finished.get(stage.name)
         sources = {read.partition("/")[0] for read in stage.reads}
-        if current is None or sources & {*stale} or current.identity != stage_identity(stage, finished):
+        if current is None or sources & {*stale} or current.identity != _stage_identity(stage, finished):
             stale.append(stage.name)
     return stale
 
@@ -142,7 +142,7 @@ class StageRunner:
         """
         folders = [self.folder / "stages" / stage.name for stage in stages]
         finished = {folder.name: _read_finished(folder) for folder in folders if folder.is_dir()}
-        stale = stale_stages(stages, finished)
+        stale = _stale_stages(stages, finished)
         if finished and stale:
             self.on_note(f"to do, unless what they read comes out the same: {', '.join(stale)}")
 
@@ -154,7 +154,7 @@ class StageRunner:
             RelsdkError: What the stage raises; what it has finished so far is kept in the work folder.
         """
         target = self.folder / "stages" / stage.name
-        identity = stage_identity(stage, self._finished)
+        identity = _stage_identity(stage, self._finished)
         state = _state(target, identity)
         if state == "whole":
             self.on_note(f"{stage.name}: done before")

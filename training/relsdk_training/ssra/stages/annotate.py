@@ -8,6 +8,7 @@ from typing import Any
 
 from relsdk.formats import read_pairs
 from relsdk_training.config.ssra import SsraConfig
+from relsdk_training.ssra._shards import map_shards, shard_paths
 from relsdk_training.ssra.job import LABELLED, Job
 from relsdk_training.ssra.pair_records import (
     Record,
@@ -19,7 +20,6 @@ from relsdk_training.ssra.pair_records import (
     read_records,
 )
 from relsdk_training.ssra.scoring import PairScorer
-from relsdk_training.ssra.shards import map_shards, shard_paths
 from relsdk_training.ssra.stage_report import stage_report
 from relsdk_training.ssra.stages.score import open_scorer, reading_identity
 

@@ -12,7 +12,7 @@ from relsdk_training.config.ssra import SsraConfig
 from relsdk_training.data.pairs import load_pairs, pair_arrays
 from relsdk_training.data.text import normal_form
 from relsdk_training.query_models.base import QueryModel, QueryRequest
-from relsdk_training.ssra.cleaning import clean, fault
+from relsdk_training.ssra._cleaning import clean, fault
 from relsdk_training.ssra.job import DEV, Job
 from relsdk_training.ssra.scoring import PairScorer
 from relsdk_training.ssra.stages.query import sampling_identity

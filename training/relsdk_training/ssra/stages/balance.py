@@ -18,6 +18,7 @@ from relsdk.errors import InputError
 from relsdk.formats import read_pairs, write_pairs
 from relsdk.levels import NUM_LEVELS
 from relsdk_training.config.ssra import BalanceConfig, SsraConfig
+from relsdk_training.ssra._shards import write_shards
 from relsdk_training.ssra.job import LABELLED, Job
 from relsdk_training.ssra.pair_records import (
     Record,
@@ -28,10 +29,9 @@ from relsdk_training.ssra.pair_records import (
     new_record,
     read_records,
 )
-from relsdk_training.ssra.shards import write_shards
 from relsdk_training.ssra.stage_report import stage_report
 
-__all__ = ["balanced_choice", "check", "identity", "level_counts", "work", "write_balanced"]
+__all__ = ["check", "identity", "work"]
 
 # Records of a shard of the result.
 _SHARD = 10_000
@@ -53,7 +53,7 @@ def work(job: Job) -> dict[str, Any]:
     """Put labelled, annotated and written pairs together in the wanted shares."""
     asked = job.config.balance
     stages = [*(job.paths("annotate") if asked.annotated else []), *job.paths("filter-*")]
-    unused = write_balanced(job.folder, job.path(LABELLED), stages, asked, job.config.run.seed)
+    unused = _write_balanced(job.folder, job.path(LABELLED), stages, asked, job.config.run.seed)
     report = stage_report(read_records(job.folder))
     total = sum(unused) + report["total"] - sum(report["sources"].get("labelled", []))
     if sum(unused) > _UNUSED * total:
@@ -65,7 +65,7 @@ def work(job: Job) -> dict[str, Any]:
     return {**report, "unused": unused}
 
 
-def level_counts(
+def _level_counts(
     labelled: Sequence[int], made: Sequence[int], shares: Sequence[float], size: int
 ) -> NDArray[np.int64]:
     """Return how many pairs of each level the result has: (L,).
@@ -100,7 +100,7 @@ def _normalise(shares: Sequence[float]) -> NDArray[np.float64]:
     return np.asarray(wanted / wanted.sum())
 
 
-def balanced_choice(
+def _balanced_choice(
     levels: Sequence[int], is_labelled: Sequence[bool], shares: Sequence[float], size: int, seed: int
 ) -> NDArray[np.int64]:
     """Choose rows: every labelled pair, and of the others a random few of each level.
@@ -108,8 +108,8 @@ def balanced_choice(
     Args:
         levels: (N,) level of each pair.
         is_labelled: (N,) whether it is a labelled one.
-        shares: See `level_counts`.
-        size: See `level_counts`.
+        shares: See `_level_counts`.
+        size: See `_level_counts`.
         seed: Of the choice.
 
     Returns:
@@ -118,7 +118,7 @@ def balanced_choice(
     of, labelled = np.asarray(levels), np.asarray(is_labelled, dtype=bool)
     have = np.bincount(of[labelled], minlength=NUM_LEVELS)
     more = np.bincount(of[~labelled], minlength=NUM_LEVELS)
-    wanted = level_counts(have.tolist(), more.tolist(), shares, size)
+    wanted = _level_counts(have.tolist(), more.tolist(), shares, size)
     rng = np.random.default_rng(seed)
     chosen = [np.flatnonzero(labelled)]
     for level in range(NUM_LEVELS):
@@ -127,7 +127,7 @@ def balanced_choice(
     return np.sort(np.concatenate(chosen)).astype(np.int64)
 
 
-def write_balanced(
+def _write_balanced(
     work: Path, labelled: Path, made: Sequence[Path], config: BalanceConfig, seed: int
 ) -> list[int]:
     """Write the chosen pairs, as records in shards and as `pairs.jsonl` to train on.
@@ -151,7 +151,7 @@ def write_balanced(
     for record in _distinct_records(labelled, made):
         levels.append(level_of(record) or 0)
         is_labelled.append(record["source"] == "labelled")
-    rows = set(balanced_choice(levels, is_labelled, config.shares, config.size, seed).tolist())
+    rows = set(_balanced_choice(levels, is_labelled, config.shares, config.size, seed).tolist())
     unused = Counter(level for row, level in enumerate(levels) if row not in rows)
     chosen = (record for row, record in enumerate(_distinct_records(labelled, made)) if row in rows)
     write_shards(work, "records", chosen, _SHARD)

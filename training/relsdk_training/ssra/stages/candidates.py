@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from relsdk_checkpoint.pair_scores import TextEmbedder
 from relsdk_training.config.ssra import CandidateConfig, SsraConfig, embed_training
 from relsdk_training.engine.identity import checkpoint_hash
+from relsdk_training.ssra._shards import map_shards, read_lines, read_shards
 from relsdk_training.ssra.job import DOCUMENTS, QUERIES, Job
 from relsdk_training.ssra.pair_records import document_of
-from relsdk_training.ssra.shards import map_shards, read_lines, read_shards
 
-__all__ = ["Candidates", "are_used", "identity", "work"]
+__all__ = ["are_used", "identity", "work"]
 
 
 def are_used(config: SsraConfig) -> bool:
@@ -40,10 +40,10 @@ def work(job: Job) -> dict[str, Any]:
     """Write shards of documents and the queries that are nearest to each."""
 
     @cache
-    def finder() -> Candidates:
+    def finder() -> _Candidates:
         model = embed_training(job.config).model
         queries = [line["query"] for line in read_lines(job.path(QUERIES))]
-        return Candidates(queries, Path(model.checkpoint), job.config.candidates, model.max_tokens)
+        return _Candidates(queries, Path(model.checkpoint), job.config.candidates, model.max_tokens)
 
     def make(lines: list[dict[str, Any]], shard: int) -> list[dict[str, Any]]:
         nearest = finder().nearest([document_of(line) for line in lines])
@@ -53,7 +53,7 @@ def work(job: Job) -> dict[str, Any]:
     return {"pairs": sum(len(line["queries"]) for line in read_shards(shards))}
 
 
-class Candidates:
+class _Candidates:
     """Finds the queries that are nearest to documents.
 
     Args:

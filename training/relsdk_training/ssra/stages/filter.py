@@ -15,19 +15,19 @@ from relsdk.levels import NUM_LEVELS
 from relsdk_training.config.ssra import SsraConfig
 from relsdk_training.data.text import normal_form
 from relsdk_training.engine.identity import weights_hash
-from relsdk_training.ssra.cleaning import clean, fault, scripts
+from relsdk_training.ssra._cleaning import clean, fault, scripts
+from relsdk_training.ssra._shards import map_shards, read_lines, shard_paths
 from relsdk_training.ssra.job import HELD_OUT, LABELLED, Job
 from relsdk_training.ssra.judges import EndpointJudge, Group, Judge, ModelJudge, consistent
 from relsdk_training.ssra.pair_records import Record, document_of, drop, new_record, read_records
 from relsdk_training.ssra.scoring import PairScorer
-from relsdk_training.ssra.shards import map_shards, read_lines, shard_paths
 from relsdk_training.ssra.stage_report import stage_report
 from relsdk_training.ssra.stages.annotate import score_records
 from relsdk_training.ssra.stages.judge import JUDGE_SHARE, judging_endpoint
 from relsdk_training.ssra.stages.score import open_scorer, reading_identity
 from relsdk_training.ssra.stages.write import ASKED_AT_ONCE
 
-__all__ = ["Filters", "check", "filter_queries", "identity", "work"]
+__all__ = ["check", "identity", "work"]
 
 # From this share of equal queries on, a query model repeats itself.
 _REPEATS = 0.5
@@ -62,7 +62,7 @@ def work(job: Job) -> dict[str, Any]:
     model_hash = weights_hash(trained[0] / "best") if trained else config.synthesis.endpoint.name
 
     def make(lines: list[dict[str, Any]], shard: int) -> list[Record]:
-        return filter_queries(lines, filters(), round_number=job.round_number, model_hash=model_hash)
+        return _filter_queries(lines, filters(), round_number=job.round_number, model_hash=model_hash)
 
     by_endpoint = config.filter.judge == "endpoint"
     at_once = ASKED_AT_ONCE * len(config.synthesis.levels) if by_endpoint else 0
@@ -78,7 +78,7 @@ def work(job: Job) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Filters:
+class _Filters:
     """Who decides whether a pair is believed.
 
     Attributes:
@@ -98,8 +98,8 @@ class Filters:
     scripts: Collection[str]
 
 
-def filter_queries(
-    lines: Sequence[Mapping[str, Any]], filters: Filters, *, round_number: int, model_hash: str
+def _filter_queries(
+    lines: Sequence[Mapping[str, Any]], filters: _Filters, *, round_number: int, model_hash: str
 ) -> list[Record]:
     """Clean what was written, and keep what has the wanted level.
 
@@ -154,14 +154,14 @@ def _check_order(records: Sequence[Record], judge: Judge) -> None:
                 drop(record, "judge")
 
 
-def _open_filters(job: Job) -> Filters:
+def _open_filters(job: Job) -> _Filters:
     config, judges = job.config, job.paths("judge")
     judge: Judge | None = None
     if judges:
         judge = ModelJudge(open_scorer(config, judges[0]))
     elif config.filter.judge == "endpoint":
         judge = EndpointJudge(judging_endpoint(config))
-    return Filters(
+    return _Filters(
         scorer=open_scorer(config, job.path("score")),
         thresholds=config.filter.thresholds,
         by_score=config.filter.by_score,

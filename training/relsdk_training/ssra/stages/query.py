@@ -11,10 +11,10 @@ from relsdk_training.config.ssra import SsraConfig, query_training
 from relsdk_training.engine.identity import training_identity
 from relsdk_training.query_models.writer_checks import check_checkpoint, check_settings
 from relsdk_training.runs.query import train_query
+from relsdk_training.ssra._shards import read_lines, read_shards, write_lines
 from relsdk_training.ssra.job import DEV, DOCUMENTS, LABELLED, QUERIES, Job
 from relsdk_training.ssra.model_training import check_start, train_model
 from relsdk_training.ssra.pair_records import distinct, document_of, kept_pairs, labelled_key, sample
-from relsdk_training.ssra.shards import read_lines, read_shards, write_lines
 
 __all__ = ["check", "identity", "is_trained", "reads_texts", "sampling_identity", "work"]
 

@@ -23,7 +23,6 @@ __all__ = [
     "identity",
     "open_scorer",
     "reading_identity",
-    "scorer_training",
     "train_scorer",
     "training_settings",
     "work",
@@ -33,19 +32,19 @@ __all__ = [
 _MOST_ADJUSTED = 10
 
 
-def scorer_training(config: SsraConfig) -> ScoreConfig | EmbedConfig:
+def _scorer_training(config: SsraConfig) -> ScoreConfig | EmbedConfig:
     """Return how the models are trained that give pairs a level."""
     return score_training(config) if config.filter.scorer == "cross_encoder" else embed_training(config)
 
 
 def training_settings(config: SsraConfig) -> list[Any]:
     """Return what a trained score model depends on."""
-    return [config.filter.scorer, training_identity(scorer_training(config)), config.run.seed]
+    return [config.filter.scorer, training_identity(_scorer_training(config)), config.run.seed]
 
 
 def reading_identity(config: SsraConfig) -> list[Any]:
     """Return how a score model is read; its weights and its levels are inputs of the stages that use it."""
-    model = scorer_training(config).model
+    model = _scorer_training(config).model
     return [config.filter.scorer, model.head, model.max_tokens]
 
 
@@ -80,19 +79,19 @@ def train_scorer(job: Job, labelled: Path, *, other_seed: int = 0) -> dict[str, 
     """Train a model that gives pairs a level, and fit its levels on dev."""
     train = train_score if job.config.filter.scorer == "cross_encoder" else train_embed
     data = DataConfig(train=str(labelled), dev=str(job.path(DEV)))
-    report = train_model(job, train, scorer_training(job.config), data, other_seed=other_seed)
+    report = train_model(job, train, _scorer_training(job.config), data, other_seed=other_seed)
     return {**report, "levels": _fit(job)}
 
 
 def open_scorer(config: SsraConfig, folder: Path) -> PairScorer:
     """Open the score model of a finished stage."""
-    model = scorer_training(config).model
+    model = _scorer_training(config).model
     return PairScorer(folder, config.filter.scorer, model, adjust=config.filter.adjust)
 
 
 def _fit(job: Job) -> dict[str, Any]:
     dev = pair_arrays(load_pairs(str(job.path(DEV))))
-    return fit_levels(job.folder, job.config.filter.scorer, scorer_training(job.config).model, dev)
+    return fit_levels(job.folder, job.config.filter.scorer, _scorer_training(job.config).model, dev)
 
 
 def _check_given(checkpoint: Path, config: SsraConfig) -> None:

@@ -19,9 +19,9 @@ from relsdk.records import Document, LabelledPair
 from relsdk_training.config.ssra import SsraConfig, UnlabelledConfig
 from relsdk_training.data.pairs import read_splits
 from relsdk_training.data.text import document_text, normal_form
+from relsdk_training.ssra._shards import write_lines, write_shards
 from relsdk_training.ssra.job import Job
 from relsdk_training.ssra.pair_records import distinct
-from relsdk_training.ssra.shards import write_lines, write_shards
 
 __all__ = ["check", "identity", "work"]
 

@@ -16,9 +16,9 @@ from relsdk_training.objectives.query import examples_of
 from relsdk_training.query_models.base import QueryModel, QueryRequest
 from relsdk_training.query_models.endpoint import EndpointQueryModel
 from relsdk_training.query_models.writer import QueryWriter
+from relsdk_training.ssra._shards import map_shards, read_shards
 from relsdk_training.ssra.job import DOCUMENTS, LABELLED, Job
 from relsdk_training.ssra.pair_records import document_of
-from relsdk_training.ssra.shards import map_shards, read_shards
 from relsdk_training.ssra.stages.query import sampling_identity
 
 __all__ = ["ASKED_AT_ONCE", "check", "identity", "open_writer", "work", "write"]

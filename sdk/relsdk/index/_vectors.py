@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from relsdk.errors import InputError
 from relsdk.index._npy import HEADER_BYTES, map_matrix, npy_header
-from relsdk.index.storage import writing
+from relsdk.index._storage import writing
 
 __all__ = ["UNIT_TOLERANCE", "VECTORS_FILE", "VectorWriter", "check_queries", "check_vectors", "map_vectors"]
 

@@ -19,9 +19,9 @@ from relsdk.files.folders import json_sha256
 from relsdk.files.intact import hash_and_remember, is_intact
 from relsdk.index._database import DOCUMENTS_FILE
 from relsdk.index._duplicate_vectors import TWINS_FILE
+from relsdk.index._vectors import VECTORS_FILE
 from relsdk.index.base import IndexConfig
 from relsdk.index.hnsw import GRAPH_FILE
-from relsdk.index.vectors import VECTORS_FILE
 from relsdk.typed_json import convert_json, read_json
 
 __all__ = ["MANIFEST_FILE", "Manifest", "check_files", "read_manifest"]

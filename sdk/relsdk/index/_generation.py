@@ -15,16 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relsdk.errors import IndexFolderError
+from relsdk.index._building import INDEX_KINDS
 from relsdk.index._database import DOCUMENTS_FILE
 from relsdk.index._document_reader import DocumentReader
 from relsdk.index._filter_compiler import FilterCompiler
 from relsdk.index._filter_sql import Condition
 from relsdk.index._filtered_search import filtered_search
+from relsdk.index._manifest import Manifest, check_files, read_manifest
+from relsdk.index._vectors import VECTORS_FILE, map_vectors
 from relsdk.index.base import IndexConfig, Neighbours, VectorIndex
-from relsdk.index.building import INDEX_KINDS
 from relsdk.index.flat import exact_search
-from relsdk.index.manifest import Manifest, check_files, read_manifest
-from relsdk.index.vectors import VECTORS_FILE, map_vectors
 
 __all__ = ["Generation", "IndexInfo", "load_generation"]
 

@@ -18,12 +18,12 @@ from relsdk.errors import InputError
 from relsdk.formats import document_from_mapping
 from relsdk.index._database import DOCUMENTS_FILE
 from relsdk.index._document_writer import DocumentWriter, metadata_json
+from relsdk.index._manifest import MANIFEST_FILE, describe
+from relsdk.index._storage import new_generation, writing
+from relsdk.index._vectors import VECTORS_FILE, VectorWriter, check_vectors, map_vectors
 from relsdk.index.base import Encoder, IndexConfig, Progress, VectorIndex
 from relsdk.index.flat import FlatIndex
 from relsdk.index.hnsw import HnswIndex
-from relsdk.index.manifest import MANIFEST_FILE, describe
-from relsdk.index.storage import new_generation, writing
-from relsdk.index.vectors import VECTORS_FILE, VectorWriter, check_vectors, map_vectors
 from relsdk.records import Document
 
 __all__ = ["INDEX_KINDS", "build_index"]
