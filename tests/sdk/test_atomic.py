@@ -166,7 +166,7 @@ def test_two_folders_are_exchanged(tmp_path):
 
 ROOT = Path(__file__).resolve().parents[2]
 # Beside the room `files`: generations and stages, whose move is their commit; a file inside staging.
-RENAME = {"storage.py", "stage_runner.py", "optimum.py"}
+RENAME = {"_storage.py", "stage_runner.py", "optimum.py"}
 # What they write is inside a staging folder, a generation or a stage under way; engine/_log.py appends.
 WRITE = {
     *(

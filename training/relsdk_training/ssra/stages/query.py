@@ -62,12 +62,12 @@ def work(job: Job) -> dict[str, Any]:
     write_pairs(job.folder / "pairs.jsonl", distinct(pairs, labelled_key))
     del some, pairs  # the training reads the file
     data = QueryDataConfig(
-        train=str(job.folder / "pairs.jsonl"), dev=str(job.path(DEV)), texts=_write_texts(job)
+        train=str(job.folder / "pairs.jsonl"), dev=str(job.path(DEV)), texts=_texts_file(job)
     )
     return train_model(job, train_query, query_training(config), data)
 
 
-def _write_texts(job: Job) -> tuple[str, ...]:
+def _texts_file(job: Job) -> tuple[str, ...]:
     """Write the unlabelled text that a warm start learns to read by: queries and documents."""
     if not reads_texts(job.config):
         return ()
