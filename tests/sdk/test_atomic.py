@@ -192,7 +192,7 @@ RENAMES = re.compile(
     r"os\.(replace|rename|link|symlink)\(|\.rename\(|mkstemp|mkdtemp|NamedTemporary|FileLock"
 )
 WRITES = re.compile(
-    r"open\([^)]*\"[wax]b?\"|write_text|write_bytes|shutil\.(copyfile|copy|move)\(| save_file\("
+    r"open\([^)]*\"[wax]b?\"|\.write_text\(|\.write_bytes\(|shutil\.(copyfile|copy|move)\(| save_file\("
 )
 
 
