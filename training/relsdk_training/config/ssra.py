@@ -64,7 +64,7 @@ class CandidateConfig:
 
 @dataclass(frozen=True)
 class EndpointConfig:
-    """A language model behind an OpenAI-compatible endpoint.
+    """A language model behind an OpenAI-compatible endpoint; needs `pip install 'relsdk[llm]'`.
 
     Attributes:
         url: Of the endpoint, such as http://localhost:8000/v1.
