@@ -16,7 +16,7 @@ from relsdk.errors import IndexFolderError
 from relsdk.index._npy import map_matrix, npy_header
 from relsdk.index.base import Neighbours
 
-__all__ = ["TWINS_FILE", "Twins"]
+__all__ = ["TWINS_FILE", "DuplicateVectors"]
 
 TWINS_FILE = "twins.npy"
 _BLOCK = 8192
@@ -24,7 +24,7 @@ _BLOCK = 8192
 IntArray = NDArray[np.int64]
 
 
-class Twins:
+class DuplicateVectors:
     """The rows that stand for others with the same vector.
 
     Args:
@@ -40,7 +40,7 @@ class Twins:
         self._others = dict(zip(firsts.tolist(), groups, strict=False))
 
     @classmethod
-    def find(cls, vectors: NDArray[np.float32]) -> Twins:
+    def find(cls, vectors: NDArray[np.float32]) -> DuplicateVectors:
         """Group the rows of a matrix (N, D) by their bytes."""
         keys = _hashes(vectors)
         order = np.argsort(keys, kind="stable")  # within equal keys, rows rise
@@ -95,7 +95,7 @@ class Twins:
         (folder / TWINS_FILE).write_bytes(content)
 
     @classmethod
-    def load(cls, folder: Path, count: int) -> Twins:
+    def load(cls, folder: Path, count: int) -> DuplicateVectors:
         """Read the pairs.
 
         Raises:

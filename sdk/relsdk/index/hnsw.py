@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relsdk.errors import IndexFolderError
-from relsdk.index._duplicate_vectors import Twins
+from relsdk.index._duplicate_vectors import DuplicateVectors
 from relsdk.index._graph_file import check_graph_file
 from relsdk.index.base import IndexConfig, Neighbours, Progress, VectorIndex
 from relsdk.index.flat import exact_search
@@ -35,13 +35,15 @@ class HnswIndex(VectorIndex):
     hnswlib searches with max(ef, k) candidates, and its `set_ef` changes the searches of all threads. So ef
     stays 1, each search asks for as many results as it wants candidates, and the surplus is cut off.
 
-    Of equal vectors the graph holds one; see `Twins`.
+    Of equal vectors the graph holds one; see `DuplicateVectors`.
     """
 
-    def __init__(self, graph: Any, vectors: NDArray[np.float32], twins: Twins, config: IndexConfig) -> None:
+    def __init__(
+        self, graph: Any, vectors: NDArray[np.float32], duplicates: DuplicateVectors, config: IndexConfig
+    ) -> None:
         self._graph = graph
         self._vectors = vectors
-        self._twins = twins
+        self._duplicates = duplicates
         self._config = config
         graph.set_ef(1)
 
@@ -55,8 +57,8 @@ class HnswIndex(VectorIndex):
         on_progress: Progress | None = None,
     ) -> HnswIndex:
         """Build the graph block by block; see `VectorIndex.build`."""
-        twins = Twins.find(vectors)
-        rows = twins.representatives()
+        duplicates = DuplicateVectors.find(vectors)
+        rows = duplicates.representatives()
         threads = choose_threads(num_threads).threads
         graph = hnswlib.Index(space="ip", dim=vectors.shape[1])
         graph.init_index(
@@ -71,7 +73,7 @@ class HnswIndex(VectorIndex):
             if on_progress is not None:
                 on_progress("graph", start + len(block))
         graph.set_num_threads(threads)
-        return cls(graph, vectors, twins, config)
+        return cls(graph, vectors, duplicates, config)
 
     def search(self, queries: NDArray[np.float32], k: int, *, ef_search: int | None = None) -> Neighbours:
         """Find the nearest rows; see `VectorIndex.search`.
@@ -86,16 +88,16 @@ class HnswIndex(VectorIndex):
             labels, distances = self._graph.knn_query(queries, k=candidates)  # (Q, candidates)
         except RuntimeError:  # hnswlib found fewer
             return exact_search(self._vectors, queries, k)
-        return self._twins.expand(labels[:, :k].astype(np.int64), 1.0 - distances[:, :k], k)
+        return self._duplicates.expand(labels[:, :k].astype(np.int64), 1.0 - distances[:, :k], k)
 
     def save(self, folder: Path) -> None:
-        """Write the graph and the twins.
+        """Write the graph and the duplicates.
 
         Raises:
             OSError: The file is not what it must be: hnswlib does not say when a disk is full.
         """
         path = folder / GRAPH_FILE
-        self._twins.save(folder)
+        self._duplicates.save(folder)
         self._graph.save_index(os.fsencode(path))  # as bytes: a name need not be UTF-8
         wanted, written = int(self._graph.index_file_size()), path.stat().st_size
         if written != wanted:
@@ -105,12 +107,12 @@ class HnswIndex(VectorIndex):
     def load(cls, folder: Path, vectors: NDArray[np.float32], config: IndexConfig) -> HnswIndex:
         """Read the graph into memory; see `VectorIndex.load`."""
         path = folder / GRAPH_FILE
-        twins = Twins.load(folder, len(vectors))
-        check_graph_file(path, twins.representatives(), vectors.shape[1], config)
+        duplicates = DuplicateVectors.load(folder, len(vectors))
+        check_graph_file(path, duplicates.representatives(), vectors.shape[1], config)
         graph = hnswlib.Index(space="ip", dim=vectors.shape[1])
         try:
             graph.load_index(os.fsencode(path))
         except (RuntimeError, MemoryError) as error:
             raise IndexFolderError(f"cannot read {path}: hnswlib: {error}; build the index again") from error
         graph.set_num_threads(choose_threads().threads)
-        return cls(graph, vectors, twins, config)
+        return cls(graph, vectors, duplicates, config)

@@ -16,7 +16,7 @@ from relsdk.files.folders import file_sha256
 from relsdk.index._building import INDEX_KINDS
 from relsdk.index._database import DOCUMENTS_FILE
 from relsdk.index._document_reader import DocumentReader
-from relsdk.index._duplicate_vectors import TWINS_FILE, Twins
+from relsdk.index._duplicate_vectors import TWINS_FILE, DuplicateVectors
 from relsdk.index._graph_file import holds_vectors
 from relsdk.index._manifest import MANIFEST_FILE, Manifest, read_manifest
 from relsdk.index._storage import CURRENT, read_current
@@ -151,8 +151,8 @@ def _check_documents(folder: Path, manifest: Manifest) -> str:
 
 def _check_twins(folder: Path, manifest: Manifest) -> str:
     vectors = map_vectors(folder / VECTORS_FILE, manifest.count, manifest.dimension)
-    pairs = Twins.load(folder, manifest.count).pairs
-    if not np.array_equal(pairs, Twins.find(vectors).pairs):
+    pairs = DuplicateVectors.load(folder, manifest.count).pairs
+    if not np.array_equal(pairs, DuplicateVectors.find(vectors).pairs):
         raise InputError("they are not the rows with equal vectors; build the index again")
     return f"{len(pairs):,} rows have the vector of another"
 
@@ -161,7 +161,7 @@ def _check_graph(folder: Path, manifest: Manifest) -> str:
     """Compare all vectors with those of the graph and look for a sample; `load` checks links and labels."""
     vectors = map_vectors(folder / VECTORS_FILE, manifest.count, manifest.dimension)
     graph = INDEX_KINDS[manifest.config.kind].load(folder, vectors, manifest.config)
-    distinct = len(Twins.load(folder, manifest.count).representatives())
+    distinct = len(DuplicateVectors.load(folder, manifest.count).representatives())
     if not holds_vectors(folder / GRAPH_FILE, vectors, distinct, manifest.config):
         raise InputError("its vectors are not those of the index; build the index again")
     size = min(_SAMPLE, manifest.count)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from relsdk.bundle import Bundle, CalibrationKey, open_bundle
 from relsdk.bundle.hub import local_model
 from relsdk.errors import CalibrationError, InputError
+from relsdk.models._encode_options import NamedPrompt, Options, check_option, ordered_list, text_list
 from relsdk.models._query_cache import CacheInfo, open_query_cache
 from relsdk.models._vector_runner import VectorRunner
 from relsdk.models.pooling import Precision, to_precision
@@ -32,23 +33,6 @@ if TYPE_CHECKING:
     from relsdk.calibration import Calibration
 
 __all__ = ["Embedder", "TruncationWarning"]
-
-
-class _Options(TypedDict, total=False):
-    """What each way of encoding takes beside the texts, for the overloads."""
-
-    prompt: str | None
-    batch_size: int | None
-    show_progress_bar: bool
-    normalize_embeddings: bool | None
-    precision: Precision
-    truncation: Truncation
-
-
-class _NamedPrompt(_Options, total=False):
-    """What `Embedder.encode` takes."""
-
-    prompt_name: str | None
 
 
 class Embedder:
@@ -189,9 +173,9 @@ class Embedder:
         return self.variant.calibration(self.calibration_key) is not None
 
     @overload
-    def encode(self, inputs: str, **options: Unpack[_NamedPrompt]) -> Vector: ...  # type: ignore[overload-overlap]
+    def encode(self, inputs: str, **options: Unpack[NamedPrompt]) -> Vector: ...  # type: ignore[overload-overlap]
     @overload
-    def encode(self, inputs: Sequence[str], **options: Unpack[_NamedPrompt]) -> Matrix: ...
+    def encode(self, inputs: Sequence[str], **options: Unpack[NamedPrompt]) -> Matrix: ...
     def encode(
         self,
         inputs: str | Sequence[str],
@@ -230,7 +214,7 @@ class Embedder:
             InputError: An argument or an input is wrong.
             TruncationError: A text is too long and `truncation` is "error".
         """
-        _check_option("precision", precision, ("float32", "int8", "ubinary"))
+        check_option("precision", precision, ("float32", "int8", "ubinary"))
         if not isinstance(prompt, str | None):
             raise InputError(f"prompt is {type(prompt).__name__}; a string is needed")
         if prompt is None:
@@ -239,7 +223,7 @@ class Embedder:
         session = self._session(prompt_name)
         self._check_runtime(session)
         single = isinstance(inputs, str)
-        texts = _as_list(inputs)
+        texts = text_list(inputs)
         vectors = self._vectors.run(
             session,
             [prompt + text for text in texts] if prompt else texts,
@@ -253,9 +237,9 @@ class Embedder:
         return result[0] if single else result
 
     @overload
-    def encode_query(self, inputs: str, **options: Unpack[_Options]) -> Vector: ...  # type: ignore[overload-overlap]
+    def encode_query(self, inputs: str, **options: Unpack[Options]) -> Vector: ...  # type: ignore[overload-overlap]
     @overload
-    def encode_query(self, inputs: Sequence[str], **options: Unpack[_Options]) -> Matrix: ...
+    def encode_query(self, inputs: Sequence[str], **options: Unpack[Options]) -> Matrix: ...
     def encode_query(
         self,
         inputs: str | Sequence[str],
@@ -301,7 +285,7 @@ class Embedder:
                 precision=precision,
                 truncation=truncation,
             )
-        texts = _as_list(inputs)
+        texts = text_list(inputs)
         vectors = self._cache.look_up(texts, partial(self._encode_for_cache, unit_length))
         return vectors[texts[0]] if isinstance(inputs, str) else np.stack([vectors[text] for text in texts])
 
@@ -314,10 +298,10 @@ class Embedder:
         return vectors, self.truncated_count == before
 
     @overload
-    def encode_document(self, inputs: str | Document, **options: Unpack[_Options]) -> Vector: ...  # type: ignore[overload-overlap]
+    def encode_document(self, inputs: str | Document, **options: Unpack[Options]) -> Vector: ...  # type: ignore[overload-overlap]
     @overload
     def encode_document(
-        self, inputs: Sequence[str] | Sequence[Document], **options: Unpack[_Options]
+        self, inputs: Sequence[str] | Sequence[Document], **options: Unpack[Options]
     ) -> Matrix: ...
     def encode_document(
         self,
@@ -334,7 +318,7 @@ class Embedder:
 
         A `Document` becomes text by the model's document template.
         """
-        items = [inputs] if isinstance(inputs, str | Document) else _in_order(inputs)
+        items = [inputs] if isinstance(inputs, str | Document) else ordered_list(inputs)
         vectors = self.encode(
             [self.document_text(item) for item in items],
             prompt_name=self.known_prompt("document"),
@@ -422,25 +406,3 @@ def _open_again(kind: type[Embedder], path: Path, fingerprint: str, arguments: M
     embedder = kind(path, **arguments)
     embedder.bundle.check_fingerprint(fingerprint)
     return embedder
-
-
-def _as_list(inputs: str | Sequence[str]) -> list[str]:
-    if isinstance(inputs, str):
-        return [inputs]
-    texts = _in_order(inputs)
-    for position, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise InputError(f"input {position} is {type(text).__name__}; a string is needed")
-    return texts
-
-
-def _in_order(inputs: Iterable[Any]) -> list[Any]:
-    # Of a mapping the keys would be encoded, of a set nobody knew which row is which.
-    if not isinstance(inputs, Iterable) or isinstance(inputs, Mapping | Set):
-        raise InputError(f"inputs is {type(inputs).__name__}; a string or a list of strings is needed")
-    return list(inputs)
-
-
-def _check_option(name: str, value: str, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise InputError(f"{name}={value!r}; allowed are {list(allowed)}")

@@ -107,7 +107,7 @@ def test_graph_that_reaches_too_few_falls_back_to_exact(unit_vectors):
     vectors = unit_vectors(50)
     half = HnswIndex.build(vectors[:25], IndexConfig())
     half._graph.mark_deleted(3)  # counted, never found
-    whole = HnswIndex(half._graph, vectors, half._twins, IndexConfig())
+    whole = HnswIndex(half._graph, vectors, half._duplicates, IndexConfig())
     assert sorted(whole.search(vectors[:1], 40).rows[0]) == sorted(
         exact_search(vectors, vectors[:1], 40).rows[0]
     )
