@@ -167,12 +167,15 @@ def try_export(environment: CleanEnvironment, checkpoint: Path) -> None:
 
 def try_train(environment: CleanEnvironment, checkpoint: Path) -> None:
     """Train a checkpoint for two steps by relsdk's own recipe."""
-    pairs = [
-        {"query": query, "title": title, "label": label}
-        for query in (QUESTION, "大理旅游攻略", "手机黑屏怎么办")
-        for title, label in ((f"{query}，一步一步来", 3), (query[:2], 1), ("健身新手一周训练计划", 0))
-    ]
-    for name in ("train.jsonl", "dev.jsonl"):
+    for name, queries in {
+        "train.jsonl": (QUESTION, "大理旅游攻略", "手机黑屏怎么办"),
+        "dev.jsonl": ("蛋糕怎么做", "北京旅游攻略", "电脑黑屏怎么办"),
+    }.items():
+        pairs = [
+            {"query": query, "title": title, "label": label}
+            for query in queries
+            for title, label in ((f"{query}，一步一步来", 3), (query[:2], 1), ("健身新手一周训练计划", 0))
+        ]
         _write_lines(environment.place / name, pairs)
     settings = {
         "data.train": "train.jsonl",
