@@ -390,7 +390,7 @@ def test_a_model_that_writes_nothing_new_is_stopped(server, endpoint, answer, re
     server.replies = [(200, choices(answer))]
     documents = [QueryRequest(f"文档{number}", 3) for number in range(requests)]
     model.write(documents[:-1], samples=1, seed=0)
-    with pytest.raises(TrainingError, match=r"hardly any answer of qwen is a new query.*endpoint_name"):
+    with pytest.raises(TrainingError, match=r"hardly any answer of qwen is a new query.*endpoint\.name"):
         model.write(documents[-1:], samples=1, seed=0)
 
 

@@ -42,7 +42,7 @@ def warm_start(
     """
     encoder = load_transformer(AutoModel, checkpoint)
     config = encoder.config
-    layers, encoder_layers = _fitting(config, checkpoint, decoder_layers, encoder_layers)
+    layers, encoder_layers = _fit(config, checkpoint, decoder_layers, encoder_layers)
     ours = deepcopy(config)
     ours.update(
         {"is_decoder": True, "add_cross_attention": True, "num_hidden_layers": len(layers), "use_cache": True}
@@ -67,10 +67,10 @@ def check_warm_start(checkpoint: Path, decoder_layers: Sequence[int], encoder_la
             config = AutoConfig.from_pretrained(checkpoint, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{checkpoint} cannot be loaded: {str(error).splitlines()[0]}") from error
-    _fitting(config, checkpoint, decoder_layers, encoder_layers)
+    _fit(config, checkpoint, decoder_layers, encoder_layers)
 
 
-def _fitting(
+def _fit(
     config: Any, checkpoint: Path, decoder_layers: Sequence[int], encoder_layers: int
 ) -> tuple[list[int], int]:
     """Return both settings as an encoder of this depth allows them."""

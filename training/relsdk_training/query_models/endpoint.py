@@ -110,7 +110,7 @@ class EndpointQueryModel:
         if self._useless.give_up(useful):
             raise TrainingError(
                 f"hardly any answer of {self._endpoint.model} is a new query, the last is {answer[-100:]!r}; "
-                "let another model write (synthesis.endpoint_name), or raise query.model.temperature; "
+                "let another model write (synthesis.endpoint.name), or raise query.temperature; "
                 "finished work is kept and the same command goes on from there"
             )
 

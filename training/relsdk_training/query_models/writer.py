@@ -173,7 +173,7 @@ class QueryWriter(nn.Module):
             tokens: Examples.
             rows: (B,) which of them.
             starts: For warm starts, lists (B,) of start tokens: the documents are read once and the queries
-                judged under each. Other kinds have the level in their prompt, and get one list.
+                scored under each. Other kinds have the level in their prompt, and get one list.
             device: Where the module is.
 
         Returns:
@@ -183,14 +183,14 @@ class QueryWriter(nn.Module):
         queries = [tokens.queries[row] for row in rows]
         if self.settings.kind == "causal":
             return [self._causal(sources, queries, device)]
-        ids, mask = self._padded(sources, device)
-        labels, _ = self._padded(queries, device, fill=_IGNORED)  # (B, L)
+        ids, mask = self._pad(sources, device)
+        labels, _ = self._pad(queries, device, fill=_IGNORED)  # (B, L)
         if self.settings.kind == "seq2seq":
             logits = self.transformer(input_ids=ids, attention_mask=mask, labels=labels).logits
-            return [_gathered(logits, labels)]
+            return [_gather(logits, labels)]
         inner = _plain_model(self.transformer)
         hidden = inner.encoder(input_ids=ids, attention_mask=mask).last_hidden_state  # (B, T, D)
-        found = []
+        likelihoods = []
         for start in starts:
             first = torch.tensor(list(start), device=device)[:, None]  # (B, 1)
             before = torch.cat([first, labels[:, :-1].clamp(min=0)], dim=1)  # (B, L)
@@ -200,8 +200,8 @@ class QueryWriter(nn.Module):
                 decoder_input_ids=before,
                 use_cache=False,
             ).logits
-            found.append(_gathered(logits, labels))
-        return found
+            likelihoods.append(_gather(logits, labels))
+        return likelihoods
 
     @torch.inference_mode()
     def write(self, requests: Sequence[QueryRequest], *, samples: int, seed: int) -> list[list[str]]:
@@ -235,7 +235,7 @@ class QueryWriter(nn.Module):
             "pad_token_id": self.pad,
             "logits_processor": LogitsProcessorList([Nucleus(settings.temperature, settings.top_p)]),
         }
-        ids, mask = self._padded(sources, device, left=settings.kind == "causal")
+        ids, mask = self._pad(sources, device, left=settings.kind == "causal")
         if settings.kind == "warm_start":
             hidden = model.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
             hidden, mask = (x.repeat_interleave(samples, dim=0) for x in (hidden, mask))
@@ -256,12 +256,12 @@ class QueryWriter(nn.Module):
 
     def _causal(self, sources: list[list[int]], queries: list[list[int]], device: torch.device) -> Tensor:
         whole = [source + query for source, query in zip(sources, queries, strict=True)]
-        ids, mask = self._padded(whole, device)
-        labels, _ = self._padded(
+        ids, mask = self._pad(whole, device)
+        labels, _ = self._pad(
             [[_IGNORED] * len(s) + q for s, q in zip(sources, queries, strict=True)], device, fill=_IGNORED
         )
         logits = self.transformer(input_ids=ids, attention_mask=mask, use_cache=False).logits
-        return _gathered(logits[:, :-1], labels[:, 1:])
+        return _gather(logits[:, :-1], labels[:, 1:])
 
     def _source(self, document: str, level: int) -> list[int]:
         settings = self.settings
@@ -278,7 +278,7 @@ class QueryWriter(nn.Module):
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
-    def _padded(
+    def _pad(
         self,
         lists: Sequence[Sequence[int]],
         device: torch.device,
@@ -302,7 +302,7 @@ def _plain_model(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def _gathered(logits: Tensor, labels: Tensor) -> Tensor:
+def _gather(logits: Tensor, labels: Tensor) -> Tensor:
     """Log p of the labels (B, L) under logits (B, L, V); 0 where a label is ignored."""
     real = labels != _IGNORED
     flat = nn.functional.cross_entropy(

@@ -45,7 +45,7 @@ def _check_kind(folder: Path, kind: str) -> None:
     if type(config) not in known:
         raise InputError(
             f"{folder} holds {config.model_type!r}, which is no {kind} language model; name another "
-            "checkpoint or another query.model.kind"
+            "checkpoint or another query.kind"
         )
 
 

@@ -50,18 +50,18 @@ class ModelJudge:
 
     def contradictions(self, groups: Sequence[Group]) -> list[NDArray[np.bool_]]:
         """See `Judge`."""
-        asked = [group for group in groups if len(set(group.wanted)) > 1]
-        pairs = [(query, group.document) for group in asked for query in group.queries]
+        graded = [group for group in groups if len(set(group.wanted)) > 1]
+        pairs = [(query, group.document) for group in graded for query in group.queries]
         expected = expected_level(self.scorer.probabilities(pairs))
-        found, start = [], 0
+        contradicted, start = [], 0
         for group in groups:
             if len(set(group.wanted)) > 1:
                 end = start + len(group.queries)
-                found.append(contradictions(group.wanted, expected[start:end]))
+                contradicted.append(contradictions(group.wanted, expected[start:end]))
                 start = end
             else:
-                found.append(np.zeros((len(group.queries),) * 2, dtype=bool))
-        return found
+                contradicted.append(np.zeros((len(group.queries),) * 2, dtype=bool))
+        return contradicted
 
 
 class EndpointJudge:
@@ -77,7 +77,7 @@ class EndpointJudge:
 
     def contradictions(self, groups: Sequence[Group]) -> list[NDArray[np.bool_]]:
         """See `Judge`; an answer that names neither query contradicts nothing."""
-        found = []
+        contradicted = []
         for group in groups:
             wrong = np.zeros((len(group.queries),) * 2, dtype=bool)
             for i, high in enumerate(group.wanted):
@@ -88,8 +88,8 @@ class EndpointJudge:
                         wrong[i, j] = self._prefers(group.document, *pair, "B") and self._prefers(
                             group.document, *pair[::-1], "A"
                         )
-            found.append(wrong)
-        return found
+            contradicted.append(wrong)
+        return contradicted
 
     def _prefers(self, document: str, one: str, other: str, letter: str) -> bool:
         question = f"文档：{document}\nA：{one}\nB：{other}\n这篇文档更能满足哪个搜索词？只回答 A 或 B。"
@@ -105,9 +105,9 @@ class EndpointJudge:
 
 def _chosen_letter(answer: str) -> str:
     """Return which of A and B an answer names; "" when it names none, or both."""
-    said = without_thoughts(answer)
-    small = _SMALL_LETTER.fullmatch(said)
-    letters = {small[1].upper()} if small else set(_LETTER.findall(said))
+    text = without_thoughts(answer)
+    small = _SMALL_LETTER.fullmatch(text)
+    letters = {small[1].upper()} if small else set(_LETTER.findall(text))
     return letters.pop() if len(letters) == 1 else ""
 
 

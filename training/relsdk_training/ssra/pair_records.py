@@ -121,11 +121,11 @@ def distinct(items: Iterable[_T], key: Callable[[_T], object]) -> Iterator[_T]:
         items: N items.
         key: Makes a JSON value of one.
     """
-    seen: set[bytes] = set()
+    digests: set[bytes] = set()
     for item in items:
         digest = hashlib.blake2b(json.dumps(key(item)).encode(), digest_size=16).digest()
-        if digest not in seen:
-            seen.add(digest)
+        if digest not in digests:
+            digests.add(digest)
             yield item
 
 

@@ -1,4 +1,4 @@
-"""A trained model as a judge of pairs: a cross-encoder, or an encoder by its cosine.
+"""A trained model that gives pairs a level: a cross-encoder, or an encoder by its cosine.
 
 Shape letters: N pairs, L = 4 levels.
 """
@@ -49,7 +49,7 @@ class PairScorer:
         run: Folder of a training, with `best/` and what `fit_levels` wrote.
         kind: What was trained.
         config: How: head and limit of a pair, or the limit of a text.
-        adjust: See `adjusted`; the prior is that of dev.
+        adjust: See `_adjust`; the prior is that of dev.
 
     Raises:
         InputError: The folder has no levels.
@@ -66,7 +66,7 @@ class PairScorer:
         self.adjust = adjust
 
     def probabilities(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float64]:
-        """Judge pairs of query and document text: (N, L) float64; rows sum to 1."""
+        """Return how probable each level of pairs of query and document text is: (N, L), rows sum to 1."""
         if not pairs:
             return np.zeros((0, 4))
         return _adjust(self.calibration.probabilities(self.model.scores(pairs)), self.prior, self.adjust)

@@ -149,8 +149,8 @@ class _QueryTally:
     """Measures the texts of queries."""
 
     def __init__(self) -> None:
-        self.seen: set[bytes] = set()
-        self.made = self.duplicates = self.echoes = 0
+        self.hashes: set[bytes] = set()
+        self.new = self.duplicates = self.echoes = 0
         self.lengths: Counter[int] = Counter()
         self.scripts: Counter[str] = Counter()
 
@@ -161,9 +161,9 @@ class _QueryTally:
             return
         key = hashlib.blake2b(normal.encode("utf-8", "surrogatepass"), digest_size=8).digest()
         if record["source"] != "labelled":
-            self.made += 1
-            self.duplicates += key in self.seen
-        self.seen.add(key)
+            self.new += 1
+            self.duplicates += key in self.hashes
+        self.hashes.add(key)
         self.echoes += normal == normal_form(record["document"]["title"])
         self.lengths[len(query)] += 1
         self.scripts.update(name for name, pattern in _SCRIPTS.items() if pattern.search(query))
@@ -173,7 +173,7 @@ class _QueryTally:
         characters = sum(length * number for length, number in self.lengths.items())
         return {
             "queries": queries,
-            "duplicate_rate": _share(self.duplicates, self.made),
+            "duplicate_rate": _share(self.duplicates, self.new),
             "echo_share": _share(self.echoes, queries),
             "query_length": {
                 "mean": _share(characters, queries),
@@ -192,7 +192,7 @@ class _Sample:
             raise InputError(f"{size} examples were asked for; allowed are 0 and more")
         self.size = size
         self.seed = seed
-        self.seen: Counter[tuple[int, bool]] = Counter()
+        self.counts: Counter[tuple[int, bool]] = Counter()
         self.cells: dict[tuple[int, bool], list[tuple[int, dict[str, Any]]]] = {}
         self.random: dict[tuple[int, bool], random.Random] = {}
 
@@ -201,8 +201,8 @@ class _Sample:
         if level is None:
             return
         cell = level, bool(record["kept"])
-        number = self.seen[cell]
-        self.seen[cell] += 1
+        number = self.counts[cell]
+        self.counts[cell] += 1
         chosen = self.cells.setdefault(cell, [])
         if len(chosen) < self.size:
             chosen.append((number, dict(record)))

@@ -51,9 +51,9 @@ def check(config: SsraConfig) -> None:
 
 def work(job: Job) -> dict[str, Any]:
     """Put labelled, annotated and written pairs together in the wanted shares."""
-    asked = job.config.balance
-    stages = [*(job.paths("annotate") if asked.annotated else []), *job.paths("filter-*")]
-    unused = _write_balanced(job.folder, job.path(LABELLED), stages, asked, job.config.run.seed)
+    settings = job.config.balance
+    stages = [*(job.paths("annotate") if settings.annotated else []), *job.paths("filter-*")]
+    unused = _write_balanced(job.folder, job.path(LABELLED), stages, settings, job.config.run.seed)
     report = stage_report(read_records(job.folder))
     total = sum(unused) + report["total"] - sum(report["sources"].get("labelled", []))
     if sum(unused) > _UNUSED * total:
@@ -66,7 +66,7 @@ def work(job: Job) -> dict[str, Any]:
 
 
 def _level_counts(
-    labelled: Sequence[int], made: Sequence[int], shares: Sequence[float], size: int
+    labelled: Sequence[int], available: Sequence[int], shares: Sequence[float], size: int
 ) -> NDArray[np.int64]:
     """Return how many pairs of each level the result has: (L,).
 
@@ -75,7 +75,7 @@ def _level_counts(
 
     Args:
         labelled: (L,) labelled pairs of each level.
-        made: (L,) pairs of each level to fill up with.
+        available: (L,) pairs of each level to fill up with.
         shares: (L,) of the result, above 0.
         size: Pairs wanted; 0 takes the largest that has the shares.
 
@@ -83,7 +83,7 @@ def _level_counts(
         InputError: The shares are not four numbers above 0.
     """
     wanted = _normalise(shares)
-    have, more = np.asarray(labelled), np.asarray(made)
+    have, more = np.asarray(labelled), np.asarray(available)
     total = size or int(((have + more) / wanted).min())
     return np.clip(np.rint(wanted * total).astype(np.int64), have, have + more)
 
@@ -128,7 +128,7 @@ def _balanced_choice(
 
 
 def _write_balanced(
-    work: Path, labelled: Path, made: Sequence[Path], config: BalanceConfig, seed: int
+    work: Path, labelled: Path, stages: Sequence[Path], config: BalanceConfig, seed: int
 ) -> list[int]:
     """Write the chosen pairs, as records in shards and as `pairs.jsonl` to train on.
 
@@ -137,36 +137,36 @@ def _write_balanced(
     Args:
         work: Folder of the stage.
         labelled: File of the labelled pairs.
-        made: Stages whose kept records fill up.
+        stages: Those whose kept records fill up.
         config: Shares and size.
         seed: Of the choice.
 
     Returns:
-        (L,) made pairs of each level that were not chosen.
+        (L,) pairs of stages, of each level, that were not chosen.
 
     Raises:
         InputError: The shares are wrong, or a stage is damaged.
     """
     levels, is_labelled = [], []
-    for record in _distinct_records(labelled, made):
+    for record in _distinct_records(labelled, stages):
         levels.append(level_of(record) or 0)
         is_labelled.append(record["source"] == "labelled")
     rows = set(_balanced_choice(levels, is_labelled, config.shares, config.size, seed).tolist())
     unused = Counter(level for row, level in enumerate(levels) if row not in rows)
-    chosen = (record for row, record in enumerate(_distinct_records(labelled, made)) if row in rows)
+    chosen = (record for row, record in enumerate(_distinct_records(labelled, stages)) if row in rows)
     write_shards(work, "records", chosen, _SHARD)
     write_pairs(work / "pairs.jsonl", kept_pairs(work))
     return [unused[level] for level in range(NUM_LEVELS)]
 
 
-def _distinct_records(labelled: Path, made: Sequence[Path]) -> Iterator[Record]:
+def _distinct_records(labelled: Path, stages: Sequence[Path]) -> Iterator[Record]:
     """Yield the first record of each pair: labelled ones, then those that stages kept."""
-    return distinct(_records(labelled, made), key_of)
+    return distinct(_records(labelled, stages), key_of)
 
 
-def _records(labelled: Path, made: Sequence[Path]) -> Iterator[Record]:
+def _records(labelled: Path, stages: Sequence[Path]) -> Iterator[Record]:
     for pair in read_pairs(labelled):
         document = {"id": pair.document.id, "title": pair.document.title, "text": pair.document.text}
         yield new_record(document, pair.query, wanted=int(pair.level), source="labelled")
-    for stage in made:
+    for stage in stages:
         yield from (record for record in read_records(stage) if record["kept"])

@@ -35,15 +35,15 @@ _REPEATS = 0.5
 
 def identity(config: SsraConfig) -> list[Any]:
     """Return what the stage depends on besides its inputs."""
-    asked = config.filter
+    settings = config.filter
     keeping = {
-        "scorer": asked.scorer,
-        "thresholds": asked.thresholds,
-        "adjust": asked.adjust,
-        "by_score": asked.by_score,
-        "judge": asked.judge,
+        "scorer": settings.scorer,
+        "thresholds": settings.thresholds,
+        "adjust": settings.adjust,
+        "by_score": settings.by_score,
+        "judge": settings.judge,
         "judge_share": JUDGE_SHARE,
-        "judge_name": asked.endpoint.name,  # where it is changes nothing; which model answers does
+        "judge_name": settings.endpoint.name,  # where it is changes nothing; which model answers does
     }
     return [keeping, reading_identity(config)]
 
@@ -110,16 +110,16 @@ def _filter_queries(
         model_hash: Goes into the records.
     """
     records = []
-    seen: set[tuple[str, int, str]] = set()
+    keys: set[tuple[str, int, str]] = set()
     for line in lines:
         document, level = line["document"], line["wanted"]
         for query in (clean(query) for query in line["queries"]):
             record = new_record(document, query, wanted=level, source="synthesised")
             record |= {"round": round_number, "model": model_hash}
             key = (document_of(document), level, normal_form(query))
-            reason = fault(query, document["title"], filters.scripts) or ("duplicate" if key in seen else "")
+            reason = fault(query, document["title"], filters.scripts) or ("duplicate" if key in keys else "")
             reason = reason or ("held out" if normal_form(query) in filters.held_out else "")
-            seen.add(key)
+            keys.add(key)
             if reason:
                 drop(record, reason)
             records.append(record)
@@ -139,11 +139,11 @@ def _check_order(records: Sequence[Record], judge: Judge) -> None:
     groups: dict[str, list[Record]] = {}
     for record in records:
         groups.setdefault(document_of(record["document"]), []).append(record)
-    asked = [
+    document_groups = [
         Group(document, [r["query"] for r in of_one], [r["wanted"] for r in of_one])
         for document, of_one in groups.items()
     ]
-    for of_one, wrong in zip(groups.values(), judge.contradictions(asked), strict=True):
+    for of_one, wrong in zip(groups.values(), judge.contradictions(document_groups), strict=True):
         compared = len({record["wanted"] for record in of_one}) > 1
         for record, stays, clashes in zip(
             of_one, consistent(wrong), np.any(wrong | wrong.T, axis=1), strict=True

@@ -49,5 +49,5 @@ def work(job: Job) -> dict[str, Any]:
 
 def judging_endpoint(config: SsraConfig) -> ChatEndpoint:
     """Return the endpoint that judges the order of queries; see `ChatEndpoint`."""
-    asked = config.filter.endpoint
-    return ChatEndpoint(asked.url, asked.name, api_key_env=asked.key_env, timeout=asked.timeout)
+    endpoint = config.filter.endpoint
+    return ChatEndpoint(endpoint.url, endpoint.name, api_key_env=endpoint.key_env, timeout=endpoint.timeout)

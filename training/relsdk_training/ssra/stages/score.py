@@ -56,13 +56,13 @@ def identity(config: SsraConfig) -> list[Any]:
 
 def check(config: SsraConfig) -> None:
     """Check the score model's settings, and the one that is given."""
-    asked = config.filter
-    if not asked.adjust <= _MOST_ADJUSTED:
-        raise InputError(f"filter.adjust={asked.adjust}; 0 to {_MOST_ADJUSTED} is needed, 1 is in full")
-    if asked.checkpoint:
-        _check_given(Path(asked.checkpoint), config)
-    judges = asked.judge == "model" and config.synthesis.rounds > 0
-    if asked.scorer == "cross_encoder" and (judges or not asked.checkpoint):
+    settings = config.filter
+    if not settings.adjust <= _MOST_ADJUSTED:
+        raise InputError(f"filter.adjust={settings.adjust}; 0 to {_MOST_ADJUSTED} is needed, 1 is in full")
+    if settings.checkpoint:
+        _check_given(Path(settings.checkpoint), config)
+    judges = settings.judge == "model" and config.synthesis.rounds > 0
+    if settings.scorer == "cross_encoder" and (judges or not settings.checkpoint):
         check_start("score", score_training(config))
 
 

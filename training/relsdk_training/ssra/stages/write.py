@@ -30,12 +30,12 @@ _MOST_ROUNDS = 20
 
 def identity(config: SsraConfig) -> list[Any]:
     """Return what the stage depends on besides its inputs."""
-    asked = config.synthesis
+    settings = config.synthesis
     writing = [
-        asked.levels,
-        asked.samples,
-        bool(asked.endpoint.url),  # where it is changes nothing; which model answers does
-        asked.endpoint.name,
+        settings.levels,
+        settings.samples,
+        bool(settings.endpoint.url),  # where it is changes nothing; which model answers does
+        settings.endpoint.name,
         sampling_identity(config),
     ]
     return [writing, config.run.seed]
@@ -43,17 +43,17 @@ def identity(config: SsraConfig) -> list[Any]:
 
 def check(config: SsraConfig) -> None:
     """Check what is wanted, and the endpoint that writes."""
-    asked = config.synthesis
-    levels = asked.levels
+    settings = config.synthesis
+    levels = settings.levels
     wrong = not levels or len(set(levels)) < len(levels) or not set(levels) <= set(range(NUM_LEVELS))
-    if wrong or asked.samples < 1:
+    if wrong or settings.samples < 1:
         raise InputError(
-            f"synthesis.levels {list(levels)}, samples {asked.samples}; needed are different "
+            f"synthesis.levels {list(levels)}, samples {settings.samples}; needed are different "
             "levels out of 0 to 3, at least one, and at least 1 sample"
         )
-    if not asked.rounds <= _MOST_ROUNDS:
-        raise InputError(f"synthesis.rounds={asked.rounds}; 0 to {_MOST_ROUNDS} is needed")
-    if asked.endpoint.url:
+    if not settings.rounds <= _MOST_ROUNDS:
+        raise InputError(f"synthesis.rounds={settings.rounds}; 0 to {_MOST_ROUNDS} is needed")
+    if settings.endpoint.url:
         _writing_endpoint(config)
 
 
@@ -126,5 +126,5 @@ def _open_endpoint(job: Job) -> QueryModel:
 
 
 def _writing_endpoint(config: SsraConfig) -> ChatEndpoint:
-    asked = config.synthesis.endpoint
-    return ChatEndpoint(asked.url, asked.name, api_key_env=asked.key_env, timeout=asked.timeout)
+    endpoint = config.synthesis.endpoint
+    return ChatEndpoint(endpoint.url, endpoint.name, api_key_env=endpoint.key_env, timeout=endpoint.timeout)
