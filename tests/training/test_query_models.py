@@ -746,10 +746,10 @@ DEPTHS = [(2, [0, 1]), (3, [0, 1, 2]), (6, [1, 2, 4, 5]), (12, [2, 5, 8, 11]), (
 def test_the_usual_decoder_layers_fit_an_encoder_of_another_depth(layers, wanted):
     from transformers import BertConfig
 
-    from relsdk_training.query_models._warm_start import _fitting
+    from relsdk_training.query_models._warm_start import _fit
 
     config = BertConfig(num_hidden_layers=layers)
-    assert _fitting(config, "here", QueryModelConfig().decoder_layers, 0) == (wanted, 0)
+    assert _fit(config, "here", QueryModelConfig().decoder_layers, 0) == (wanted, 0)
 
 
 @pytest.fixture
