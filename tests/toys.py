@@ -45,32 +45,48 @@ def copy_bundle(name, folder, *, variants=None):
     return folder
 
 
-def make_checkpoint(folder, *, seed=0, hidden=32, pooling="mean", normalize=True, pad_token="<pad>"):
-    """Write a small random BERT checkpoint in sentence-transformers layout."""
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
+def write_tokenizer(
+    folder,
+    corpus,
+    couples,
+    *,
+    pad_token="<pad>",
+    single="<s> $A </s>",
+    pair="<s> $A </s> </s> $B </s>",
+):
+    """Write a Unigram tokenizer that knows a corpus' characters and some couples of them; return its size.
+
+    It is made by rule: the library's trainer gives another vocabulary in each process.
+    """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-    from relsdk.bundle import EncoderSettings, write_layout
-
-    # Made by rule: the library's Unigram trainer gives another vocabulary in each process.
-    characters = sorted({character for text in CORPUS for character in text} - {" "})
-    couples = sorted(
-        {text[i : i + 2] for text in CORPUS for i in range(len(text) - 1) if " " not in text[i : i + 2]}
-    )
     special = ["<s>", pad_token, "</s>", "<unk>", "<mask>"]
+    characters = sorted({character for text in corpus for character in text} - {" "})
     vocabulary = [(token, 0.0) for token in special] + [("\u2581", -6.0)]
-    vocabulary += [(piece, -8.0 - 0.01 * i) for i, piece in enumerate(characters)]
-    vocabulary += [(piece, -10.0 - 0.01 * i) for i, piece in enumerate(couples)]
+    vocabulary += [(piece, -8.0 - 0.01 * i) for i, piece in enumerate(characters)] + couples
     tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=3, byte_fallback=False))
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.add_special_tokens(special)
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+        single=single, pair=pair, special_tokens=[("<s>", 0), ("</s>", 2)]
     )
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
+    return tokenizer.get_vocab_size()
+
+
+def make_checkpoint(folder, *, seed=0, hidden=32, pooling="mean", normalize=True, pad_token="<pad>"):
+    """Write a small random BERT checkpoint in sentence-transformers layout."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    from relsdk.bundle import EncoderSettings, write_layout
+
+    couples = sorted(
+        {text[i : i + 2] for text in CORPUS for i in range(len(text) - 1) if " " not in text[i : i + 2]}
+    )
+    scored = [(piece, -10.0 - 0.01 * i) for i, piece in enumerate(couples)]
+    vocabulary_size = write_tokenizer(folder, CORPUS, scored, pad_token=pad_token)
     (folder / "tokenizer_config.json").write_text(
         json.dumps(
             {
@@ -85,7 +101,7 @@ def make_checkpoint(folder, *, seed=0, hidden=32, pooling="mean", normalize=True
     )
     torch.manual_seed(seed)
     config = transformers.BertConfig(
-        vocab_size=tokenizer.get_vocab_size(),
+        vocab_size=vocabulary_size,
         hidden_size=hidden,
         num_hidden_layers=2,
         num_attention_heads=4,

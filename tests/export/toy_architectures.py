@@ -2,6 +2,8 @@
 
 import json
 
+from tests.toys import write_tokenizer
+
 CONFIGS = {
     # name -> (configuration class, its arguments, pooling, limit in tokens)
     "bert": ("BertConfig", {"max_position_embeddings": 64}, "cls", 64),
@@ -76,28 +78,14 @@ def make_cross_encoder(name, folder, corpus, head="categorical", types=False):
 def write_tokenizer_and_config(name, folder, corpus, types=False):
     """Write the tokenizer (a decoder's adds an end token and no first one); return the configuration."""
     import transformers
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    # Made by rule: the library's Unigram trainer gives another vocabulary in each process.
-    characters = sorted({character for text in corpus for character in text} - {" "})
-    vocabulary = [(token, 0.0) for token in special] + [("\u2581", -6.0)]
-    vocabulary += [(piece, -8.0 - 0.01 * i) for i, piece in enumerate(characters)]
     couples = sorted({text[i : i + 2] for text in corpus for i in range(0, len(text) - 1, 2)})
-    vocabulary += [(piece, -10.0) for piece in couples if " " not in piece]
-    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=3, byte_fallback=False))
-    tokenizer.normalizer = normalizers.NFKC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.add_special_tokens(special)
+    scored = [(piece, -10.0) for piece in couples if " " not in piece]
     second = ":1" if types else ""
     single, pair = "<s> $A </s>", f"<s> $A </s> </s> $B{second} </s>{second}"
     if name == "qwen3":
         single, pair = "$A </s>", "$A </s> $B </s>"
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=single, pair=pair, special_tokens=[("<s>", 0), ("</s>", 2)]
-    )
-    folder.mkdir(parents=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
+    vocabulary_size = write_tokenizer(folder, corpus, scored, single=single, pair=pair)
     names = {"pad_token": "<pad>", "unk_token": "<unk>", "cls_token": "<s>", "eos_token": "</s>"}
     write(
         folder / "tokenizer_config.json",
@@ -114,7 +102,7 @@ def write_tokenizer_and_config(name, folder, corpus, types=False):
     if name == "modernbert":
         tokens |= {"cls_token_id": 0, "sep_token_id": 2}
     return getattr(transformers, kind)(
-        vocab_size=tokenizer.get_vocab_size(), initializer_range=0.3, **tokens, **sizes, **arguments
+        vocab_size=vocabulary_size, initializer_range=0.3, **tokens, **sizes, **arguments
     )
 
 
