@@ -4,6 +4,7 @@ It holds what torch made of a module, its weights and its inputs, under the vers
 code of our packages. All that is relsdk's (fusion, quantisation, parity checks, writing) runs each time.
 """
 
+import functools
 import hashlib
 import os
 import uuid
@@ -29,6 +30,7 @@ def remembered(export: Callable[..., Any], folder: Path) -> Callable[..., Any]:
     """Wrap `torch.onnx.export`: a toy that any process exported before is read from a folder."""
     world = _versions_and_code()
 
+    @functools.wraps(export)
     def exported(module: nn.Module, *others: Any, **options: Any) -> Any:
         if others or sum(tensor.nbytes for tensor in module.state_dict().values()) > _TOY_BYTES:
             return export(module, *others, **options)  # another exporter's call, or no toy
