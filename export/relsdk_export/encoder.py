@@ -31,7 +31,7 @@ from relsdk.runtime.tokenizer import open_tokenizer
 from relsdk_checkpoint.loading import keep_layers
 from relsdk_export.checks import check_layers
 from relsdk_export.cuts.vocabulary import cut_vocabulary, keep_pieces
-from relsdk_export.gate.corpus import PARITY_TEXTS, Sample, input_batches, typical_texts
+from relsdk_export.gate.corpus import PARITY_TEXTS, SAMPLE_SIZE, Sample, input_batches, typical_texts
 from relsdk_export.gate.parity import ParityBudget, check_parity, torch_vectors
 from relsdk_export.onnx.convert import SentenceEncoder, load_encoder
 from relsdk_export.onnx.optimum import require_optimum, write_onnx_with_optimum
@@ -71,6 +71,7 @@ def export_encoder(
     gate: Gate | None = None,
     exporter: Exporter = "torch",
     query_tower: Path | None = None,
+    sample_size: int = SAMPLE_SIZE,
     overwrite: bool = False,
     on_step: OnStep = lambda step: None,
 ) -> Bundle:
@@ -87,6 +88,8 @@ def export_encoder(
         exporter: What writes the fp32 graph: torch.onnx, or Optimum (`relsdk[optimum]`).
         query_tower: Checkpoint of a smaller encoder that was trained to embed queries where this one does
             (`relsdk train distill` with `distill.student=query`); the bundle encodes queries with it.
+        sample_size: How many texts of `cuts.vocabulary_from` activations are measured on: fewer are faster,
+            and weights are rounded a little worse.
         overwrite: Replace a bundle that is there.
         on_step: Called with a short description before each step.
 
@@ -109,7 +112,14 @@ def export_encoder(
                 "Optimum reads one checkpoint as it is; cut it or add a query tower with --exporter torch"
             )
     job = _EncoderJob(
-        checkpoint, cuts, prompts, budget or ParityBudget(), exporter, query_tower, own_sample(gate)
+        checkpoint,
+        cuts,
+        prompts,
+        budget or ParityBudget(),
+        exporter,
+        query_tower,
+        own_sample(gate),
+        sample_size,
     )
     return export_bundle(job, target, variants=variants, gate=gate, overwrite=overwrite, on_step=on_step)
 
@@ -137,6 +147,7 @@ class _EncoderJob:
         exporter: Exporter,
         query_tower: Path | None = None,
         own: Sequence[LabelledPair] = (),
+        sample_size: int = SAMPLE_SIZE,
     ) -> None:
         self.checkpoint = checkpoint
         self.towers: dict[Tower, Path] = {"model": checkpoint}
@@ -148,6 +159,7 @@ class _EncoderJob:
         self._prompts = prompts
         self._cuts: dict[str, Any] = {}
         self._own = own
+        self._sample_size = sample_size
         self._typical: list[tuple[str, str]] = []  # prompt names and texts
 
     def prepare(self, folder: Path, on_step: OnStep) -> None:
@@ -229,7 +241,7 @@ class _EncoderJob:
 
     def _cut_vocabulary(self, folder: Path, corpus: Iterable[str]) -> None:
         """Keep what the corpus needs; the reference vectors are of the uncut vocabulary all the same."""
-        sample = Sample(corpus)
+        sample = Sample(corpus, self._sample_size)
         cut = cut_vocabulary(tokenizer_path(self.checkpoint), self._with_each_prompt(sample))
         self._typical += self._add_prompts(sample.kept)
         self._refer(sample.kept[:_COMPARED])
@@ -245,7 +257,7 @@ class _EncoderJob:
         for tower, model in self.models.items():
             rows = [row for row, (name, _) in enumerate(self.inputs) if self._tower_of(name) == tower]
             texts = self._with_prompt([self.inputs[row] for row in rows])
-            self.expected[rows] = torch_vectors(model, self.checkpoint, texts)
+            self.expected[rows] = torch_vectors(model, texts)
 
     def _tower_of(self, prompt: str) -> Tower:
         return "query_model" if prompt == "query" and "query_model" in self.towers else "model"

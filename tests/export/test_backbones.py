@@ -279,7 +279,7 @@ def test_the_pypi_backbone_is_the_shared_model(monkeypatch, shared, tmp_path):
     prompt = settings[0].prompts["document"]
     assert settings[1].prompts["document"] == prompt
     found, expected = (
-        torch_vectors(load_encoder(folder, its), folder, [f"{prompt}{text}" for text in alike])
+        torch_vectors(load_encoder(folder, its), [f"{prompt}{text}" for text in alike])
         for folder, its in zip(folders, settings, strict=True)
     )
     assert (found * expected).sum(axis=1).min() >= 0.9999

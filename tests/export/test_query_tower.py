@@ -38,7 +38,7 @@ def test_queries_are_the_towers_and_documents_the_encoders(toy_checkpoint, toy_b
     both, alone = (Embedder(path, variant="fp32") for path in (bundle, toy_bundle))
     np.testing.assert_array_equal(both.encode_document(corpus), alone.encode_document(corpus))
     model = load_encoder(tower, read_encoder_settings(tower))
-    expected = torch_vectors(model, tower, ["query: " + text for text in corpus])
+    expected = torch_vectors(model, ["query: " + text for text in corpus])
     np.testing.assert_allclose(both.encode_query(corpus), expected, atol=1e-5)
     np.testing.assert_allclose(both.encode(corpus, prompt_name="query"), expected, atol=1e-5)
     assert np.abs(both.encode_query(corpus) - alone.encode_query(corpus)).max() > 1e-2

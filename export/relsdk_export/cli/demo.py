@@ -1,36 +1,42 @@
-"""`relsdk demo`: pull, export, calibrate, index, query and measure, on a corpus made on the spot.
+"""`relsdk demo`: pull, export, index, calibrate, query and measure, on a corpus made on the spot.
 
 Every step leaves its result complete in the demo's folder or not at all, so a second run reuses what is there
-and an interrupted one goes on where it stopped.
+and an interrupted one goes on where it stopped. What is older than the corpus, as after a run of another
+size or version, is made again.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
+import numpy as np
 
-from relsdk.bundle import Bundle, read_bundle
+from relsdk.bundle import RELSDK_JSON, read_bundle
 from relsdk.cli.evaluate import echo_evaluations
 from relsdk.cli.output import echo, echo_next
 from relsdk.cli.query import echo_hits
-from relsdk.errors import InputError, MissingExtraError, RelsdkError
-from relsdk.formats import read_documents
+from relsdk.errors import MissingExtraError, RelsdkError
+from relsdk.formats import read_documents, read_queries
 from relsdk.index import Index
 from relsdk.models.bi_encoder import BiEncoder
 from relsdk.models.embedder import Embedder
+from relsdk.models.pair_model import Pair, PairOutputs
 from relsdk.progress import Progress
-from relsdk.runtime.variants import best_int8, choose_variant
+from relsdk.runtime.variants import best_int8, choose_variant, runs_exactly
 from relsdk.search.searcher import Searcher
-from relsdk.tools.evaluation import calibrate_bundle, evaluate
+from relsdk.tools.evaluation import calibrate_model, evaluate
 from relsdk_sample import SampleWorld, generate, level_of, write
 
 __all__ = ["demo"]
 
 BACKBONE = "multilingual-e5-small"
 _QUERIES = 5
+_DOCUMENTS_PER_QUERY = 5  # of those that labelled pairs are made for
+# Texts that activations are measured on: a quarter of an export's.
+_SAMPLE = 64
 
 
 class _Clock:
@@ -57,29 +63,39 @@ class _Demo:
     def __init__(self, folder: Path, threads: int | None, documents: int) -> None:
         self.folder = folder
         self.threads = threads
-        self.world: SampleWorld = generate(n_documents=documents, n_queries=documents // 10)
+        self.world: SampleWorld = generate(n_documents=documents, n_queries=documents // _DOCUMENTS_PER_QUERY)
 
     @property
     def bundle_path(self) -> Path:
         return self.folder / "bundle"
 
+    @property
+    def index_path(self) -> Path:
+        return self.folder / "index"
+
+    @property
+    def world_path(self) -> Path:
+        return self.folder / "world"
+
     def write_world(self) -> str:
-        target = self.folder / "world"
-        reused = (target / "documents.jsonl").is_file()
+        reused = self._has_world()
         if not reused:
-            write(self.world, target)
-        found = sum(1 for _ in read_documents(target / "documents.jsonl"))
-        if found != len(self.world.documents):
-            raise InputError(
-                f"{self.folder} holds a demo of {found:,} documents, and {len(self.world.documents):,} are "
-                "asked for; name another --folder"
-            )
+            write(self.world, self.world_path, overwrite=True)
         return _outcome(
             reused, f"{len(self.world.documents):,} documents, {len(self.world.pairs):,} labelled pairs"
         )
 
+    def _has_world(self) -> bool:
+        """Whether the folder holds this very world: its documents and its queries."""
+        try:
+            documents = tuple(read_documents(self.world_path / "documents.jsonl"))
+            queries = [query.text for query in read_queries(self.world_path / "queries.jsonl")]
+        except RelsdkError:
+            return False
+        return documents == self.world.documents and queries == [query.text for query in self.world.queries]
+
     def export(self) -> str:
-        reused = _is_whole(self.bundle_path)
+        reused = self._has_bundle()
         if not reused:
             self._export()
         bundle = read_bundle(self.bundle_path)
@@ -87,55 +103,82 @@ class _Demo:
         size = bundle.onnx_path(chosen).stat().st_size / 1e6
         return _outcome(reused, f"{chosen.name}, {size:.0f} MB")
 
+    def _has_bundle(self) -> bool:
+        """Whether the folder holds a whole bundle for this world that this CPU runs exactly."""
+        try:
+            bundle = read_bundle(self.bundle_path)
+            bundle.check_hashes()
+        except RelsdkError:
+            return False
+        written = (self.bundle_path / RELSDK_JSON).stat().st_mtime_ns
+        is_newer = written >= (self.world_path / "documents.jsonl").stat().st_mtime_ns
+        return is_newer and runs_exactly(choose_variant(bundle))
+
     def _export(self) -> None:
         try:
             from relsdk_export.backbones.pull import pull
             from relsdk_export.encoder import EncoderCuts, export_encoder
         except ImportError as error:
             raise MissingExtraError("relsdk demo", "backbone,export") from error
-        pulled = pull(BACKBONE)
+        pulled = pull(BACKBONE, installed_first=True)
         echo(f"    {BACKBONE} from: {pulled.source}", dim=True, err=True)
         texts = (f"{document.title} {document.text}" for document in self.world.documents)
         export_encoder(
             pulled.path,
             self.bundle_path,
-            variants=["fp32", best_int8()],
+            variants=[best_int8()],
             cuts=EncoderCuts(vocabulary_from=texts),
+            sample_size=_SAMPLE,
             overwrite=True,
             on_step=lambda step: echo(f"    {step}", dim=True, err=True),
         )
+
+    def build_index(self) -> str:
+        embedder = self.embedder()
+        try:
+            with Index.open(self.index_path) as index:
+                index.check_encoder(embedder)
+                if tuple(index.documents()) == self.world.documents:
+                    return _outcome(True, f"{len(index):,} documents")
+        except RelsdkError:
+            pass  # absent, of another model or damaged: build it
+        documents = read_documents(self.world_path / "documents.jsonl")
+        with Progress(len(self.world.documents)) as progress:
+            index = Index.build(self.index_path, documents, embedder, overwrite=True, on_progress=progress)
+        with index:
+            return f"{len(index):,} documents"
 
     def calibrate(self) -> str:
         embedder = self.embedder()
         if embedder.is_calibrated:
             return _outcome(True, embedder.calibration.to_dict()["method"])
         pairs = self.world.split("train")
-        reports = calibrate_bundle(
-            self.bundle_path,
-            pairs,
-            variants=[embedder.variant.name],
-            threads=self.threads,
-            show_progress_bar=True,
-        )
-        return f"{reports[0].method} on {len(pairs):,} train pairs"
-
-    def build_index(self) -> str:
-        embedder = self.embedder()
-        path = self.folder / "index"
-        try:
-            with Index.open(path) as index:
-                index.check_encoder(embedder)
-                return _outcome(True, f"{len(index):,} documents")
-        except RelsdkError:
-            pass  # absent, of another model or damaged: build it
-        documents = read_documents(self.folder / "world" / "documents.jsonl")
-        with Progress(len(self.world.documents)) as progress:
-            index = Index.build(path, documents, embedder, overwrite=True, on_progress=progress)
-        with index:
-            return f"{len(index):,} documents"
+        with Index.open(self.index_path) as index:
+            report = calibrate_model(_IndexedPairs(embedder, index), pairs)
+        return f"{report.method} on {len(pairs):,} train pairs"
 
     def embedder(self) -> Embedder:
         return Embedder(self.bundle_path, threads=self.threads)
+
+
+class _IndexedPairs(BiEncoder):
+    """Judges pairs whose documents are in an index by their vectors there; queries alone are encoded."""
+
+    def __init__(self, embedder: Embedder, index: Index) -> None:
+        super().__init__(embedder)
+        self._vectors = index.vectors
+        self._rows = {embedder.document_text(item): row for row, item in enumerate(index.documents())}
+
+    def outputs(
+        self, pairs: Sequence[Pair], *, batch_size: int | None = None, show_progress_bar: bool = False
+    ) -> PairOutputs:
+        """Return the cosine of each pair."""
+        queries = {query: row for row, query in enumerate(dict.fromkeys(query for query, _ in pairs))}
+        encoded = self.embedder.encode_query(list(queries), batch_size=batch_size)
+        left = encoded[[queries[query] for query, _ in pairs]]  # (N, D)
+        right = self._vectors[[self._rows[self.embedder.document_text(item)] for _, item in pairs]]
+        cosines = np.asarray(np.einsum("nd,nd->n", left, right), dtype=np.float32)
+        return PairOutputs(cosines, cosines)
 
 
 @click.command(epilog="Example: relsdk demo --documents 1000")
@@ -150,7 +193,7 @@ class _Demo:
 @click.option(
     "--documents",
     type=click.IntRange(min=200),
-    default=5000,
+    default=1500,
     show_default=True,
     help="Size of the sample corpus; fewer are faster.",
 )
@@ -163,18 +206,18 @@ def demo(folder: Path, threads: int | None, documents: int) -> None:
     run = _Demo(folder, threads, documents)
     clock.step("sample corpus", run.write_world)
     clock.step("bundle", run.export)
-    clock.step("calibration", run.calibrate)
     clock.step("index", run.build_index)
+    clock.step("calibration", run.calibrate)
     embedder = run.embedder()
-    with Index.open(folder / "index") as index:
+    with Index.open(run.index_path) as index:
         searcher = Searcher(embedder, index)
         embedder.warmup()
         for query in run.world.split_queries("test")[:_QUERIES]:
             _answer(searcher, query.text)
-    echo()
-    clock.step("held-out pairs", lambda: _measure(embedder, run.world))
+        echo()
+        clock.step("held-out pairs", lambda: _measure(_IndexedPairs(embedder, index), run.world))
     echo(f"{clock.total():7.1f} s  in total, on {embedder.threads} threads")
-    echo_next("query", folder / "index", '"..." --min-level 2')
+    echo_next("query", run.index_path, '"..." --min-level 2')
 
 
 def _answer(searcher: Searcher, text: str) -> None:
@@ -186,19 +229,10 @@ def _answer(searcher: Searcher, text: str) -> None:
     echo_hits(hits, [level_of(text, hit.document) for hit in hits])
 
 
-def _measure(embedder: Embedder, world: SampleWorld) -> str:
+def _measure(model: BiEncoder, world: SampleWorld) -> str:
     pairs = world.split("test")
-    echo_evaluations([evaluate(BiEncoder(embedder), pairs, show_progress_bar=True)])
+    echo_evaluations([evaluate(model, pairs)])
     return f"{len(pairs):,} pairs of queries that the calibration has not seen"
-
-
-def _is_whole(path: Path) -> bool:
-    try:
-        bundle: Bundle = read_bundle(path)
-        bundle.check_hashes()
-    except RelsdkError:
-        return False
-    return True
 
 
 def _outcome(reused: bool, text: str) -> str:

@@ -16,6 +16,7 @@ from relsdk_sample import generate
 
 __all__ = [
     "PARITY_TEXTS",
+    "SAMPLE_SIZE",
     "Sample",
     "head",
     "input_batches",
@@ -26,7 +27,7 @@ __all__ = [
 ]
 
 # How many texts of a corpus are kept.
-_KEPT = 256
+SAMPLE_SIZE = 256
 _SENTENCES = (
     "大宅门演员表",
     "红烧肉怎么做才不腻？家常做法，一看就会",
@@ -56,16 +57,17 @@ PARITY_TEXTS: tuple[str, ...] = (
 class Sample:
     """Passes texts through and keeps an even sample of them."""
 
-    def __init__(self, texts: Iterable[str]) -> None:
+    def __init__(self, texts: Iterable[str], size: int = SAMPLE_SIZE) -> None:
         self._texts = texts
+        self._size = size
         self.kept: list[str] = []
 
     def __iter__(self) -> Iterator[str]:
         rng = np.random.default_rng(0)
         for number, text in enumerate(self._texts):
-            if len(self.kept) < _KEPT:
+            if len(self.kept) < self._size:
                 self.kept.append(text)
-            elif (slot := int(rng.integers(number + 1))) < _KEPT:  # reservoir sampling
+            elif (slot := int(rng.integers(number + 1))) < self._size:  # reservoir sampling
                 self.kept[slot] = text
             yield text
 
@@ -84,14 +86,14 @@ def read_texts(path: Path) -> Iterator[str]:
 
 def sample_of_pairs(pairs: Sequence[LabelledPair]) -> list[LabelledPair]:
     """Return an even sample of labelled pairs to measure activations on."""
-    step = max(1, len(pairs) // _KEPT)
-    return list(pairs[::step][:_KEPT])
+    step = max(1, len(pairs) // SAMPLE_SIZE)
+    return list(pairs[::step][:SAMPLE_SIZE])
 
 
 def typical_texts() -> list[str]:
     """Return texts to measure activations on when there is nothing of the user's."""
     world = generate(n_documents=300, n_queries=60)
-    documents = [f"{document.title} {document.text}" for document in world.documents[:_KEPT]]
+    documents = [f"{document.title} {document.text}" for document in world.documents[:SAMPLE_SIZE]]
     return [*PARITY_TEXTS, *(query.text for query in world.queries), *documents]
 
 
@@ -100,7 +102,9 @@ def typical_pairs(texts: Sequence[str] = ()) -> list[tuple[str, str]]:
     if texts:
         return [(head(text), texts[(row + 1) % len(texts)]) for row, text in enumerate(texts)]
     world = generate(n_documents=300, n_queries=60)
-    pairs = [(pair.query, f"{pair.document.title} {pair.document.text}") for pair in world.pairs[:_KEPT]]
+    pairs = [
+        (pair.query, f"{pair.document.title} {pair.document.text}") for pair in world.pairs[:SAMPLE_SIZE]
+    ]
     return [*pairs, *((head(text), text) for text in PARITY_TEXTS)]
 
 

@@ -95,20 +95,17 @@ class _LogitParity:
         return asdict(self)
 
 
-def torch_vectors(
-    model: SentenceEncoder, tokenizer_folder: Path, texts: Sequence[str]
-) -> NDArray[np.float32]:
+def torch_vectors(model: SentenceEncoder, texts: Sequence[str]) -> NDArray[np.float32]:
     """Encode texts one by one with torch and transformers' own tokenizer.
 
     Args:
-        model: The checkpoint.
-        tokenizer_folder: Where its tokenizer is.
+        model: The checkpoint, as `load_encoder` loads it.
         texts: N texts, prompts included.
 
     Returns:
         (N, D) float32.
     """
-    tokenizer = load_tokenizer(tokenizer_folder)
+    tokenizer = model.tokenizer
     limit = min(tokenizer.model_max_length, model.max_tokens)
     vectors = []
     with torch.inference_mode():

@@ -55,6 +55,7 @@ class SentenceEncoder(nn.Module):
         self.max_tokens = settings.max_tokens
         self.width = settings.dimension
         self.cut: int | None = None
+        self.tokenizer: Any = None  # transformers' own, of a checkpoint that was loaded
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Encode a batch.
@@ -117,7 +118,8 @@ def load_encoder(checkpoint: Path, settings: EncoderSettings) -> SentenceEncoder
     dense = [read_dense(checkpoint, layer) for layer in settings.dense]
     encoder = SentenceEncoder(_load(AutoModel, checkpoint), settings, dense).eval()
     _check_architecture(encoder, checkpoint)
-    _check_tokenizer(encoder.transformer, load_tokenizer(checkpoint), checkpoint)
+    encoder.tokenizer = load_tokenizer(checkpoint)
+    _check_tokenizer(encoder.transformer, encoder.tokenizer, checkpoint)
     return encoder
 
 

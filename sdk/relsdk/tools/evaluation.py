@@ -36,6 +36,7 @@ __all__ = [
     "Evaluation",
     "OperatingPoint",
     "calibrate_bundle",
+    "calibrate_model",
     "evaluate",
     "operating_point",
 ]
@@ -173,10 +174,20 @@ def calibrate_bundle(
         model = pooled(
             open_pair_model(bundle.path, variant=name, threads=threads, truncate_dim=truncate_dim), encoder
         )
-        report, content = _fit(model, *_outputs_and_labels(model, pairs, show_progress_bar))
-        save_calibration(bundle, bundle.variant(name), model.calibration_key, content, report.to_dict())
-        reports.append(report)
+        reports.append(calibrate_model(model, pairs, show_progress_bar=show_progress_bar))
     return reports
+
+
+def calibrate_model(
+    model: PairModel, pairs: Sequence[LabelledPair], *, show_progress_bar: bool = False
+) -> CalibrationReport:
+    """Fit the map to levels for a model that is open, and store it in its bundle; see `calibrate_bundle`.
+
+    The model itself stays as it was opened.
+    """
+    report, content = _fit(model, *_outputs_and_labels(model, pairs, show_progress_bar))
+    save_calibration(model.bundle, model.variant, model.calibration_key, content, report.to_dict())
+    return report
 
 
 def operating_point(
