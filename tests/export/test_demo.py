@@ -1,6 +1,7 @@
 """The demo on a toy encoder: what a second run reuses, and what it makes again."""
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,6 @@ from relsdk import Embedder, Index
 from relsdk.bundle import read_bundle
 from relsdk.models.bi_encoder import BiEncoder
 from relsdk.runtime.variants import best_int8
-from relsdk_export.backbones.pull import PulledBackbone
 from relsdk_export.cli.demo import _IndexedPairs
 from relsdk_sample import generate
 
@@ -20,7 +20,7 @@ def demo(toy_checkpoint, relsdk, tmp_path, monkeypatch):
 
     def pull(name, *, installed_first):
         assert installed_first  # a newcomer waits for no download
-        return PulledBackbone(toy_checkpoint, "toy")
+        return SimpleNamespace(path=toy_checkpoint, source="toy")
 
     monkeypatch.setattr("relsdk_export.backbones.pull.pull", pull)
 
@@ -70,7 +70,7 @@ def test_what_is_damaged_is_made_again(demo, tmp_path):
     demo()
     world = tmp_path / "demo/world/documents.jsonl"
     world.write_text(world.read_text(encoding="utf-8")[:1000], encoding="utf-8")
-    assert reused(demo()) == []
+    assert reused(demo()) == ["index"]  # its documents are those of the corpus
     model = next((tmp_path / "demo/bundle/onnx").iterdir())
     model.write_bytes(model.read_bytes()[:-100])
     assert reused(demo()) == ["sample corpus", "index"]  # the new bundle gives the same vectors
