@@ -8,8 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from relsdk.errors import InputError, MissingExtraError, TrainingError
-from relsdk_training.chat_endpoint import ChatEndpoint
 from relsdk_training.query_models.base import QueryExample, QueryRequest
+from relsdk_training.query_models.chat_endpoint import ChatEndpoint
 from relsdk_training.query_models.endpoint import EndpointQueryModel
 
 # openai waits so long instead of half a second and more.

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from relsdk.errors import InputError, TrainingError
 from relsdk.levels import NUM_LEVELS, parse_level
-from relsdk_training.chat_endpoint import ChatEndpoint, UselessAnswers, without_thoughts
 from relsdk_training.query_models.base import QueryExample, QueryRequest
+from relsdk_training.query_models.chat_endpoint import ChatEndpoint, UselessAnswers, without_thoughts
 
 __all__ = ["EndpointQueryModel"]
 

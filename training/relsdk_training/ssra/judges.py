@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from relsdk.errors import TrainingError
 from relsdk.levels import expected_level
-from relsdk_training.chat_endpoint import ChatEndpoint, UselessAnswers, without_thoughts
+from relsdk_training.query_models.chat_endpoint import ChatEndpoint, UselessAnswers, without_thoughts
 from relsdk_training.ssra.scoring import PairScorer
 
 __all__ = ["EndpointJudge", "Group", "Judge", "ModelJudge", "consistent", "contradictions"]

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from relsdk.formats import write_pairs
-from relsdk_training.chat_endpoint import ChatEndpoint
 from relsdk_training.config.ssra import SsraConfig
 from relsdk_training.data.pairs import load_pairs
+from relsdk_training.query_models.chat_endpoint import ChatEndpoint
 from relsdk_training.ssra.job import LABELLED, Job
 from relsdk_training.ssra.stages.score import train_scorer, training_settings
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from relsdk.errors import InputError
 from relsdk.levels import NUM_LEVELS
-from relsdk_training.chat_endpoint import ChatEndpoint
 from relsdk_training.config.ssra import SsraConfig, query_training
 from relsdk_training.data.pairs import load_pairs, pair_arrays
 from relsdk_training.objectives.query import examples_of
 from relsdk_training.query_models.base import QueryModel, QueryRequest
+from relsdk_training.query_models.chat_endpoint import ChatEndpoint
 from relsdk_training.query_models.endpoint import EndpointQueryModel
 from relsdk_training.query_models.writer import QueryWriter
 from relsdk_training.ssra._shards import map_shards, read_shards
