@@ -1,4 +1,4 @@
-"""What the benchmarks share: a real encoder, the sample corpus, queries. Made once, kept in .bench/."""
+"""Fixtures of the benchmarks: a real encoder, the sample corpus, queries. Made once, kept in .bench/."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the training runs read beside KUAKE-QTR's own splits."""
+"""Data that the training runs read beside KUAKE-QTR's own splits."""
 
 from __future__ import annotations
 

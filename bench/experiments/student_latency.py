@@ -1,4 +1,4 @@
-"""What a query costs with a student or a query tower: int8, one thread, all in one interleaved run.
+"""The cost of a query with a student or a query tower: int8, one thread, all in one interleaved run.
 
 Run by `make train-latency`, after `make train-real` (whose checkpoints it exports). A student that was not
 trained is cut from its teacher: what a query costs depends on the shape of a model and not on its weights.

@@ -1,4 +1,4 @@
-"""What a result was measured on: every committed number carries this record."""
+"""The machine that a result was measured on; every committed number carries this record."""
 
 from __future__ import annotations
 

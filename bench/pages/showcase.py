@@ -1,4 +1,4 @@
-"""What README shows as output: the demo's, and that of README's own twelve lines, run for real.
+"""The output that README shows: the demo's, and that of README's own twelve lines, run for real.
 
 Run by `make bench`.
 """

@@ -1,4 +1,4 @@
-"""What times say, and how sure it is. Pure functions of samples.
+"""Statistics of times, with their confidence. Pure functions of samples.
 
 Shape letters: N samples, R rounds of an interleaved run, S bootstrap samples.
 """

@@ -1,4 +1,4 @@
-"""What runs in a process of its own: `python -m bench.serving.children ROLE REQUEST.json`.
+"""Measurements in a process of their own: `python -m bench.serving.children ROLE REQUEST.json`.
 
 ROLE "start" encodes one text and says so at once; "soak" encodes many of mixed shape and reports memory.
 Only the encoder that is asked for is imported.

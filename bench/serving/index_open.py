@@ -1,4 +1,4 @@
-"""What opening an index costs: the first time, again, with sizes only; files in memory and not.
+"""The cost of opening an index: the first time, again, with sizes only; files in memory and not.
 
     python -m bench.serving.index_open --output bench/results/index_open.json
 

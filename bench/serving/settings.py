@@ -1,4 +1,4 @@
-"""What the suites share: models of the same weights, sizes, inputs, and the header of the result file."""
+"""Settings of the suites: models of the same weights, sizes, inputs, and the header of the result file."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def _lexicon() -> dict[str, tuple[_Sense, ...]]:
         for constraint in topic.constraints:
             for phrase in constraint.phrases:
                 senses[normalize(phrase)].append(_Sense(CONSTRAINT, topic.name, constraint.key))
-    return {phrase: tuple(found) for phrase, found in senses.items()}
+    return {phrase: tuple(meanings) for phrase, meanings in senses.items()}
 
 
 @cache

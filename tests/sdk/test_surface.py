@@ -14,7 +14,7 @@ PACKAGES = {
     "relsdk_sample": "examples",
 }
 # What they show today. More is a choice to be made: fewer concepts are easier to learn.
-MOST = 560
+MOST = 549
 FILES = {
     path: ast.parse(path.read_text(encoding="utf-8"))
     for name, root in PACKAGES.items()

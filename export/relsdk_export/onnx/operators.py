@@ -1,4 +1,4 @@
-"""What a graph is made of: operators counted, matrix products that quantisation left in fp32 found."""
+"""Count the operators of a graph, and the matrix products that quantisation left in fp32."""
 
 from __future__ import annotations
 

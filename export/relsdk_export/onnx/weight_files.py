@@ -1,4 +1,4 @@
-"""What safetensors raises on a full disk, told like everything else that a disk refuses."""
+"""Turn what safetensors raises on a full disk into the error of any write that a disk refuses."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +13,7 @@ import click
 from relsdk.cli.index_documents import export, get, list_documents
 from relsdk.cli.inputs import document_options, typed_documents
 from relsdk.cli.options import dim_option, json_option, threads_option, variant_option
-from relsdk.cli.output import count_lines, counted, echo, echo_json, echo_next, echo_table
+from relsdk.cli.output import counted, echo, echo_json, echo_next, echo_table
 from relsdk.errors import IndexFolderError
 from relsdk.index import Index, IndexConfig, verify_index
 from relsdk.models.embedder import Embedder
@@ -93,7 +94,7 @@ def build(
     config = IndexConfig(kind=kind, M=m, ef_construction=ef_construction, ef_search=ef_search)
     embedder = Embedder(model, variant=variant, threads=threads, truncate_dim=truncate_dim)
     started = time.perf_counter()
-    with Progress(count_lines(source)) as progress:
+    with Progress(_count_lines(source)) as progress:
         built = Index.build(
             path,
             typed_documents(source, reading),
@@ -146,3 +147,14 @@ def verify(path: Path, as_json: bool) -> None:
 
 def _plain(content: dict[str, object]) -> dict[str, object]:
     return {name: str(value) if isinstance(value, Path) else value for name, value in content.items()}
+
+
+def _count_lines(source: str) -> int | None:
+    """Return the lines of a file of JSON lines, for a progress line; None where counting is not cheap."""
+    if not source.endswith(".jsonl") or not os.path.isfile(source):
+        return None
+    try:
+        with open(source, "rb") as stream:
+            return sum(block.count(b"\n") for block in iter(lambda: stream.read(1 << 20), b""))
+    except OSError:
+        return None  # who reads it says why

@@ -27,7 +27,6 @@ if TYPE_CHECKING:  # a command that prints no hits starts without them
 __all__ = [
     "bar",
     "clip",
-    "count_lines",
     "counted",
     "echo",
     "echo_json",
@@ -97,17 +96,6 @@ def escape_what_is_lacking() -> set[str]:
         if reconfigure := getattr(stream, "reconfigure", None):
             reconfigure(errors="relsdk-escape")
     return lacking
-
-
-def count_lines(source: str) -> int | None:
-    """Return the lines of a file of JSON lines, for a progress line; None where counting is not cheap."""
-    if not source.endswith(".jsonl") or not os.path.isfile(source):
-        return None
-    try:
-        with open(source, "rb") as stream:
-            return sum(block.count(b"\n") for block in iter(lambda: stream.read(1 << 20), b""))
-    except OSError:
-        return None  # who reads it says why
 
 
 def counted(count: int, what: str) -> str:

@@ -372,11 +372,11 @@ class Embedder:
         """Return the name of a prompt if the model has it, else "": `encode` then puts nothing before."""
         return name if name in self._settings.prompts else ""
 
-    def _unit_length(self, asked: bool | None) -> bool | None:
+    def _unit_length(self, wanted: bool | None) -> bool | None:
         """Return `normalize_embeddings` for vectors that are compared by cosine; say once if that is news."""
         settings = self._settings
-        if asked is not None or settings.normalize:
-            return asked
+        if wanted is not None or settings.normalize:
+            return wanted
         if not self._said_unit:
             self._said_unit = True
             trained = (

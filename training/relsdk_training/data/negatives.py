@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from relsdk.errors import InputError
 from relsdk_training.losses.similarity import cosine_matrix, require_labels, require_same_shape, unit
 
-__all__ = ["DocumentQueue", "MinedNegatives", "MomentumCopy", "known_pairs"]
+__all__ = ["DocumentQueue", "MomentumCopy", "known_pairs"]
 
 NO_DOCUMENT = -1
 
@@ -50,7 +50,7 @@ def known_pairs(query_keys: Tensor, document_keys: Tensor, labels: Tensor | None
 
 
 @dataclass(frozen=True)
-class MinedNegatives:
+class _MinedNegatives:
     """Hard negatives of B queries, the most similar first.
 
     Attributes:
@@ -124,7 +124,7 @@ class DocumentQueue:
     @torch.no_grad()
     def hardest(
         self, queries: Tensor, positives: Tensor, forbidden: Tensor, *, k: int = 3, max_ratio: float = 0.95
-    ) -> MinedNegatives:
+    ) -> _MinedNegatives:
         """Find the most similar documents that are clearly less similar than the positive.
 
             c(q, d) <= p - (1 - max_ratio) |p|,  which is max_ratio * p for p >= 0
@@ -160,7 +160,7 @@ class DocumentQueue:
         missing = (0, k - valid.shape[1])
         rows = nn.functional.pad(best.indices.masked_fill(~valid, 0), missing)
         keys = self.keys[best.indices].masked_fill(~valid, NO_DOCUMENT)
-        return MinedNegatives(
+        return _MinedNegatives(
             rows, nn.functional.pad(keys, missing, value=NO_DOCUMENT), nn.functional.pad(valid, missing)
         )
 

@@ -22,7 +22,6 @@ from relsdk_training.data.text import document_text, normal_form
 
 __all__ = [
     "PairArrays",
-    "Splits",
     "check_dev",
     "held_out_queries",
     "load_pairs",
@@ -181,7 +180,7 @@ def pair_arrays(pairs: Sequence[LabelledPair]) -> PairArrays:
 
 
 @dataclass(frozen=True, eq=False)
-class Splits:
+class _Splits:
     """Pairs to train and to decide on."""
 
     train: PairArrays
@@ -192,7 +191,7 @@ class Splits:
         return [self.train.content(), self.dev.content()]
 
 
-def load_splits(config: DataConfig, seed: int, on_note: Callable[[str], None] = lambda note: None) -> Splits:
+def load_splits(config: DataConfig, seed: int, on_note: Callable[[str], None] = lambda note: None) -> _Splits:
     """Read the pairs to train and to decide on; see `read_splits`.
 
     Args:
@@ -201,7 +200,7 @@ def load_splits(config: DataConfig, seed: int, on_note: Callable[[str], None] = 
         on_note: Called with a line for people on each split.
     """
     pairs = read_splits(config, seed)
-    splits = Splits(pair_arrays(pairs["train"]), pair_arrays(pairs["dev"]))
+    splits = _Splits(pair_arrays(pairs["train"]), pair_arrays(pairs["dev"]))
     on_note(f"train: {splits.train.describe()}")
     on_note(f"dev:   {splits.dev.describe()}")
     return splits

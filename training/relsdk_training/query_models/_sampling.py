@@ -1,4 +1,4 @@
-"""What is done to logits before a token is drawn.
+"""Change logits before a token is drawn.
 
 Shape letters: B queries, L tokens so far, T tokens of a document, D width, V vocabulary.
 """

@@ -1,4 +1,4 @@
-"""What a query model is: it writes queries for a document that should have a wanted level.
+"""The interface of a query model: it writes queries for a document that should have a wanted level.
 
 Shape letters: N documents, S samples for each.
 """

@@ -1,4 +1,4 @@
-"""What is wrong with the settings or the checkpoint of a query model, before anything is loaded."""
+"""Check the settings and the checkpoint of a query model before anything is loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a written query must be before it is given a level."""
+"""Rules that a written query must pass before it is given a level."""
 
 from __future__ import annotations
 

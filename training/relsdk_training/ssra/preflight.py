@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, said before the first hour of training and not after it."""
+"""Check a configuration before the first hour of training, not after it."""
 
 from __future__ import annotations
 

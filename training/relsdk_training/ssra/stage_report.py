@@ -1,4 +1,4 @@
-"""What the stages of an SSRA run made: their records, counted and sampled in one pass."""
+"""The records of an SSRA run's stages, counted and sampled in one pass."""
 
 from __future__ import annotations
 
