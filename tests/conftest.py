@@ -1,5 +1,6 @@
 """Toy models, the shared data where it is present, and the command in this process."""
 
+import gc
 import logging
 import subprocess
 import sys
@@ -16,6 +17,11 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 if find_spec("torch") is None:  # a base installation, as of `make test-floor`
     collect_ignore_glob = ["bench/*", "export/*", "training/*"]
+
+
+def pytest_collection_finish():
+    """Spare every garbage collection of a test the millions of objects that imports made."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
