@@ -21,7 +21,7 @@ from relsdk.formats import read_pairs
 from relsdk.runtime.variants import best_int8
 from relsdk_export.cuts.vocabulary import cut_vocabulary
 from relsdk_export.encoder import EncoderCuts, export_encoder
-from relsdk_export.gate.corpus import PARITY_TEXTS
+from relsdk_export.gate.corpus import PARITY_TEXTS, Sample
 from relsdk_export.gate.parity import ParityBudget, torch_vectors
 from relsdk_export.int8.quantize import quantize_int8
 from relsdk_export.onnx.convert import load_encoder
@@ -353,3 +353,11 @@ def test_a_graph_holds_nothing_of_the_machine_that_exported_it(toy_bundle):
         assert b"stack_trace" not in content
         assert b"site-packages" not in content
         assert b"pkg.torch" not in content
+
+
+def test_a_sample_passes_all_and_keeps_as_many_as_asked():
+    texts = [str(number) for number in range(1000)]
+    sample = Sample(texts, 7)
+    assert list(sample) == texts
+    assert len(set(sample.kept)) == 7
+    assert set(sample.kept) - set(texts[:100])  # an even sample, not the beginning
