@@ -34,7 +34,7 @@ def _logging_stays_on():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _toys_are_exported_once(request):
+def _toys_are_exported_once(request, tmp_path_factory):
     if "torch" not in sys.modules:  # no test that was collected exports
         yield
         return
@@ -43,7 +43,8 @@ def _toys_are_exported_once(request):
     from tests.exported_once import remembered
 
     with pytest.MonkeyPatch.context() as patch:
-        folder = request.config.cache.mkdir("toy_exports")
+        cache = getattr(request.config, "cache", None)  # none with -p no:cacheprovider
+        folder = cache.mkdir("toy_exports") if cache else tmp_path_factory.mktemp("toy_exports")
         patch.setattr(torch.onnx, "export", remembered(torch.onnx.export, folder))
         yield
 

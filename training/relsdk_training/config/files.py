@@ -151,7 +151,7 @@ def _merged(settings: Mapping[str, Any], change: Mapping[str, Any], where: str) 
 
 def _read(kind: type[Config], settings: Mapping[str, Any], where: str) -> Config:
     """Return settings as their type, with paths expanded."""
-    remedy = "docs/training.md lists the settings"
+    remedy = "docs/training.md and docs/ssra.md list the settings"
     config = convert_json(settings, kind, where=where, error=InputError, verdict="is wrong", remedy=remedy)
     return _finished(config, where)
 
