@@ -124,6 +124,14 @@ def test_pieces_are_of_the_texts_alone_or_joined_in_twos(tmp_path):
     assert found != distillation_texts(config, {"query": "q: "}, seed=2)
 
 
+def test_pieces_are_those_of_every_version(tmp_path):
+    """Other draws, or the same in another order, would make other texts: a run could not go on."""
+    (tmp_path / "queries.txt").write_text("红烧肉怎么做才不腻\nHow to make bread at home\n", encoding="utf-8")
+    config = DistillLossConfig(student="query", queries=(str(tmp_path / "queries.txt"),), pieces=2)
+    pieces = distillation_texts(config, {}, seed=0)[2:]
+    assert pieces == ["make bread a", "肉怎么红烧", "at ke bread"]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -82,8 +82,8 @@ def _pieces(texts: Sequence[str], count: int, seed: int) -> Iterator[str]:
             if number % 2 == 0:
                 characters = piece(text, *_PIECE)
             else:
-                other = texts[int(rng.integers(len(texts)))]
-                characters = piece(text, *_HALF) + piece(other, *_HALF)
+                half = piece(text, *_HALF)
+                characters = half + piece(texts[int(rng.integers(len(texts)))], *_HALF)
             if characters.strip():
                 yield characters.strip()
 
