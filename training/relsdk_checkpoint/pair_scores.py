@@ -1,4 +1,4 @@
-"""A checkpoint as a judge of pairs: the cosine of an encoder's vectors, or what a score model says.
+"""Scores of pairs by a checkpoint: the cosine of an encoder's vectors, or what a score model says.
 
 Shape letters: N texts or pairs, B of one batch, T tokens, D dimension, C outputs of a head.
 """
@@ -47,7 +47,7 @@ class PairScores(Protocol):
 def open_pair_scores(
     checkpoint: Path, kind: PairKind, *, head: Head, max_tokens: int | None = None
 ) -> PairScores:
-    """Open a checkpoint as a judge of pairs.
+    """Open a checkpoint that scores pairs.
 
     Args:
         checkpoint: The folder.
