@@ -151,7 +151,7 @@ def _speed_table(suites: dict[str, Any]) -> str:
     for name in names:
         values = [(_value(rows.get((*case, name), {}), key), form) for case, key, form in columns.values()]
         lines.append(f"| {name} | {' | '.join('' if v is None else form.format(v) for v, form in values)} |")
-    return "\n".join(lines) + f"\n\n{_where(suites['header'])}, by turns (`make suites`).\n"
+    return "\n".join(lines) + f"\n\n{_where(suites['header'])}, run alternately (`make suites`).\n"
 
 
 def _mean(train: dict[str, Any], name: str, measure: str) -> float:

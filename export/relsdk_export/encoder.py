@@ -195,7 +195,7 @@ class _EncoderJob:
         ]
         if self._asked.vocabulary_from is not None:
             on_step("cut the vocabulary")
-            self._cut_vocabulary(folder, self._asked.vocabulary_from)
+            self._cut_vocabulary(folder, self._asked.vocabulary_from, on_step)
             return
         self._typical = self._typical or self._add_prompts(typical_texts())
         self._refer(PARITY_TEXTS)
@@ -239,11 +239,17 @@ class _EncoderJob:
             dense=(),  # in the graph, whose only output is the cut vector
         )
 
-    def _cut_vocabulary(self, folder: Path, corpus: Iterable[str]) -> None:
+    def _cut_vocabulary(self, folder: Path, corpus: Iterable[str], on_step: OnStep) -> None:
         """Keep what the corpus needs; the reference vectors are of the uncut vocabulary all the same."""
         sample = Sample(corpus, self._sample_size)
         cut = cut_vocabulary(tokenizer_path(self.checkpoint), self._with_each_prompt(sample))
         self._typical += self._add_prompts(sample.kept)
+        if len(sample.kept) < self._sample_size:  # scales of a few texts would clip those of all others
+            self._typical += self._add_prompts(typical_texts())
+            on_step(
+                f"note: the vocabulary is cut to, and compared on, {len(sample.kept)} texts; what you will "
+                f"search has other words: give {self._sample_size} texts or more"
+            )
         self._refer(sample.kept[:_COMPARED])
         for model in self.models.values():
             changes = keep_pieces(model.transformer, cut)

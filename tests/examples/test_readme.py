@@ -81,7 +81,7 @@ def test_who_does_not_train_gets_there_by_readmes_commands(toy_checkpoint, relsd
         code, stdout, stderr = relsdk(*command)
         assert code == 0, stderr
         if command is graded:
-            assert all(hit["level"] >= 2 for hit in json.loads(stdout)["hits"])
+            assert all(hit["level"] >= 1 for hit in json.loads(stdout)["hits"])
 
 
 def test_readme_takes_ten_minutes():
@@ -98,7 +98,8 @@ def test_readmes_numbers_are_few_and_generated():
     generated = re.findall(r"<!-- (\w+) -->\n(.*?)<!-- /\1 -->", text, re.DOTALL)
     number = r"(?<![\w@-])\d[\d.,]*(?![\w])"
     counts = {
-        name: len(re.findall(number, re.sub(r"\n\n[^\n]*by turns.*", "", part))) for name, part in generated
+        name: len(re.findall(number, re.sub(r"\n\n[^\n]*run alternately.*", "", part)))
+        for name, part in generated
     }
     assert {name for name, count in counts.items() if count} == {"numbers", "gain", "speed"}
     assert 10 < sum(counts.values()) <= 20, counts

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -202,8 +203,10 @@ def demo(folder: Path, threads: int | None, documents: int) -> None:
 
     The column "true" is the level that the sample corpus's rules give; the model does not see it.
     """
-    clock = _Clock()
     run = _Demo(folder, threads, documents)
+    if find_spec("torch") is None and not run.bundle_path.exists():  # before anything is written
+        raise MissingExtraError("relsdk demo", "backbone,export")
+    clock = _Clock()
     clock.step("sample corpus", run.write_world)
     clock.step("bundle", run.export)
     clock.step("index", run.build_index)

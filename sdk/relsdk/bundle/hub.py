@@ -63,6 +63,6 @@ def download(hub_id: str, weights: Sequence[str]) -> Path:
         offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
         reason = "HF_HUB_OFFLINE is set" if offline else str(error).splitlines()[0]
         raise BundleError(
-            f"there is no folder {hub_id}, and {endpoint} gives no model of that name: {reason}; name a "
-            "local folder, or set HF_ENDPOINT"
+            f"there is no folder {hub_id}, and {endpoint} cannot be reached or has no model of that name: "
+            f"{reason}; name a local folder, or set HF_ENDPOINT"
         ) from error

@@ -111,7 +111,7 @@ def query(
             echo_json({**answer, "hits": [hit_to_dict(hit) for hit in hits]})
         else:
             name = "" if source is None else f"{one.id}  "
-            echo(f"{name}{one.text}  ({_summary(hits, bool(where))})", bold=True)
+            echo(f"{name}{one.text}  ({_summary(hits, bool(where), min_level)})", bold=True)
             echo_hits(hits)
             graded &= all(hit.relevance is not None for hit in hits)
     if not graded:
@@ -132,10 +132,11 @@ def _say_why_no_levels(embedder: Embedder) -> None:
         echo(error, err=True)
 
 
-def _summary(hits: SearchResult, filtered: bool) -> str:
+def _summary(hits: SearchResult, filtered: bool, min_level: int | None) -> str:
     left = f" among the {counted(hits.matching, 'document')} that the filter leaves" if filtered else ""
     skipped = f", {hits.skipped} of {hits.candidates} candidates not scored" if hits.skipped else ""
-    return f"{counted(len(hits), 'hit')}{left}, {hits.elapsed_ms:.1f} ms{skipped}"
+    level = f" of level {min_level} or above" if min_level else ""
+    return f"{counted(len(hits), 'hit')}{level}{left}, {hits.elapsed_ms:.1f} ms{skipped}"
 
 
 def open_searcher(

@@ -182,6 +182,7 @@ def _show(path: Path | None, settings: Any) -> None:
     if path is not None:
         own = settings_file(path) != path
         echo(f"# {path}{', of relsdk itself: this folder has none' if own else ''}", err=True)
+    echo("# settings; * marks those that are not default", err=True)
     echo(describe_config(settings), err=True)
 
 
