@@ -31,7 +31,13 @@ from relsdk.runtime.tokenizer import open_tokenizer
 from relsdk_checkpoint.loading import keep_layers
 from relsdk_export.checks import check_layers
 from relsdk_export.cuts.vocabulary import cut_vocabulary, keep_pieces
-from relsdk_export.gate.corpus import PARITY_TEXTS, SAMPLE_SIZE, Sample, input_batches, typical_texts
+from relsdk_export.gate.corpus import (
+    PARITY_TEXTS,
+    SAMPLE_SIZE,
+    Sample,
+    input_batches,
+    typical_texts,
+)
 from relsdk_export.gate.parity import ParityBudget, check_parity, torch_vectors
 from relsdk_export.onnx.convert import SentenceEncoder, load_encoder
 from relsdk_export.onnx.optimum import require_optimum, write_onnx_with_optimum
@@ -197,7 +203,8 @@ class _EncoderJob:
             on_step("cut the vocabulary")
             self._cut_vocabulary(folder, self._asked.vocabulary_from, on_step)
             return
-        self._typical = self._typical or self._add_prompts(typical_texts())
+        if len(self._own) < self._sample_size:
+            self._typical += self._add_prompts(typical_texts())
         self._refer(PARITY_TEXTS)
 
     def write_fp32(self, path: Path, tower: Tower) -> None:
@@ -244,12 +251,9 @@ class _EncoderJob:
         sample = Sample(corpus, self._sample_size)
         cut = cut_vocabulary(tokenizer_path(self.checkpoint), self._with_each_prompt(sample))
         self._typical += self._add_prompts(sample.kept)
-        if len(sample.kept) < self._sample_size:  # scales of a few texts would clip those of all others
+        if sample.shortage:  # scales of a few texts would clip those of all others
             self._typical += self._add_prompts(typical_texts())
-            on_step(
-                f"note: the vocabulary is cut to, and compared on, {len(sample.kept)} texts; what you will "
-                f"search has other words: give {self._sample_size} texts or more"
-            )
+            on_step(sample.shortage)
         self._refer(sample.kept[:_COMPARED])
         for model in self.models.values():
             changes = keep_pieces(model.transformer, cut)

@@ -27,7 +27,7 @@ from relsdk.runtime.tokenizer import open_tokenizer
 from relsdk_checkpoint.loading import keep_layers
 from relsdk_export.checks import check_layers
 from relsdk_export.cuts.vocabulary import cut_vocabulary, keep_pieces
-from relsdk_export.gate.corpus import Sample, head, input_batches, typical_pairs
+from relsdk_export.gate.corpus import SAMPLE_SIZE, Sample, head, input_batches, typical_pairs
 from relsdk_export.gate.parity import ParityBudget, check_logits, torch_logits
 from relsdk_export.onnx.convert import PairClassifier, load_scorer
 from relsdk_export.onnx.write import write_onnx
@@ -126,7 +126,7 @@ class _ScorerJob:
             (pair.query, document_text(self.settings.document_template, pair.document)) for pair in self._own
         ]
         if self._asked.vocabulary_from is None:
-            self._typical = own or typical_pairs()
+            self._typical = own if len(own) >= SAMPLE_SIZE else [*own, *typical_pairs()]
             self._refer(self._typical)
             return
         on_step("cut the vocabulary")
@@ -136,6 +136,9 @@ class _ScorerJob:
         cut = cut_vocabulary(tokenizer_path(self.checkpoint), texts)
         covered = typical_pairs(sample.kept)
         self._typical = [*own, *covered]
+        if sample.shortage:  # scales of a few pairs would clip those of all others
+            self._typical += typical_pairs()
+            on_step(sample.shortage)
         self._refer(covered)
         update_model_config(folder, keep_pieces(self.model.transformer, cut))
         write_tokenizer(folder, cut.tokenizer)

@@ -71,6 +71,16 @@ class Sample:
                 self.kept[slot] = text
             yield text
 
+    @property
+    def shortage(self) -> str:
+        """A note on a corpus too small to stand for what will be searched; empty where it is large enough."""
+        if len(self.kept) >= self._size:
+            return ""
+        return (
+            f"note: the vocabulary is cut to, and compared on, {len(self.kept)} texts; what you will search "
+            f"has other words: give {self._size} texts or more"
+        )
+
 
 def read_texts(path: Path) -> Iterator[str]:
     """Yield the texts of a file of queries (.txt, one a line) or of documents (any other name).
