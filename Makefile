@@ -140,6 +140,7 @@ $(VENV)/bin/python:
 
 $(VENV)/.installed-demo: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) -e '.[backbone,export]'
+	@$(BIN)/python -c 'import relsdk_export.encoder'  # bytecode of what the demo imports
 	@touch $@
 
 $(VENV)/.installed-%: pyproject.toml constraints.txt | $(VENV)/bin/python
