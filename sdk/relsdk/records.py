@@ -16,6 +16,7 @@ __all__ = [
     "Hit",
     "LabelledPair",
     "Matrix",
+    "Passage",
     "Relevance",
     "SearchResult",
     "Vector",
@@ -87,6 +88,21 @@ class Relevance:
 
 
 @dataclass(frozen=True, slots=True)
+class Passage:
+    """A part of a document's text.
+
+    Attributes:
+        text: The part itself.
+        start: Its first character in the text of the document.
+        end: The character after its last.
+    """
+
+    text: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
 class Hit:
     """One search result.
 
@@ -94,11 +110,14 @@ class Hit:
         document: What was found.
         score: What the list is ordered by; higher is better.
         relevance: Level and probabilities; None when the model has no calibration.
+        passage: The part of the document that was found, where the index splits documents; score and level
+            are those of the passage.
     """
 
     document: Document
     score: float
     relevance: Relevance | None = None
+    passage: Passage | None = None
 
     @property
     def level(self) -> RelevanceLevel | None:

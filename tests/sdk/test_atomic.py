@@ -176,7 +176,8 @@ WRITE = {
         "bundle/_json_files.py",
         "bundle/_dense.py",
     ),
-    *("relsdk_sample/files.py", "index/_duplicate_vectors.py", "index/_vectors.py", "index/_building.py"),
+    *("relsdk_sample/files.py", "index/_duplicate_vectors.py", "index/_vectors.py", "index/_manifest.py"),
+    *("index/_changes.py", "index/_passages.py"),
     *(
         "relsdk_export/backbones/pull.py",
         "relsdk_training/engine/checkpoint.py",

@@ -1,8 +1,17 @@
 """Index folders: build, open, search, verify."""
 
-from relsdk.index._generation import IndexInfo
+from relsdk.index._generation import IndexInfo, IndexStats, SegmentStats
 from relsdk.index.base import Encoder, IndexConfig
 from relsdk.index.index import Index
 from relsdk.index.verify import VerifyReport, verify_index
 
-__all__ = ["Encoder", "Index", "IndexConfig", "IndexInfo", "VerifyReport", "verify_index"]
+__all__ = [
+    "Encoder",
+    "Index",
+    "IndexConfig",
+    "IndexInfo",
+    "IndexStats",
+    "SegmentStats",
+    "VerifyReport",
+    "verify_index",
+]

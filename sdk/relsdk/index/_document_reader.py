@@ -77,11 +77,24 @@ class DocumentReader:
         documents = self._documents(rows_fields)
         return {fields[0]: document for fields, document in zip(rows_fields, documents, strict=True)}
 
-    def read(self, rows: Sequence[int]) -> list[Document]:
-        """Return the documents of rising rows, in their order; none is kept: for those who read many."""
+    def rows_of(self, ids: Sequence[str]) -> dict[str, int]:
+        """Return the rows of those ids that are there, by id, with one statement for 500."""
+        rows: dict[str, int] = {}
+        with self._borrow() as connection:
+            for some in portions([identifier for identifier in ids if _is_unicode(identifier)]):
+                sql = f"SELECT id, row FROM documents WHERE id IN ({placeholders(some)})"
+                rows.update(connection.execute(sql, some))
+        return rows
+
+    def fields(self, rows: Sequence[int]) -> list[RowFields]:
+        """Return (row, id, title, text, metadata as JSON) of rising rows, in their order; none is kept."""
         fields = sorted(self._select("row", rows))
         self._check_complete(rows, fields)
-        return self._documents(fields)
+        return fields
+
+    def read(self, rows: Sequence[int]) -> list[Document]:
+        """Return the documents of rising rows, in their order; none is kept: for those who read many."""
+        return self._documents(self.fields(rows))
 
     def near(self, identifier: str, count: int) -> list[str]:
         """Return ids around one that is not there, and around its beginnings, in the order of characters."""
@@ -92,11 +105,6 @@ class DocumentReader:
         starts = [identifier[: len(identifier) - cut] for cut in range(min(4, len(identifier)) + 1)]
         names = [row for one in starts for sql in (before, after) for row in self.select(sql, (one, count))]
         return sorted({name for (name,) in names if isinstance(name, str)})
-
-    def by_id(self, ids: Sequence[str]) -> dict[str, Document]:
-        """Return those documents that are there, by id, with one statement for 500."""
-        possible = [identifier for identifier in ids if _is_unicode(identifier)]
-        return {document.id: document for document in self._documents(self._select("id", possible))}
 
     def matching(self, condition: Condition, count: int) -> NDArray[np.bool_]:
         """Return which of the `count` rows fulfil a condition, (count,) bool."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from relsdk.errors import InputError, RelsdkError
 from relsdk.index._database import SCHEMA, placeholders, portions
-from relsdk.index._storage import writing
+from relsdk.index._writing import writing
 from relsdk.records import Document
 
 __all__ = ["DocumentWriter", "metadata_json"]
@@ -52,8 +52,19 @@ class DocumentWriter:
                 rows.update(self._connection.execute(sql, some))
         return rows
 
+    def remove(self, rows: Iterable[int]) -> None:
+        """Delete the documents of rows."""
+        with writing(self._path), self._connection:
+            self._connection.executemany("DELETE FROM documents WHERE row = ?", [(row,) for row in rows])
+
+    def copy(self, rows: Iterable[tuple[int, str, str, str, str]]) -> None:
+        """Write (row, id, metadata, title, text) that another database holds."""
+        sql = "INSERT INTO documents (row, id, metadata, title, text) VALUES (?, ?, ?, ?, ?)"
+        with writing(self._path), self._connection:
+            self._connection.executemany(sql, rows)
+
     def put(self, rows: Sequence[int], documents: Sequence[Document], metadata: Sequence[str]) -> None:
-        """Write documents to rows, replacing what is there.
+        """Write documents to new rows.
 
         Args:
             rows: Where.
@@ -63,14 +74,11 @@ class DocumentWriter:
         Raises:
             InputError: SQLite cannot read some metadata.
         """
-        values = [
-            (row, one.id, text, one.title, one.text)
-            for row, one, text in zip(rows, documents, metadata, strict=True)
-        ]
-        sql = "INSERT OR REPLACE INTO documents (row, id, metadata, title, text) VALUES (?, ?, ?, ?, ?)"
         try:
-            with writing(self._path), self._connection:
-                self._connection.executemany(sql, values)
+            self.copy(
+                (row, one.id, text, one.title, one.text)
+                for row, one, text in zip(rows, documents, metadata, strict=True)
+            )
         except RelsdkError as error:
             if not isinstance(error.__cause__, sqlite3.IntegrityError):
                 raise

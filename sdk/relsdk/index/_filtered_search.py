@@ -13,6 +13,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from relsdk.index._row_set import RowSet
 from relsdk.index.base import IndexConfig, Neighbours, VectorIndex
 from relsdk.index.flat import exact_search
 
@@ -30,7 +31,7 @@ def filtered_search(
     vectors: NDArray[np.float32],
     queries: NDArray[np.float32],
     k: int,
-    allowed: NDArray[np.bool_],
+    allowed: RowSet,
     config: IndexConfig,
     *,
     ef_search: int | None = None,
@@ -43,23 +44,23 @@ def filtered_search(
         queries: (Q, D).
         k: How many.
         allowed: (N,) which rows may be found.
-        config: `exact_rows` and `ef_search` are used.
+        config: `exact_rows` and `ef_search` are used; where most rows are allowed, the graph is searched.
         ef_search: Replaces the configured one.
 
     Returns:
         (Q, min(k, allowed rows)) rows and cosines.
     """
-    rows = np.flatnonzero(allowed)
-    k = min(k, len(rows))
-    if config.kind == "flat" or len(rows) <= config.exact_rows:
-        return exact_search(vectors, queries, k, rows=rows)
+    count = allowed.count
+    k = min(k, count)
+    if count <= min(config.exact_rows, len(vectors) // 2):
+        return exact_search(vectors, queries, k, rows=allowed.rows)
     found_rows = np.empty((len(queries), k), dtype=np.int64)
     found_scores = np.empty((len(queries), k), dtype=np.float32)
     pending = np.arange(len(queries))
-    fetch = max(ef_search or config.ef_search, math.ceil(_SURPLUS * k * len(vectors) / len(rows)))
-    while len(pending) and fetch * _ROWS_PER_CANDIDATE <= len(rows):
+    fetch = max(ef_search or config.ef_search, math.ceil(_SURPLUS * k * len(vectors) / count))
+    while len(pending) and fetch * _ROWS_PER_CANDIDATE <= count:
         candidates = index.search(queries[pending], fetch, ef_search=ef_search)
-        keep = allowed[candidates.rows]  # (pending, fetch)
+        keep = allowed.mask[candidates.rows]  # (pending, fetch)
         enough = keep.sum(axis=1) >= k
         first = np.argsort(~keep[enough], axis=1, kind="stable")[:, :k]  # allowed ones first, in their order
         found_rows[pending[enough]] = np.take_along_axis(candidates.rows[enough], first, axis=1)
@@ -67,6 +68,6 @@ def filtered_search(
         pending = pending[~enough]
         fetch *= _GROWTH
     if len(pending):
-        exact = exact_search(vectors, queries[pending], k, rows=rows)
+        exact = exact_search(vectors, queries[pending], k, rows=allowed.rows)
         found_rows[pending], found_scores[pending] = exact
     return Neighbours(found_rows, found_scores)

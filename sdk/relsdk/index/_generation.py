@@ -1,35 +1,46 @@
-"""One generation of an index, open for reading.
+"""One generation of an index, open for reading: segments, and which of their documents are alive.
 
-Shape letters: N documents, D dimension.
+Shape letters: N documents of a segment, Q queries, D dimension, K results of each query.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from relsdk.errors import IndexFolderError
-from relsdk.index._building import INDEX_KINDS
-from relsdk.index._database import DOCUMENTS_FILE
+from relsdk.errors import IndexFolderError, InputError
 from relsdk.index._document_reader import DocumentReader
 from relsdk.index._filter_compiler import FilterCompiler
 from relsdk.index._filter_sql import Condition
-from relsdk.index._filtered_search import filtered_search
-from relsdk.index._manifest import Manifest, check_files, read_manifest
-from relsdk.index._vectors import VECTORS_FILE, map_vectors
-from relsdk.index.base import IndexConfig, Neighbours, VectorIndex
-from relsdk.index.flat import exact_search
+from relsdk.index._manifest import Manifest, SegmentEntry, check_files, dead_file, read_manifest
+from relsdk.index._row_set import RowSet
+from relsdk.index._segment import Segment, load_segment
+from relsdk.index.base import IndexConfig
+from relsdk.records import Document, Passage
 
-__all__ = ["Generation", "IndexInfo", "load_generation"]
+__all__ = ["Found", "Generation", "IndexInfo", "IndexStats", "SegmentStats", "load_generation"]
 
-# Bitmaps of recent filters that are kept; each takes N bytes.
-_FILTERS_KEPT = 16
+# A graph of several needs less effort than one alone: each holds a part of the nearest only.
+_LEAST_EFFORT = 48
+
+
+class Found(NamedTuple):
+    """The result of a search among all segments, best first.
+
+    Attributes:
+        rows: (Q, K) document rows, counted over all segments; -1 where there are fewer than K.
+        scores: (Q, K) float32 cosines, falling.
+        vectors: (Q, K) vector rows, counted over all segments: the best passage of each document.
+    """
+
+    rows: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    vectors: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -40,7 +51,7 @@ class IndexInfo:
         path: The folder.
         generation: Which generation of it is open.
         kind: "hnsw" or "flat".
-        count: N, documents.
+        count: Documents.
         dimension: D, of the vectors.
         encoder_name: Who made the vectors, for people.
         encoder_fingerprint: Who made the vectors.
@@ -48,7 +59,7 @@ class IndexInfo:
         encoder_relative_path: The same, from `path`, links followed; None when it is not known.
         config: The settings.
         files: Bytes of each file.
-        created: When, ISO 8601 in UTC.
+        created: When the generation was committed, ISO 8601 in UTC.
     """
 
     path: Path
@@ -66,37 +77,107 @@ class IndexInfo:
 
 
 @dataclass(frozen=True)
-class Generation:
-    """The open files of one generation.
+class SegmentStats:
+    """What one segment holds.
 
     Attributes:
-        name: Of its folder.
-        folder: Where it is, absolute.
-        manifest: What it holds.
-        vectors: (N, D), memory-mapped.
-        searcher: Over the vectors.
-        documents: Their documents.
-        matching: Which of N rows fulfil a condition; the latest answers are kept.
-        filters: Compiles filters to conditions.
+        name: Its folder inside the index.
+        count: Live documents.
+        dead: Documents that were deleted or replaced, and are still on the disk.
+        vectors: Rows of its matrix, of dead documents too.
+        graph: Whether a graph is searched, or every vector.
+        bytes: Of its files.
     """
 
     name: str
-    folder: Path
-    manifest: Manifest
-    vectors: NDArray[np.float32]
-    searcher: VectorIndex
-    documents: DocumentReader
-    matching: Callable[[Condition, int], NDArray[np.bool_]]
-    filters: FilterCompiler
+    count: int
+    dead: int
+    vectors: int
+    graph: bool
+    bytes: int
 
-    def allowed_rows(self, where: Mapping[str, Any] | None) -> NDArray[np.bool_] | None:
-        """Return which rows a filter allows, (N,) bool, not to be written to; None when it allows all."""
+
+@dataclass(frozen=True)
+class IndexStats:
+    """What an index consists of.
+
+    Attributes:
+        generation: Which one is open.
+        format: Of its folder: 1 or 2.
+        count: Live documents.
+        dead: Documents that were deleted or replaced, and are still on the disk.
+        bytes: Of all files of this generation.
+        segments: In the order in which their documents were added.
+    """
+
+    generation: str
+    format: int
+    count: int
+    dead: int
+    bytes: int
+    segments: tuple[SegmentStats, ...]
+
+
+class _AllDocuments:
+    """The documents of all segments, for what a filter asks about its fields."""
+
+    def __init__(self, readers: Sequence[DocumentReader]) -> None:
+        self._readers = readers
+
+    def any(self, condition: Condition) -> bool:
+        return any(reader.any(condition) for reader in self._readers)
+
+    def select(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        return [row for reader in self._readers for row in reader.select(sql, parameters)]
+
+
+class Generation:
+    """The open files of one generation.
+
+    Document rows are counted over all segments, dead documents too: `starts[s]` is the first of segment s.
+
+    Args:
+        name: Of its folder.
+        folder: Where it is, absolute.
+        manifest: What it holds.
+        segments: In its order.
+        alive: Of each segment, its documents (N,) that are not dead.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        manifest: Manifest,
+        segments: Sequence[Segment],
+        alive: Sequence[RowSet],
+    ) -> None:
+        self.name = name
+        self.folder = folder
+        self.manifest = manifest
+        self.segments = tuple(segments)
+        self.alive = tuple(alive)
+        self.starts = np.cumsum([0, *(segment.entry.count for segment in segments)])
+        self._vector_starts = np.cumsum([0, *(len(segment.vectors) for segment in segments)])
+        self._filters = FilterCompiler(
+            _AllDocuments([segment.documents for segment in segments])  # type: ignore[arg-type]
+        )
+        self._alive_vectors = [
+            segment.vectors_of(rows) for segment, rows in zip(self.segments, self.alive, strict=True)
+        ]
+
+    def allowed(self, where: Mapping[str, Any] | None) -> tuple[RowSet, ...]:
+        """Return which live documents of each segment a filter allows."""
         # What is no filter at all, such as "", is not an empty one.
         if where is None or (isinstance(where, Mapping) and not where):
-            return None
-        return self.matching(self.filters.compile(where), len(self.vectors))
+            return self.alive
+        condition = self._filters.compile(where)
+        return tuple(
+            segment.matching(condition) & alive
+            for segment, alive in zip(self.segments, self.alive, strict=True)
+        )
 
-    def neighbours(
+    def search(
         self,
         queries: NDArray[np.float32],
         k: int,
@@ -104,16 +185,122 @@ class Generation:
         ef_search: int | None,
         where: Mapping[str, Any] | None,
         exact: bool,
-    ) -> Neighbours:
-        """Find the nearest of the rows that a filter allows; see `Index.search`."""
-        allowed = self.allowed_rows(where)
-        if exact:
-            rows = None if allowed is None else np.flatnonzero(allowed)
-            return exact_search(self.vectors, queries, k, rows=rows)
-        if allowed is None:
-            return self.searcher.search(queries, k, ef_search=ef_search)
-        config = self.manifest.config
-        return filtered_search(self.searcher, self.vectors, queries, k, allowed, config, ef_search=ef_search)
+    ) -> Found:
+        """Find the nearest of the documents that a filter allows; see `Index.search`."""
+        allowed = self.allowed(where)
+        k = min(k, sum(rows.count for rows in allowed))
+        effort = self._effort(ef_search)
+        found = []
+        for number, segment in enumerate(self.segments):
+            if allowed[number] is self.alive[number]:
+                vectors = self._alive_vectors[number]
+            else:
+                vectors = segment.vectors_of(allowed[number])
+            part = _best_documents(segment, queries, k, vectors, allowed[number].count, effort, exact)
+            found.append(
+                Found(
+                    part.rows + self.starts[number], part.scores, part.vectors + self._vector_starts[number]
+                )
+            )
+        return _merged(found, len(queries), k)
+
+    def _effort(self, ef_search: int | None) -> int | None:
+        """Return ef_search for each of several graphs, None for the configured one."""
+        graphs = sum(segment.entry.has_graph for segment in self.segments)
+        if graphs < 2:
+            return ef_search
+        whole = ef_search or self.manifest.config.ef_search
+        return max(min(whole, _LEAST_EFFORT), whole // graphs)
+
+    def locate(self, rows: NDArray[np.int64]) -> Iterator[tuple[Segment, NDArray[np.int64]]]:
+        """Yield, of rising rows counted over all segments, each segment with its own rows."""
+        ends = np.searchsorted(rows, self.starts)
+        for number, segment in enumerate(self.segments):
+            some = rows[ends[number] : ends[number + 1]]
+            if len(some):
+                yield segment, some - self.starts[number]
+
+    def documents(self, rows: Sequence[int]) -> dict[int, Document]:
+        """Return the documents of rows counted over all segments, by row; read lately or not."""
+        if len(self.segments) == 1:
+            return self.segments[0].documents.fetch(rows)
+        documents: dict[int, Document] = {}
+        for segment, some in self.locate(np.unique(np.array(rows, dtype=np.int64))):
+            start = int(self.starts[self.segments.index(segment)])
+            found = segment.documents.fetch(some.tolist())
+            documents.update((start + row, document) for row, document in found.items())
+        return documents
+
+    def rows_of(self, ids: Sequence[str]) -> tuple[dict[str, int], ...]:
+        """Return, of each segment, the rows of the live documents that have these ids."""
+        found = []
+        for segment, alive in zip(self.segments, self.alive, strict=True):
+            rows = segment.documents.rows_of(ids)
+            found.append({identifier: row for identifier, row in rows.items() if alive.mask[row]})
+        return tuple(found)
+
+    def by_id(self, ids: Sequence[str]) -> dict[str, Document]:
+        """Return those live documents that are there, by id."""
+        documents: dict[str, Document] = {}
+        for segment, rows in zip(self.segments, self.rows_of(ids), strict=True):
+            found = segment.documents.fetch(sorted(rows.values()))
+            documents.update((document.id, document) for document in found.values())
+        return documents
+
+    def near(self, identifier: str, count: int) -> list[str]:
+        """Return live ids around one that is not there."""
+        names = {name for segment in self.segments for name in segment.documents.near(identifier, count)}
+        return sorted(name for rows in self.rows_of(sorted(names)) for name in rows)
+
+    def passage(self, document: Document, vector: int) -> Passage | None:
+        """Return the passage of a document that has a vector; None where documents are not split."""
+        number = int(np.searchsorted(self._vector_starts, vector, side="right")) - 1
+        passages = self.segments[number].passages
+        if passages is None:
+            return None
+        _, start, end = passages[vector - self._vector_starts[number]].tolist()
+        return Passage(document.text[start:end], start, end)
+
+    def vectors(self, path: Path) -> NDArray[np.float32]:
+        """Return the vectors of all live documents; see `Index.vectors`."""
+        if any(segment.passages is not None for segment in self.segments):
+            raise InputError(f"{path} splits documents into passages: they have several vectors each")
+        if len(self.segments) == 1 and self.alive[0].is_full:
+            return self.segments[0].vectors
+        pairs = zip(self.segments, self.alive, strict=True)
+        parts = [segment.vectors[alive.rows] for segment, alive in pairs]
+        empty = np.empty((0, self.manifest.dimension), dtype=np.float32)
+        joined: NDArray[np.float32] = np.concatenate([empty, *parts])
+        joined.flags.writeable = False
+        return joined
+
+    def stats(self) -> IndexStats:
+        """Return what the index consists of."""
+        segments = tuple(
+            SegmentStats(
+                name=entry.folder,
+                count=entry.live,
+                dead=entry.count - entry.live,
+                vectors=entry.rows,
+                graph=entry.has_graph,
+                bytes=sum(file.size for file in entry.files.values()),
+            )
+            for entry in self.manifest.segments
+        )
+        own = sum(entry.size for entry in self.manifest.files.values())
+        return IndexStats(
+            generation=self.name,
+            format=self.manifest.version,
+            count=self.manifest.count,
+            dead=sum(segment.dead for segment in segments),
+            bytes=own + sum(segment.bytes for segment in segments),
+            segments=segments,
+        )
+
+    def close(self) -> None:
+        """Close the connections of all segments."""
+        for segment in self.segments:
+            segment.documents.close()
 
     def info(self, path: Path) -> IndexInfo:
         """Return what the index at `path` holds."""
@@ -124,39 +311,105 @@ class Generation:
             kind=manifest.config.kind,
             count=manifest.count,
             dimension=manifest.dimension,
-            encoder_name=manifest.encoder_name,
-            encoder_fingerprint=manifest.encoder_fingerprint,
-            encoder_path=manifest.encoder_path,
-            encoder_relative_path=manifest.encoder_relative_path,
+            encoder_name=manifest.encoder.name,
+            encoder_fingerprint=manifest.encoder.fingerprint,
+            encoder_path=manifest.encoder.path,
+            encoder_relative_path=manifest.encoder.relative_path,
             config=manifest.config,
-            files={name: entry.size for name, entry in manifest.files.items()},
+            files={name: entry.size for name, _, entry in manifest.all_files(self.folder)},
             created=manifest.created,
         )
 
 
-def load_generation(name: str, folder: Path, check: str = "hashes") -> Generation:
+def _best_documents(
+    segment: Segment,
+    queries: NDArray[np.float32],
+    k: int,
+    vectors: RowSet,
+    documents: int,
+    effort: int | None,
+    exact: bool,
+) -> Found:
+    """Find the k nearest documents of a segment, each by its best vector."""
+    k = min(k, documents)
+    if segment.passages is None:
+        found = segment.search(queries, k, vectors, ef_search=effort, exact=exact)
+        return Found(found.rows, found.scores, found.rows)
+    results = Found(
+        np.full((len(queries), k), -1, dtype=np.int64),
+        np.full((len(queries), k), -np.inf, dtype=np.float32),
+        np.full((len(queries), k), -1, dtype=np.int64),
+    )
+    for query in range(len(queries)):
+        wanted = 2 * k
+        while True:  # several passages of one document may be among the best
+            near = segment.search(queries[query : query + 1], wanted, vectors, ef_search=effort, exact=exact)
+            owners, first = np.unique(segment.documents_of(near.rows[0]), return_index=True)
+            if len(owners) >= k or near.rows.shape[1] >= vectors.count:
+                break
+            wanted *= 4
+        order = np.lexsort((owners, -near.scores[0][first]))[:k]
+        results.rows[query, : len(order)] = owners[order]
+        results.scores[query, : len(order)] = near.scores[0][first[order]]
+        results.vectors[query, : len(order)] = near.rows[0][first[order]]
+    return results
+
+
+def _merged(found: Sequence[Found], queries: int, k: int) -> Found:
+    """Merge the results of segments by score; equal ones stay in the order of the rows."""
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        empty = np.empty((queries, 0), dtype=np.int64)
+        return Found(empty, empty.astype(np.float32), empty)
+    rows, scores, vectors = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return Found(*(np.take_along_axis(one, order, axis=1) for one in (rows, scores, vectors)))
+
+
+def load_generation(
+    name: str, folder: Path, check: str = "hashes", known: Sequence[Segment] = ()
+) -> Generation:
     """Open the files of a generation.
 
     Args:
         name: Of the generation.
         folder: Its folder.
         check: "hashes" or "sizes"; see `Index.open`.
+        known: Segments that are open already: they are not opened again.
 
     Raises:
-        IndexFolderError: One is missing, damaged or not what the manifest says.
+        IndexFolderError: A file is missing, damaged or not what the manifest says.
     """
+    folder = folder.absolute()
     manifest = read_manifest(folder)
-    check_files(folder, manifest.files, hashes=check == "hashes")
-    vectors = map_vectors(folder / VECTORS_FILE, manifest.count, manifest.dimension)
-    searcher = INDEX_KINDS[manifest.config.kind].load(folder, vectors, manifest.config)
-    documents = DocumentReader(folder / DOCUMENTS_FILE)
-    if len(documents) != manifest.count:
-        documents.close()
-        raise IndexFolderError(
-            f"{folder / DOCUMENTS_FILE} does not hold the {manifest.count:,} documents that the manifest "
-            f"says; build the index again"
+    check_files(folder, manifest, hashes=check == "hashes")
+    alive = [_load_alive(folder, entry) for entry in manifest.segments]
+    opened = {(segment.folder, frozenset(segment.entry.files.items())): segment for segment in known}
+    segments: list[Segment] = []
+    for entry in manifest.segments:
+        key = (folder.parent / entry.folder, frozenset(entry.files.items()))
+        segments.append(
+            opened.get(key) or load_segment(folder.parent, entry, manifest.dimension, manifest.config)
         )
-    # Of the reader, not of the Index: no reference cycle keeps closed files open.
-    matching = lru_cache(maxsize=_FILTERS_KEPT)(documents.matching)
-    filters = FilterCompiler(documents)
-    return Generation(name, folder.absolute(), manifest, vectors, searcher, documents, matching, filters)
+    return Generation(name, folder, manifest, segments, alive)
+
+
+def _load_alive(folder: Path, entry: SegmentEntry) -> RowSet:
+    """Read which documents of a segment are alive."""
+    if entry.live == entry.count:
+        return RowSet(np.ones(entry.count, dtype=np.bool_), entry.count)
+    path = folder / dead_file(entry.folder)
+    try:
+        bits = np.frombuffer(path.read_bytes(), dtype=np.uint8)
+    except OSError as error:
+        raise IndexFolderError(f"cannot read {path}: {error.strerror or error}") from error
+    if len(bits) != (entry.count + 7) // 8:
+        raise IndexFolderError(f"{path} has {len(bits):,} bytes, not one bit for {entry.count:,} documents")
+    alive = RowSet(np.unpackbits(bits, count=entry.count) == 0)
+    if alive.count != entry.live:
+        raise IndexFolderError(
+            f"{path} is damaged: {alive.count:,} documents are alive, the manifest says {entry.live:,}; "
+            f"build the index again"
+        )
+    return alive

@@ -1,12 +1,15 @@
-"""`manifest.json`: the description of a generation and the hashes of its files."""
+"""`manifest.json`: the segments of a generation, and the sizes and hashes of all files.
+
+Format 2 names segments; a generation of format 1 holds its files itself, and is read as one segment.
+"""
 
 from __future__ import annotations
 
 import json
 import platform
 import sqlite3
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,20 +22,36 @@ from relsdk.files.folders import json_sha256
 from relsdk.files.intact import hash_and_remember, is_intact
 from relsdk.index._database import DOCUMENTS_FILE
 from relsdk.index._duplicate_vectors import TWINS_FILE
+from relsdk.index._passages import PASSAGES_FILE
 from relsdk.index._vectors import VECTORS_FILE
 from relsdk.index.base import IndexConfig
 from relsdk.index.hnsw import GRAPH_FILE
 from relsdk.typed_json import convert_json, read_json
 
-__all__ = ["MANIFEST_FILE", "Manifest", "check_files", "read_manifest"]
+__all__ = [
+    "MANIFEST_FILE",
+    "FileEntry",
+    "MadeBy",
+    "Manifest",
+    "SegmentEntry",
+    "check_files",
+    "dead_file",
+    "describe_files",
+    "read_manifest",
+    "write_manifest",
+]
 
 MANIFEST_FILE = "manifest.json"
 FORMAT = "relsdk-index"
-VERSION = 1
+VERSION = 2
+_REMEDY = "build the index again"
+# Files of a segment beside vectors and documents, and those of them that go together.
+_GROUPS = ({GRAPH_FILE, TWINS_FILE}, {PASSAGES_FILE})
+_FOLDER = r"^(segments/seg|gen)-[0-9]{6,12}$"
 
 
 @dataclass(frozen=True)
-class _FileEntry:
+class FileEntry:
     """Size in bytes and hex SHA-256 of a file."""
 
     size: Annotated[int, Meta(ge=1)]
@@ -40,64 +59,42 @@ class _FileEntry:
 
 
 @dataclass(frozen=True)
-class Manifest:
-    """The facts about a generation.
+class SegmentEntry:
+    """The facts about a segment in one generation.
 
     Attributes:
-        config: The settings.
-        count: N, documents.
-        dimension: D, of the vectors.
-        encoder_name: Who made the vectors, for people.
-        encoder_fingerprint: Who made the vectors.
-        encoder_path: Where the encoder was then; None when it has no folder, or one whose name is not UTF-8.
-        encoder_relative_path: The same, from the index's own folder; None in what older versions wrote.
-        created: When, ISO 8601 in UTC.
-        libraries: Versions of what wrote it.
+        folder: From the folder of the index: "segments/seg-000001", or the generation of format 1.
+        count: N, documents, dead ones too.
+        rows: Vectors; more than documents where these are split into passages.
+        live: Documents that are not dead.
         files: By name.
+        synced: False when it was written without waiting for the disk.
     """
 
-    config: IndexConfig
-    count: int
-    dimension: int
-    encoder_name: str
-    encoder_fingerprint: str
-    encoder_path: str | None
-    encoder_relative_path: str | None
-    created: str
-    libraries: Mapping[str, str]
-    files: Mapping[str, _FileEntry]
-
-    def to_json(self) -> str:
-        """Return the text of the file; `checksum` is over all the rest."""
-        content = {**self._content(), "checksum": self.checksum}
-        return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    folder: Annotated[str, Meta(pattern=_FOLDER)]
+    count: Annotated[int, Meta(ge=1)]
+    rows: Annotated[int, Meta(ge=1)]
+    live: Annotated[int, Meta(ge=1)]
+    files: Mapping[str, FileEntry]
+    synced: bool = True
 
     @property
-    def checksum(self) -> str:
-        """The hex SHA-256 of all that is in the file."""
-        return json_sha256(self._content())
-
-    def _content(self) -> dict[str, Any]:
-        return {
-            "format": FORMAT,
-            "version": VERSION,
-            "config": self.config.to_dict(),
-            "count": self.count,
-            "dimension": self.dimension,
-            "encoder": {
-                "name": self.encoder_name,
-                "fingerprint": self.encoder_fingerprint,
-                "path": self.encoder_path,
-                "relative_path": self.encoder_relative_path,
-            },
-            "created": self.created,
-            "libraries": dict(self.libraries),
-            "files": {name: {"size": f.size, "sha256": f.sha256} for name, f in self.files.items()},
-        }
+    def has_graph(self) -> bool:
+        """Whether a graph is searched; without one search is exact."""
+        return GRAPH_FILE in self.files
 
 
 @dataclass(frozen=True)
-class _Encoder:
+class MadeBy:
+    """The encoder that made the vectors.
+
+    Attributes:
+        name: For people.
+        fingerprint: Equal for encoders whose vectors may be compared.
+        path: Where it was then; None when it has no folder, or one whose name is not UTF-8.
+        relative_path: The same, from the index's own folder; None in what older versions wrote.
+    """
+
     name: str
     fingerprint: str
     path: str | None = None
@@ -105,50 +102,136 @@ class _Encoder:
 
 
 @dataclass(frozen=True)
+class Manifest:
+    """The facts about a generation.
+
+    Attributes:
+        version: Of the format that its folder has: 1 or 2.
+        config: The settings.
+        dimension: D, of the vectors.
+        encoder: Who made the vectors.
+        segments: In the order in which their documents were added.
+        files: By name, beside the manifest: bitmaps of dead documents, and what calibrates.
+        created: When, ISO 8601 in UTC.
+        libraries: Versions of what wrote it.
+        checksum: The hex SHA-256 of all the rest.
+    """
+
+    version: int
+    config: IndexConfig
+    dimension: int
+    encoder: MadeBy
+    segments: tuple[SegmentEntry, ...]
+    files: Mapping[str, FileEntry]
+    created: str
+    libraries: Mapping[str, str]
+    checksum: str = ""
+
+    @property
+    def count(self) -> int:
+        """Live documents."""
+        return sum(segment.live for segment in self.segments)
+
+    def all_files(self, generation: Path) -> Iterator[tuple[str, Path, FileEntry]]:
+        """Yield (name to show, path, entry) of each file that belongs to the generation in a folder."""
+        for segment in self.segments:
+            place = generation.parent / segment.folder
+            prefix = "" if place == generation else f"{segment.folder}/"
+            for name, entry in segment.files.items():
+                yield prefix + name, place / name, entry
+        for name, entry in self.files.items():
+            yield name, generation / name, entry
+
+
+@dataclass(frozen=True)
 class _Content:
-    """The file, as it is read."""
+    """The file in format 2, as it is read."""
+
+    format: str
+    version: int
+    config: IndexConfig
+    dimension: Annotated[int, Meta(ge=1)]
+    encoder: MadeBy
+    segments: tuple[SegmentEntry, ...]
+    files: dict[str, FileEntry]
+    created: str
+    libraries: dict[str, str]
+    checksum: str
+
+
+@dataclass(frozen=True)
+class _Content1:
+    """The file in format 1, as it is read."""
 
     format: str
     version: int
     config: IndexConfig
     count: Annotated[int, Meta(ge=1)]
     dimension: Annotated[int, Meta(ge=1)]
-    encoder: _Encoder
+    encoder: MadeBy
     created: str
     libraries: dict[str, str]
-    files: dict[str, _FileEntry]
+    files: dict[str, FileEntry]
     checksum: str
 
 
-def _file_names(config: IndexConfig) -> tuple[str, ...]:
-    """Return the names of the files beside the manifest."""
-    return (VECTORS_FILE, DOCUMENTS_FILE, *([GRAPH_FILE, TWINS_FILE] if config.kind == "hnsw" else []))
+def dead_file(segment_folder: str) -> str:
+    """Return the name of the bitmap of a segment's dead documents."""
+    return f"dead-{Path(segment_folder).name}.bits"
 
 
-def describe(
-    folder: Path,
-    config: IndexConfig,
-    count: int,
-    dimension: int,
-    encoder: tuple[str, str, str | None, str | None],
-) -> Manifest:
-    """Make the manifest of a finished folder: hash its files, note time and versions.
-
-    Args:
-        folder: Holds the files.
-        config: The settings.
-        count: N.
-        dimension: D.
-        encoder: Name, fingerprint, path and relative path.
-    """
-    files = {
-        name: _FileEntry((folder / name).stat().st_size, hash_and_remember(folder / name))
-        for name in _file_names(config)
+def describe_files(folder: Path, names: Sequence[str]) -> dict[str, FileEntry]:
+    """Hash finished files."""
+    return {
+        name: FileEntry((folder / name).stat().st_size, hash_and_remember(folder / name)) for name in names
     }
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
+    """Write the manifest of a generation whose other files are there; return it with its checksum."""
     libraries = {name: _version(name) for name in ("relsdk", "numpy", "hnswlib")}
     libraries |= {"sqlite": sqlite3.sqlite_version, "python": platform.python_version()}
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    return Manifest(config, count, dimension, *encoder, created, libraries, files)
+    manifest = replace(manifest, version=VERSION, created=created, libraries=libraries)
+    content = _to_dict(manifest)
+    checksum = json_sha256(content)
+    text = json.dumps({**content, "checksum": checksum}, indent=2, ensure_ascii=False) + "\n"
+    (folder / MANIFEST_FILE).write_text(text, encoding="utf-8")
+    return replace(manifest, checksum=checksum)
+
+
+def _to_dict(manifest: Manifest) -> dict[str, Any]:
+    encoder = manifest.encoder
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "config": manifest.config.to_dict(),
+        "dimension": manifest.dimension,
+        "encoder": {
+            "name": encoder.name,
+            "fingerprint": encoder.fingerprint,
+            "path": encoder.path,
+            "relative_path": encoder.relative_path,
+        },
+        "segments": [
+            {
+                "folder": segment.folder,
+                "count": segment.count,
+                "rows": segment.rows,
+                "live": segment.live,
+                "files": _files_to_dict(segment.files),
+                "synced": segment.synced,
+            }
+            for segment in manifest.segments
+        ],
+        "files": _files_to_dict(manifest.files),
+        "created": manifest.created,
+        "libraries": dict(manifest.libraries),
+    }
+
+
+def _files_to_dict(files: Mapping[str, FileEntry]) -> dict[str, Any]:
+    return {name: {"size": entry.size, "sha256": entry.sha256} for name, entry in files.items()}
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -158,53 +241,99 @@ def read_manifest(folder: Path) -> Manifest:
         IndexFolderError: It is missing, damaged, foreign, or of another version.
     """
     path = folder / MANIFEST_FILE
-    remedy = "build the index again"
-    content = read_json(path, dict[str, Any], error=IndexFolderError, remedy=remedy)
+    content = read_json(path, dict[str, Any], error=IndexFolderError, remedy=_REMEDY)
     if content.get("format") != FORMAT:
         raise IndexFolderError(f"{path} is not the manifest of a relsdk index; name another folder")
-    if content.get("version") != VERSION:
+    number = content.get("version")
+    if number not in (1, VERSION) or isinstance(number, bool):
         raise IndexFolderError(
-            f"{path} has format version {content.get('version')!r}, this relsdk reads {VERSION}; build the "
-            f"index again, or use the relsdk that wrote it"
+            f"{path} has format version {number!r}, this relsdk reads 1 and {VERSION}; build the index "
+            f"again, or use the relsdk that wrote it"
         )
-    parsed = convert_json(content, _Content, where=str(path), error=IndexFolderError, remedy=remedy)
-    needed = _file_names(parsed.config)
+    manifest = _manifest_1(path, content) if number == 1 else _manifest_2(path, content)
+    if json_sha256({name: value for name, value in content.items() if name != "checksum"}) != (
+        manifest.checksum
+    ):
+        raise IndexFolderError(
+            f"{path} is damaged: its checksum differs: it was changed after it was written; {_REMEDY}"
+        )
+    return manifest
+
+
+def _manifest_1(path: Path, content: dict[str, Any]) -> Manifest:
+    parsed = convert_json(content, _Content1, where=str(path), error=IndexFolderError, remedy=_REMEDY)
+    needed = [VECTORS_FILE, DOCUMENTS_FILE]
+    needed += [GRAPH_FILE, TWINS_FILE] if parsed.config.kind == "hnsw" else []
     if sorted(parsed.files) != sorted(needed):  # none can lead out of the folder
-        raise IndexFolderError(
-            f"{path} is damaged: it lists the files {', '.join(parsed.files) or 'none'}, not "
-            f"{', '.join(needed)}; {remedy}"
-        )
-    if json_sha256({name: value for name, value in content.items() if name != "checksum"}) != parsed.checksum:
-        raise IndexFolderError(
-            f"{path} is damaged: its checksum differs: it was changed after it was written; {remedy}"
-        )
+        raise _wrong_files(path, parsed.files, needed)
+    segment = SegmentEntry(path.parent.name, parsed.count, parsed.count, parsed.count, parsed.files)
     return Manifest(
-        config=parsed.config,
-        count=parsed.count,
-        dimension=parsed.dimension,
-        encoder_name=parsed.encoder.name,
-        encoder_fingerprint=parsed.encoder.fingerprint,
-        encoder_path=parsed.encoder.path,
-        encoder_relative_path=parsed.encoder.relative_path,
-        created=parsed.created,
-        libraries=parsed.libraries,
-        files=parsed.files,
+        1,
+        parsed.config,
+        parsed.dimension,
+        parsed.encoder,
+        (segment,),
+        {},
+        parsed.created,
+        parsed.libraries,
+        parsed.checksum,
     )
 
 
-def check_files(folder: Path, files: Mapping[str, _FileEntry], *, hashes: bool) -> None:
+def _manifest_2(path: Path, content: dict[str, Any]) -> Manifest:
+    parsed = convert_json(content, _Content, where=str(path), error=IndexFolderError, remedy=_REMEDY)
+    for segment in parsed.segments:
+        others = set(segment.files) - {VECTORS_FILE, DOCUMENTS_FILE}
+        known = set().union(*_GROUPS)
+        whole = all(not others & group or group <= others for group in _GROUPS)
+        if len(segment.files) != len(others) + 2 or not others <= known or not whole:
+            raise _wrong_files(path, segment.files, [VECTORS_FILE, DOCUMENTS_FILE, *sorted(known)])
+        if segment.live > segment.count or (segment.rows != segment.count and PASSAGES_FILE not in others):
+            raise IndexFolderError(
+                f"{path} is damaged: {segment.folder} has {segment.live:,} live of {segment.count:,} "
+                f"documents and {segment.rows:,} vectors; {_REMEDY}"
+            )
+    folders = [segment.folder for segment in parsed.segments]
+    dead = [dead_file(segment.folder) for segment in parsed.segments if segment.live < segment.count]
+    if len(set(folders)) < len(folders) or not set(dead) <= set(parsed.files) <= {*dead, *EXTRA_FILES}:
+        raise _wrong_files(path, parsed.files, [*dead, *EXTRA_FILES])
+    return Manifest(
+        VERSION,
+        parsed.config,
+        parsed.dimension,
+        parsed.encoder,
+        parsed.segments,
+        parsed.files,
+        parsed.created,
+        parsed.libraries,
+        parsed.checksum,
+    )
+
+
+# Files of a generation that the next one takes over.
+EXTRA_FILES: tuple[str, ...] = ()
+
+
+def _wrong_files(path: Path, files: Mapping[str, FileEntry], needed: Sequence[str]) -> IndexFolderError:
+    return IndexFolderError(
+        f"{path} is damaged: it lists the files {', '.join(files) or 'none'}, not {', '.join(needed)}; "
+        f"{_REMEDY}"
+    )
+
+
+def check_files(generation: Path, manifest: Manifest, *, hashes: bool) -> None:
     """Refuse files that are not those of the manifest.
 
     Args:
-        folder: Holds them.
-        files: What they must be.
+        generation: The folder of the manifest.
+        manifest: What they must be.
         hashes: Also compare hashes; a file that passed before is not read again (`relsdk.files.intact`).
 
     Raises:
         IndexFolderError: One is missing, unreadable or another.
     """
-    for name, entry in files.items():
-        path = folder / name
+    files = list(manifest.all_files(generation))
+    for _, path, entry in files:
         try:
             size = path.stat().st_size
             if size != entry.size:
@@ -215,8 +344,7 @@ def check_files(folder: Path, files: Mapping[str, _FileEntry], *, hashes: bool) 
             raise IndexFolderError(
                 f"cannot read {path}: {error.strerror or error}; build the index again"
             ) from error
-    for name, entry in files.items() if hashes else ():
-        path = folder / name
+    for _, path, entry in files if hashes else ():
         try:
             intact = is_intact(path, entry.sha256)
         except OSError as error:

@@ -1,43 +1,57 @@
-"""The folder of an index: generations, and a pointer that is moved in one step.
+"""The folder of an index: segments, generations that name them, and a pointer that is moved in one step.
 
     INDEX/CURRENT                      the name of the committed generation
-    INDEX/gen-000001/                  manifest.json, vectors.npy, documents.sqlite, graph.hnsw, twins.npy
-    INDEX/.tmp-gen-000002-<pid>/       a generation being written
-    INDEX/.lock, INDEX/.writer         held by the writer; who that is
+    INDEX/gen-000042/                  manifest.json, dead-SEGMENT.bits
+    INDEX/segments/seg-000041/         vectors.npy, documents.sqlite, graph.hnsw, twins.npy, ...
+    INDEX/.tmp-gen-000043-<pid>/       a generation being written
+    INDEX/.tmp-part-<random>/          documents being written; beside it, its lock
+    INDEX/.lock, INDEX/.writer         held by the writer that commits; who that is
 
-A generation never changes once its folder has its name. A crash at any point leaves CURRENT naming a complete
-one; what else it left is removed by the next writer, under the lock, before it begins: also on a full disk.
+Neither a segment nor a generation changes once its folder has its name. A crash at any point leaves CURRENT
+naming a complete one; what else it left is removed by the next writer, under the lock, before it begins: also
+on a full disk. The generation before the current one stays, with its segments.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import secrets
 import socket
-import sqlite3
 import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
 from relsdk.errors import IndexFolderError, InputError, LockedError, RelsdkError
-from relsdk.files.atomic import hold_lock, remove, sync, sync_tree
+from relsdk.files.atomic import HeldLock, hold_lock, remove, sync, sync_tree
 from relsdk.files.folders import write_file_atomically
+from relsdk.index._manifest import read_manifest
+from relsdk.index._writing import writing
 
 __all__ = [
     "CURRENT",
-    "new_generation",
+    "Commit",
+    "committing",
+    "new_index",
+    "new_part",
     "open_current",
     "read_current",
-    "writing",
 ]
 
 CURRENT = "CURRENT"
-_LOCK, _OWNER = ".lock", ".writer"
+_LOCK, _OWNER, _SEGMENTS = ".lock", ".writer", "segments"
 _GENERATION = re.compile(r"gen-[0-9]{6,12}")
+_SEGMENT = re.compile(r"seg-[0-9]{6,12}")
+_PART = re.compile(r"\.tmp-part-[0-9a-f]{8}")
 _LEFTOVER = re.compile(r"\.tmp-gen-[0-9]{6,12}-[0-9]+|\.CURRENT\..*|\.\.writer\..*")
-_OURS = re.compile(rf"{CURRENT}|\.lock|\.writer|{_GENERATION.pattern}|{_LEFTOVER.pattern}")
+_OURS = re.compile(
+    rf"{CURRENT}|\.lock|\.writer|segments|{_GENERATION.pattern}|{_LEFTOVER.pattern}|{_PART.pattern}(\.lock)?"
+)
+# How long a change waits for another writer's commit, and how often it looks.
+_PATIENCE_SECONDS, _LOOK_SECONDS = 30.0, 0.01
 Content = TypeVar("Content")
 
 
@@ -123,52 +137,91 @@ def _check_target(path: Path, overwrite: bool) -> None:
         raise InputError(f"{path} is an index already; pass --overwrite to replace it")
 
 
-class _Staging:
-    """A generation that is being written.
+class Commit:
+    """A writer that holds the lock.
 
     Attributes:
-        folder: Where its files go.
+        path: The folder of the index.
+        name: Of the generation that `commit` makes.
+        segment: The folder of the segment that it makes, from the folder of the index.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        numbers = [int(name[4:]) for name in os.listdir(path) if _GENERATION.fullmatch(name)]
+        self.path = path
+        names = [*os.listdir(path), *_names_in(path / _SEGMENTS)]
+        numbers = [int(name[4:]) for name in names if _GENERATION.fullmatch(name) or _SEGMENT.fullmatch(name)]
         try:
             numbers.append(int(read_current(path)[4:]))
         except IndexFolderError:
             pass  # no index yet, or a damaged one
-        self.name = f"gen-{max(numbers, default=0) + 1:06d}"
-        self.folder = path / f".tmp-{self.name}-{os.getpid()}"
-        self.folder.mkdir()
+        number = max(numbers, default=0) + 1
+        self.name = f"gen-{number:06d}"
+        self.segment = f"{_SEGMENTS}/seg-{number:06d}"
 
-    def commit(self) -> None:
-        """Make the generation durable, then current, then delete what it replaces.
+    def commit(
+        self, write: Callable[[Path], None], *, part: Path | None = None, synced: list[Path] | None = None
+    ) -> None:
+        """Make a generation durable, then current, then delete what nobody needs any more.
+
+        Args:
+            write: Writes the generation's files into the folder that it is given.
+            part: The folder that becomes `segment`.
+            synced: Folders that were written without waiting for the disk, and must be on it first; None does
+                not wait for anything: a power cut may then leave an index that has to be built again.
 
         Raises:
             RelsdkError: The file system refused; what was current still is.
         """
-        with writing(self._path):
-            sync_tree(self.folder)
-            os.rename(self.folder, self._path / self.name)
-            sync(self._path)
-            write_file_atomically(self._path / CURRENT, self.name + "\n")
-        with suppress(OSError):  # the next writer tries again
-            _remove_leftovers(self._path)
-
-    def discard(self) -> None:
-        """Delete what was written, unless it has become current."""
-        remove(self.folder)
+        staging = self.path / f".tmp-{self.name}-{os.getpid()}"
+        moved = False
         try:
-            current = read_current(self._path)
+            with writing(self.path):
+                staging.mkdir()
+                write(staging)
+                if part is not None:
+                    self._place(part, wait=synced is not None)
+                    moved = True
+                if synced is not None:
+                    for folder in (*synced, staging):
+                        sync_tree(folder)
+                os.rename(staging, self.path / self.name)
+                if synced is not None:
+                    sync(self.path)
+                write_file_atomically(self.path / CURRENT, self.name + "\n")
+        except BaseException:
+            self._discard(staging, moved)
+            raise
+        with suppress(OSError):  # the next writer tries again
+            _remove_leftovers(self.path)
+
+    def _place(self, part: Path, wait: bool) -> None:
+        """Give a finished part its name."""
+        segments = self.path / _SEGMENTS
+        if not segments.is_dir() or segments.is_symlink():
+            remove(segments)
+            segments.mkdir()
+        if wait:
+            sync_tree(part)
+        os.rename(part, self.path / self.segment)
+        if wait:
+            sync(segments)
+
+    def _discard(self, staging: Path, moved: bool) -> None:
+        """Delete what was written, unless it has become current."""
+        remove(staging)
+        try:
+            current = read_current(self.path)
         except IndexFolderError:
             current = None
         if current != self.name:
-            remove(self._path / self.name)
+            remove(self.path / self.name)
+            if moved:
+                remove(self.path / self.segment)
 
 
 @contextmanager
-def new_generation(path: Path, *, overwrite: bool) -> Iterator[_Staging]:
-    """Lock the folder, making it if need be, and yield a generation to write and commit.
+def new_index(path: Path, *, overwrite: bool) -> Iterator[Commit]:
+    """Lock the folder, making it if need be, and yield what commits the first generation, or a new beginning.
 
     Without a commit, also when interrupted, nothing of it stays.
 
@@ -182,18 +235,9 @@ def new_generation(path: Path, *, overwrite: bool) -> Iterator[_Staging]:
     try:
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
-        with _lock(path):
+        with _lock(path, patience=0.0):
             _check_target(path, overwrite)  # again: another writer may just have finished
-            with writing(path):
-                _remove_leftovers(path)
-                # Only now: on a full disk there may have been no room for it.
-                write_file_atomically(path / _OWNER, f"process {os.getpid()} on {socket.gethostname()}\n")
-                staging = _Staging(path)
-            try:
-                yield staging
-            except BaseException:
-                staging.discard()
-                raise
+            yield _begin(path)
     except BaseException:
         for folder in missing:
             with suppress(OSError):  # it holds an index, or what somebody else put there
@@ -202,33 +246,59 @@ def new_generation(path: Path, *, overwrite: bool) -> Iterator[_Staging]:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn what the file system refuses into an error for people.
+def committing(path: Path) -> Iterator[Commit]:
+    """Lock an index that is there, waiting for another writer's commit, and yield what commits a change.
 
     Raises:
-        RelsdkError: With path and reason.
+        LockedError: Another writer is at work for too long.
+        RelsdkError: The file system refused.
     """
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or error
-        raise RelsdkError(f"cannot write {path}: {reason}; check space and permissions there") from error
-    except sqlite3.Error as error:
-        raise RelsdkError(
-            f"cannot write {path}: SQLite: {error}; check space and permissions there"
-        ) from error
+    read_current(path)
+    with _lock(path, patience=_PATIENCE_SECONDS):
+        yield _begin(path)
+
+
+def _begin(path: Path) -> Commit:
+    with writing(path):
+        _remove_leftovers(path)
+        # Only now: on a full disk there may have been no room for it.
+        write_file_atomically(path / _OWNER, f"process {os.getpid()} on {socket.gethostname()}\n")
+        return Commit(path)
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Hold the writer's lock; the kernel drops it when the process dies."""
+def new_part(path: Path) -> Iterator[Path]:
+    """Yield a new folder inside an index, for documents that are being written; it is gone in the end.
+
+    No lock of the index is needed: the folder has one of its own, which tells it from what a killed writer
+    left.
+
+    Raises:
+        RelsdkError: The file system refused.
+    """
+    folder = path / f".tmp-part-{secrets.token_hex(4)}"
+    with writing(path):
+        lock = hold_lock(_part_lock(folder))
+        try:
+            folder.mkdir()
+        except BaseException:
+            lock.release(remove=True)
+            raise
     try:
-        lock = hold_lock(path / _LOCK)
-    except LockedError:
-        raise LockedError(
-            f"{path} is being written by {_owner(path)}; wait until it has finished, or build to another "
-            f"folder"
-        ) from None
+        yield folder
+    finally:
+        remove(folder)
+        lock.release(remove=True)
+
+
+def _part_lock(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.lock")
+
+
+@contextmanager
+def _lock(path: Path, patience: float) -> Iterator[None]:
+    """Hold the writer's lock; the kernel drops it when the process dies."""
+    lock = _wait_for_lock(path, patience)
     with lock:
         if not lock.exclusive:
             raise RelsdkError(
@@ -243,19 +313,76 @@ def _lock(path: Path) -> Iterator[None]:
             raise
 
 
+def _wait_for_lock(path: Path, patience: float) -> HeldLock:
+    waited = 0.0
+    while True:
+        try:
+            return hold_lock(path / _LOCK)
+        except LockedError:
+            if waited >= patience:
+                raise LockedError(
+                    f"{path} is being written by {_owner(path)}; wait until it has finished, or build to "
+                    f"another folder"
+                ) from None
+        time.sleep(_LOOK_SECONDS)
+        waited += _LOOK_SECONDS
+
+
 def _remove_leftovers(path: Path) -> None:
-    """Remove what killed writers left, and the generations before the current one; the lock must be held."""
+    """Remove what killed writers left, and what no generation that is kept names; the lock must be held."""
+    kept = _kept(path)
+    for name in os.listdir(path):
+        part = _PART.match(name)
+        if part:
+            _remove_part(path / part.group())
+        elif _LEFTOVER.fullmatch(name) or (
+            kept is not None and _GENERATION.fullmatch(name) and name not in kept
+        ):
+            remove(path / name)
+        if name == _SEGMENTS and kept is not None:
+            for one in _names_in(path / name):
+                if f"{name}/{one}" not in kept and _SEGMENT.fullmatch(one):
+                    remove(path / name / one)
+
+
+def _remove_part(folder: Path) -> None:
+    """Remove a part that nobody writes any more."""
+    with suppress(RelsdkError), hold_lock(_part_lock(folder)) as lock:
+        if lock.exclusive:
+            remove(folder)
+            lock.release(remove=True)
+
+
+def _kept(path: Path) -> set[str] | None:
+    """Return the folders that stay: the current generation, the one before it, and their segments.
+
+    None where nothing may be removed: the pointer is damaged, and any generation may be what is wanted.
+    """
+    if not os.path.lexists(path / CURRENT):
+        return set()
     try:
         current = read_current(path)
-        known = (path / current).is_dir()
-    except (
-        IndexFolderError
-    ):  # there is none yet, or the pointer is damaged: a generation may be what is wanted
-        known = not os.path.lexists(path / CURRENT)
-        current = ""
-    for name in os.listdir(path):
-        if _LEFTOVER.fullmatch(name) or (known and _GENERATION.fullmatch(name) and name != current):
-            remove(path / name)
+        kept = {current, *(segment.folder for segment in read_manifest(path / current).segments)}
+    except IndexFolderError:
+        return None
+    numbers = [int(name[4:]) for name in os.listdir(path) if _GENERATION.fullmatch(name)]
+    earlier = sorted((number for number in numbers if number < int(current[4:])), reverse=True)
+    for name in (f"gen-{number:06d}" for number in earlier):
+        try:
+            segments = {segment.folder for segment in read_manifest(path / name).segments}
+        except IndexFolderError:
+            continue  # the home of an older segment, or damaged
+        if all((path / folder).is_dir() for folder in segments):
+            return kept | {name} | segments
+    return kept
+
+
+def _names_in(folder: Path) -> list[str]:
+    """Return what is in a folder; nothing of a link's target."""
+    try:
+        return [] if folder.is_symlink() else os.listdir(folder)
+    except OSError:  # there is none, or something else has its name
+        return []
 
 
 def _owner(path: Path) -> str:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from relsdk.errors import InputError
 from relsdk.index._npy import HEADER_BYTES, map_matrix, npy_header
-from relsdk.index._storage import writing
+from relsdk.index._writing import writing
 
 __all__ = ["UNIT_TOLERANCE", "VECTORS_FILE", "VectorWriter", "check_queries", "check_vectors", "map_vectors"]
 
@@ -53,15 +53,14 @@ class VectorWriter:
             self._file.seek(0)  # N is known last
             self._file.write(npy_header(_DTYPE, self._count, self._dimension))
 
-    def put(self, rows: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
-        """Write vectors (n, D) to their rows, at the end or over earlier ones; the end must leave no gap."""
+    def append(self, vectors: NDArray[np.float32]) -> None:
+        """Write (n, D) further rows."""
         data = np.ascontiguousarray(vectors, dtype=_DTYPE)
-        starts = np.flatnonzero(np.diff(rows, prepend=rows[:1] - 2) != 1)  # of the runs of adjacent rows
         with writing(self._path):
-            for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
-                self._file.seek(HEADER_BYTES + int(rows[start]) * 4 * self._dimension)
-                self._file.write(data[start:stop].tobytes())
-        self._count = max(self._count, int(rows.max()) + 1)
+            if not self._count:
+                self._file.seek(HEADER_BYTES)
+            self._file.write(data.tobytes())
+        self._count += len(data)
 
 
 def check_vectors(vectors: NDArray[np.float32], place: str, remedy: str) -> None:

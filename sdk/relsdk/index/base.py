@@ -35,7 +35,9 @@ class IndexConfig:
         ef_construction: Candidates kept while the graph is built; more costs build time and raises recall.
         ef_search: Candidates kept while it is searched; more costs search time and raises recall.
         seed: For the layer that each document gets. Builds with one thread are reproducible.
-        exact_rows: A filter that leaves at most so many documents is searched exactly.
+        exact_rows: A filter that leaves at most so many documents, and at most half, is searched exactly.
+        passage_characters: Split documents into passages of at most so many characters, each with a vector;
+            a hit is a document with its best passage. 0 does not split.
 
     Raises:
         InputError: A value is out of range.
@@ -47,6 +49,7 @@ class IndexConfig:
     ef_search: int = 256
     seed: int = 100
     exact_rows: int = 20_000
+    passage_characters: int = 0
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -57,6 +60,7 @@ class IndexConfig:
             "ef_search": (1, 100_000),
             "seed": (0, 2**31 - 1),
             "exact_rows": (0, 2**31 - 1),
+            "passage_characters": (0, 2**31 - 1),
         }
         for name, (low, high) in bounds.items():
             check_whole_number(name, getattr(self, name), low, high)

@@ -17,8 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relsdk.errors import EncoderMismatchError, IndexFolderError, InputError
-from relsdk.index._building import build_index
-from relsdk.index._generation import Generation, IndexInfo, load_generation
+from relsdk.index._changes import (
+    add_documents,
+    build_index,
+    compact_index,
+    current_generation,
+    delete_documents,
+)
+from relsdk.index._generation import Found, Generation, IndexInfo, IndexStats, load_generation
+from relsdk.index._part import Source, check_given_vectors
+from relsdk.index._segment_writer import Making
 from relsdk.index._storage import open_current
 from relsdk.index._vectors import UNIT_TOLERANCE, check_queries
 from relsdk.index.base import Encoder, IndexConfig, Progress, check_whole_number
@@ -41,8 +49,12 @@ class Index:
     """Documents and their vectors in a folder; made by `build` or `open`.
 
     Safe to use from many threads, and after a fork. A context manager. An open index keeps answering from its
-    generation when another process builds the folder again; `open` it again to see the new one. A pickle
-    holds the path, not the documents: it opens the same generation in the other process.
+    generation when another process changes the folder; `refresh` shows the new one, and so does every change
+    made through this object. A pickle holds the path, not the documents: it opens the same generation in the
+    other process.
+
+    A change is one commit: it is there as a whole or not at all, also after a crash. Any process may make
+    one; the lock is held for the commit only.
     """
 
     def __init__(self, path: Path, generation: Generation, check: str = "hashes") -> None:
@@ -57,6 +69,7 @@ class Index:
         documents: Iterable[Document | Mapping[str, Any]],
         encoder: Encoder,
         *,
+        vectors: NDArray[Any] | None = None,
         config: IndexConfig | None = None,
         overwrite: bool = False,
         on_duplicate: str = "error",
@@ -74,6 +87,8 @@ class Index:
             documents: `Document`s, or mappings with `_id` (or `id`), `title` and `text`; everything else in a
                 mapping is metadata.
             encoder: Makes the vectors. The index notes its fingerprint.
+            vectors: (n, D) unit vectors of the encoder, in the order of the documents, made elsewhere; it is
+                not run then.
             config: None takes `IndexConfig()`.
             overwrite: Replace an index that is there. A folder with anything else is never touched.
             on_duplicate: For an id that occurs again: "error", or "last" to keep the last document.
@@ -93,23 +108,11 @@ class Index:
         """
         if on_duplicate not in ("error", "last"):
             raise InputError(f"on_duplicate={on_duplicate!r}; allowed are 'error' and 'last'")
-        check_whole_number("chunk_size", chunk_size, 1)
-        if num_threads is not None:
-            check_whole_number("num_threads", num_threads, 1)
-            choose_threads(num_threads)  # an upper bound, too, and before the encoder's work
         check_whole_number("the encoder's dimension", encoder.dimension, 1)
         folder = Path(path).absolute()  # whoever makes the documents may go to another folder
-        build_index(
-            folder,
-            documents,
-            encoder,
-            config or IndexConfig(),
-            overwrite=overwrite,
-            on_duplicate=on_duplicate,
-            chunk_size=chunk_size,
-            num_threads=num_threads,
-            on_progress=on_progress,
-        )
+        making = Making(config or IndexConfig(), encoder.dimension, _threads(num_threads), on_progress)
+        source = _source(documents, encoder, vectors, making, on_duplicate, chunk_size)
+        build_index(folder, source, encoder, making, overwrite=overwrite)
         return cls.open(folder)
 
     @classmethod
@@ -192,19 +195,14 @@ class Index:
         queries = check_queries(vectors, generation.manifest.dimension)  # (Q, D) or (D,)
         matrix = np.atleast_2d(queries)
         with np.errstate(over="ignore", invalid="ignore"):  # looked at below
-            neighbours = generation.neighbours(matrix, k, ef_search=ef_search, where=where, exact=exact)
-        if not np.abs(neighbours.scores).max(initial=0.0) <= _HIGHEST_COSINE:  # NaN, too
+            found = generation.search(matrix, k, ef_search=ef_search, where=where, exact=exact)
+        scores = found.scores[found.rows >= 0]
+        if not np.abs(scores).max(initial=0.0) <= _HIGHEST_COSINE:  # NaN, too
             raise IndexFolderError(
                 f"{generation.folder} is damaged: its vectors have not length 1; check it with: relsdk index "
                 f"verify, or build it again"
             )
-        row_lists = neighbours.rows.tolist()
-        # One statement for all queries; in the order of the file.
-        documents = generation.documents.fetch(sorted({row for rows in row_lists for row in rows}))
-        hits = [
-            [Hit(documents[row], score) for row, score in zip(rows, scores, strict=True)]
-            for rows, scores in zip(row_lists, neighbours.scores.tolist(), strict=True)
-        ]
+        hits = _hits(generation, found)
         return hits[0] if queries.ndim == 1 else hits
 
     def count(self, where: Mapping[str, Any] | None = None) -> int:
@@ -213,9 +211,7 @@ class Index:
         Raises:
             InputError: The filter is wrong, or asks for a field that no document has.
         """
-        generation = self._open()
-        allowed = generation.allowed_rows(where)
-        return generation.manifest.count if allowed is None else int(np.count_nonzero(allowed))
+        return sum(rows.count for rows in self._open().allowed(where))
 
     def rows(self, where: Mapping[str, Any] | None = None) -> NDArray[np.int64]:
         """Return which rows of `vectors` a filter allows, (n,) int64, rising; None allows all.
@@ -224,20 +220,26 @@ class Index:
             InputError: See `count`.
         """
         generation = self._open()
-        allowed = generation.allowed_rows(where)
-        return np.arange(generation.manifest.count) if allowed is None else np.flatnonzero(allowed)
+        allowed = generation.allowed(where)
+        masks = [one.mask[alive.rows] for one, alive in zip(allowed, generation.alive, strict=True)]
+        return np.flatnonzero(np.concatenate(masks)) if masks else np.empty(0, dtype=np.int64)
 
     def documents(self, where: Mapping[str, Any] | None = None) -> Iterator[Document]:
         """Return an iterator over the documents that a filter allows, in the order of `rows`.
 
-        Few are in memory at a time. It goes on with this generation when the index is built again meanwhile.
+        That is the order in which they were added. Few are in memory at a time. It goes on with this
+        generation when the index is changed meanwhile.
 
         Raises:
             InputError: See `count`; from the iterator: the index was closed.
         """
-        rows, reader = self.rows(where), self._open().documents
-        blocks = (rows[start : start + _BLOCK].tolist() for start in range(0, len(rows), _BLOCK))
-        return (document for block in blocks for document in reader.read(block))
+        generation = self._open()
+        return (
+            document
+            for segment, allowed in zip(generation.segments, generation.allowed(where), strict=True)
+            for start in range(0, allowed.count, _BLOCK)
+            for document in segment.documents.read(allowed.rows[start : start + _BLOCK].tolist())
+        )
 
     def get(self, ids: Sequence[str]) -> list[Document]:
         """Return documents by id, in the order of `ids`.
@@ -245,13 +247,8 @@ class Index:
         Raises:
             InputError: An id is not in the index, or `ids` is one string.
         """
-        if isinstance(ids, str):
-            raise InputError(f"ids is the text {ids!r}; pass a list of ids")
-        wanted = list(ids)
-        wrong = [identifier for identifier in wanted if not isinstance(identifier, str)]
-        if wrong:
-            raise InputError(f"id {wrong[0]!r} is a {type(wrong[0]).__name__}; ids are text")
-        documents = self._open().documents.by_id(wanted)
+        wanted = _check_ids(ids)
+        documents = self._open().by_id(wanted)
         missing = [identifier for identifier in wanted if identifier not in documents]
         if missing:
             shown = ", ".join(repr(identifier[:_ID_CHARACTERS]) for identifier in missing[:_SHOWN])
@@ -263,7 +260,7 @@ class Index:
 
     def _nearest(self, identifier: str) -> str:
         """Say which ids look like one that is not there."""
-        near = self._open().documents.near(identifier, _SHOWN)
+        near = self._open().near(identifier, _SHOWN)
         alike = difflib.get_close_matches(identifier[:_ID_CHARACTERS], near, _SHOWN, cutoff=0.0)
         shown = ", ".join(map(repr, alike))
         return f"; the nearest to {identifier[:_ID_CHARACTERS]!r} are {shown}" if alike else ""
@@ -275,13 +272,186 @@ class Index:
             EncoderMismatchError: Another fingerprint or dimension.
         """
         manifest = self._open().manifest
-        if (encoder.fingerprint, encoder.dimension) == (manifest.encoder_fingerprint, manifest.dimension):
+        if (encoder.fingerprint, encoder.dimension) == (manifest.encoder.fingerprint, manifest.dimension):
             return
         raise EncoderMismatchError(
-            f"{self.path} was built by {manifest.encoder_name} (fingerprint {manifest.encoder_fingerprint}, "
+            f"{self.path} was built by {manifest.encoder.name} (fingerprint {manifest.encoder.fingerprint}, "
             f"{manifest.dimension} dimensions), not by {encoder.name} (fingerprint {encoder.fingerprint}, "
             f"{encoder.dimension} dimensions); use the model that built it, or build it again with this one"
         )
+
+    def add(
+        self,
+        documents: Iterable[Document | Mapping[str, Any]],
+        encoder: Encoder | None = None,
+        *,
+        vectors: NDArray[Any] | None = None,
+        chunk_size: int = 1024,
+        num_threads: int | None = None,
+        on_progress: Progress | None = None,
+        sync: bool = True,
+    ) -> int:
+        """Add documents whose ids are not in the index, in one commit.
+
+        Args:
+            documents: See `build`.
+            encoder: Makes the vectors: the one that built the index. Not needed where vectors are given.
+            vectors: (n, D) unit vectors of that encoder, in the order of the documents.
+            chunk_size: Documents for each call of the encoder.
+            num_threads: For building a graph; None chooses from affinity and container quota.
+            on_progress: Called with ("encode", documents read) and ("graph", vectors added).
+            sync: False does not wait for the disk, for many small changes in a row: a power cut (not a crash
+                of the process) may then cost the whole index. The next change that waits makes it safe.
+
+        Returns:
+            How many were added.
+
+        Raises:
+            InputError: A document, vector or argument is wrong, or an id occurs again or is in the index.
+            EncoderMismatchError: Another encoder than the index was built with.
+            LockedError: Another process builds the index again.
+            RelsdkError: The file system refused.
+        """
+        return self._add(
+            documents, encoder, vectors, chunk_size, num_threads, on_progress, replaces=False, sync=sync
+        )
+
+    def upsert(
+        self,
+        documents: Iterable[Document | Mapping[str, Any]],
+        encoder: Encoder | None = None,
+        *,
+        vectors: NDArray[Any] | None = None,
+        chunk_size: int = 1024,
+        num_threads: int | None = None,
+        on_progress: Progress | None = None,
+        sync: bool = True,
+    ) -> int:
+        """Add documents, in place of those that have their ids, in one commit; see `add`.
+
+        Of documents with the same id the last counts.
+
+        Returns:
+            How many were written.
+        """
+        return self._add(
+            documents, encoder, vectors, chunk_size, num_threads, on_progress, replaces=True, sync=sync
+        )
+
+    def delete(
+        self,
+        ids: Sequence[str] | None = None,
+        *,
+        where: Mapping[str, Any] | None = None,
+        sync: bool = True,
+    ) -> int:
+        """Delete documents, by id or by a filter, in one commit.
+
+        They are found no more; their content goes from the disk with `compact(full=True)`.
+
+        Args:
+            ids: Those that are not in the index are passed over.
+            where: A filter; see `search`. One that is empty, and would delete everything, is refused.
+            sync: See `add`.
+
+        Returns:
+            How many were deleted.
+
+        Raises:
+            InputError: Neither or both are given, or one is wrong.
+            LockedError: Another process builds the index again.
+            RelsdkError: The file system refused.
+        """
+        if (ids is None) == (where is None):
+            raise InputError("give either ids or where: which documents to delete")
+        if where is not None and not where:
+            raise InputError(
+                "where is empty, which allows every document; nothing was deleted: name a condition"
+            )
+        wanted = None if ids is None else _check_ids(ids)
+        opened = self._open()
+        count = delete_documents(self.path, opened, wanted, where, check=self._check, sync=sync)
+        self.refresh()
+        return count
+
+    def compact(
+        self,
+        *,
+        full: bool = False,
+        num_threads: int | None = None,
+        on_progress: Progress | None = None,
+    ) -> bool:
+        """Merge segments when there are more than three graphs, or when over a fifth of one is dead.
+
+        Vectors are copied, not encoded again. The index answers, and takes changes, meanwhile. An index of
+        format 1 becomes one of format 2.
+
+        Args:
+            full: Merge all into one, and drop every dead document from the disk.
+            num_threads: See `add`.
+            on_progress: Called with ("graph", vectors added).
+
+        Returns:
+            Whether there was anything to do.
+
+        Raises:
+            LockedError: Another writer compacted or built the index meanwhile.
+            RelsdkError: The file system refused.
+        """
+        done = False
+        while True:
+            opened = self._open()
+            manifest = opened.manifest
+            making = Making(manifest.config, manifest.dimension, _threads(num_threads), on_progress)
+            again = compact_index(self.path, opened, making, check=self._check, full=full)
+            self.refresh()
+            if not again:
+                return done
+            done = True
+
+    def refresh(self) -> bool:
+        """Go on with the generation that is current now; return whether it is another one.
+
+        Segments that are open already are not opened again. Searches that run end in the generation in which
+        they began.
+
+        Raises:
+            IndexFolderError: See `open`.
+        """
+        opened = self._open()
+        self._generation = current_generation(self.path, opened, self._check)
+        return self._generation is not opened
+
+    def stats(self) -> IndexStats:
+        """Return what the index consists of: segments, dead documents, bytes."""
+        return self._open().stats()
+
+    def _add(
+        self,
+        documents: Iterable[Document | Mapping[str, Any]],
+        encoder: Encoder | None,
+        vectors: NDArray[Any] | None,
+        chunk_size: int,
+        num_threads: int | None,
+        on_progress: Progress | None,
+        *,
+        replaces: bool,
+        sync: bool,
+    ) -> int:
+        if encoder is not None:
+            self.check_encoder(encoder)
+        elif vectors is None:
+            raise InputError("give the encoder that built the index, or the documents' vectors")
+        self.refresh()
+        opened = self._open()
+        manifest = opened.manifest
+        making = Making(manifest.config, manifest.dimension, _threads(num_threads), on_progress)
+        source = _source(documents, encoder, vectors, making, "last" if replaces else "error", chunk_size)
+        count = add_documents(
+            self.path, opened, source, making, check=self._check, replaces=replaces, sync=sync
+        )
+        self.refresh()
+        return count
 
     def info(self) -> IndexInfo:
         """Return what the index holds."""
@@ -297,8 +467,14 @@ class Index:
 
     @property
     def vectors(self) -> NDArray[np.float32]:
-        """All vectors (N, D), memory-mapped and read-only, in the order of the rows."""
-        return self._open().vectors
+        """All vectors (N, D), read-only, in the order of the rows.
+
+        They are memory-mapped where there is one segment and none of it is dead, and copied otherwise.
+
+        Raises:
+            InputError: Documents are split into passages, and have several vectors.
+        """
+        return self._open().vectors(self.path)
 
     def __len__(self) -> int:
         """Return N."""
@@ -307,7 +483,7 @@ class Index:
     def close(self) -> None:
         """Release files and memory; more than once is fine."""
         if self._generation is not None:
-            self._generation.documents.close()
+            self._generation.close()
             self._generation = None
 
     def __enter__(self) -> Index:
@@ -328,6 +504,52 @@ class Index:
         return self._generation
 
 
+def _threads(num_threads: int | None) -> int | None:
+    if num_threads is not None:
+        check_whole_number("num_threads", num_threads, 1)
+        choose_threads(num_threads)  # an upper bound, too, and before the encoder's work
+    return num_threads
+
+
+def _source(
+    documents: Iterable[Document | Mapping[str, Any]],
+    encoder: Encoder | None,
+    vectors: NDArray[Any] | None,
+    making: Making,
+    on_duplicate: str,
+    chunk_size: int,
+) -> Source:
+    check_whole_number("chunk_size", chunk_size, 1)
+    given = None if vectors is None else check_given_vectors(vectors, making.dimension)
+    return Source(documents, encoder, given, making.dimension, on_duplicate, chunk_size, making.on_progress)
+
+
+def _check_ids(ids: Sequence[str]) -> list[str]:
+    if isinstance(ids, str):
+        raise InputError(f"ids is the text {ids!r}; pass a list of ids")
+    wanted = list(ids)
+    wrong = [identifier for identifier in wanted if not isinstance(identifier, str)]
+    if wrong:
+        raise InputError(f"id {wrong[0]!r} is a {type(wrong[0]).__name__}; ids are text")
+    return wanted
+
+
+def _hits(generation: Generation, found: Found) -> list[list[Hit]]:
+    """Make records of what was found; one statement a segment for all queries."""
+    documents = generation.documents(sorted(set(found.rows[found.rows >= 0].tolist())))
+    lists = zip(found.rows.tolist(), found.scores.tolist(), found.vectors.tolist(), strict=True)
+    hits = []
+    for rows, scores, vectors in lists:
+        hits.append(
+            [
+                Hit(documents[row], score, passage=generation.passage(documents[row], vector))
+                for row, score, vector in zip(rows, scores, vectors, strict=True)
+                if row >= 0
+            ]
+        )
+    return hits
+
+
 def _open_again(kind: type[Index], folder: Path, check: str, checksum: str) -> Index:
     """Open the generation that a pickled index had open."""
     remedy = f"after it was pickled; open it anew with Index.open({str(folder.parent)!r})"
@@ -339,6 +561,6 @@ def _open_again(kind: type[Index], folder: Path, check: str, checksum: str) -> I
         gone = "the index was built again, moved or deleted"
         raise IndexFolderError(f"{folder} is gone: {gone} {remedy}") from error
     if generation.manifest.checksum != checksum:
-        generation.documents.close()
+        generation.close()
         raise IndexFolderError(f"{folder} holds another index: it was deleted and built {remedy}")
     return kind(folder.parent, generation, check)
