@@ -261,6 +261,21 @@ class Generation:
         _, start, end = passages[vector - self._vector_starts[number]].tolist()
         return Passage(document.text[start:end], start, end)
 
+    def vector_of(self, identifier: str) -> NDArray[np.float32]:
+        """Return the vector (D,) of a live document; of passages, the mean at length 1."""
+        for segment, rows in zip(self.segments, self.rows_of([identifier]), strict=True):
+            for row in rows.values():
+                own = slice(row, row + 1)
+                if segment.passages is not None:
+                    own = slice(*np.searchsorted(segment.passages[:, 0], [row, row + 1]).tolist())
+                mean = segment.vectors[own].mean(axis=0)
+                length = float(np.linalg.norm(mean))
+                return np.asarray(mean / length if length > 0 else segment.vectors[own.start])
+        raise InputError(f"id {identifier!r} is not in the index")
+
+    def facets(self, field: str, where: Mapping[str, Any] | None) -> dict[str | float | bool, int]:
+        raise NotImplementedError
+
     def vectors(self, path: Path) -> NDArray[np.float32]:
         """Return the vectors of all live documents; see `Index.vectors`."""
         if any(segment.passages is not None for segment in self.segments):

@@ -25,7 +25,7 @@ from relsdk.index._filter_tree import (
     comparisons,
 )
 
-__all__ = ["MAX_CHARACTERS", "MAX_COMPARISONS", "MAX_DEPTH", "MAX_VALUES", "parse_filter"]
+__all__ = ["MAX_CHARACTERS", "MAX_COMPARISONS", "MAX_DEPTH", "MAX_VALUES", "parse_field", "parse_filter"]
 
 # What every SQLite bears with room to spare: it allows 1,000 levels of an expression, 100 entries of its
 # parser's stack and, before 3.32, 999 parameters. So many values cost a tenth of a second.
@@ -112,7 +112,7 @@ def _parse(where: object, depth: int) -> Filter:
             parts.append(Not(_parse(wanted, depth + 1)))
         else:
             operators = wanted if isinstance(wanted, Mapping) else {"eq": wanted}
-            parts += _field_parts(_field(name), operators)
+            parts += _field_parts(parse_field(name), operators)
     return parts[0] if len(parts) == 1 else And(tuple(parts))
 
 
@@ -133,7 +133,12 @@ def _field_hint(name: str) -> str:
     return f" (a field of that name is {_METADATA + name!r})"
 
 
-def _field(name: object) -> Field:
+def parse_field(name: object) -> Field:
+    """Return the field that a name means.
+
+    Raises:
+        InputError: No field can have this name.
+    """
     if not isinstance(name, str) or not name or len(name) > _MAX_NAME:
         raise InputError(
             f"where has the field {_show(name)}; a field is a name, as text of 1 to {_MAX_NAME:,} characters"

@@ -280,6 +280,55 @@ class Index:
             f"{encoder.dimension} dimensions); use the model that built it, or build it again with this one"
         )
 
+    def similar(
+        self,
+        id: str,
+        k: int = 10,
+        *,
+        where: Mapping[str, Any] | None = None,
+        ef_search: int | None = None,
+        exact: bool = False,
+    ) -> list[Hit]:
+        """Find the documents most like one that is in the index, without that one.
+
+        Args:
+            id: Its id.
+            k: How many hits at most; fewer is not an error.
+            where: A filter; see `search`.
+            ef_search: See `search`.
+            exact: See `search`.
+
+        Returns:
+            Hits in falling order of score: the cosine of two documents, to which levels do not apply. Of a
+            document in passages it is that of their mean.
+
+        Raises:
+            InputError: The id is not in the index, or an argument is wrong.
+        """
+        k = check_whole_number("k", k, 1)
+        self.get([id])  # or the error that says which ids are near
+        vector = self._open().vector_of(id)
+        hits = self.search(vector, k + 1, where=where, ef_search=ef_search, exact=exact)
+        return [hit for hit in hits if hit.document.id != id][:k]
+
+    def facets(self, field: str, where: Mapping[str, Any] | None = None) -> dict[str | float | bool, int]:
+        """Count the values of a field over the documents that a filter allows.
+
+        A document counts once for each different value of its list. Documents without the field do not count.
+
+        Args:
+            field: Its name, as in a filter.
+            where: A filter; see `search`.
+
+        Returns:
+            Value to number of documents, the most frequent first, equal ones by value.
+
+        Raises:
+            InputError: The filter is wrong, or no document has one of the fields.
+        """
+        generation = self._open()
+        return generation.facets(field, where)
+
     def add(
         self,
         documents: Iterable[Document | Mapping[str, Any]],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,11 +13,13 @@ from numpy.typing import NDArray
 
 from relsdk.errors import InputError
 from relsdk.index import Index
+from relsdk.index.field_values import group_key
 from relsdk.models.embedder import Embedder
 from relsdk.models.pair_model import PairOutputs
 from relsdk.models.pooled_scorer import PooledScorer
 from relsdk.models.relevance_scorer import Predictions, RelevanceScorer, grade
 from relsdk.records import Hit, SearchResult
+from relsdk.search._selection import Wanted, first_of_groups, select_hits, sort_hits
 from relsdk.search.time_budget import Clock, CostEstimate, Deadline
 
 __all__ = ["MAX_QUERY_CHARACTERS", "Searcher"]
@@ -27,18 +28,11 @@ __all__ = ["MAX_QUERY_CHARACTERS", "Searcher"]
 MAX_QUERY_CHARACTERS = 2000
 # How many candidates a scorer re-scores for each wanted hit.
 _CANDIDATES_PER_HIT = 5
+# Grouping: so many times more candidates are looked at, until there are enough groups.
+_GROWTH = 4
 # With a time budget, how many candidates are scored between two looks at the clock: small enough to stop in
 # time, large enough for the matrix products to be near their full rate.
 _CHUNK = 8
-
-
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """The caller's conditions on hits; see `Searcher.search`."""
-
-    k: int
-    min_level: int | None
-    min_score: float | None
 
 
 class Searcher:
@@ -81,9 +75,12 @@ class Searcher:
         query: str,
         k: int = 10,
         *,
+        offset: int = 0,
         min_level: int | None = None,
         min_score: float | None = None,
         where: Mapping[str, Any] | None = None,
+        sort: str | None = None,
+        group_by: str | None = None,
         ef_search: int | None = None,
         budget_ms: float | None = None,
     ) -> SearchResult:
@@ -97,10 +94,17 @@ class Searcher:
         Args:
             query: What the user typed.
             k: How many hits at most; fewer is not an error.
+            offset: Leave out so many hits first: the next page. With a scorer or a sort, a later page is
+                chosen from more candidates, so that a hit may be on two pages or on none.
             min_level: Leave out hits whose most probable level is lower.
             min_score: Leave out hits whose score is lower (`relsdk calibrate` prints one for a wanted
                 precision). With a scorer it is the scorer's score: hits that it did not see are left out.
             where: Filter on metadata; see `Index.search`.
+            sort: A field, or -field for falling values: the most relevant hits (`offset` + `k`, at least 100)
+                are put in this order, those without a value last. `min_level` keeps what is hardly relevant
+                from coming first.
+            group_by: A field: of hits with the same value there, only the first is kept, such as one of each
+                author. Documents without it are groups of their own.
             ef_search: Search effort of the graph; None takes the index's own.
             budget_ms: Milliseconds for the whole call, encoding and retrieval included; None sets no limit.
                 Only re-scoring is cut short; without a scorer nothing is.
@@ -116,7 +120,8 @@ class Searcher:
             CalibrationError: `min_level` is given and the model has no calibration.
         """
         deadline = Deadline(budget_ms, self._clock)
-        (result,) = self._answer([query], _Wanted(k, min_level, min_score), where, ef_search, deadline)
+        wanted = Wanted(k, offset, min_level, min_score, sort, group_by)
+        (result,) = self._answer([query], wanted, where, ef_search, deadline)
         return result
 
     def search_batch(
@@ -124,9 +129,12 @@ class Searcher:
         queries: Sequence[str],
         k: int = 10,
         *,
+        offset: int = 0,
         min_level: int | None = None,
         min_score: float | None = None,
         where: Mapping[str, Any] | None = None,
+        sort: str | None = None,
+        group_by: str | None = None,
         ef_search: int | None = None,
     ) -> list[SearchResult]:
         """Answer several queries; see `search`. One list of hits for each query, in their order.
@@ -134,7 +142,8 @@ class Searcher:
         There is no budget: a batch is for throughput. `elapsed_ms` counts from the start of the batch.
         """
         deadline = Deadline(None, self._clock)
-        return self._answer(queries, _Wanted(k, min_level, min_score), where, ef_search, deadline)
+        wanted = Wanted(k, offset, min_level, min_score, sort, group_by)
+        return self._answer(queries, wanted, where, ef_search, deadline)
 
     def warmup(self) -> None:
         """Load and run the models, so that the first request does not pay, and start the cost estimate."""
@@ -146,20 +155,20 @@ class Searcher:
     def _answer(
         self,
         queries: Sequence[str],
-        wanted: _Wanted,
+        wanted: Wanted,
         where: Mapping[str, Any] | None,
         ef_search: int | None,
         deadline: Deadline,
     ) -> list[SearchResult]:
-        self._check(queries, wanted.k, wanted.min_level)
+        self._check(queries, wanted)
         vectors = self.embedder.encode_query(list(queries))  # (n, D)
-        candidates = wanted.k if self.scorer is None else wanted.k * _CANDIDATES_PER_HIT
-        hit_lists = self.index.search(vectors, candidates, where=where, ef_search=ef_search)
+        hit_lists = self._candidates(vectors, wanted, where, ef_search)
         matching = self.index.count(where)
         results = []
         for query, hits in zip(queries, hit_lists, strict=True):
             if self.scorer is None:
-                result = SearchResult(self._by_encoder(hits, wanted), candidates=len(hits))
+                chosen = sort_hits(self._by_encoder(hits, wanted), wanted, self.index)
+                result = SearchResult(chosen[wanted.offset : wanted.end], candidates=len(hits))
             else:
                 result = self._by_scorer(self.scorer, query, hits, wanted, deadline)
             result.matching = matching
@@ -167,7 +176,32 @@ class Searcher:
             results.append(result)
         return results
 
-    def _by_encoder(self, hits: list[Hit], wanted: _Wanted) -> list[Hit]:
+    def _candidates(
+        self,
+        vectors: NDArray[np.float32],
+        wanted: Wanted,
+        where: Mapping[str, Any] | None,
+        ef_search: int | None,
+    ) -> list[list[Hit]]:
+        """Retrieve what is graded, for each query; of each group the best."""
+        count = wanted.pool if self.scorer is None else wanted.pool * _CANDIDATES_PER_HIT
+        search: Any = partial(self.index.search, where=where, ef_search=ef_search)
+        hit_lists: list[list[Hit]] = search(list(vectors), count)
+        if wanted.group_by is None:
+            return hit_lists
+        field = wanted.group_by
+        grouped = []
+        for vector, first in zip(vectors, hit_lists, strict=True):
+            hits, fetched = list(first), count
+            while len(first_of_groups(hits, field)) < count and len(hits) == fetched:
+                fetched *= _GROWTH
+                (hits,) = search([vector], fetched)
+            grouped.append(first_of_groups(hits, field)[:count])
+        if all(group_key(hit.document, field) is None for hits in grouped for hit in hits):
+            self.index.count({field: {"exists": True}})  # or the error that no document has it
+        return grouped
+
+    def _by_encoder(self, hits: list[Hit], wanted: Wanted) -> list[Hit]:
         """Grade hits by the encoder's calibration, if there is one."""
         if not hits:
             return []
@@ -175,10 +209,10 @@ class Searcher:
         predictions = None
         if self.embedder.is_calibrated:
             predictions = grade(PairOutputs(scores, scores), self.embedder.calibration)
-        return _select_hits(hits, np.arange(len(hits)), scores, predictions, wanted)
+        return select_hits(hits, np.arange(len(hits)), scores, predictions, wanted)
 
     def _by_scorer(
-        self, scorer: RelevanceScorer, query: str, hits: list[Hit], wanted: _Wanted, deadline: Deadline
+        self, scorer: RelevanceScorer, query: str, hits: list[Hit], wanted: Wanted, deadline: Deadline
     ) -> SearchResult:
         """Order and grade by the scorer what it reaches in time; the rest follows."""
         parts: list[Predictions] = []
@@ -197,25 +231,26 @@ class Searcher:
         if parts:
             predictions = Predictions.concatenate(parts)
             order = np.argsort(-predictions.scores, kind="stable")
-            chosen = _select_hits(hits, order, predictions.scores, predictions, wanted)
+            chosen = select_hits(hits, order, predictions.scores, predictions, wanted)
         elif hits and deadline.left > 0:
             self._cost.relax()
+        chosen = sort_hits(chosen, wanted, self.index)[: wanted.end]
         scored_hits = len(chosen)
-        if wanted.min_score is None and scored_hits < wanted.k:
-            chosen += self._by_encoder(hits[scored:], wanted)[: wanted.k - scored_hits]
+        if wanted.min_score is None and scored_hits < wanted.end:
+            chosen += sort_hits(self._by_encoder(hits[scored:], wanted), wanted, self.index)
         return SearchResult(
-            chosen,
+            chosen[wanted.offset : wanted.end],
             candidates=len(hits),
             scored=scored,
             skipped=len(hits) - scored,
-            scored_hits=scored_hits,
+            scored_hits=max(scored_hits - wanted.offset, 0),
         )
 
     def _next_chunk(self, left: int, deadline: Deadline) -> int:
         """Return how many candidates to score next; 0 when none fits."""
         return self._cost.fitting(deadline.left, min(left, _CHUNK)) if deadline.is_set else left
 
-    def _check(self, queries: Sequence[str], k: int, min_level: int | None) -> None:
+    def _check(self, queries: Sequence[str], wanted: Wanted) -> None:
         if isinstance(queries, str):
             raise InputError("search_batch takes a list of queries; use search for one")
         for query in queries:
@@ -225,37 +260,6 @@ class Searcher:
                 raise InputError(
                     f"the query has {len(query):,} characters; at most {MAX_QUERY_CHARACTERS:,} are allowed"
                 )
-        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-            raise InputError(f"k={k!r}; a whole number of at least 1 is needed")
-        if min_level is not None:
-            if min_level not in (0, 1, 2, 3):
-                raise InputError(f"min_level={min_level!r}; allowed are 0, 1, 2 and 3")
-            if self.scorer is None:
-                _ = self.embedder.calibration  # or the error that says how to get one
-
-
-def _select_hits(
-    hits: Sequence[Hit],
-    order: NDArray[np.int64],
-    scores: NDArray[np.float32],
-    predictions: Predictions | None,
-    wanted: _Wanted,
-) -> list[Hit]:
-    """Make records of the first hits that are wanted, and of no others.
-
-    Args:
-        hits: N candidates, or more: those beyond the scores are not looked at.
-        order: (N,) in which they are taken.
-        scores: (N,) their scores.
-        predictions: Of the N candidates; None without a calibration.
-        wanted: Which, and how many.
-    """
-    keep = np.ones(len(order), dtype=np.bool_)
-    if wanted.min_score is not None:
-        keep &= scores.astype(np.float64) >= wanted.min_score
-    if wanted.min_level is not None:
-        keep &= False if predictions is None else predictions.levels >= wanted.min_level
-    rows = order[keep[order]][: wanted.k].tolist()
-    if predictions is None:
-        return [hits[row] for row in rows]
-    return [Hit(hits[row].document, float(scores[row]), predictions[row]) for row in rows]
+        wanted.check()
+        if wanted.min_level is not None and self.scorer is None:
+            _ = self.embedder.calibration  # or the error that says how to get one

@@ -1,0 +1,70 @@
+"""The value that a document has in a field, by the names that filters use: to sort and to group hits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from relsdk.errors import InputError
+from relsdk.index.filter_parser import parse_field
+from relsdk.records import Document
+
+__all__ = ["check_sort", "group_key", "sort_key"]
+
+
+def _value(document: Document, name: str) -> Any:
+    """Return the value of a field, None where the document has none."""
+    field = parse_field(name)
+    if field.column is not None:
+        return getattr(document, field.column)
+    for path in field.paths:
+        content: Any = document.metadata
+        for key in path:
+            content = content.get(key) if isinstance(content, Mapping) else None
+        if content is not None:
+            return content
+    return None
+
+
+def sort_key(document: Document, name: str) -> tuple[int, float | str] | None:
+    """Return what a document is sorted by: numbers before text; of a list the least.
+
+    Returns:
+        None when it has neither a number nor text there.
+
+    Raises:
+        InputError: The name is none that a field can have.
+    """
+    value = _value(document, name)
+    keys = [_scalar_key(one) for one in (value if isinstance(value, list) else [value])]
+    known = [key for key in keys if key is not None]
+    return min(known) if known else None
+
+
+def _scalar_key(value: Any) -> tuple[int, float | str] | None:
+    if isinstance(value, str):
+        return 1, value
+    return (0, value) if isinstance(value, int | float) else None
+
+
+def group_key(document: Document, name: str) -> str | None:
+    """Return the group of a document, None when it has no such field; a list is one group.
+
+    Raises:
+        InputError: The name is none that a field can have.
+    """
+    value = _value(document, name)
+    return None if value is None else json.dumps(value, sort_keys=True, ensure_ascii=False)
+
+
+def check_sort(sort: object) -> tuple[str, bool]:
+    """Return the field of "field" or "-field", and whether it falls.
+
+    Raises:
+        InputError: It is none of these.
+    """
+    if not isinstance(sort, str) or not sort.removeprefix("-"):
+        raise InputError(f"sort={sort!r}; a field, or -field for falling values, is needed")
+    parse_field(sort.removeprefix("-"))
+    return sort.removeprefix("-"), sort.startswith("-")

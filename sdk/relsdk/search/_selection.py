@@ -1,0 +1,117 @@
+"""Which of the candidates become hits, and in which order: thresholds, groups, a field to sort by, pages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from relsdk.errors import InputError
+from relsdk.index import Index
+from relsdk.index.field_values import check_sort, group_key, sort_key
+from relsdk.index.filter_parser import parse_field
+from relsdk.models.relevance_scorer import Predictions
+from relsdk.records import Hit
+
+__all__ = ["Wanted", "first_of_groups", "select_hits", "sort_hits"]
+
+# Hits are sorted by a field among at least so many of the most relevant.
+_SORTED = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The caller's conditions on hits; see `Searcher.search`."""
+
+    k: int
+    offset: int = 0
+    min_level: int | None = None
+    min_score: float | None = None
+    sort: str | None = None
+    group_by: str | None = None
+
+    @property
+    def end(self) -> int:
+        """How many hits there are up to the end of the page."""
+        return self.offset + self.k
+
+    @property
+    def pool(self) -> int:
+        """How many of the most relevant hits there must be to choose from."""
+        return self.end if self.sort is None else max(self.end, _SORTED)
+
+    def check(self) -> None:
+        """Refuse what cannot be wanted.
+
+        Raises:
+            InputError: With the name of the argument.
+        """
+        for name, value, low in (("k", self.k, 1), ("offset", self.offset, 0)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < low:
+                raise InputError(f"{name}={value!r}; a whole number of at least {low} is needed")
+        if self.min_level not in (None, 0, 1, 2, 3):
+            raise InputError(f"min_level={self.min_level!r}; allowed are 0, 1, 2 and 3")
+        if self.sort is not None:
+            check_sort(self.sort)
+        if self.group_by is not None:
+            parse_field(self.group_by)
+
+
+def select_hits(
+    hits: Sequence[Hit],
+    order: NDArray[np.int64],
+    scores: NDArray[np.float32],
+    predictions: Predictions | None,
+    wanted: Wanted,
+) -> list[Hit]:
+    """Make records of the first hits that are wanted, and of no others.
+
+    Args:
+        hits: N candidates, or more: those beyond the scores are not looked at.
+        order: (N,) in which they are taken.
+        scores: (N,) their scores.
+        predictions: Of the N candidates; None without a calibration.
+        wanted: Which, and how many.
+    """
+    keep = np.ones(len(order), dtype=np.bool_)
+    if wanted.min_score is not None:
+        keep &= scores.astype(np.float64) >= wanted.min_score
+    if wanted.min_level is not None:
+        keep &= False if predictions is None else predictions.levels >= wanted.min_level
+    rows = order[keep[order]][: wanted.pool].tolist()
+    if predictions is None:
+        return [hits[row] for row in rows]
+    return [replace(hits[row], score=float(scores[row]), relevance=predictions[row]) for row in rows]
+
+
+def first_of_groups(hits: Sequence[Hit], field: str) -> list[Hit]:
+    """Keep of hits with the same value in a field the first; those without one are all kept."""
+    seen: set[str] = set()
+    firsts = []
+    for hit in hits:
+        group = group_key(hit.document, field)
+        if group is None or group not in seen:
+            firsts.append(hit)
+        if group is not None:
+            seen.add(group)
+    return firsts
+
+
+def sort_hits(hits: list[Hit], wanted: Wanted, index: Index) -> list[Hit]:
+    """Put hits into the order of a field, if one is asked for; hits of equal values stay in theirs.
+
+    Raises:
+        InputError: No document of the index has the field.
+    """
+    if wanted.sort is None:
+        return hits
+    field, falling = check_sort(wanted.sort)
+    keys = [sort_key(hit.document, field) for hit in hits]
+    if hits and all(key is None for key in keys):
+        index.count({field: {"exists": True}})  # or the error that says so
+    known = [(key, row) for row, key in enumerate(keys) if key is not None]
+    known.sort(key=lambda pair: pair[0], reverse=falling)
+    without = [row for row, key in enumerate(keys) if key is None]
+    return [hits[row] for row in (*(row for _, row in known), *without)]
