@@ -1,4 +1,4 @@
-"""Compile filters to SQL, and refuse those that can find nothing.
+"""Check filters over the segments of an index, and refuse those that can find nothing.
 
 Such a filter asks for a field that no document has, or compares it with a type that it never holds.
 """
@@ -6,51 +6,43 @@ Such a filter asks for a field that no document has, or compares it with a type 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
-from functools import lru_cache, partial
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from relsdk.errors import InputError
-from relsdk.index._document_reader import DocumentReader
-from relsdk.index._filter_sql import (
-    KINDS,
-    Condition,
-    filter_condition,
-    has_field,
-    has_kind,
-    kinds_query,
-)
-from relsdk.index._filter_tree import OWN_FIELDS, Equals, Exists, Field, Within, comparisons
+from relsdk.index._field_column import kind_of
+from relsdk.index._filter_sql import KINDS
+from relsdk.index._filter_tree import OWN_FIELDS, Equals, Exists, Field, Filter, Within, comparisons
+from relsdk.index._row_filter import RowFilter
+from relsdk.index._row_set import RowSet
 from relsdk.index.filter_parser import parse_filter
 
 __all__ = ["FilterCompiler"]
 
-_ANSWERS_KEPT = 1024
-_NAMES_READ, _NAMES_SHOWN, _NAME_SHOWN = 10_000, 20, 80
-# Every key of every object that is not inside a list, with the path of that object.
-_NAMES = f"""
-SELECT DISTINCT node.path, node.key FROM documents, json_tree(documents.metadata) AS node
-WHERE typeof(node.key) = 'text' AND instr(node.path, '[') = 0 LIMIT {_NAMES_READ}
-"""
+_NAMES_SHOWN, _NAME_SHOWN = 20, 80
 
 
 class FilterCompiler:
-    """Compiles the filters of one generation, and knows which fields its documents have.
-
-    The check of a field reads documents up to the first that has it; only an error reads all of them. Answers
-    are kept.
+    """Answers the filters of one generation, and knows which fields its documents have.
 
     Args:
-        documents: Of the generation.
+        segments: The rows of each.
     """
 
-    def __init__(self, documents: DocumentReader) -> None:
-        self._documents = documents
-        # Of the reader, not of this object: no reference cycle keeps closed files open.
-        self._has = lru_cache(maxsize=_ANSWERS_KEPT)(partial(_has, documents))
+    def __init__(self, segments: Sequence[RowFilter]) -> None:
+        self._segments = tuple(segments)
 
-    def compile(self, where: Mapping[str, Any]) -> Condition:
-        """Turn a filter into SQL.
+    def matching(self, where: Mapping[str, Any]) -> tuple[RowSet, ...]:
+        """Return the rows of each segment that a filter allows, dead documents too.
+
+        Raises:
+            InputError: See `parse`.
+        """
+        parsed = self.parse(where)
+        return tuple(segment.matching(parsed) for segment in self._segments)
+
+    def parse(self, where: Mapping[str, Any]) -> Filter:
+        """Parse and check a filter.
 
         Raises:
             InputError: The filter is wrong, no document has one of its fields, or a field never holds what it
@@ -59,7 +51,7 @@ class FilterCompiler:
         parsed = parse_filter(where)
         for leaf in comparisons(parsed):
             self._check(leaf)
-        return filter_condition(parsed)
+        return parsed
 
     def _check(self, leaf: Equals | Within | Exists) -> None:
         field = leaf.field
@@ -87,9 +79,8 @@ class FilterCompiler:
             )
 
     def _refuse_types(self, field: Field, wanted: set[str]) -> None:
-        query = kinds_query(field)
-        types = {kind for (kind,) in self._documents.select(query.sql, query.parameters)}
-        held = [kind for kind, names in KINDS.items() if types & set(names)]
+        kinds = {kind for segment in self._segments for kind in segment.kinds(field)}
+        held = [kind for kind in KINDS if kind in kinds]
         if held:
             remedy = f"compare it with {' or '.join(held)}"
             if held == ["boolean"]:
@@ -98,7 +89,7 @@ class FilterCompiler:
                 remedy += f', as in {field.name}="5"; if the file was CSV: --types {field.name}={min(wanted)}'
             never = " or ".join(sorted(wanted))
             raise InputError(f"{field.name!r} holds {' and '.join(held)} only, never {never}; {remedy}")
-        if "object" in types:
+        if "object" in kinds:
             above = field.name + "."
             inner = [name for name in self._names() if name.rpartition(".")[0] + "." == above]
             have = _join_names(inner) or "they have none"
@@ -114,14 +105,10 @@ class FilterCompiler:
 
     def _names(self) -> list[str]:
         """Return the names of all fields, nested ones with dots, in alphabetical order."""
-        keys = self._documents.select(_NAMES)
-        parents = ((path.removeprefix("$").removeprefix(".").replace('"', ""), key) for path, key in keys)
-        return sorted(f"{parent}.{key}" if parent else key for parent, key in parents)
+        return sorted({name for segment in self._segments for name in segment.names()})
 
-
-def _has(documents: DocumentReader, field: Field, kind: str | None = None) -> bool:
-    """Tell whether a document has a field in its metadata, of a kind if one is given."""
-    return documents.any(has_field(field) if kind is None else has_kind(field, kind))
+    def _has(self, field: Field, kind: str | None = None) -> bool:
+        return any(segment.has(field, kind) for segment in self._segments)
 
 
 def _kinds(leaf: Equals | Within | Exists) -> set[str]:
@@ -129,10 +116,7 @@ def _kinds(leaf: Equals | Within | Exists) -> set[str]:
     if isinstance(leaf, Exists) or (isinstance(leaf, Equals) and None in leaf.values):
         return set()
     values: Iterable[object] = leaf.values if isinstance(leaf, Equals) else [v for _, v in leaf.bounds]
-    return {
-        "boolean" if isinstance(value, bool) else "text" if isinstance(value, str) else "number"
-        for value in values
-    }
+    return {kind_of(value) for value in values}
 
 
 def _join_names(names: list[str]) -> str:

@@ -14,9 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relsdk.errors import IndexFolderError, InputError
-from relsdk.index._document_reader import DocumentReader
 from relsdk.index._filter_compiler import FilterCompiler
-from relsdk.index._filter_sql import Condition
 from relsdk.index._manifest import Manifest, SegmentEntry, check_files, dead_file, read_manifest
 from relsdk.index._row_set import RowSet
 from relsdk.index._segment import Segment, load_segment
@@ -118,19 +116,6 @@ class IndexStats:
     segments: tuple[SegmentStats, ...]
 
 
-class _AllDocuments:
-    """The documents of all segments, for what a filter asks about its fields."""
-
-    def __init__(self, readers: Sequence[DocumentReader]) -> None:
-        self._readers = readers
-
-    def any(self, condition: Condition) -> bool:
-        return any(reader.any(condition) for reader in self._readers)
-
-    def select(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        return [row for reader in self._readers for row in reader.select(sql, parameters)]
-
-
 class Generation:
     """The open files of one generation.
 
@@ -159,9 +144,7 @@ class Generation:
         self.alive = tuple(alive)
         self.starts = np.cumsum([0, *(segment.entry.count for segment in segments)])
         self._vector_starts = np.cumsum([0, *(len(segment.vectors) for segment in segments)])
-        self._filters = FilterCompiler(
-            _AllDocuments([segment.documents for segment in segments])  # type: ignore[arg-type]
-        )
+        self._filters = FilterCompiler([segment.filter for segment in segments])
         self._alive_vectors = [
             segment.vectors_of(rows) for segment, rows in zip(self.segments, self.alive, strict=True)
         ]
@@ -171,11 +154,8 @@ class Generation:
         # What is no filter at all, such as "", is not an empty one.
         if where is None or (isinstance(where, Mapping) and not where):
             return self.alive
-        condition = self._filters.compile(where)
-        return tuple(
-            segment.matching(condition) & alive
-            for segment, alive in zip(self.segments, self.alive, strict=True)
-        )
+        matching = self._filters.matching(where)
+        return tuple(rows & alive for rows, alive in zip(matching, self.alive, strict=True))
 
     def search(
         self,

@@ -6,9 +6,7 @@ Q queries, K results of each query.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +16,10 @@ from numpy.typing import NDArray
 from relsdk.errors import IndexFolderError
 from relsdk.index._database import DOCUMENTS_FILE
 from relsdk.index._document_reader import DocumentReader
-from relsdk.index._filter_sql import Condition
 from relsdk.index._filtered_search import filtered_search
 from relsdk.index._manifest import SegmentEntry
 from relsdk.index._passages import PASSAGES_FILE, load_passages
+from relsdk.index._row_filter import RowFilter
 from relsdk.index._row_set import RowSet
 from relsdk.index._vectors import VECTORS_FILE, map_vectors
 from relsdk.index.base import IndexConfig, Neighbours, VectorIndex
@@ -29,9 +27,6 @@ from relsdk.index.flat import FlatIndex, exact_search
 from relsdk.index.hnsw import HnswIndex
 
 __all__ = ["Segment", "load_segment", "open_segment"]
-
-# Bitmaps of recent filters that are kept; each takes N bytes.
-_FILTERS_KEPT = 16
 
 
 @dataclass(frozen=True)
@@ -46,7 +41,7 @@ class Segment:
         documents: Their documents.
         passages: (V, 3) document row, first character and end; None when vector r is document r.
         config: The settings.
-        matching: Which of its documents fulfil a condition; the latest answers are kept.
+        filter: Finds documents by their fields.
     """
 
     entry: SegmentEntry
@@ -56,7 +51,7 @@ class Segment:
     documents: DocumentReader
     passages: NDArray[np.int64] | None
     config: IndexConfig
-    matching: Callable[[Condition], RowSet]
+    filter: RowFilter
 
     def vectors_of(self, documents: RowSet) -> RowSet:
         """Return the vectors of documents."""
@@ -149,10 +144,5 @@ def open_segment(folder: Path, entry: SegmentEntry, dimension: int, config: Inde
             f"{folder / DOCUMENTS_FILE} does not hold the {entry.count:,} documents that the manifest says; "
             f"build the index again"
         )
-    # Of the reader, not of the segment: no reference cycle keeps closed files open.
-    matching = lru_cache(maxsize=_FILTERS_KEPT)(partial(_matching, documents, entry.count))
-    return Segment(entry, folder, vectors, index, documents, passages, config, matching)
-
-
-def _matching(documents: DocumentReader, count: int, condition: Condition) -> RowSet:
-    return RowSet(documents.matching(condition, count))
+    rows = RowFilter(documents, None, entry.count)
+    return Segment(entry, folder, vectors, index, documents, passages, config, rows)
