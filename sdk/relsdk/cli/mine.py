@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 from relsdk.cli.inputs import input_options
+from relsdk.cli.opening import open_searcher
 from relsdk.cli.options import json_option, threads_option
 from relsdk.cli.output import echo, echo_json, shell
-from relsdk.cli.query import open_searcher
 from relsdk.files.folders import check_file_target
 from relsdk.formats import read_pairs, write_pairs
 from relsdk.progress import Progress

@@ -173,14 +173,15 @@ def relevance_to_dict(relevance: Relevance | None) -> dict[str, Any]:
 
 
 def hit_to_dict(hit: Hit) -> dict[str, Any]:
-    """Return the JSON form of a hit."""
-    document = hit.document
+    """Return the JSON form of a hit; its passage is null where the index does not split documents."""
+    document, passage = hit.document, hit.passage
     return {
         "id": document.id,
         "score": round(hit.score, 6),
         **relevance_to_dict(hit.relevance),
         "title": document.title,
         "text": document.text,
+        "passage": passage and {"text": passage.text, "start": passage.start, "end": passage.end},
         "metadata": dict(document.metadata),
     }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import click
 
 from relsdk.cli.inputs import input_options
+from relsdk.cli.opening import open_searcher
 from relsdk.cli.options import threads_option, variant_option
 from relsdk.cli.output import (
     clip,
@@ -21,16 +21,13 @@ from relsdk.cli.output import (
     printable,
     relevance_cells,
 )
-from relsdk.errors import BundleError, CalibrationError, InputError
+from relsdk.errors import CalibrationError, InputError
 from relsdk.formats import Query, read_queries, run_lines
-from relsdk.index import Index, IndexInfo
 from relsdk.index.filter_text import WHERE_HELP, parse_where
 from relsdk.models.embedder import Embedder
-from relsdk.models.relevance_scorer import open_scorer
 from relsdk.records import Hit, SearchResult
-from relsdk.search.searcher import Searcher
 
-__all__ = ["echo_hits", "open_searcher", "query"]
+__all__ = ["echo_hits", "query"]
 
 
 @click.command(epilog='Example: relsdk query docs.idx "红烧肉怎么做" --min-level 2 --where "duration<60"')
@@ -139,62 +136,22 @@ def _summary(hits: SearchResult, filtered: bool, min_level: int | None) -> str:
     return f"{counted(len(hits), 'hit')}{level}{left}, {hits.elapsed_ms:.1f} ms{skipped}"
 
 
-def open_searcher(
-    path: Path,
-    model: str | None,
-    variant: str = "auto",
-    threads: int | None = None,
-    scorer: str | None = None,
-) -> Searcher:
-    """Open an index and the bundle it was built with (or another copy of it), and perhaps a scorer."""
-    index = Index.open(path)
-    info = index.info()
-    embedder = (
-        Embedder(model, variant=variant, threads=threads)
-        if model is not None
-        else _find_embedder(info, variant, threads)
-    )
-    if embedder.dimension > info.dimension and embedder.fingerprint == info.encoder_fingerprint:
-        dim = info.dimension
-        embedder = Embedder(embedder.path, variant=variant, threads=threads, truncate_dim=dim)
-    opened = None if scorer is None else open_scorer(embedder, scorer, threads=threads)
-    return Searcher(embedder, index, opened)
-
-
-def _find_embedder(info: IndexInfo, variant: str, threads: int | None) -> Embedder:
-    """Open the encoder of an index: where it was, or where it is seen from the index; a copy moves with it.
-
-    Raises:
-        BundleError: It is in neither place; the message says what was found there.
-    """
-    places = [] if info.encoder_path is None else [info.encoder_path]
-    if info.encoder_relative_path is not None:
-        places.append(os.path.normpath(os.path.join(os.path.realpath(info.path), info.encoder_relative_path)))
-    tried = []
-    for place in dict.fromkeys(places):
-        try:
-            embedder = Embedder(place, variant=variant, threads=threads)
-        except BundleError as error:
-            tried.append(str(error))
-            continue
-        if embedder.fingerprint == info.encoder_fingerprint:
-            return embedder
-        tried.append(f"{place} is another model, {embedder.name}")
-    where = f"is not found: {', and '.join(tried)}" if tried else "has no place noted"
-    raise BundleError(f"the bundle {info.encoder_name} that built {info.path} {where}; name it with --model")
-
-
 def echo_hits(hits: list[Hit], truth: Sequence[int] = ()) -> None:
-    """Print hits as a table: rank, score, level, probabilities, title; and the true levels where known."""
+    """Print hits as a table: rank, score, level, probabilities, title; and the true levels where known.
+
+    The passage that was found stands below the title.
+    """
     header = ["#", "score", "level", "█3 ▓2 ▒1 ░0", "P(0)  P(1) P(2) P(3)", "title"]
-    rows = []
-    for rank, hit in enumerate(hits, start=1):
-        level, bar, numbers = relevance_cells(hit.relevance)
-        title = clip(hit.document.title or hit.document.text, 80)
-        rows.append([str(rank), f"{hit.score:.3f}", level, bar, numbers, title])
     if truth:
         header.insert(3, "true")
-        for row, level_of_hit in zip(rows, truth, strict=True):
-            row.insert(3, str(int(level_of_hit)))
+    rows = []
+    for number, hit in enumerate(hits):
+        level, bar, numbers = relevance_cells(hit.relevance)
+        true = [str(int(truth[number]))] if truth else []
+        texts = [hit.document.title, hit.document.text if hit.passage is None else hit.passage.text]
+        first, *below = [clip(text, 80) for text in texts if text.strip()] or [""]
+        rows.append([str(number + 1), f"{hit.score:.3f}", level, *true, bar, numbers, first])
+        if hit.passage is not None:
+            rows += [[*[""] * (len(header) - 1), text] for text in below]
     if rows:
         echo_table(header, rows, right=(0, 1))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -143,8 +143,11 @@ class RelevanceScorer:
         return grade(outputs, self._calibration)
 
     def predict_hits(self, hits: Sequence[tuple[str, Hit]]) -> Predictions:
-        """Grade N hits of queries, as `predict`; a pool takes their scores as the encoder's cosines."""
-        pairs = [(query, hit.document) for query, hit in hits]
+        """Grade N hits of queries, as `predict`: by the passage that was found, where there is one.
+
+        A pool takes their scores as the encoder's cosines.
+        """
+        pairs = [(query, _read_part(hit)) for query, hit in hits]
         if not isinstance(self.model, PooledScorer):
             return self.predict(pairs)
         return grade(self.model.with_cosines(pairs, [hit.score for _, hit in hits]), self._calibration)
@@ -167,6 +170,11 @@ class RelevanceScorer:
         predictions = self.predict([(query, document) for document in documents])
         order = np.argsort(-predictions.scores, kind="stable")[:top_k]
         return [RankedDocument(int(row), predictions[int(row)]) for row in order]
+
+
+def _read_part(hit: Hit) -> Document:
+    """Return the document, with the text of the passage that was found."""
+    return hit.document if hit.passage is None else replace(hit.document, text=hit.passage.text)
 
 
 def open_scorer(

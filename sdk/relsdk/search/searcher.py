@@ -42,7 +42,8 @@ class Searcher:
         embedder: The encoder that built the index.
         index: The documents.
         scorer: Re-scores the top candidates; None keeps the encoder's order and grades by its calibration.
-            One that is pooled with the encoder takes the cosines that retrieval knows.
+            Where the index splits documents it reads the title and the passage that was found. One that is
+            pooled with the encoder takes the cosines that retrieval knows.
         clock: What `budget_ms` and `SearchResult.elapsed_ms` are measured with: seconds that never go back.
 
     Raises:
