@@ -118,7 +118,7 @@ def test_index_info_and_verify(relsdk, index, calibrated):
 
 def test_verify_names_what_is_damaged(relsdk, index, tmp_path):
     copy = shutil.copytree(index, tmp_path / "copy")
-    vectors = next(copy.glob("gen-*/vectors*"))
+    vectors = next(copy.glob("segments/*/vectors*"))
     content = bytearray(vectors.read_bytes())
     content[-1] ^= 1
     vectors.write_bytes(content)

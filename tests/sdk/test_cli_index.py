@@ -207,4 +207,4 @@ with Index.open(sys.argv[1]) as index:
 
 def _mapped(index):
     """The database is mapped into memory: its pages count as resident and are the kernel's to drop."""
-    return (index / "gen-000001" / "documents.sqlite").stat().st_size
+    return next(index.glob("segments/*/documents.sqlite")).stat().st_size
