@@ -178,6 +178,7 @@ WRITE = {
     ),
     *("relsdk_sample/files.py", "index/_duplicate_vectors.py", "index/_vectors.py", "index/_manifest.py"),
     *("index/_changes.py", "index/_passages.py", "index/_columns_writer.py"),
+    "index/_postings_writer.py",
     *(
         "relsdk_export/backbones/pull.py",
         "relsdk_training/engine/checkpoint.py",

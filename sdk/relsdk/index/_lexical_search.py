@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relsdk.index._postings import Postings, encode_term
+from relsdk.index._row_set import RowSet
 
 __all__ = ["LexicalHits", "LexicalQuery", "LexicalSearch"]
 
@@ -35,8 +36,6 @@ _B = 0.75
 _STEPS = 65_536
 # The sum of so many tokens fits 31 bits: idf is below 23 for 2**32 rows. Of more, the rarest count.
 _MOST_TOKENS = 512
-# Below every sum that a row can reach: the row may not be found.
-_FORBIDDEN = -(2**31)
 # Up to so many allowed rows, each is looked up.
 _FEW_ROWS = 2_000
 # A look-up of a row costs as much as so many postings.
@@ -44,7 +43,6 @@ _LOOKUP = 8
 # Whether to go on is asked again after postings of so large a share of the rows: it costs a pass over all.
 _SHARE = 8
 
-Mask = NDArray[np.bool_]
 IntArray = NDArray[np.int64]
 
 
@@ -86,12 +84,12 @@ class LexicalSearch:
     """Searches the live rows of all segments of a generation; safe to call from many threads.
 
     Args:
-        parts: For each segment its postings, and which rows are alive, (R,); None for all.
+        parts: For each segment its postings, and which rows are alive; None for all.
     """
 
-    def __init__(self, parts: Sequence[tuple[Postings, Mask | None]]) -> None:
+    def __init__(self, parts: Sequence[tuple[Postings, RowSet | None]]) -> None:
         lengths = [
-            postings.lengths if alive is None else postings.lengths[alive] for postings, alive in parts
+            postings.lengths if alive is None else postings.lengths[alive.rows] for postings, alive in parts
         ]
         self._live_rows = sum(map(len, lengths))
         tokens = sum(int(one.sum(dtype=np.int64)) for one in lengths)
@@ -123,25 +121,25 @@ class LexicalSearch:
         return LexicalQuery(held, float(idfs.sum()))
 
     def search(
-        self, query: LexicalQuery, k: int, allowed: Sequence[Mask | None] | None = None
+        self, query: LexicalQuery, k: int, allowed: Sequence[RowSet | None] | None = None
     ) -> LexicalHits:
         """Find the rows with the highest scores; a row that holds no token of the query is never found.
 
         Args:
             query: From `query`.
             k: How many at most.
-            allowed: For each segment which rows may be found, (R,); None for all.
+            allowed: For each segment which rows may be found, if they are alive; None for all.
 
         Raises:
             IndexFolderError: Postings are damaged.
         """
-        masks = allowed if allowed is not None else [None] * len(self._segments)
+        sets = allowed if allowed is not None else [None] * len(self._segments)
         hits: list[tuple[int, IntArray, NDArray[np.int32]]] = []
         scores = np.empty(0, dtype=np.int32)
-        for number in sorted(range(len(masks)), key=lambda one: -self._segments[one].postings.sizes.rows):
+        for number in sorted(range(len(sets)), key=lambda one: -self._segments[one].postings.sizes.rows):
             floor = int(np.partition(scores, -k)[-k]) if len(scores) >= k else 1
             segment = self._segments[number]
-            rows, found = segment.search(query.tokens[number], k, masks[number], floor)
+            rows, found = segment.search(query.tokens[number], k, sets[number], floor)
             hits.append((number, rows, found))
             scores = np.concatenate([scores, found])
         return _merge(hits, k)
@@ -169,11 +167,11 @@ class _Segment:
 
     Args:
         postings: The postings.
-        alive: (R,); None for all.
+        alive: Which rows are; None for all.
         average: Tokens of a live row.
     """
 
-    def __init__(self, postings: Postings, alive: Mask | None, average: float) -> None:
+    def __init__(self, postings: Postings, alive: RowSet | None, average: float) -> None:
         self.postings = postings
         self._alive = alive
         sizes = postings.sizes
@@ -191,34 +189,35 @@ class _Segment:
         count = int(self._live_counts[number])
         if count < 0:
             rows, _ = self.postings.of_term(number)
-            count = len(rows) if self._alive is None else int(np.count_nonzero(self._alive[rows]))
+            count = len(rows) if self._alive is None else int(np.count_nonzero(self._alive.mask[rows]))
             self._live_counts[number] = count
         return count
 
     def search(
-        self, tokens: Sequence[_Token], k: int, allowed: Mask | None, floor: int
+        self, tokens: Sequence[_Token], k: int, allowed: RowSet | None, floor: int
     ) -> tuple[IntArray, NDArray[np.int32]]:
         """Find the best rows of this segment.
 
         Args:
             tokens: Rarest first.
             k: How many at most.
-            allowed: (R,); None for all.
+            allowed: Which rows may be found; None for all.
             floor: Rows with a lower sum are of no use, at least 1.
 
         Returns:
             Rows and their sums, best first; equal sums by row.
         """
-        mask = _both(self._alive, allowed)
+        if self._alive is not None:
+            allowed = self._alive if allowed is None else self._alive & allowed
         highest = [self._highest_sum(token) for token in tokens]
         rest = np.r_[np.cumsum(highest[::-1])[::-1], 0].tolist()  # what tokens from here on can give
         if rest[0] < floor:
             return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int32)
-        if mask is not None and np.count_nonzero(mask) <= _FEW_ROWS:
-            candidates = np.flatnonzero(mask).astype(np.uint32)
+        if allowed is not None and allowed.count <= _FEW_ROWS:
+            candidates = allowed.rows.astype(np.uint32)
             sums, done = np.zeros(len(candidates), dtype=np.int32), 0
         else:
-            all_sums = self._borrow(mask)
+            all_sums = self._borrow(allowed)
             done, floor = self._add_rarest(tokens, rest, k, floor, all_sums)
             candidates = np.flatnonzero(all_sums >= max(floor - rest[done], 1)).astype(np.uint32)
             sums = all_sums[candidates]
@@ -282,24 +281,18 @@ class _Segment:
             self._highest[token.number] = weight = float(self._weights.take(codes).max())
         return round(weight * (token.idf * _STEPS))
 
-    def _borrow(self, mask: Mask | None) -> NDArray[np.int32]:
-        """Return sums (R,): 0 where the mask allows a row, far below elsewhere."""
+    def _borrow(self, allowed: RowSet | None) -> NDArray[np.int32]:
+        """Return sums (R,): 0 where a row may be found, far below elsewhere."""
         try:
             sums = self._free.pop()
         except IndexError:
             sums = np.empty(self.postings.sizes.rows, dtype=np.int32)
-        if mask is None:
+        if allowed is None or allowed.is_full:
             sums.fill(0)
         else:
-            np.subtract(mask.view(np.int8), 1, out=sums, dtype=np.int32)  # 0 or -1
+            np.subtract(allowed.mask.view(np.int8), 1, out=sums, dtype=np.int32)  # 0 or -1
             np.left_shift(sums, 31, out=sums)  # 0 or -2**31
         return sums
-
-
-def _both(first: Mask | None, second: Mask | None) -> Mask | None:
-    if first is None or second is None:
-        return second if first is None else first
-    return first & second
 
 
 def _kth(sums: NDArray[np.int32], k: int, floor: int) -> int:

@@ -13,6 +13,7 @@ from relsdk.index import _lexical_search
 from relsdk.index._lexical_search import LexicalSearch
 from relsdk.index._postings import POSTINGS_FILE, Postings
 from relsdk.index._postings_writer import PostingsWriter, merge_postings
+from relsdk.index._row_set import RowSet
 from relsdk.index.analysis import CjkAnalyser
 
 WORDS = "短剧 雾城 归人 旧人 第12集 第21集 X200Pro x200 pro 的 的的 宝宝 发烧 怎么办 a b ab 12 21".split()
@@ -67,7 +68,11 @@ def spread(texts, alive, cuts, folder):
     """Segments of adjacent rows: postings, alive, first row."""
     edges = sorted({0, len(texts), *(cut % (len(texts) + 1) for cut in cuts)})
     return [
-        (write(folder / str(start), texts[start:stop]), np.array(alive[start:stop], dtype=np.bool_), start)
+        (
+            write(folder / str(start), texts[start:stop]),
+            RowSet(np.array(alive[start:stop], dtype=np.bool_)),
+            start,
+        )
         for start, stop in pairwise(edges)
     ]
 
@@ -107,7 +112,7 @@ def test_it_is_bm25_however_rows_are_spread_and_whatever_is_dead(data, tmp_path_
             assert not alive[row] or value == pytest.approx(expected[row], abs=1e-4)
 
     # Compacted: the very same scores, to the last bit.
-    kept = [np.flatnonzero(part[1]) for part in parts]
+    kept = [part[1].rows for part in parts]
     merged_folder = folder / "merged"
     merged_folder.mkdir()
     merge_postings([(part[0], rows) for part, rows in zip(parts, kept, strict=True)], merged_folder)
@@ -132,8 +137,8 @@ def large(tmp_path_factory):
         " ".join(f"w{w}" for w in random.choice(399, random.integers(1, 30), p=share)) for _ in range(20_000)
     ]
     folder = tmp_path_factory.mktemp("large")
-    first = write(folder / "a", texts[:15_000], Spaces()), random.random(15_000) > 0.1
-    second = write(folder / "b", texts[15_000:], Spaces()), random.random(5_000) > 0.1
+    first = write(folder / "a", texts[:15_000], Spaces()), RowSet(random.random(15_000) > 0.1)
+    second = write(folder / "b", texts[15_000:], Spaces()), RowSet(random.random(5_000) > 0.1)
     return texts, [first, second]
 
 
@@ -142,13 +147,13 @@ def test_skipping_finds_what_scoring_every_row_finds(large, share):
     _, parts = large
     search = LexicalSearch(parts)
     random = np.random.default_rng(6)
-    allowed = None if share is None else [random.random(postings.sizes.rows) < share for postings, _ in parts]
+    allowed = share and [RowSet(random.random(postings.sizes.rows) < share) for postings, _ in parts]
     for _ in range(40):
         tokens = [f"w{int(w)}" for w in random.geometric(random.choice([0.01, 0.1]), random.integers(1, 12))]
         query, k = search.query(tokens), int(random.integers(1, 200))
         every = []
         for number, (postings, alive) in enumerate(parts):
-            mask = alive if allowed is None else alive & allowed[number]
+            mask = (alive if allowed is None else alive & allowed[number]).mask
             scores = search.scores(query, number, np.arange(postings.sizes.rows))
             rows = np.flatnonzero(mask & (scores > 0))
             every += [(-scores[row], number, row) for row in rows]
@@ -187,7 +192,7 @@ def test_nothing_is_found_without_a_known_token(tmp_path):
     assert search.query([]).best_possible == 0
     assert search.query(["x"]).best_possible > 0
     assert len(LexicalSearch([]).search(LexicalSearch([]).query(["x"]), 3).rows) == 0
-    dead = LexicalSearch([(postings, np.zeros(3, dtype=np.bool_))])
+    dead = LexicalSearch([(postings, RowSet(np.zeros(3, dtype=np.bool_)))])
     assert len(dead.search(dead.query(["雾", "城"]), 5).rows) == 0
 
 
@@ -201,8 +206,8 @@ def test_a_query_of_very_many_tokens_stays_in_range(tmp_path):
 
 def test_a_row_that_no_filter_allows_is_not_found(tmp_path):
     texts = ["x"] * 5000
-    search = LexicalSearch([(write(tmp_path / "one", texts), np.arange(5000) % 2 == 0)])
+    search = LexicalSearch([(write(tmp_path / "one", texts), RowSet(np.arange(5000) % 2 == 0))])
     query = search.query(["x"])
     for allowed in (np.arange(5000) < 4001, np.arange(5000) < 11, np.zeros(5000, dtype=np.bool_)):
-        hits = search.search(query, 5000, [allowed])
+        hits = search.search(query, 5000, [RowSet(allowed)])
         assert hits.rows.tolist() == np.flatnonzero(allowed & (np.arange(5000) % 2 == 0)).tolist()

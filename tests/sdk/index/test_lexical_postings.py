@@ -10,6 +10,7 @@ from relsdk.index import _postings, _postings_writer
 from relsdk.index._lexical_search import LexicalSearch
 from relsdk.index._postings import POSTINGS_FILE, Postings
 from relsdk.index._postings_writer import PostingsWriter, merge_postings
+from relsdk.index._row_set import RowSet
 from relsdk.index.analysis import CjkAnalyser
 
 TEXTS = [
@@ -155,7 +156,7 @@ def test_other_rows_another_file_and_a_newer_version_are_refused(tmp_path):
 def use(folder):
     """Everything that reads a file."""
     postings = Postings.load(folder, len(TEXTS))
-    search = LexicalSearch([(postings, np.arange(len(TEXTS)) % 3 > 0)])
+    search = LexicalSearch([(postings, RowSet(np.arange(len(TEXTS)) % 3 > 0))])
     for text in ("雾城归人", "x200 internationally", "的"):
         query = search.query(CjkAnalyser().tokens(text))
         hits = search.search(query, 10)
