@@ -61,11 +61,15 @@ def filtered_search(
     while len(pending) and fetch * _ROWS_PER_CANDIDATE <= count:
         candidates = index.search(queries[pending], fetch, ef_search=ef_search)
         keep = allowed.mask[candidates.rows]  # (pending, fetch)
-        enough = keep.sum(axis=1) >= k
-        first = np.argsort(~keep[enough], axis=1, kind="stable")[:, :k]  # allowed ones first, in their order
-        found_rows[pending[enough]] = np.take_along_axis(candidates.rows[enough], first, axis=1)
-        found_scores[pending[enough]] = np.take_along_axis(candidates.scores[enough], first, axis=1)
-        pending = pending[~enough]
+        left = []
+        for place, query in enumerate(pending.tolist()):
+            rows = candidates.rows[place][keep[place]]
+            if len(rows) < k:
+                left.append(query)
+                continue
+            found_rows[query] = rows[:k]
+            found_scores[query] = candidates.scores[place][keep[place]][:k]
+        pending = np.array(left, dtype=np.int64)
         fetch *= _GROWTH
     if len(pending):
         exact = exact_search(vectors, queries[pending], k, rows=allowed.rows)

@@ -5,7 +5,8 @@ Shape letters: N documents of a segment, Q queries, D dimension, K results of ea
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -119,7 +120,7 @@ class IndexStats:
 class Generation:
     """The open files of one generation.
 
-    Document rows are counted over all segments, dead documents too: `starts[s]` is the first of segment s.
+    Document rows are counted over all segments, dead documents too: those of a segment follow each other.
 
     Args:
         name: Of its folder.
@@ -142,7 +143,7 @@ class Generation:
         self.manifest = manifest
         self.segments = tuple(segments)
         self.alive = tuple(alive)
-        self.starts = np.cumsum([0, *(segment.entry.count for segment in segments)])
+        self._bounds = np.cumsum([0, *(segment.entry.count for segment in segments)]).tolist()
         self._vector_starts = np.cumsum([0, *(len(segment.vectors) for segment in segments)])
         self._filters = FilterCompiler([segment.filter for segment in segments])
         self._alive_vectors = [
@@ -179,7 +180,7 @@ class Generation:
             part = _best_documents(segment, queries, k, vectors, allowed[number].count, effort, exact)
             found.append(
                 Found(
-                    part.rows + self.starts[number], part.scores, part.vectors + self._vector_starts[number]
+                    part.rows + self._bounds[number], part.scores, part.vectors + self._vector_starts[number]
                 )
             )
         return _merged(found, len(queries), k)
@@ -190,25 +191,21 @@ class Generation:
         if graphs < 2:
             return ef_search
         whole = ef_search or self.manifest.config.ef_search
-        return max(min(whole, _LEAST_EFFORT), whole // graphs)
-
-    def locate(self, rows: NDArray[np.int64]) -> Iterator[tuple[Segment, NDArray[np.int64]]]:
-        """Yield, of rising rows counted over all segments, each segment with its own rows."""
-        ends = np.searchsorted(rows, self.starts)
-        for number, segment in enumerate(self.segments):
-            some = rows[ends[number] : ends[number + 1]]
-            if len(some):
-                yield segment, some - self.starts[number]
+        return max(min(whole, _LEAST_EFFORT), whole // (graphs + 1))
 
     def documents(self, rows: Sequence[int]) -> dict[int, Document]:
-        """Return the documents of rows counted over all segments, by row; read lately or not."""
+        """Return the documents of rising rows, by row."""
         if len(self.segments) == 1:
             return self.segments[0].documents.fetch(rows)
         documents: dict[int, Document] = {}
-        for segment, some in self.locate(np.unique(np.array(rows, dtype=np.int64))):
-            start = int(self.starts[self.segments.index(segment)])
-            found = segment.documents.fetch(some.tolist())
-            documents.update((start + row, document) for row, document in found.items())
+        first = 0
+        for number, segment in enumerate(self.segments):
+            start, end = self._bounds[number], self._bounds[number + 1]
+            last = bisect_left(rows, end, first)
+            if last > first:
+                found = segment.documents.fetch([row - start for row in rows[first:last]])
+                documents.update((start + row, document) for row, document in found.items())
+            first = last
         return documents
 
     def rows_of(self, ids: Sequence[str]) -> tuple[dict[str, int], ...]:
@@ -359,7 +356,8 @@ def _merged(found: Sequence[Found], queries: int, k: int) -> Found:
         return Found(empty, empty.astype(np.float32), empty)
     rows, scores, vectors = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    return Found(*(np.take_along_axis(one, order, axis=1) for one in (rows, scores, vectors)))
+    queries_before = np.arange(queries)[:, None]
+    return Found(rows[queries_before, order], scores[queries_before, order], vectors[queries_before, order])
 
 
 def load_generation(

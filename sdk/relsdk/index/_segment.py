@@ -108,12 +108,14 @@ def rescored(
     vectors: NDArray[np.float32], queries: NDArray[np.float32], rows: NDArray[np.int64]
 ) -> Neighbours:
     """Order (Q, K) rows by their exact cosines, equal ones by row."""
-    rows = np.sort(rows, axis=1)
+    ordered = np.empty_like(rows)
     scores = np.empty(rows.shape, dtype=np.float32)
-    for query in range(len(queries)):
-        scores[query] = np.einsum("nd,d->n", vectors[rows[query]], queries[query])
-    order = np.argsort(-scores, axis=1, kind="stable")
-    return Neighbours(np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1))
+    for query, vector in enumerate(queries):
+        some = rows[query]
+        exact = np.einsum("nd,d->n", vectors[some], vector)
+        order = np.lexsort((some, -exact))
+        ordered[query], scores[query] = some[order], exact[order]
+    return Neighbours(ordered, scores)
 
 
 def load_segment(path: Path, entry: SegmentEntry, dimension: int, config: IndexConfig) -> Segment:
