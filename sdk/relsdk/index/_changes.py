@@ -22,6 +22,7 @@ from relsdk.index._generation import Generation, load_generation
 from relsdk.index._incoming import Chunk
 from relsdk.index._manifest import (
     EXTRA_FILES,
+    AnalyserEntry,
     Manifest,
     SegmentEntry,
     dead_file,
@@ -90,15 +91,15 @@ def build_index(path: Path, source: Source, encoder: Encoder, making: Making, *,
         if not part.count:
             raise InputError("there are no documents in the input; an index needs at least one")
         prepared = _prepare(path, part, None, making, stack)
+        analyser = making.analyser
         manifest = Manifest(
             version=0,
             config=making.config,
             dimension=making.dimension,
             encoder=made_by(encoder, path),
+            analyser=None if analyser is None else AnalyserEntry(analyser.name, analyser.version),
             segments=(),
             files={},
-            created="",
-            libraries={},
         )
         now = Generation("", path, manifest, (), ())
         _commit(commit, now, {}, prepared, sync=True)
@@ -265,10 +266,9 @@ def _rows_of_part(part: Part, making: Making) -> Iterator[Rows]:
 def _check_comparable(path: Path, opened: Generation, now: Generation) -> None:
     """Refuse to go on when the index was built again with another encoder or other settings."""
     before, after = opened.manifest, now.manifest
-    if (before.encoder.fingerprint, before.dimension, before.config) != (
-        after.encoder.fingerprint,
-        after.dimension,
-        after.config,
+    if any(
+        getattr(before, name) != getattr(after, name)
+        for name in ("encoder", "dimension", "config", "analyser")
     ):
         raise LockedError(
             f"{path} was built again with another model or other settings meanwhile; nothing was done: "

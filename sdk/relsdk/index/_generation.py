@@ -6,6 +6,7 @@ Shape letters: N documents of a segment, Q queries, D dimension, K results of ea
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from relsdk.index._manifest import Manifest, SegmentEntry, check_files, dead_fil
 from relsdk.index._row_set import RowSet
 from relsdk.index._segment import Segment, load_segment
 from relsdk.index.base import IndexConfig
+from relsdk.index.filter_parser import parse_field
 from relsdk.records import Document, Passage
 
 __all__ = ["Found", "Generation", "IndexInfo", "IndexStats", "SegmentStats", "load_generation"]
@@ -250,8 +252,19 @@ class Generation:
                 return np.asarray(mean / length if length > 0 else segment.vectors[own.start])
         raise InputError(f"id {identifier!r} is not in the index")
 
-    def facets(self, field: str, where: Mapping[str, Any] | None) -> dict[str | float | bool, int]:
-        raise NotImplementedError
+    def facets(self, name: str, where: Mapping[str, Any] | None) -> dict[str | float | bool, int]:
+        """Count the values of a field; see `Index.facets`."""
+        field = parse_field(name)
+        if field.column is not None:
+            raise InputError(
+                f"{name!r} is a part of every document; values of fields of its metadata are counted"
+            )
+        self._filters.parse({name: {"exists": True}})  # or the error that no document has it
+        sums: Counter[tuple[str, str | float | bool]] = Counter()
+        for segment, allowed in zip(self.segments, self.allowed(where), strict=True):
+            sums.update(segment.filter.facets(field, allowed))
+        ordered = sorted(sums.items(), key=lambda item: (-item[1], item[0]))
+        return {value: count for (_, value), count in ordered}
 
     def vectors(self, path: Path) -> NDArray[np.float32]:
         """Return the vectors of all live documents; see `Index.vectors`."""

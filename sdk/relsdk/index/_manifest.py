@@ -9,7 +9,7 @@ import json
 import platform
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,16 +20,21 @@ from msgspec import Meta
 from relsdk.errors import IndexFolderError
 from relsdk.files.folders import json_sha256
 from relsdk.files.intact import hash_and_remember, is_intact
+from relsdk.index._columns_file import COLUMN_FILES
 from relsdk.index._database import DOCUMENTS_FILE
 from relsdk.index._duplicate_vectors import TWINS_FILE
 from relsdk.index._passages import PASSAGES_FILE
+from relsdk.index._postings_file import POSTINGS_FILE
 from relsdk.index._vectors import VECTORS_FILE
+from relsdk.index.analysis import CjkAnalyser
 from relsdk.index.base import IndexConfig
 from relsdk.index.hnsw import GRAPH_FILE
 from relsdk.typed_json import convert_json, read_json
 
 __all__ = [
+    "EXTRA_FILES",
     "MANIFEST_FILE",
+    "AnalyserEntry",
     "FileEntry",
     "MadeBy",
     "Manifest",
@@ -46,7 +51,7 @@ FORMAT = "relsdk-index"
 VERSION = 2
 _REMEDY = "build the index again"
 # Files of a segment beside vectors and documents, and those of them that go together.
-_GROUPS = ({GRAPH_FILE, TWINS_FILE}, {PASSAGES_FILE})
+_GROUPS = ({GRAPH_FILE, TWINS_FILE}, {PASSAGES_FILE}, set(COLUMN_FILES), {POSTINGS_FILE})
 _FOLDER = r"^(segments/seg|gen)-[0-9]{6,12}$"
 
 
@@ -102,6 +107,14 @@ class MadeBy:
 
 
 @dataclass(frozen=True)
+class AnalyserEntry:
+    """Which analyser made the postings."""
+
+    name: str
+    version: int
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The facts about a generation.
 
@@ -110,6 +123,7 @@ class Manifest:
         config: The settings.
         dimension: D, of the vectors.
         encoder: Who made the vectors.
+        analyser: Who made the words that lexical search finds; None where there are none.
         segments: In the order in which their documents were added.
         files: By name, beside the manifest: bitmaps of dead documents, and what calibrates.
         created: When, ISO 8601 in UTC.
@@ -121,10 +135,11 @@ class Manifest:
     config: IndexConfig
     dimension: int
     encoder: MadeBy
+    analyser: AnalyserEntry | None
     segments: tuple[SegmentEntry, ...]
     files: Mapping[str, FileEntry]
-    created: str
-    libraries: Mapping[str, str]
+    created: str = ""
+    libraries: Mapping[str, str] = field(default_factory=dict)
     checksum: str = ""
 
     @property
@@ -152,6 +167,7 @@ class _Content:
     config: IndexConfig
     dimension: Annotated[int, Meta(ge=1)]
     encoder: MadeBy
+    analyser: AnalyserEntry | None
     segments: tuple[SegmentEntry, ...]
     files: dict[str, FileEntry]
     created: str
@@ -201,7 +217,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
 
 
 def _to_dict(manifest: Manifest) -> dict[str, Any]:
-    encoder = manifest.encoder
+    encoder, analyser = manifest.encoder, manifest.analyser
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -213,6 +229,7 @@ def _to_dict(manifest: Manifest) -> dict[str, Any]:
             "path": encoder.path,
             "relative_path": encoder.relative_path,
         },
+        "analyser": analyser and {"name": analyser.name, "version": analyser.version},
         "segments": [
             {
                 "folder": segment.folder,
@@ -272,6 +289,7 @@ def _manifest_1(path: Path, content: dict[str, Any]) -> Manifest:
         parsed.config,
         parsed.dimension,
         parsed.encoder,
+        AnalyserEntry(CjkAnalyser.name, CjkAnalyser.version),  # of its postings, once it has been compacted
         (segment,),
         {},
         parsed.created,
@@ -302,6 +320,7 @@ def _manifest_2(path: Path, content: dict[str, Any]) -> Manifest:
         parsed.config,
         parsed.dimension,
         parsed.encoder,
+        parsed.analyser,
         parsed.segments,
         parsed.files,
         parsed.created,

@@ -14,11 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relsdk.errors import IndexFolderError
+from relsdk.index._columns import Columns
+from relsdk.index._columns_file import DIRECTORY_FILE
 from relsdk.index._database import DOCUMENTS_FILE
 from relsdk.index._document_reader import DocumentReader
 from relsdk.index._filtered_search import filtered_search
 from relsdk.index._manifest import SegmentEntry
 from relsdk.index._passages import PASSAGES_FILE, load_passages
+from relsdk.index._postings import POSTINGS_FILE, Postings
 from relsdk.index._row_filter import RowFilter
 from relsdk.index._row_set import RowSet
 from relsdk.index._vectors import VECTORS_FILE, map_vectors
@@ -40,6 +43,7 @@ class Segment:
         index: Over the vectors: a graph, or exact search.
         documents: Their documents.
         passages: (V, 3) document row, first character and end; None when vector r is document r.
+        postings: Of the words of each vector's text; None without lexical search.
         config: The settings.
         filter: Finds documents by their fields.
     """
@@ -50,6 +54,7 @@ class Segment:
     index: VectorIndex
     documents: DocumentReader
     passages: NDArray[np.int64] | None
+    postings: Postings | None
     config: IndexConfig
     filter: RowFilter
 
@@ -146,5 +151,7 @@ def open_segment(folder: Path, entry: SegmentEntry, dimension: int, config: Inde
             f"{folder / DOCUMENTS_FILE} does not hold the {entry.count:,} documents that the manifest says; "
             f"build the index again"
         )
-    rows = RowFilter(documents, None, entry.count)
-    return Segment(entry, folder, vectors, index, documents, passages, config, rows)
+    columns = Columns.load(folder, entry.count) if DIRECTORY_FILE in entry.files else None
+    postings = Postings.load(folder, entry.rows) if POSTINGS_FILE in entry.files else None
+    rows = RowFilter(documents, columns, entry.count)
+    return Segment(entry, folder, vectors, index, documents, passages, postings, config, rows)

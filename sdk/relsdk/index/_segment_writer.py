@@ -12,16 +12,23 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from relsdk.index._columns_file import COLUMN_FILES
+from relsdk.index._columns_writer import ColumnsWriter
 from relsdk.index._database import DOCUMENTS_FILE
+from relsdk.index._document_reader import DocumentReader
 from relsdk.index._document_writer import DocumentWriter
 from relsdk.index._duplicate_vectors import TWINS_FILE
 from relsdk.index._manifest import SegmentEntry, describe_files
 from relsdk.index._part import Part
 from relsdk.index._passages import PASSAGES_FILE, save_passages
+from relsdk.index._postings import POSTINGS_FILE, Postings
+from relsdk.index._postings_writer import PostingsWriter, merge_postings
+from relsdk.index._row_cache import RowFields
 from relsdk.index._row_set import RowSet
 from relsdk.index._segment import Segment, open_segment
 from relsdk.index._vectors import VECTORS_FILE, VectorWriter, map_vectors
 from relsdk.index._writing import writing
+from relsdk.index.analysis import Analyser
 from relsdk.index.base import IndexConfig, Progress
 from relsdk.index.hnsw import GRAPH_FILE, HnswIndex
 
@@ -42,12 +49,14 @@ class Making:
     Attributes:
         config: The settings of the index.
         dimension: D.
+        analyser: Makes the words that lexical search finds; None makes none.
         num_threads: For the graph; None chooses.
         on_progress: Called with ("graph", vectors added).
     """
 
     config: IndexConfig
     dimension: int
+    analyser: Analyser | None
     num_threads: int | None = None
     on_progress: Progress | None = None
 
@@ -60,7 +69,7 @@ def complete_part(part: Part, making: Making, folder: str) -> SegmentEntry:
         making: Settings.
         folder: Of the segment, once it is committed.
     """
-    return _complete(part.folder, part.count, part.rows, part.passages, making, folder)
+    return _complete(part.folder, part.count, part.rows, part.passages, making, folder, None)
 
 
 def merge(target: Path, sources: Sequence[Rows], making: Making, folder: str) -> SegmentEntry:
@@ -76,7 +85,8 @@ def merge(target: Path, sources: Sequence[Rows], making: Making, folder: str) ->
         passages = _copy_vectors(target, sources, making)
         count = _copy_documents(target, sources)
     split = making.config.passage_characters or any(one.passages is not None for one, _ in sources)
-    return _complete(target, count, len(passages), passages if split else None, making, folder)
+    postings = [(one.postings, one.vectors_of(wanted).rows) for one, wanted in sources]
+    return _complete(target, count, len(passages), passages if split else None, making, folder, postings)
 
 
 def open_part(part: Part, making: Making) -> Rows:
@@ -136,14 +146,32 @@ def _complete(
     passages: NDArray[np.int64] | None,
     making: Making,
     folder: str,
+    postings: Sequence[tuple[Postings | None, NDArray[np.int64]]] | None,
 ) -> SegmentEntry:
-    """Write what is made of vectors and documents, and hash all files."""
-    names = [VECTORS_FILE, DOCUMENTS_FILE]
+    """Write what is made of vectors and documents, and hash all files.
+
+    Args:
+        target: Holds vectors and documents.
+        count: N.
+        rows: V.
+        passages: (V, 3), or None.
+        making: Settings.
+        folder: Of the segment, once it is committed.
+        postings: What was merged, and which rows; None reads the texts.
+    """
+    names = [VECTORS_FILE, DOCUMENTS_FILE, *COLUMN_FILES]
     config = making.config
     with writing(target):
         if passages is not None:
             save_passages(target, passages)
             names.append(PASSAGES_FILE)
+        known = [(one, kept) for one, kept in postings or () if one is not None]
+        merged = postings is not None and len(known) == len(postings)
+        if making.analyser is not None:
+            names.append(POSTINGS_FILE)
+            if merged:
+                merge_postings(known, target)
+        _write_fields(target, count, passages, None if merged else making.analyser)
     if config.kind == "hnsw" and rows >= GRAPH_ROWS:
         vectors = map_vectors(target / VECTORS_FILE, rows, making.dimension)
         graph = HnswIndex.build(
@@ -154,3 +182,34 @@ def _complete(
         names += [GRAPH_FILE, TWINS_FILE]
     with writing(target):
         return SegmentEntry(folder, count, rows, count, describe_files(target, names))
+
+
+def _write_fields(
+    target: Path, count: int, passages: NDArray[np.int64] | None, analyser: Analyser | None
+) -> None:
+    """Write the columns of the metadata, and the postings of the texts if there is an analyser."""
+    columns = ColumnsWriter()
+    words = None if analyser is None else PostingsWriter(analyser)
+    documents = DocumentReader(target / DOCUMENTS_FILE)
+    try:
+        for start in range(0, count, _BLOCK):
+            fields = documents.fields(range(start, min(start + _BLOCK, count)))
+            columns.add([metadata for *_, metadata in fields])
+            if words is not None:
+                words.add(list(_texts(fields, start, passages)))
+    finally:
+        documents.close()
+    columns.save(target)
+    if words is not None:
+        words.save(target)
+
+
+def _texts(fields: Sequence[RowFields], first: int, passages: NDArray[np.int64] | None) -> Iterator[str]:
+    """Yield the text of each vector of some documents: title, and text or passage."""
+    if passages is None:
+        yield from (f"{title}\n{text}" for _, _, title, text, _ in fields)
+        return
+    start, stop = np.searchsorted(passages[:, 0], [first, first + len(fields)])
+    for row, begin, end in passages[start:stop].tolist():
+        _, _, title, text, _ = fields[row - first]
+        yield f"{title}\n{text[begin:end]}"

@@ -29,6 +29,7 @@ from relsdk.index._part import Source, check_given_vectors
 from relsdk.index._segment_writer import Making
 from relsdk.index._storage import open_current
 from relsdk.index._vectors import UNIT_TOLERANCE, check_queries
+from relsdk.index.analysis import Analyser, CjkAnalyser
 from relsdk.index.base import Encoder, IndexConfig, Progress, check_whole_number
 from relsdk.index.verify import VerifyReport, verify_generation
 from relsdk.records import Document, Hit, Matrix, Vector
@@ -57,10 +58,17 @@ class Index:
     one; the lock is held for the commit only.
     """
 
-    def __init__(self, path: Path, generation: Generation, check: str = "hashes") -> None:
+    def __init__(
+        self,
+        path: Path,
+        generation: Generation,
+        check: str = "hashes",
+        analyser: Analyser | None = None,
+    ) -> None:
         self.path = path
         self._generation: Generation | None = generation
         self._check = check
+        self._analyser = analyser or CjkAnalyser()
 
     @classmethod
     def build(
@@ -71,6 +79,7 @@ class Index:
         *,
         vectors: NDArray[Any] | None = None,
         config: IndexConfig | None = None,
+        lexical: bool | Analyser = True,
         overwrite: bool = False,
         on_duplicate: str = "error",
         chunk_size: int = 1024,
@@ -90,6 +99,8 @@ class Index:
             vectors: (n, D) unit vectors of the encoder, in the order of the documents, made elsewhere; it is
                 not run then.
             config: None takes `IndexConfig()`.
+            lexical: Whether documents are found by their words, too (`mode` of a search). An analyser of your
+                own cuts texts into words; `open` must be given it again.
             overwrite: Replace an index that is there. A folder with anything else is never touched.
             on_duplicate: For an id that occurs again: "error", or "last" to keep the last document.
             chunk_size: Documents for each call of the encoder.
@@ -110,14 +121,23 @@ class Index:
             raise InputError(f"on_duplicate={on_duplicate!r}; allowed are 'error' and 'last'")
         check_whole_number("the encoder's dimension", encoder.dimension, 1)
         folder = Path(path).absolute()  # whoever makes the documents may go to another folder
-        making = Making(config or IndexConfig(), encoder.dimension, _threads(num_threads), on_progress)
+        analyser = CjkAnalyser() if lexical is True else lexical or None
+        making = Making(
+            config or IndexConfig(), encoder.dimension, analyser, _threads(num_threads), on_progress
+        )
         source = _source(documents, encoder, vectors, making, on_duplicate, chunk_size)
         build_index(folder, source, encoder, making, overwrite=overwrite)
-        return cls.open(folder)
+        return cls.open(folder, analyser=analyser)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, check: str = "hashes") -> Index:
-        """Open an index for reading; nothing is written there and no lock is taken.
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        check: str = "hashes",
+        analyser: Analyser | None = None,
+    ) -> Index:
+        """Open an index; nothing is written there and no lock is taken before it is changed.
 
         Links, labels and offsets of the graph are checked each time, and that the database holds our table
         alone: no file leads out of memory.
@@ -127,6 +147,7 @@ class Index:
             check: "hashes" reads each file once and compares its SHA-256 with the manifest's; a file that
                 passed is remembered, in the user's cache too, and not read again while it is the same file
                 (`relsdk.files.intact`). "sizes" compares sizes only: a damaged file may give wrong answers.
+            analyser: What the index was built with, where that is not relsdk's own.
 
         Raises:
             InputError: Another `check`.
@@ -136,11 +157,12 @@ class Index:
             raise InputError(f"check={check!r}; allowed are 'hashes' and 'sizes'")
         folder = Path(path).absolute()  # what is opened later is found from another folder, too
         generation = open_current(folder, partial(load_generation, check=check))
-        return cls(folder, generation, check)
+        return cls(folder, generation, check, analyser)
 
     def __reduce__(self) -> tuple[Any, ...]:
         generation = self._open()
-        return _open_again, (type(self), generation.folder, self._check, generation.manifest.checksum)
+        state = (generation.folder, self._check, self._analyser, generation.manifest.checksum)
+        return _open_again, (type(self), *state)
 
     @overload
     def search(
@@ -449,10 +471,8 @@ class Index:
         """
         done = False
         while True:
-            opened = self._open()
-            manifest = opened.manifest
-            making = Making(manifest.config, manifest.dimension, _threads(num_threads), on_progress)
-            again = compact_index(self.path, opened, making, check=self._check, full=full)
+            making = self._making(num_threads, on_progress)
+            again = compact_index(self.path, self._open(), making, check=self._check, full=full)
             self.refresh()
             if not again:
                 return done
@@ -475,6 +495,28 @@ class Index:
         """Return what the index consists of: segments, dead documents, bytes."""
         return self._open().stats()
 
+    def _making(self, num_threads: int | None, on_progress: Progress | None) -> Making:
+        """Return what further segments are made by."""
+        manifest = self._open().manifest
+        analyser = None if manifest.analyser is None else self._checked_analyser()
+        return Making(manifest.config, manifest.dimension, analyser, _threads(num_threads), on_progress)
+
+    def _checked_analyser(self) -> Analyser:
+        """Return the analyser that made the words of the index.
+
+        Raises:
+            InputError: Another one made them, or they were not made.
+        """
+        made, own = self._open().manifest.analyser, self._analyser
+        if made is None:
+            raise InputError(f"{self.path} was built with lexical=False; build it again to search for words")
+        if (made.name, made.version) != (own.name, own.version):
+            raise InputError(
+                f"{self.path} was built with the analyser {made.name} {made.version}, not {own.name} "
+                f"{own.version}; open it with the one that built it, or build it again"
+            )
+        return own
+
     def _add(
         self,
         documents: Iterable[Document | Mapping[str, Any]],
@@ -493,8 +535,7 @@ class Index:
             raise InputError("give the encoder that built the index, or the documents' vectors")
         self.refresh()
         opened = self._open()
-        manifest = opened.manifest
-        making = Making(manifest.config, manifest.dimension, _threads(num_threads), on_progress)
+        making = self._making(num_threads, on_progress)
         source = _source(documents, encoder, vectors, making, "last" if replaces else "error", chunk_size)
         count = add_documents(
             self.path, opened, source, making, check=self._check, replaces=replaces, sync=sync
@@ -599,7 +640,7 @@ def _hits(generation: Generation, found: Found) -> list[list[Hit]]:
     return hits
 
 
-def _open_again(kind: type[Index], folder: Path, check: str, checksum: str) -> Index:
+def _open_again(kind: type[Index], folder: Path, check: str, analyser: Analyser, checksum: str) -> Index:
     """Open the generation that a pickled index had open."""
     remedy = f"after it was pickled; open it anew with Index.open({str(folder.parent)!r})"
     try:
@@ -612,4 +653,4 @@ def _open_again(kind: type[Index], folder: Path, check: str, checksum: str) -> I
     if generation.manifest.checksum != checksum:
         generation.close()
         raise IndexFolderError(f"{folder} holds another index: it was deleted and built {remedy}")
-    return kind(folder.parent, generation, check)
+    return kind(folder.parent, generation, check, analyser)

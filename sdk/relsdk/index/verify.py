@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from relsdk.errors import InputError, RelsdkError
 from relsdk.files.folders import file_sha256
+from relsdk.index._columns_file import DIRECTORY_FILE
+from relsdk.index._columns_writer import ColumnsWriter
 from relsdk.index._database import DOCUMENTS_FILE
 from relsdk.index._document_reader import DocumentReader
 from relsdk.index._duplicate_vectors import TWINS_FILE, DuplicateVectors
@@ -21,6 +23,7 @@ from relsdk.index._generation import load_generation
 from relsdk.index._graph_file import holds_vectors
 from relsdk.index._manifest import MANIFEST_FILE, FileEntry, Manifest, SegmentEntry, read_manifest
 from relsdk.index._passages import PASSAGES_FILE, load_passages
+from relsdk.index._postings import POSTINGS_FILE, Postings
 from relsdk.index._storage import CURRENT, read_current
 from relsdk.index._vectors import VECTORS_FILE, check_vectors, map_vectors
 from relsdk.index.hnsw import GRAPH_FILE, HnswIndex
@@ -129,6 +132,10 @@ def _check_segment(
     ]
     if PASSAGES_FILE in entry.files:
         checks.append(_run_check(f"passages{where}", partial(_check_passages, folder, entry)))
+    if DIRECTORY_FILE in entry.files:
+        checks.append(_run_check(f"columns{where}", partial(_check_columns, folder, entry)))
+    if POSTINGS_FILE in entry.files:
+        checks.append(_run_check(f"postings{where}", partial(_check_postings, folder, entry)))
     if entry.has_graph:
         checks.append(_run_check(f"twins{where}", partial(_check_twins, folder, entry, manifest)))
         if all(intact[folder / file] for file in (GRAPH_FILE, TWINS_FILE, VECTORS_FILE)):
@@ -200,6 +207,28 @@ def _check_passages(folder: Path, entry: SegmentEntry) -> str:
     finally:
         documents.close()
     return f"{len(passages):,} passages of {entry.count:,} documents"
+
+
+def _check_columns(folder: Path, entry: SegmentEntry) -> str:
+    """The columns are those of the documents' metadata."""
+    writer = ColumnsWriter()
+    documents = DocumentReader(folder / DOCUMENTS_FILE)
+    try:
+        for start in range(0, entry.count, _BLOCK):
+            fields = documents.fields(range(start, min(start + _BLOCK, entry.count)))
+            writer.add([metadata for *_, metadata in fields])
+    finally:
+        documents.close()
+    if not writer.is_saved(folder):
+        raise InputError("they are not those of the documents; build the index again")
+    return f"{entry.count:,} rows"
+
+
+def _check_postings(folder: Path, entry: SegmentEntry) -> str:
+    problems = Postings.load(folder, entry.rows).problems()
+    if problems:
+        raise InputError("; ".join(problems))
+    return f"of {entry.rows:,} texts"
 
 
 def _check_twins(folder: Path, entry: SegmentEntry, manifest: Manifest) -> str:

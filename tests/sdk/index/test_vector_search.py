@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from relsdk.errors import IndexFolderError, InputError
 from relsdk.index import IndexConfig
 from relsdk.index._filtered_search import filtered_search
+from relsdk.index._row_set import RowSet
 from relsdk.index.flat import FlatIndex, exact_search
 from relsdk.index.hnsw import GRAPH_FILE, HnswIndex
 
@@ -190,7 +191,7 @@ def test_filtered_recall(unit_vectors, selectivity, correlated):
         allowed[order[: int(selectivity * len(vectors))]] = True
     else:
         allowed = np.random.default_rng(3).random(len(vectors)) < selectivity
-    found = filtered_search(graph, vectors, queries, 10, allowed, config)
+    found = filtered_search(graph, vectors, queries, 10, RowSet(allowed), config)
     assert allowed[found.rows].all()
     truth, _ = brute_force(vectors, queries, 10, np.flatnonzero(allowed))
     assert found.rows.shape == truth.shape
