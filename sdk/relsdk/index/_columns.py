@@ -24,8 +24,8 @@ from relsdk.index._row_set import RowSet
 
 __all__ = ["Columns", "Facets", "Scan"]
 
-# Which rows fulfil a filter, by reading documents.
-Scan: TypeAlias = "Callable[[Filter], RowSet]"
+# Which rows fulfil a filter, by reading documents: all, or those of a set.
+Scan: TypeAlias = "Callable[[Filter, RowSet | None], RowSet]"
 # A number before a text.
 SortKey: TypeAlias = "tuple[int, Any]"
 # In how many rows a value is, by its kind and itself: 1, true and "1" are three.
@@ -73,7 +73,7 @@ class Columns:
         if isinstance(parsed, And | Or):
             return self._combine(parsed, scan)
         found = self._leaf(parsed)
-        return scan(parsed) if found is None else found
+        return scan(parsed, None) if found is None else found
 
     def answers(self, parsed: Filter) -> bool:
         """Tell whether columns answer the whole filter."""
@@ -146,10 +146,12 @@ class Columns:
         """Return what the rows of this segment sort by, (N,): numbers before texts, -1 without either.
 
         Of a list the smallest counts. Ranks of two segments are not comparable: `sort_keys` are. None when
-        the field has values without a column.
+        the field has values without a column, booleans, or two columns.
         """
         columns = self._resolve(field)
-        if columns is None or len(columns) > 1 or any(column.left_out for column, _ in columns):
+        if columns is None or len(columns) > 1:
+            return None
+        if any(column.left_out or "boolean" in column.kinds for column, _ in columns):
             return None
         ranks = self._ranks.get(field.paths)
         if ranks is None:
@@ -193,12 +195,15 @@ class Columns:
         known = [part for part in parsed.parts if self._helps(part)]
         rest = tuple(part for part in parsed.parts if not self._helps(part))
         sets = [self.matching(part, scan) for part in known]
-        if rest and not (isinstance(parsed, And) and any(not one.count for one in sets)):
-            sets.append(scan(rest[0] if len(rest) == 1 else type(parsed)(rest)))
-        if not sets:  # no parts: always true
-            return RowSet(np.ones(self._count, dtype=np.bool_))
         sets.sort(key=lambda one: one.count)
-        return reduce(and_ if isinstance(parsed, And) else or_, sets)
+        unknown = rest[0] if len(rest) == 1 else type(parsed)(rest)
+        if not sets:
+            # Without any parts it is always true.
+            return scan(unknown, None) if rest else RowSet(np.ones(self._count, dtype=np.bool_))
+        if isinstance(parsed, And):
+            both = reduce(and_, sets)
+            return both & scan(unknown, both) if rest and both.count else both
+        return reduce(or_, [*sets, scan(unknown, None)] if rest else sets)
 
     def _helps(self, parsed: Filter) -> bool:
         """Whether columns answer at least a part of a filter."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,14 @@ class ColumnsWriter:
         self._top: dict[str, _Column | None] = {}
         self._rows = 0
         self._complete = True
+
+    @classmethod
+    def of(cls, metadata: Iterable[Sequence[str]]) -> ColumnsWriter:
+        """Collect the metadata of all documents; see `add`."""
+        writer = cls()
+        for texts in metadata:
+            writer.add(texts)
+        return writer
 
     def add(self, metadata: Sequence[str]) -> None:
         """Take the metadata of the next documents, each as the text of a JSON object.

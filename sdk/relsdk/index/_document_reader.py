@@ -33,6 +33,7 @@ _PATIENCE_SECONDS, _LOOK_SECONDS = 60.0, 0.001
 
 # Of documents read lately, twice so many characters are kept at most: 32 MB of Chinese, 16 MB of Latin.
 _KEPT_CHARACTERS = 8_000_000
+_BLOCK = 4096  # rows whose metadata are read at a time
 
 # A deque's append and pop need no lock, which a fork could copy while it is held.
 Connections = deque[Connection]
@@ -106,13 +107,37 @@ class DocumentReader:
         names = [row for one in starts for sql in (before, after) for row in self.select(sql, (one, count))]
         return sorted({name for (name,) in names if isinstance(name, str)})
 
-    def matching(self, condition: Condition, count: int) -> NDArray[np.bool_]:
-        """Return which of the `count` rows fulfil a condition, (count,) bool."""
+    def metadata(self) -> Iterator[list[str]]:
+        """Yield the metadata of all documents as JSON, in the order of the rows, some at a time."""
+        sql = "SELECT row, metadata FROM documents WHERE row BETWEEN ? AND ? ORDER BY row"
+        for start in range(0, len(self), _BLOCK):
+            rows = self.select(sql, (start, start + _BLOCK - 1))
+            stop = min(start + _BLOCK, len(self))
+            if [row for row, _ in rows] != [*range(start, stop)] or not all(
+                type(one) is str for _, one in rows
+            ):
+                raise IndexFolderError(
+                    f"{self._path} is damaged: a row from {start:,} is missing, or has no metadata; {_REMEDY}"
+                )
+            yield [text for _, text in rows]
+
+    def matching(
+        self, condition: Condition, count: int, among: NDArray[np.int64] | None = None
+    ) -> NDArray[np.bool_]:
+        """Return which of the `count` rows fulfil a condition, (count,) bool.
+
+        Args:
+            condition: What they must fulfil.
+            count: How many rows there are.
+            among: Only these are read, all others do not count; None reads all.
+        """
         allowed = np.zeros(count, dtype=np.bool_)
+        sql, parameters = f"SELECT row FROM documents WHERE {condition.sql}", condition.parameters
+        if among is not None:
+            parameters = (*parameters, json.dumps(among.tolist()))
+            sql += f" AND row IN (SELECT value FROM json_each(?{len(parameters)}))"
         with self._borrow(condition.comparisons) as connection:
-            cursor = connection.execute(
-                f"SELECT row FROM documents WHERE {condition.sql}", condition.parameters
-            )
+            cursor = connection.execute(sql, parameters)
             rows = np.fromiter((row for (row,) in islice(cursor, count + 1)), dtype=np.int64)
         if len(rows) > count or (len(rows) and not (rows.min() >= 0 and rows.max() < count)):
             raise IndexFolderError(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
+
+from relsdk.records import Document
 
 __all__ = [
     "OWN_FIELDS",
@@ -38,6 +40,18 @@ class Field:
     name: str
     column: str | None
     paths: tuple[tuple[str, ...], ...]
+
+    def of(self, document: Document) -> Any:
+        """Return what a document has in the field, None where it has none."""
+        if self.column is not None:
+            return getattr(document, self.column)
+        for *above, last in self.paths:
+            content: Any = document.metadata
+            for key in above:
+                content = content.get(key) if isinstance(content, Mapping) else None
+            if isinstance(content, Mapping) and last in content:
+                return content[last]
+        return None
 
 
 @dataclass(frozen=True, slots=True)

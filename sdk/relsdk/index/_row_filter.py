@@ -19,11 +19,13 @@ from relsdk.index._filter_tree import Equals, Field, Filter
 from relsdk.index._row_set import RowSet
 from relsdk.records import Document
 
-__all__ = ["RowFilter", "field_value"]
+__all__ = ["RowFilter"]
 
 # Answers of recent filters that are kept; each takes N bytes. Answers about fields take few.
 _FILTERS_KEPT, _FIELDS_KEPT = 16, 1024
 _NAMES_READ = 10_000
+# Below this share of the rows, documents are read one by one, not all in a row.
+_FEW = 8
 _BLOCK = 4096
 # Every key of every object that is not inside a list, with the path of that object.
 _NAMES = f"""
@@ -94,26 +96,13 @@ class RowFilter:
         if facets is None:
             facets = {}
             for document in self._read(allowed):
-                for key in _items(field_value(document, field)):
+                for key in _items(field.of(document)):
                     facets[key] = facets.get(key, 0) + 1
         return facets
 
     def _read(self, rows: RowSet) -> Iterator[Document]:
         for start in range(0, rows.count, _BLOCK):
             yield from self._documents.read(rows.rows[start : start + _BLOCK].tolist())
-
-
-def field_value(document: Document, field: Field) -> Any:
-    """Return what a document has in a field: of two paths, the first that it has; None without."""
-    if field.column is not None:
-        return getattr(document, field.column)
-    for path in field.paths:
-        content: Any = document.metadata
-        for key in path[:-1]:
-            content = content.get(key) if isinstance(content, dict) else None
-        if isinstance(content, dict) and path[-1] in content:
-            return content[path[-1]]
-    return None
 
 
 class _Question:
@@ -133,12 +122,13 @@ class _Question:
 
 
 def _matching(documents: DocumentReader, columns: Columns | None, count: int, question: _Question) -> RowSet:
-    def scan(parsed: Filter) -> RowSet:
+    def scan(parsed: Filter, among: RowSet | None = None) -> RowSet:
         if isinstance(parsed, Equals) and parsed.field.column == "id":  # the database has an index of ids
             ids = [value for value in parsed.values if isinstance(value, str)]
             rows = np.array(sorted(documents.rows_of(ids).values()), dtype=np.int64)
             return RowSet.of_rows(rows[(rows >= 0) & (rows < count)], count)  # others: a damaged file
-        return RowSet(documents.matching(filter_condition(parsed), count), scanned=True)
+        few = among.rows if among is not None and among.count * _FEW <= count else None
+        return RowSet(documents.matching(filter_condition(parsed), count, few), scanned=True)
 
     return scan(question.parsed) if columns is None else columns.matching(question.parsed, scan)
 

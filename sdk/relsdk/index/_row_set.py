@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 __all__ = ["RowSet"]
 
 # Below this share of the rows, numbers are looked up in a mask; above it masks are combined.
-_FEW = 32
+_FEW = 8
 
 
 class RowSet:

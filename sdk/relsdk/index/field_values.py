@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from relsdk.errors import InputError
@@ -11,20 +10,6 @@ from relsdk.index.filter_parser import parse_field
 from relsdk.records import Document
 
 __all__ = ["check_sort", "group_key", "sort_key"]
-
-
-def _value(document: Document, name: str) -> Any:
-    """Return the value of a field, None where the document has none."""
-    field = parse_field(name)
-    if field.column is not None:
-        return getattr(document, field.column)
-    for path in field.paths:
-        content: Any = document.metadata
-        for key in path:
-            content = content.get(key) if isinstance(content, Mapping) else None
-        if content is not None:
-            return content
-    return None
 
 
 def sort_key(document: Document, name: str) -> tuple[int, float | str] | None:
@@ -36,7 +21,7 @@ def sort_key(document: Document, name: str) -> tuple[int, float | str] | None:
     Raises:
         InputError: The name is none that a field can have.
     """
-    value = _value(document, name)
+    value = parse_field(name).of(document)
     keys = [_scalar_key(one) for one in (value if isinstance(value, list) else [value])]
     known = [key for key in keys if key is not None]
     return min(known) if known else None
@@ -54,7 +39,7 @@ def group_key(document: Document, name: str) -> str | None:
     Raises:
         InputError: The name is none that a field can have.
     """
-    value = _value(document, name)
+    value = parse_field(name).of(document)
     return None if value is None else json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 

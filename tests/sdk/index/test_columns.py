@@ -109,9 +109,10 @@ def test_columns_answer_as_sqlite_does(rows, where):
     columns = columns_of(oracle.texts)
     scans = []
 
-    def scan(part):
+    def scan(part, among):
         scans.append(part)
-        return RowSet(oracle.mask(filter_condition(part)), scanned=True)
+        found = RowSet(oracle.mask(filter_condition(part)), scanned=True)
+        return found if among is None else found & among
 
     found = columns.matching(parsed, scan)
     expected = oracle.mask(filter_condition(parsed))
