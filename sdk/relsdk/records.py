@@ -19,6 +19,7 @@ __all__ = [
     "Passage",
     "Relevance",
     "SearchResult",
+    "Signals",
     "Vector",
     "document_text",
 ]
@@ -103,6 +104,25 @@ class Passage:
 
 
 @dataclass(frozen=True, slots=True)
+class Signals:
+    """What each side of a search says of a hit: why it is there.
+
+    Attributes:
+        cosine: Of query and document (or passage).
+        bm25: By the words that both have; 0 without a common one.
+        best_possible: What BM25 of no document can surpass for this query.
+        dense_rank: Place among what was found by meaning, from 1; None when it was found by words only.
+        lexical_rank: Place among what was found by words, from 1; None when it was found by meaning only.
+    """
+
+    cosine: float
+    bm25: float
+    best_possible: float
+    dense_rank: int | None
+    lexical_rank: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Hit:
     """One search result.
 
@@ -112,12 +132,19 @@ class Hit:
         relevance: Level and probabilities; None when the model has no calibration.
         passage: The part of the document that was found, where the index splits documents; score and level
             are those of the passage.
+        signals: What meaning and words say of it, in a lexical or hybrid search.
     """
 
     document: Document
     score: float
     relevance: Relevance | None = None
     passage: Passage | None = None
+    signals: Signals | None = None
+
+    @property
+    def cosine(self) -> float:
+        """Of query and document, of a hit that an index found: its score in a dense search."""
+        return self.score if self.signals is None else self.signals.cosine
 
     @property
     def level(self) -> RelevanceLevel | None:
@@ -142,9 +169,21 @@ class SearchResult(list[Hit]):
             scorer's.
         elapsed_ms: From the call of the search to its result, in milliseconds.
         matching: How many documents the filter allowed; without a filter, all of the index.
+        order: What the score is: "cosine", "bm25", "hybrid" (the calibrated model of both) or "scorer".
+        scanned: Whether the filter read documents because no column answers it: the first time that costs a
+            look at each of them.
     """
 
-    __slots__ = ("candidates", "elapsed_ms", "matching", "scored", "scored_hits", "skipped")
+    __slots__ = (
+        "candidates",
+        "elapsed_ms",
+        "matching",
+        "order",
+        "scanned",
+        "scored",
+        "scored_hits",
+        "skipped",
+    )
 
     def __init__(
         self,
@@ -156,6 +195,8 @@ class SearchResult(list[Hit]):
         scored_hits: int = 0,
         elapsed_ms: float = 0.0,
         matching: int = 0,
+        order: str = "cosine",
+        scanned: bool = False,
     ) -> None:
         super().__init__(hits)
         self.candidates = candidates
@@ -164,3 +205,5 @@ class SearchResult(list[Hit]):
         self.scored_hits = scored_hits
         self.elapsed_ms = elapsed_ms
         self.matching = matching
+        self.order = order
+        self.scanned = scanned

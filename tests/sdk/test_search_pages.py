@@ -53,9 +53,10 @@ def test_sort_orders_the_most_relevant_by_a_field(searcher):
     assert [h.document.metadata["deep"]["n"] for h in deep] == sorted(
         h.document.metadata["deep"]["n"] for h in pool
     )
-    assert ids(searcher.search("红烧肉", 3, sort="title")) == ids(
-        sorted(pool, key=lambda hit: hit.document.title)
-    )[:3]
+    assert (
+        ids(searcher.search("红烧肉", 3, sort="title"))
+        == ids(sorted(pool, key=lambda hit: hit.document.title))[:3]
+    )
     # Equal values stay in the order of relevance.
     first = [hit for hit in pool if hit.document.metadata["tags"][0] == 0]
     assert list(searcher.search("红烧肉", len(first), sort="tags")) == first

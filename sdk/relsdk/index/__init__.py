@@ -1,6 +1,7 @@
 """Index folders: build, open, search, verify."""
 
 from relsdk.index._generation import IndexInfo, IndexStats, SegmentStats
+from relsdk.index._retrieval import Mode
 from relsdk.index.base import Encoder, IndexConfig
 from relsdk.index.index import Index
 from relsdk.index.verify import VerifyReport, verify_index
@@ -11,6 +12,7 @@ __all__ = [
     "IndexConfig",
     "IndexInfo",
     "IndexStats",
+    "Mode",
     "SegmentStats",
     "VerifyReport",
     "verify_index",

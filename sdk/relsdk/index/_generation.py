@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from relsdk.errors import IndexFolderError, InputError
 from relsdk.index._filter_compiler import FilterCompiler
+from relsdk.index._lexical_search import LexicalSearch
 from relsdk.index._manifest import Manifest, SegmentEntry, check_files, dead_file, read_manifest
 from relsdk.index._row_set import RowSet
 from relsdk.index._segment import Segment, load_segment
@@ -122,7 +123,8 @@ class IndexStats:
 class Generation:
     """The open files of one generation.
 
-    Document rows are counted over all segments, dead documents too: those of a segment follow each other.
+    Rows are counted over all segments, dead documents too: document row r of segment s is `starts[s]` + r,
+    its vector row `vector_starts[s]` + r.
 
     Args:
         name: Of its folder.
@@ -145,9 +147,10 @@ class Generation:
         self.manifest = manifest
         self.segments = tuple(segments)
         self.alive = tuple(alive)
-        self._bounds = np.cumsum([0, *(segment.entry.count for segment in segments)]).tolist()
-        self._vector_starts = np.cumsum([0, *(len(segment.vectors) for segment in segments)])
+        self.starts: list[int] = np.cumsum([0, *(one.entry.count for one in segments)]).tolist()
+        self.vector_starts = np.cumsum([0, *(len(segment.vectors) for segment in segments)])
         self._filters = FilterCompiler([segment.filter for segment in segments])
+        self._words: LexicalSearch | None = None
         self._alive_vectors = [
             segment.vectors_of(rows) for segment, rows in zip(self.segments, self.alive, strict=True)
         ]
@@ -181,9 +184,7 @@ class Generation:
                 vectors = segment.vectors_of(allowed[number])
             part = _best_documents(segment, queries, k, vectors, allowed[number].count, effort, exact)
             found.append(
-                Found(
-                    part.rows + self._bounds[number], part.scores, part.vectors + self._vector_starts[number]
-                )
+                Found(part.rows + self.starts[number], part.scores, part.vectors + self.vector_starts[number])
             )
         return _merged(found, len(queries), k)
 
@@ -195,6 +196,24 @@ class Generation:
         whole = ef_search or self.manifest.config.ef_search
         return max(min(whole, _LEAST_EFFORT), whole // (graphs + 1))
 
+    def words(self) -> LexicalSearch:
+        """Return the search for words over all segments; made when it is first asked for.
+
+        Raises:
+            InputError: A segment has none.
+        """
+        if self._words is None:
+            parts = []
+            for segment, alive in zip(self.segments, self._alive_vectors, strict=True):
+                if segment.postings is None:
+                    raise InputError(
+                        f"{self.folder.parent} was built by an older version and holds no words yet; run: "
+                        f"relsdk index compact {self.folder.parent}"
+                    )
+                parts.append((segment.postings, None if alive.is_full else alive))
+            self._words = LexicalSearch(parts)  # two threads may both make it; one is kept
+        return self._words
+
     def documents(self, rows: Sequence[int]) -> dict[int, Document]:
         """Return the documents of rising rows, by row."""
         if len(self.segments) == 1:
@@ -202,7 +221,7 @@ class Generation:
         documents: dict[int, Document] = {}
         first = 0
         for number, segment in enumerate(self.segments):
-            start, end = self._bounds[number], self._bounds[number + 1]
+            start, end = self.starts[number], self.starts[number + 1]
             last = bisect_left(rows, end, first)
             if last > first:
                 found = segment.documents.fetch([row - start for row in rows[first:last]])
@@ -233,11 +252,11 @@ class Generation:
 
     def passage(self, document: Document, vector: int) -> Passage | None:
         """Return the passage of a document that has a vector; None where documents are not split."""
-        number = int(np.searchsorted(self._vector_starts, vector, side="right")) - 1
+        number = int(np.searchsorted(self.vector_starts, vector, side="right")) - 1
         passages = self.segments[number].passages
         if passages is None:
             return None
-        _, start, end = passages[vector - self._vector_starts[number]].tolist()
+        _, start, end = passages[vector - self.vector_starts[number]].tolist()
         return Passage(document.text[start:end], start, end)
 
     def vector_of(self, identifier: str) -> NDArray[np.float32]:

@@ -26,6 +26,7 @@ from relsdk.index._changes import (
 )
 from relsdk.index._generation import Found, Generation, IndexInfo, IndexStats, load_generation
 from relsdk.index._part import Source, check_given_vectors
+from relsdk.index._retrieval import MODES, Mode, candidate_hits, retrieve
 from relsdk.index._segment_writer import Making
 from relsdk.index._storage import open_current
 from relsdk.index._vectors import UNIT_TOLERANCE, check_queries
@@ -227,6 +228,61 @@ class Index:
         hits = _hits(generation, found)
         return hits[0] if queries.ndim == 1 else hits
 
+    def retrieve(
+        self,
+        texts: Sequence[str],
+        vectors: NDArray[Any] | Sequence[Any],
+        k: int = 10,
+        *,
+        mode: Mode = "hybrid",
+        where: Mapping[str, Any] | None = None,
+        ef_search: int | None = None,
+    ) -> list[list[Hit]]:
+        """Find documents by meaning, by words, or by both.
+
+        Args:
+            texts: Q queries.
+            vectors: (Q, D) their unit vectors.
+            k: How many hits at most; fewer is not an error.
+            mode: "dense" is `search`. "lexical" finds documents that have words of the query, in the order of
+                BM25. "hybrid" looks at the best of both sides, in the order of the calibrated model of both
+                (`relsdk calibrate --index`), or of the cosine where the index has none.
+            where: A filter; see `search`.
+            ef_search: See `search`.
+
+        Returns:
+            A list of hits for each query, in falling order of score; `Hit.signals` says why each is there.
+
+        Raises:
+            InputError: An argument is wrong, or the index holds no words.
+        """
+        if mode not in MODES:
+            raise InputError(f"mode={mode!r}; allowed are {', '.join(map(repr, MODES))}")
+        if mode == "dense":
+            return self.search(list(vectors), k, ef_search=ef_search, where=where)
+        generation = self._open()
+        k = check_whole_number("k", k, 1)
+        queries = np.atleast_2d(check_queries(vectors, generation.manifest.dimension))
+        if isinstance(texts, str) or len(texts) != len(queries):
+            raise InputError(f"there are {len(queries)} vectors; as many texts are needed, in a list")
+        analyser = self._checked_analyser()
+        words = generation.words()
+        hits = []
+        for text, vector in zip(texts, queries, strict=True):
+            candidates = retrieve(
+                generation,
+                words,
+                vector,
+                analyser.tokens(text),
+                k,
+                dense=mode == "hybrid",
+                where=where,
+                ef_search=ef_search,
+            )
+            scores = candidates.bm25 if mode == "lexical" else candidates.cosines
+            hits.append(candidate_hits(generation, candidates, scores, k))
+        return hits
+
     def count(self, where: Mapping[str, Any] | None = None) -> int:
         """Return how many documents a filter allows; None allows all.
 
@@ -234,6 +290,16 @@ class Index:
             InputError: The filter is wrong, or asks for a field that no document has.
         """
         return sum(rows.count for rows in self._open().allowed(where))
+
+    def scans(self, where: Mapping[str, Any] | None) -> bool:
+        """Return whether a filter reads documents, because no column answers it.
+
+        That costs a look at each document the first time; answers to the latest filters are kept.
+
+        Raises:
+            InputError: See `count`.
+        """
+        return any(rows.scanned for rows in self._open().allowed(where))
 
     def rows(self, where: Mapping[str, Any] | None = None) -> NDArray[np.int64]:
         """Return which rows of `vectors` a filter allows, (n,) int64, rising; None allows all.

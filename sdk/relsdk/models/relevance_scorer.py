@@ -145,12 +145,12 @@ class RelevanceScorer:
     def predict_hits(self, hits: Sequence[tuple[str, Hit]]) -> Predictions:
         """Grade N hits of queries, as `predict`: by the passage that was found, where there is one.
 
-        A pool takes their scores as the encoder's cosines.
+        A pool takes the cosines that retrieval knows.
         """
         pairs = [(query, _read_part(hit)) for query, hit in hits]
         if not isinstance(self.model, PooledScorer):
             return self.predict(pairs)
-        return grade(self.model.with_cosines(pairs, [hit.score for _, hit in hits]), self._calibration)
+        return grade(self.model.with_cosines(pairs, [hit.cosine for _, hit in hits]), self._calibration)
 
     def rank(
         self, query: str, documents: Sequence[str | Document], *, top_k: int | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relsdk.errors import InputError
-from relsdk.index import Index
+from relsdk.index import Index, Mode
 from relsdk.index.field_values import group_key
 from relsdk.models.embedder import Embedder
 from relsdk.models.pair_model import PairOutputs
@@ -35,6 +36,15 @@ _GROWTH = 4
 _CHUNK = 8
 
 
+@dataclass(frozen=True, slots=True)
+class _How:
+    """How candidates are found; see `Searcher.search`."""
+
+    mode: Mode
+    where: Mapping[str, Any] | None
+    ef_search: int | None
+
+
 class Searcher:
     """Answers queries from an index.
 
@@ -44,6 +54,8 @@ class Searcher:
         scorer: Re-scores the top candidates; None keeps the encoder's order and grades by its calibration.
             Where the index splits documents it reads the title and the passage that was found. One that is
             pooled with the encoder takes the cosines that retrieval knows.
+        mode: How documents are found where a search does not say: "dense" by meaning, "lexical" by words,
+            "hybrid" by both; see `Index.retrieve`.
         clock: What `budget_ms` and `SearchResult.elapsed_ms` are measured with: seconds that never go back.
 
     Raises:
@@ -57,19 +69,25 @@ class Searcher:
         index: Index,
         scorer: RelevanceScorer | None = None,
         *,
+        mode: Mode = "dense",
         clock: Clock = time.perf_counter,
     ) -> None:
         index.check_encoder(embedder)
         self.embedder = embedder
         self.index = index
         self.scorer = scorer
+        self.mode = mode
         if scorer is not None and isinstance(scorer.model, PooledScorer):
             index.check_encoder(scorer.model.embedder)
         self._clock = clock
         self._cost = CostEstimate()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return partial(type(self), clock=self._clock), (self.embedder, self.index, self.scorer)
+        return partial(type(self), mode=self.mode, clock=self._clock), (
+            self.embedder,
+            self.index,
+            self.scorer,
+        )
 
     def search(
         self,
@@ -82,6 +100,7 @@ class Searcher:
         where: Mapping[str, Any] | None = None,
         sort: str | None = None,
         group_by: str | None = None,
+        mode: Mode | None = None,
         ef_search: int | None = None,
         budget_ms: float | None = None,
     ) -> SearchResult:
@@ -106,6 +125,8 @@ class Searcher:
                 from coming first.
             group_by: A field: of hits with the same value there, only the first is kept, such as one of each
                 author. Documents without it are groups of their own.
+            mode: "dense", "lexical" or "hybrid"; None takes the searcher's own. Levels of a lexical or hybrid
+                search are those of the index's hybrid model if it has one, else of the encoder.
             ef_search: Search effort of the graph; None takes the index's own.
             budget_ms: Milliseconds for the whole call, encoding and retrieval included; None sets no limit.
                 Only re-scoring is cut short; without a scorer nothing is.
@@ -122,7 +143,8 @@ class Searcher:
         """
         deadline = Deadline(budget_ms, self._clock)
         wanted = Wanted(k, offset, min_level, min_score, sort, group_by)
-        (result,) = self._answer([query], wanted, where, ef_search, deadline)
+        how = _How(mode or self.mode, where, ef_search)
+        (result,) = self._answer([query], wanted, how, deadline)
         return result
 
     def search_batch(
@@ -136,6 +158,7 @@ class Searcher:
         where: Mapping[str, Any] | None = None,
         sort: str | None = None,
         group_by: str | None = None,
+        mode: Mode | None = None,
         ef_search: int | None = None,
     ) -> list[SearchResult]:
         """Answer several queries; see `search`. One list of hits for each query, in their order.
@@ -144,7 +167,7 @@ class Searcher:
         """
         deadline = Deadline(None, self._clock)
         wanted = Wanted(k, offset, min_level, min_score, sort, group_by)
-        return self._answer(queries, wanted, where, ef_search, deadline)
+        return self._answer(queries, wanted, _How(mode or self.mode, where, ef_search), deadline)
 
     def warmup(self) -> None:
         """Load and run the models, so that the first request does not pay, and start the cost estimate."""
@@ -157,46 +180,49 @@ class Searcher:
         self,
         queries: Sequence[str],
         wanted: Wanted,
-        where: Mapping[str, Any] | None,
-        ef_search: int | None,
+        how: _How,
         deadline: Deadline,
     ) -> list[SearchResult]:
         self._check(queries, wanted)
         vectors = self.embedder.encode_query(list(queries))  # (n, D)
-        hit_lists = self._candidates(vectors, wanted, where, ef_search)
-        matching = self.index.count(where)
+        hit_lists = self._candidates(queries, vectors, wanted, how)
+        matching, scanned = self.index.count(how.where), self.index.scans(how.where)
         results = []
         for query, hits in zip(queries, hit_lists, strict=True):
             if self.scorer is None:
                 chosen = sort_hits(self._by_encoder(hits, wanted), wanted, self.index)
-                result = SearchResult(chosen[wanted.offset : wanted.end], candidates=len(hits))
+                page = chosen[wanted.offset : wanted.end]
+                order = "bm25" if how.mode == "lexical" else "cosine"
+                result = SearchResult(page, candidates=len(hits), order=order)
             else:
                 result = self._by_scorer(self.scorer, query, hits, wanted, deadline)
-            result.matching = matching
+            result.matching, result.scanned = matching, scanned
             result.elapsed_ms = deadline.elapsed * 1e3
             results.append(result)
         return results
 
     def _candidates(
         self,
+        queries: Sequence[str],
         vectors: NDArray[np.float32],
         wanted: Wanted,
-        where: Mapping[str, Any] | None,
-        ef_search: int | None,
+        how: _How,
     ) -> list[list[Hit]]:
         """Retrieve what is graded, for each query; of each group the best."""
-        count = wanted.pool if self.scorer is None else wanted.pool * _CANDIDATES_PER_HIT
-        search: Any = partial(self.index.search, where=where, ef_search=ef_search)
-        hit_lists: list[list[Hit]] = search(list(vectors), count)
+        count = wanted.pool
+        if self.scorer is not None or (how.mode == "lexical" and wanted.min_level is not None):
+            count *= _CANDIDATES_PER_HIT  # levels do not fall with this order
+        retrieve = partial(self.index.retrieve, mode=how.mode, where=how.where, ef_search=how.ef_search)
+        hit_lists = retrieve(queries, vectors, count)
         if wanted.group_by is None:
             return hit_lists
         field = wanted.group_by
         grouped = []
-        for vector, first in zip(vectors, hit_lists, strict=True):
-            hits, fetched = list(first), count
+        for query, vector, hits in zip(queries, vectors, hit_lists, strict=True):
+            fetched = count
             while len(first_of_groups(hits, field)) < count and len(hits) == fetched:
                 fetched *= _GROWTH
-                (hits,) = search([vector], fetched)
+                (hits,) = retrieve([query], vector[None], fetched)
             grouped.append(first_of_groups(hits, field)[:count])
         if all(group_key(hit.document, field) is None for hits in grouped for hit in hits):
             self.index.count({field: {"exists": True}})  # or the error that no document has it
@@ -209,7 +235,10 @@ class Searcher:
         scores = np.array([hit.score for hit in hits], dtype=np.float32)
         predictions = None
         if self.embedder.is_calibrated:
-            predictions = grade(PairOutputs(scores, scores), self.embedder.calibration)
+            cosines = np.array([hit.cosine for hit in hits], dtype=np.float32)
+            predictions = replace(
+                grade(PairOutputs(cosines, cosines), self.embedder.calibration), scores=scores
+            )
         return select_hits(hits, np.arange(len(hits)), scores, predictions, wanted)
 
     def _by_scorer(
@@ -245,6 +274,7 @@ class Searcher:
             scored=scored,
             skipped=len(hits) - scored,
             scored_hits=max(scored_hits - wanted.offset, 0),
+            order="scorer",
         )
 
     def _next_chunk(self, left: int, deadline: Deadline) -> int:
