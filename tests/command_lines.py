@@ -33,6 +33,8 @@ SLOW = ("train", "export", "model cut", "synth", "demo")
 BASES = {
     "demo": (["--folder={file}", "--documents=200"], []),
     "index build": (["--model={encoder}", "--input={documents}", "--variant=fp32"], ["{new}"]),
+    "index add": (["--model={encoder}", "--input={documents}", "--replace", "--variant=fp32"], ["{index}"]),
+    "index delete": ([], ["{index}", "v000001"]),
     "query": (["--variant=fp32"], ["{index}", "红烧肉怎么做"]),
     "encode": (["--variant=fp32"], ["{encoder}", "{queries}", "{new}"]),
     "score": (["--variant=fp32"], ["{scorer}", "红烧肉怎么做", "红烧肉的家常做法"]),
@@ -105,7 +107,7 @@ def commands():
 
 
 # Parameters that may be a pipe, as `<(...)` is: one that nobody writes to is waited for.
-_PIPES = ("source", "pairs", "documents", "corpus", "queries", "config", "output")
+_PIPES = ("source", "pairs", "documents", "corpus", "queries", "config", "output", "ids_file", "output_run")
 
 
 def bad_values(parameter):

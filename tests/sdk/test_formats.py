@@ -420,3 +420,25 @@ class TestSharedData:
 
     def test_queries(self):
         assert len(list(formats.read_queries(SHARED / "queries" / "video_search.txt"))) == 94_999
+
+
+def test_ids_come_from_text_and_from_rows(tmp_path):
+    from relsdk.formats import read_ids
+
+    (tmp_path / "ids.txt").write_text("\ufeffa 1\r\n\n b\t\n七\n", encoding="utf-8")
+    assert list(read_ids(tmp_path / "ids.txt")) == ["a 1", "b", "七"]
+    (tmp_path / "ids.jsonl").write_text('{"_id": 7, "title": ""}\n{"doc_id": " b"}\n')
+    assert list(read_ids(tmp_path / "ids.jsonl")) == ["7", " b"]
+    (tmp_path / "ids.tsv").write_text("id\tn\n007\t1\n")
+    assert list(read_ids(tmp_path / "ids.tsv")) == ["007"]
+    (tmp_path / "ids.csv").write_text("name\nx\n")
+    with pytest.raises(
+        InputError, match=r"ids.csv:2: no '_id' or 'id' or 'doc_id' among the fields \(name\)"
+    ):
+        list(read_ids(tmp_path / "ids.csv"))
+    (tmp_path / "ids.txt").write_text("a\n\0\n")
+    with pytest.raises(InputError, match=r"ids.txt:2: .*NUL"):
+        list(read_ids(tmp_path / "ids.txt"))
+    (tmp_path / "ids.txt").write_text("\n")
+    with pytest.raises(InputError, match="no rows"):
+        list(read_ids(tmp_path / "ids.txt"))

@@ -1,8 +1,10 @@
-"""`relsdk index`: build, info, verify; list, export and get are in `index_documents`."""
+"""`relsdk index`: build, info, verify.
+
+`index_changes` holds add, delete and compact, `index_documents` list, get and export.
+"""
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +12,8 @@ from typing import Any
 
 import click
 
+from relsdk.cli._index_input import count_lines, input_option, open_vectors, vectors_option
+from relsdk.cli.index_changes import add, compact, delete
 from relsdk.cli.index_documents import export, get, list_documents
 from relsdk.cli.inputs import document_options, typed_documents
 from relsdk.cli.options import dim_option, json_option, threads_option, variant_option
@@ -24,20 +28,23 @@ __all__ = ["index"]
 
 @click.group()
 def index() -> None:
-    """Build, inspect, read and verify an index."""
-
-
-for command in (list_documents, get, export):
-    index.add_command(command)
+    """Build, change, inspect, read and verify an index."""
 
 
 @index.command(epilog="Example: relsdk index build docs.idx -m bundle -i docs.jsonl")
 @click.argument("path", metavar="INDEX", type=click.Path(path_type=Path))
 @click.option("--model", "-m", required=True, help="Bundle (folder) or Hugging Face id.")
-@click.option(
-    "--input", "-i", "source", required=True, help="Documents: .jsonl, .csv, .tsv, .parquet (or .gz)."
-)
+@input_option
 @document_options
+@vectors_option
+@click.option(
+    "--chunk",
+    "passage_characters",
+    metavar="CHARACTERS",
+    type=click.IntRange(min=1),
+    help="Split texts into passages of at most so many characters, each with a vector; a hit is a document "
+    "with its best passage [default: whole documents].",
+)
 @variant_option
 @threads_option
 @dim_option
@@ -78,6 +85,8 @@ def build(
     path: Path,
     model: str,
     source: str,
+    vectors: Path | None,
+    passage_characters: int | None,
     variant: str,
     threads: int | None,
     truncate_dim: int | None,
@@ -91,14 +100,22 @@ def build(
     reading: dict[str, Any],
 ) -> None:
     """Encode documents and build INDEX."""
-    config = IndexConfig(kind=kind, M=m, ef_construction=ef_construction, ef_search=ef_search)
+    config = IndexConfig(
+        kind=kind,
+        M=m,
+        ef_construction=ef_construction,
+        ef_search=ef_search,
+        passage_characters=passage_characters or 0,
+    )
     embedder = Embedder(model, variant=variant, threads=threads, truncate_dim=truncate_dim)
+    given = None if vectors is None else open_vectors(vectors, embedder.dimension)
     started = time.perf_counter()
-    with Progress(_count_lines(source)) as progress:
+    with Progress(count_lines(source) if given is None else len(given)) as progress:
         built = Index.build(
             path,
             typed_documents(source, reading),
             embedder,
+            vectors=given,
             config=config,
             overwrite=overwrite,
             on_duplicate=on_duplicate,
@@ -120,13 +137,30 @@ def build(
 @click.argument("path", metavar="INDEX", type=click.Path(path_type=Path))
 @json_option
 def info(path: Path, as_json: bool) -> None:
-    """Show what INDEX holds."""
+    """Show what INDEX holds, and the segments that it consists of."""
     with Index.open(path) as opened:
-        content = _plain(asdict(opened.info()))
+        content, stats = _plain(asdict(opened.info())), asdict(opened.stats())
     if as_json:
-        echo_json(content)
-    else:
-        echo_table(["field", "value"], [[name, str(value)] for name, value in content.items()])
+        echo_json({**content, **stats})
+        return
+    shown = {**content, **stats}
+    config, segments = shown.pop("config"), shown.pop("segments")
+    del shown["files"]  # a segment's row has their bytes
+    shown["config"] = ", ".join(f"{name}={value}" for name, value in config.items())
+    echo_table(["field", "value"], [[name, str(value)] for name, value in shown.items()])
+    if segments:
+        echo()
+        echo_table(
+            list(segments[0]),
+            [[_cell(value) for value in one.values()] for one in segments],
+            right=(1, 2, 3, 5),
+        )
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 @index.command(epilog="Example: relsdk index verify docs.idx")
@@ -145,16 +179,9 @@ def verify(path: Path, as_json: bool) -> None:
         raise IndexFolderError(f"{path} failed: {', '.join(failed)}; build it again with --overwrite")
 
 
-def _plain(content: dict[str, object]) -> dict[str, object]:
+def _plain(content: dict[str, Any]) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, Path) else value for name, value in content.items()}
 
 
-def _count_lines(source: str) -> int | None:
-    """Return the lines of a file of JSON lines, for a progress line; None where counting is not cheap."""
-    if not source.endswith(".jsonl") or not os.path.isfile(source):
-        return None
-    try:
-        with open(source, "rb") as stream:
-            return sum(block.count(b"\n") for block in iter(lambda: stream.read(1 << 20), b""))
-    except OSError:
-        return None  # who reads it says why
+for command in (add, delete, compact, list_documents, get, export):
+    index.add_command(command)

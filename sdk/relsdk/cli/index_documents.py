@@ -33,7 +33,7 @@ _BLOCK = 4096  # vectors that are copied at a time
 @click.option("--limit", "-n", type=click.IntRange(min=1), help="List so many at most [default: all].")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 def list_documents(path: Path, where: tuple[str, ...], limit: int | None, as_json: bool) -> None:
-    """List the ids and titles of INDEX, in the order in which it was built."""
+    """List the ids and titles of INDEX, in the order in which they were added."""
     condition = parse_where(where)
     document = None
     with Index.open(path) as index:

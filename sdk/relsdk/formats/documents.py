@@ -162,6 +162,38 @@ def read_queries(
     return _queries(path, rows, skip_empty)
 
 
+def read_ids(path: Source) -> Iterator[str]:
+    """Read ids of documents: plain text, one a line, or rows that have them as `read_documents` finds them.
+
+    Args:
+        path: A UTF-8 file: `.txt`, without a suffix or "-" (standard input) for plain text, in which white
+            space at the ends of a line is dropped; `.jsonl`, `.csv`, `.tsv` or `.parquet` for rows, whose
+            other fields are passed over. Text formats may be compressed (`.gz`). Blank lines are no rows.
+
+    Returns:
+        An iterator that checks each row when it is reached.
+
+    Raises:
+        InputError: Missing or empty file, or a row without an id, by file and line.
+        MissingExtraError: Parquet without pyarrow.
+    """
+    check_readable(path)
+    name = resolve_format(path, None, {".txt": "text", "": "text", **SUFFIXES}, on_stdin="text")
+    if name != "text":
+        return parsed_rows(path, open_rows(path, name), _parse_id)
+    lines = filled_lines(path, plain_lines(path), Reading())
+    rows = at_least_one(path, ((number, {"id": line.strip()}) for number, line in lines))
+    return parsed_rows(path, rows, _parse_id)
+
+
+def _parse_id(fields: dict[str, Any]) -> str:
+    names = dict(fields)
+    identifier = take_id(fields, _DOCUMENT_ID)
+    if identifier is None:
+        raise missing(names, *_DOCUMENT_ID)
+    return identifier
+
+
 def _text_rows(path: Source, reading: Reading) -> Iterator[Row]:
     for number, line in filled_lines(path, plain_lines(path, reading.encoding), reading):
         yield number, {"id": number, "text": line.strip()}

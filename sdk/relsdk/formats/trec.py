@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from relsdk.errors import InputError
 from relsdk.formats._lines import Source, error_at, plain_lines, source_name
+from relsdk.formats._write import write_lines
 
 _TREC_LAYOUT = "four, 'query 0 document label', or three under BEIR's header 'query-id corpus-id score'"
 _BEIR_HEADER = ["query-id", "corpus-id", "score"]
@@ -147,6 +148,20 @@ def run_lines(run: Mapping[str, Mapping[str, float]], tag: str = "relsdk") -> It
         for rank, (document, score) in enumerate(ranked, 1):
             place = f"{_column(query, 'query id')} Q0 {_column(document, 'document id')}"
             yield f"{place} {rank} {float(score)!r} {tag}"
+
+
+def write_run(path: Source, run: Mapping[str, Mapping[str, float]], tag: str = "relsdk") -> int:
+    """Write a run that `read_run` reads back to an equal one; see `run_lines`.
+
+    The file appears only when it is complete; one that ends in `.gz` is compressed.
+
+    Returns:
+        The number of lines.
+
+    Raises:
+        InputError: See `run_lines`; or the file cannot be written.
+    """
+    return write_lines(path, run_lines(run, tag))
 
 
 def _column(value: str, name: str) -> str:

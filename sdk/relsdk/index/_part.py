@@ -152,8 +152,9 @@ def _vectors(
                 f"document {len(source.vectors) + 1:,} of the input has no vector: there are only "
                 f"{len(source.vectors):,}; one each is needed"
             )
-        given = np.asarray(source.vectors[positions], dtype=np.float32)
-        check_vectors(given, f"vectors from row {positions[0]:,}", "vectors of length 1 are needed")
+        with np.errstate(over="ignore"):  # what overflows has not length 1
+            given = np.asarray(source.vectors[positions], dtype=np.float32)
+        check_vectors(given, f"vectors from row {positions[0]:,}", "divide each by its length")
         return given
     encoder = source.encoder
     if encoder is None:
