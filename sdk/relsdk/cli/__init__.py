@@ -23,14 +23,14 @@ __all__ = ["LazyGroup", "main"]
 # name -> (module, attribute, one line of help)
 _COMMANDS = {
     "demo": ("relsdk_export.cli.demo", "demo", "The whole product in one command, on a sample corpus."),
-    "index": ("relsdk.cli.index", "index", "Build, inspect, read and verify an index."),
+    "index": ("relsdk.cli.index", "index", "Build, change, inspect, read and verify an index."),
     "query": ("relsdk.cli.query", "query", "Search an index."),
     "encode": ("relsdk.cli.encode", "encode", "Turn texts into vectors (.npy)."),
     "score": ("relsdk.cli.score", "score", "Grade pairs of query and document."),
     "eval": (
         "relsdk.cli.evaluate",
         "evaluate",
-        "Measure a bundle on labelled pairs, or a run on judgements.",
+        "Measure a bundle on labelled pairs, an index or a run on judgements.",
     ),
     "calibrate": ("relsdk.cli.calibrate", "calibrate", "Fit levels and probabilities on labelled pairs."),
     "model": ("relsdk.cli.model", "model", "Pull a pretrained encoder; show what a bundle holds."),

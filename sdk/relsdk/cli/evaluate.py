@@ -1,8 +1,10 @@
-"""`relsdk eval`: a bundle on labelled pairs, or a run on judgements."""
+"""`relsdk eval`: a bundle on labelled pairs, an index or a run on judgements."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,16 @@ import click
 
 from relsdk.bundle import read_bundle
 from relsdk.bundle.hub import local_model
+from relsdk.cli._evaluate_index import (
+    Searching,
+    echo_index_evaluation,
+    echo_run_report,
+    evaluate_searches,
+    search_options,
+)
 from relsdk.cli.inputs import input_options
 from relsdk.cli.options import json_option, threads_option, variants_option
-from relsdk.cli.output import counted, echo, echo_json, echo_table, percent
+from relsdk.cli.output import counted, echo, echo_json, echo_table
 from relsdk.errors import InputError
 from relsdk.files.folders import check_file_target, write_file_atomically
 from relsdk.formats import read_pairs, read_qrels, read_run
@@ -28,7 +37,10 @@ __all__ = ["echo_evaluations", "evaluate", "open_companion"]
 
 
 @click.command(epilog="Example: relsdk eval bundle test.jsonl --variant fp32")
-@click.argument("names", metavar="MODEL PAIRS | --run RUN QRELS", nargs=-1)
+@click.argument(
+    "names", metavar="MODEL PAIRS | --index INDEX --queries QUERIES QRELS | --run RUN QRELS", nargs=-1
+)
+@search_options
 @click.option("--run", help="Measure this run file (TREC) against the judgements in QRELS instead.")
 @input_options
 @variants_option
@@ -39,6 +51,7 @@ __all__ = ["echo_evaluations", "evaluate", "open_companion"]
 @json_option
 def evaluate(
     names: tuple[str, ...],
+    searching: Searching,
     run: str | None,
     variants: tuple[str, ...],
     truncate_dim: int | None,
@@ -54,19 +67,58 @@ def evaluate(
 
     With --run: nDCG@10, MAP, recall, precision and MRR of a run (relsdk query --format trec)
     against QRELS, as means over the judged queries that have a relevant document (label 1 or above).
+
+    With --index: the same of what INDEX finds for QUERIES, and how far the levels of hits that are judged
+    agree with their labels (0-3). A hit that is not judged counts as irrelevant; judged@10 is the share of
+    the first ten hits that are.
     """
     if output is not None:
         check_file_target(output, overwrite=True)
     if run is not None:
-        if variants or truncate_dim or encoder or threads:
+        if variants or truncate_dim or encoder or threads or searching.is_given:
             raise InputError(
-                "--run measures without a model; leave out --variant, --dim, --encoder, --threads"
+                "--run measures without a model; leave out --variant, --dim, --encoder, --threads, and what "
+                "goes with --index"
             )
-        if reading["delimiter"] or reading["skip_empty"] or reading["encoding"] != "utf-8":
-            raise InputError("judgements and runs are UTF-8; leave out --encoding, --delimiter, --skip-empty")
-        (qrels,) = _check_count(names, "--run RUN QRELS", 1)
-        _evaluate_run(run, qrels, output, as_json)
-        return
+        content, show = _of_run(run, names, reading)
+    elif searching.is_given:
+        if truncate_dim or encoder or len(variants) > 1:
+            raise InputError(
+                "--index is searched by one file of its own model; leave out --dim, --encoder, and all but "
+                "one --variant"
+            )
+        (qrels,) = _check_count(names, "--index INDEX --queries QUERIES QRELS", 1)
+        what, measured = evaluate_searches(searching, qrels, (*variants, "auto")[0], threads, reading)
+        content, show = {**what, **measured.to_dict()}, partial(echo_index_evaluation, measured)
+    else:
+        evaluations = _of_pairs(names, variants, truncate_dim, encoder, threads, reading)
+        content, show = [item.to_dict() for item in evaluations], partial(echo_evaluations, evaluations)
+    if output is not None:
+        write_file_atomically(output, json.dumps(content, indent=1) + "\n")
+    if as_json:
+        echo_json(content)
+    else:
+        show()
+
+
+def _of_run(run: str, names: tuple[str, ...], reading: Mapping[str, Any]) -> tuple[Any, Callable[[], None]]:
+    """Return what was measured of a run as JSON, and what shows it."""
+    if reading["delimiter"] or reading["skip_empty"] or reading["encoding"] != "utf-8":
+        raise InputError("judgements and runs are UTF-8; leave out --encoding, --delimiter, --skip-empty")
+    (qrels,) = _check_count(names, "--run RUN QRELS", 1)
+    report = run_report(read_qrels(qrels), read_run(run))
+    return report.to_dict(), partial(echo_run_report, report)
+
+
+def _of_pairs(
+    names: tuple[str, ...],
+    variants: tuple[str, ...],
+    truncate_dim: int | None,
+    encoder: str | None,
+    threads: int | None,
+    reading: Mapping[str, Any],
+) -> list[Evaluation]:
+    """Measure each variant of a model on labelled pairs."""
     model, pairs = _check_count(names, "MODEL PAIRS", 2)
     folder = local_model(model)
     labelled = list(read_pairs(pairs, **reading))
@@ -76,44 +128,13 @@ def evaluate(
     for name in wanted:
         alone = open_pair_model(folder, variant=name, threads=threads, truncate_dim=truncate_dim)
         evaluations.append(evaluate_pairs(pooled(alone, companion), labelled, show_progress_bar=True))
-    if output is not None:
-        write_file_atomically(output, json.dumps([item.to_dict() for item in evaluations], indent=1) + "\n")
-    if as_json:
-        echo_json([item.to_dict() for item in evaluations])
-    else:
-        echo_evaluations(evaluations)
+    return evaluations
 
 
 def _check_count(names: tuple[str, ...], usage: str, count: int) -> tuple[str, ...]:
     if len(names) != count:
         raise InputError(f"{counted(len(names), 'name')} given, not {count}; write relsdk eval {usage}")
     return names
-
-
-def _evaluate_run(run: str, qrels: str, output: Path | None, as_json: bool) -> None:
-    report = run_report(read_qrels(qrels), read_run(run))
-    if output is not None:
-        write_file_atomically(output, json.dumps(report.to_dict(), indent=1) + "\n")
-    if as_json:
-        echo_json(report.to_dict())
-        return
-    means = {
-        "nDCG@10": report.ndcg_at_10,
-        "nDCG@10 linear": report.ndcg_at_10_linear,
-        "MAP": report.average_precision,
-        "recall@100": report.recall_at_100,
-        "P@10": report.precision_at_10,
-        "MRR": report.mrr,
-    }
-    row = [f"{report.queries:,}", *map(percent, means.values())]
-    echo_table(["queries", *means], [row], right=tuple(range(7)))
-    for count, what in (
-        (report.queries_not_in_run, "judged queries are not in the run: each counts 0"),
-        (report.queries_without_relevant, "judged queries have no relevant document: they are left out"),
-        (report.queries_not_judged, "queries of the run are not judged: they are left out"),
-    ):
-        if count:
-            echo(f"{count:,} {what}", err=True)
 
 
 def open_companion(

@@ -1,0 +1,115 @@
+"""Measure an index with its models on judged queries: what it finds, in which order, and at which levels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from relsdk.errors import InputError
+from relsdk.formats import Query
+from relsdk.levels import RelevanceLevel
+from relsdk.metrics import GradeReport, RunReport, grade_report, run_report
+from relsdk.records import Hit
+from relsdk.search.searcher import Searcher
+
+__all__ = ["IndexEvaluation", "evaluate_index"]
+
+# Queries that are encoded together; a scorer takes one after the other anyway.
+_BLOCK = 32
+_TOP = 10
+_LEVELS = frozenset(map(int, RelevanceLevel))
+
+
+@dataclass(frozen=True)
+class IndexEvaluation:
+    """Metrics of searches against judgements.
+
+    Attributes:
+        run: Query id to document id to score.
+        ranking: What the hits are worth; one that is not judged counts as irrelevant.
+        levels: The levels of hits that are judged with a level, against it; None without such hits, or
+            without a calibration.
+        hits: Of all queries.
+        judged_hits: How many of them are judged.
+        judged_at_10: Share of the first ten hits of judged queries that are judged; None without any.
+    """
+
+    run: Mapping[str, Mapping[str, float]]
+    ranking: RunReport
+    levels: GradeReport | None
+    hits: int
+    judged_hits: int
+    judged_at_10: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON form, without the run itself."""
+        return {
+            "ranking": self.ranking.to_dict(),
+            "levels": None if self.levels is None else self.levels.to_dict(),
+            "hits": self.hits,
+            "judged_hits": self.judged_hits,
+            "judged_at_10": self.judged_at_10,
+        }
+
+
+def evaluate_index(
+    searcher: Searcher,
+    queries: Sequence[Query],
+    qrels: Mapping[str, Mapping[str, int]],
+    *,
+    k: int = 100,
+    on_progress: Callable[[str, int], None] | None = None,
+) -> IndexEvaluation:
+    """Search for each query, and measure the hits against judgements.
+
+    Args:
+        searcher: The index and its models.
+        queries: Their ids are those of the judgements.
+        qrels: Query id to document id to label; labels 0-3 are levels.
+        k: Hits for each query.
+        on_progress: Called with ("search", queries done).
+
+    Raises:
+        InputError: See `Searcher.search` and `run_report`.
+    """
+    if not any(query.id in qrels for query in queries):
+        raise InputError(
+            f"none of {len(queries):,} queries is judged; queries and judgements need the same query ids "
+            f"({queries[0].id if queries else None!r} and {next(iter(qrels), None)!r})"
+        )
+    run: dict[str, dict[str, float]] = {}
+    judged: list[tuple[Hit, int]] = []
+    top = judged_top = 0
+    size = _BLOCK if searcher.scorer is None else 1
+    for start in range(0, len(queries), size):
+        block = queries[start : start + size]
+        for query, hits in zip(block, searcher.search_batch([one.text for one in block], k), strict=True):
+            run[query.id] = {hit.document.id: hit.score for hit in hits}
+            labels = qrels.get(query.id)
+            if labels is not None:
+                known = [(hit, labels.get(hit.document.id)) for hit in hits]
+                judged += [(hit, label) for hit, label in known if label is not None]
+                top += len(known[:_TOP])
+                judged_top += sum(label is not None for _, label in known[:_TOP])
+        if on_progress is not None:
+            on_progress("search", start + len(block))
+    return IndexEvaluation(
+        run=run,
+        ranking=run_report(qrels, run),
+        levels=_levels(judged),
+        hits=sum(map(len, run.values())),
+        judged_hits=len(judged),
+        judged_at_10=judged_top / top if top else None,
+    )
+
+
+def _levels(judged: Sequence[tuple[Hit, int]]) -> GradeReport | None:
+    """Compare predicted levels with judged ones; other labels are left out."""
+    known = [(hit.probabilities, label) for hit, label in judged if hit.relevance and label in _LEVELS]
+    if not known:
+        return None
+    probabilities, labels = zip(*known, strict=True)
+    return grade_report(np.array(labels), np.array(probabilities))  # (n,), (n, 4)
