@@ -11,11 +11,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from relsdk.index._generation import Generation
+from relsdk.index._generation import Found, Generation
 from relsdk.index._lexical_search import LexicalQuery, LexicalSearch
 from relsdk.records import Hit, Signals
 
-__all__ = ["MODES", "Candidates", "Mode", "candidate_hits", "retrieve"]
+__all__ = ["MODES", "Candidates", "Mode", "candidate_hits", "found_hits", "retrieve"]
 
 MODES = ("dense", "lexical", "hybrid")
 Mode = Literal["dense", "lexical", "hybrid"]
@@ -136,3 +136,19 @@ def candidate_hits(
         )
         for row, place in zip(rows, order.tolist(), strict=True)
     ]
+
+
+def found_hits(generation: Generation, found: Found) -> list[list[Hit]]:
+    """Make records of what was found; one statement a segment for all queries."""
+    documents = generation.documents(sorted(set(found.rows[found.rows >= 0].tolist())))
+    lists = zip(found.rows.tolist(), found.scores.tolist(), found.vectors.tolist(), strict=True)
+    hits = []
+    for rows, scores, vectors in lists:
+        hits.append(
+            [
+                Hit(documents[row], score, passage=generation.passage(documents[row], vector))
+                for row, score, vector in zip(rows, scores, vectors, strict=True)
+                if row >= 0
+            ]
+        )
+    return hits

@@ -5,18 +5,15 @@ Shape letters: N documents, Q queries, D dimension, K results of each query.
 
 from __future__ import annotations
 
-import difflib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, overload
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from relsdk.errors import EncoderMismatchError, IndexFolderError, InputError
+from relsdk.errors import IndexFolderError, InputError
 from relsdk.index._changes import (
     add_documents,
     build_index,
@@ -24,30 +21,20 @@ from relsdk.index._changes import (
     current_generation,
     delete_documents,
 )
-from relsdk.index._generation import Found, Generation, IndexInfo, IndexStats, load_generation
+from relsdk.index._generation import load_generation
 from relsdk.index._part import Source, check_given_vectors
-from relsdk.index._retrieval import MODES, Mode, candidate_hits, retrieve
+from relsdk.index._reading import IndexReader, check_ids
 from relsdk.index._segment_writer import Making
 from relsdk.index._storage import open_current
-from relsdk.index._vectors import UNIT_TOLERANCE, check_queries
 from relsdk.index.analysis import Analyser, CjkAnalyser
 from relsdk.index.base import Encoder, IndexConfig, Progress, check_whole_number
-from relsdk.index.verify import VerifyReport, verify_generation
-from relsdk.records import Document, Hit, Matrix, Vector
+from relsdk.records import Document
 from relsdk.runtime.hardware import choose_threads
 
 __all__ = ["Index"]
 
-# Documents that are read at a time.
-_BLOCK = 100
-# Ids that a message names, and how much of one it compares.
-_SHOWN, _ID_CHARACTERS = 5, 200
 
-# Of vectors whose lengths are within the tolerance.
-_HIGHEST_COSINE = (1.0 + UNIT_TOLERANCE) ** 2 + 1e-5
-
-
-class Index:
+class Index(IndexReader):
     """Documents and their vectors in a folder; made by `build` or `open`.
 
     Safe to use from many threads, and after a fork. A context manager. An open index keeps answering from its
@@ -58,18 +45,6 @@ class Index:
     A change is one commit: it is there as a whole or not at all, also after a crash. Any process may make
     one; the lock is held for the commit only.
     """
-
-    def __init__(
-        self,
-        path: Path,
-        generation: Generation,
-        check: str = "hashes",
-        analyser: Analyser | None = None,
-    ) -> None:
-        self.path = path
-        self._generation: Generation | None = generation
-        self._check = check
-        self._analyser = analyser or CjkAnalyser()
 
     @classmethod
     def build(
@@ -165,258 +140,6 @@ class Index:
         state = (generation.folder, self._check, self._analyser, generation.manifest.checksum)
         return _open_again, (type(self), *state)
 
-    @overload
-    def search(
-        self,
-        vectors: Vector | Sequence[float],
-        k: int = 10,
-        *,
-        ef_search: int | None = None,
-        where: Mapping[str, Any] | None = None,
-        exact: bool = False,
-    ) -> list[Hit]: ...
-    @overload
-    def search(
-        self,
-        vectors: Matrix | Sequence[Vector] | Sequence[Sequence[float]],
-        k: int = 10,
-        *,
-        ef_search: int | None = None,
-        where: Mapping[str, Any] | None = None,
-        exact: bool = False,
-    ) -> list[list[Hit]]: ...
-    def search(
-        self,
-        vectors: NDArray[Any] | Sequence[Any],
-        k: int = 10,
-        *,
-        ef_search: int | None = None,
-        where: Mapping[str, Any] | None = None,
-        exact: bool = False,
-    ) -> list[Hit] | list[list[Hit]]:
-        """Find the documents nearest to query vectors.
-
-        Args:
-            vectors: (D,) or (Q, D) unit vectors.
-            k: How many hits at most; fewer is not an error.
-            ef_search: Candidates kept while the graph is searched; None takes the index's own.
-            where: Filter on metadata: `{"author": "x", "duration": {"lt": 60}, "tags": {"in": ["a", "b"]}}`.
-                All fields must match; a field that holds a list matches when an element does. `or`, `and`,
-                `not`, nested fields and the other comparisons: `relsdk.index.filter_parser.parse_filter`.
-            exact: Compare with every vector instead of searching the graph.
-
-        Returns:
-            For (D,) a list of hits in falling order of score (cosine), for (Q, D) one such list per query.
-
-        Raises:
-            InputError: An argument is wrong.
-        """
-        generation = self._open()
-        k = check_whole_number("k", k, 1)
-        if ef_search is not None:
-            ef_search = check_whole_number("ef_search", ef_search, 1)
-        queries = check_queries(vectors, generation.manifest.dimension)  # (Q, D) or (D,)
-        matrix = np.atleast_2d(queries)
-        with np.errstate(over="ignore", invalid="ignore"):  # looked at below
-            found = generation.search(matrix, k, ef_search=ef_search, where=where, exact=exact)
-        scores = found.scores[found.rows >= 0]
-        if not np.abs(scores).max(initial=0.0) <= _HIGHEST_COSINE:  # NaN, too
-            raise IndexFolderError(
-                f"{generation.folder} is damaged: its vectors have not length 1; check it with: relsdk index "
-                f"verify, or build it again"
-            )
-        hits = _hits(generation, found)
-        return hits[0] if queries.ndim == 1 else hits
-
-    def retrieve(
-        self,
-        texts: Sequence[str],
-        vectors: NDArray[Any] | Sequence[Any],
-        k: int = 10,
-        *,
-        mode: Mode = "hybrid",
-        where: Mapping[str, Any] | None = None,
-        ef_search: int | None = None,
-    ) -> list[list[Hit]]:
-        """Find documents by meaning, by words, or by both.
-
-        Args:
-            texts: Q queries.
-            vectors: (Q, D) their unit vectors.
-            k: How many hits at most; fewer is not an error.
-            mode: "dense" is `search`. "lexical" finds documents that have words of the query, in the order of
-                BM25. "hybrid" looks at the best of both sides, in the order of the calibrated model of both
-                (`relsdk calibrate --index`), or of the cosine where the index has none.
-            where: A filter; see `search`.
-            ef_search: See `search`.
-
-        Returns:
-            A list of hits for each query, in falling order of score; `Hit.signals` says why each is there.
-
-        Raises:
-            InputError: An argument is wrong, or the index holds no words.
-        """
-        if mode not in MODES:
-            raise InputError(f"mode={mode!r}; allowed are {', '.join(map(repr, MODES))}")
-        if mode == "dense":
-            return self.search(list(vectors), k, ef_search=ef_search, where=where)
-        generation = self._open()
-        k = check_whole_number("k", k, 1)
-        queries = np.atleast_2d(check_queries(vectors, generation.manifest.dimension))
-        if isinstance(texts, str) or len(texts) != len(queries):
-            raise InputError(f"there are {len(queries)} vectors; as many texts are needed, in a list")
-        analyser = self._checked_analyser()
-        words = generation.words()
-        hits = []
-        for text, vector in zip(texts, queries, strict=True):
-            candidates = retrieve(
-                generation,
-                words,
-                vector,
-                analyser.tokens(text),
-                k,
-                dense=mode == "hybrid",
-                where=where,
-                ef_search=ef_search,
-            )
-            scores = candidates.bm25 if mode == "lexical" else candidates.cosines
-            hits.append(candidate_hits(generation, candidates, scores, k))
-        return hits
-
-    def count(self, where: Mapping[str, Any] | None = None) -> int:
-        """Return how many documents a filter allows; None allows all.
-
-        Raises:
-            InputError: The filter is wrong, or asks for a field that no document has.
-        """
-        return sum(rows.count for rows in self._open().allowed(where))
-
-    def scans(self, where: Mapping[str, Any] | None) -> bool:
-        """Return whether a filter reads documents, because no column answers it.
-
-        That costs a look at each document the first time; answers to the latest filters are kept.
-
-        Raises:
-            InputError: See `count`.
-        """
-        return any(rows.scanned for rows in self._open().allowed(where))
-
-    def rows(self, where: Mapping[str, Any] | None = None) -> NDArray[np.int64]:
-        """Return which rows of `vectors` a filter allows, (n,) int64, rising; None allows all.
-
-        Raises:
-            InputError: See `count`.
-        """
-        generation = self._open()
-        allowed = generation.allowed(where)
-        masks = [one.mask[alive.rows] for one, alive in zip(allowed, generation.alive, strict=True)]
-        return np.flatnonzero(np.concatenate(masks)) if masks else np.empty(0, dtype=np.int64)
-
-    def documents(self, where: Mapping[str, Any] | None = None) -> Iterator[Document]:
-        """Return an iterator over the documents that a filter allows, in the order of `rows`.
-
-        That is the order in which they were added. Few are in memory at a time. It goes on with this
-        generation when the index is changed meanwhile.
-
-        Raises:
-            InputError: See `count`; from the iterator: the index was closed.
-        """
-        generation = self._open()
-        return (
-            document
-            for segment, allowed in zip(generation.segments, generation.allowed(where), strict=True)
-            for start in range(0, allowed.count, _BLOCK)
-            for document in segment.documents.read(allowed.rows[start : start + _BLOCK].tolist())
-        )
-
-    def get(self, ids: Sequence[str]) -> list[Document]:
-        """Return documents by id, in the order of `ids`.
-
-        Raises:
-            InputError: An id is not in the index, or `ids` is one string.
-        """
-        wanted = _check_ids(ids)
-        documents = self._open().by_id(wanted)
-        missing = [identifier for identifier in wanted if identifier not in documents]
-        if missing:
-            shown = ", ".join(repr(identifier[:_ID_CHARACTERS]) for identifier in missing[:_SHOWN])
-            raise InputError(
-                f"{len(missing):,} of {len(wanted):,} ids are not in {self.path}: {shown}"
-                f"{self._nearest(missing[0])}"
-            )
-        return [documents[identifier] for identifier in wanted]
-
-    def _nearest(self, identifier: str) -> str:
-        """Say which ids look like one that is not there."""
-        near = self._open().near(identifier, _SHOWN)
-        alike = difflib.get_close_matches(identifier[:_ID_CHARACTERS], near, _SHOWN, cutoff=0.0)
-        shown = ", ".join(map(repr, alike))
-        return f"; the nearest to {identifier[:_ID_CHARACTERS]!r} are {shown}" if alike else ""
-
-    def check_encoder(self, encoder: Encoder) -> None:
-        """Refuse an encoder whose vectors cannot be compared with those of the index.
-
-        Raises:
-            EncoderMismatchError: Another fingerprint or dimension.
-        """
-        manifest = self._open().manifest
-        if (encoder.fingerprint, encoder.dimension) == (manifest.encoder.fingerprint, manifest.dimension):
-            return
-        raise EncoderMismatchError(
-            f"{self.path} was built by {manifest.encoder.name} (fingerprint {manifest.encoder.fingerprint}, "
-            f"{manifest.dimension} dimensions), not by {encoder.name} (fingerprint {encoder.fingerprint}, "
-            f"{encoder.dimension} dimensions); use the model that built it, or build it again with this one"
-        )
-
-    def similar(
-        self,
-        id: str,
-        k: int = 10,
-        *,
-        where: Mapping[str, Any] | None = None,
-        ef_search: int | None = None,
-        exact: bool = False,
-    ) -> list[Hit]:
-        """Find the documents most like one that is in the index, without that one.
-
-        Args:
-            id: Its id.
-            k: How many hits at most; fewer is not an error.
-            where: A filter; see `search`.
-            ef_search: See `search`.
-            exact: See `search`.
-
-        Returns:
-            Hits in falling order of score: the cosine of two documents, to which levels do not apply. Of a
-            document in passages it is that of their mean.
-
-        Raises:
-            InputError: The id is not in the index, or an argument is wrong.
-        """
-        k = check_whole_number("k", k, 1)
-        self.get([id])  # or the error that says which ids are near
-        vector = self._open().vector_of(id)
-        hits = self.search(vector, k + 1, where=where, ef_search=ef_search, exact=exact)
-        return [hit for hit in hits if hit.document.id != id][:k]
-
-    def facets(self, field: str, where: Mapping[str, Any] | None = None) -> dict[str | float | bool, int]:
-        """Count the values of a field over the documents that a filter allows.
-
-        A document counts once for each different value of its list. Documents without the field do not count.
-
-        Args:
-            field: Its name, as in a filter.
-            where: A filter; see `search`.
-
-        Returns:
-            Value to number of documents, the most frequent first, equal ones by value.
-
-        Raises:
-            InputError: The filter is wrong, or no document has one of the fields.
-        """
-        generation = self._open()
-        return generation.facets(field, where)
-
     def add(
         self,
         documents: Iterable[Document | Mapping[str, Any]],
@@ -505,7 +228,7 @@ class Index:
             raise InputError(
                 "where is empty, which allows every document; nothing was deleted: name a condition"
             )
-        wanted = None if ids is None else _check_ids(ids)
+        wanted = None if ids is None else check_ids(ids)
         opened = self._open()
         count = delete_documents(self.path, opened, wanted, where, check=self._check, sync=sync)
         self.refresh()
@@ -557,31 +280,11 @@ class Index:
         self._generation = current_generation(self.path, opened, self._check)
         return self._generation is not opened
 
-    def stats(self) -> IndexStats:
-        """Return what the index consists of: segments, dead documents, bytes."""
-        return self._open().stats()
-
     def _making(self, num_threads: int | None, on_progress: Progress | None) -> Making:
         """Return what further segments are made by."""
         manifest = self._open().manifest
         analyser = None if manifest.analyser is None else self._checked_analyser()
         return Making(manifest.config, manifest.dimension, analyser, _threads(num_threads), on_progress)
-
-    def _checked_analyser(self) -> Analyser:
-        """Return the analyser that made the words of the index.
-
-        Raises:
-            InputError: Another one made them, or they were not made.
-        """
-        made, own = self._open().manifest.analyser, self._analyser
-        if made is None:
-            raise InputError(f"{self.path} was built with lexical=False; build it again to search for words")
-        if (made.name, made.version) != (own.name, own.version):
-            raise InputError(
-                f"{self.path} was built with the analyser {made.name} {made.version}, not {own.name} "
-                f"{own.version}; open it with the one that built it, or build it again"
-            )
-        return own
 
     def _add(
         self,
@@ -609,56 +312,6 @@ class Index:
         self.refresh()
         return count
 
-    def info(self) -> IndexInfo:
-        """Return what the index holds."""
-        return self._open().info(self.path)
-
-    def verify(self) -> VerifyReport:
-        """Check the files of the open generation: hashes, counts, vectors, database, graph.
-
-        Damage is reported, not raised; `relsdk.index.verify_index` also takes an index that does not open.
-        """
-        folder = self._open().folder
-        return verify_generation(folder.parent, folder.name)
-
-    @property
-    def vectors(self) -> NDArray[np.float32]:
-        """All vectors (N, D), read-only, in the order of the rows.
-
-        They are memory-mapped where there is one segment and none of it is dead, and copied otherwise.
-
-        Raises:
-            InputError: Documents are split into passages, and have several vectors.
-        """
-        return self._open().vectors(self.path)
-
-    def __len__(self) -> int:
-        """Return N."""
-        return self._open().manifest.count
-
-    def close(self) -> None:
-        """Release files and memory; more than once is fine."""
-        if self._generation is not None:
-            self._generation.close()
-            self._generation = None
-
-    def __enter__(self) -> Index:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        state = "closed" if self._generation is None else f"{len(self):,} documents, {self._generation.name}"
-        return f"Index({str(self.path)!r}: {state})"
-
-    def _open(self) -> Generation:
-        if self._generation is None:
-            raise InputError(f"the index {self.path} is closed; open it again with Index.open")
-        return self._generation
-
 
 def _threads(num_threads: int | None) -> int | None:
     if num_threads is not None:
@@ -678,32 +331,6 @@ def _source(
     check_whole_number("chunk_size", chunk_size, 1)
     given = None if vectors is None else check_given_vectors(vectors, making.dimension)
     return Source(documents, encoder, given, making.dimension, on_duplicate, chunk_size, making.on_progress)
-
-
-def _check_ids(ids: Sequence[str]) -> list[str]:
-    if isinstance(ids, str):
-        raise InputError(f"ids is the text {ids!r}; pass a list of ids")
-    wanted = list(ids)
-    wrong = [identifier for identifier in wanted if not isinstance(identifier, str)]
-    if wrong:
-        raise InputError(f"id {wrong[0]!r} is a {type(wrong[0]).__name__}; ids are text")
-    return wanted
-
-
-def _hits(generation: Generation, found: Found) -> list[list[Hit]]:
-    """Make records of what was found; one statement a segment for all queries."""
-    documents = generation.documents(sorted(set(found.rows[found.rows >= 0].tolist())))
-    lists = zip(found.rows.tolist(), found.scores.tolist(), found.vectors.tolist(), strict=True)
-    hits = []
-    for rows, scores, vectors in lists:
-        hits.append(
-            [
-                Hit(documents[row], score, passage=generation.passage(documents[row], vector))
-                for row, score, vector in zip(rows, scores, vectors, strict=True)
-                if row >= 0
-            ]
-        )
-    return hits
 
 
 def _open_again(kind: type[Index], folder: Path, check: str, analyser: Analyser, checksum: str) -> Index:
