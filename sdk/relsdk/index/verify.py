@@ -211,12 +211,9 @@ def _check_passages(folder: Path, entry: SegmentEntry) -> str:
 
 def _check_columns(folder: Path, entry: SegmentEntry) -> str:
     """The columns are those of the documents' metadata."""
-    writer = ColumnsWriter()
     documents = DocumentReader(folder / DOCUMENTS_FILE)
     try:
-        for start in range(0, entry.count, _BLOCK):
-            fields = documents.fields(range(start, min(start + _BLOCK, entry.count)))
-            writer.add([metadata for *_, metadata in fields])
+        writer = ColumnsWriter.of(documents.metadata())
     finally:
         documents.close()
     if not writer.is_saved(folder):
