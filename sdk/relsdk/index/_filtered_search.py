@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from relsdk.index._row_set import RowSet
 from relsdk.index.base import IndexConfig, Neighbours, VectorIndex
-from relsdk.index.flat import exact_search
+from relsdk.index.flat import Codes, exact_search
 
 __all__ = ["filtered_search"]
 
@@ -34,6 +34,7 @@ def filtered_search(
     allowed: RowSet,
     config: IndexConfig,
     *,
+    codes: Codes | None = None,
     ef_search: int | None = None,
 ) -> Neighbours:
     """Find the nearest allowed rows of each query.
@@ -45,6 +46,7 @@ def filtered_search(
         k: How many.
         allowed: (N,) which rows may be found.
         config: `exact_rows` and `ef_search` are used; where most rows are allowed, the graph is searched.
+        codes: Of the vectors, for exact search; see `exact_search`.
         ef_search: Replaces the configured one.
 
     Returns:
@@ -53,7 +55,7 @@ def filtered_search(
     count = allowed.count
     k = min(k, count)
     if count <= min(config.exact_rows, len(vectors) // 2):
-        return exact_search(vectors, queries, k, rows=allowed.rows)
+        return exact_search(vectors, queries, k, rows=allowed.rows, codes=codes)
     found_rows = np.empty((len(queries), k), dtype=np.int64)
     found_scores = np.empty((len(queries), k), dtype=np.float32)
     pending = np.arange(len(queries))
@@ -72,6 +74,6 @@ def filtered_search(
         pending = np.array(left, dtype=np.int64)
         fetch *= _GROWTH
     if len(pending):
-        exact = exact_search(vectors, queries[pending], k, rows=allowed.rows)
+        exact = exact_search(vectors, queries[pending], k, rows=allowed.rows, codes=codes)
         found_rows[pending], found_scores[pending] = exact
     return Neighbours(found_rows, found_scores)

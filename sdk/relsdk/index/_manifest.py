@@ -20,6 +20,7 @@ from msgspec import Meta
 from relsdk.errors import IndexFolderError
 from relsdk.files.folders import json_sha256
 from relsdk.files.intact import hash_and_remember, is_intact
+from relsdk.index._codes import CODE_FILES
 from relsdk.index._columns_file import COLUMN_FILES
 from relsdk.index._database import DOCUMENTS_FILE
 from relsdk.index._duplicate_vectors import TWINS_FILE
@@ -51,7 +52,7 @@ FORMAT = "relsdk-index"
 VERSION = 2
 _REMEDY = "build the index again"
 # Files of a segment beside vectors and documents, and those of them that go together.
-_GROUPS = ({GRAPH_FILE, TWINS_FILE}, {PASSAGES_FILE}, set(COLUMN_FILES), {POSTINGS_FILE})
+_GROUPS = ({GRAPH_FILE, TWINS_FILE}, {PASSAGES_FILE}, set(COLUMN_FILES), set(CODE_FILES), {POSTINGS_FILE})
 _FOLDER = r"^(segments/seg|gen)-[0-9]{6,12}$"
 
 

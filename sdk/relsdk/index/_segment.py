@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relsdk.errors import IndexFolderError
+from relsdk.index._codes import CODES_FILE, load_codes
 from relsdk.index._columns import Columns
 from relsdk.index._columns_file import DIRECTORY_FILE
 from relsdk.index._database import DOCUMENTS_FILE
@@ -26,7 +27,7 @@ from relsdk.index._row_filter import RowFilter
 from relsdk.index._row_set import RowSet
 from relsdk.index._vectors import VECTORS_FILE, map_vectors
 from relsdk.index.base import IndexConfig, Neighbours, VectorIndex
-from relsdk.index.flat import FlatIndex, exact_search
+from relsdk.index.flat import Codes, FlatIndex, exact_search
 from relsdk.index.hnsw import HnswIndex
 
 __all__ = ["Segment", "load_segment", "open_segment"]
@@ -44,6 +45,7 @@ class Segment:
         documents: Their documents.
         passages: (V, 3) document row, first character and end; None when vector r is document r.
         postings: Of the words of each vector's text; None without lexical search.
+        codes: Of the vectors, in 8 bits; None without.
         config: The settings.
         filter: Finds documents by their fields.
     """
@@ -55,6 +57,7 @@ class Segment:
     documents: DocumentReader
     passages: NDArray[np.int64] | None
     postings: Postings | None
+    codes: Codes | None
     config: IndexConfig
     filter: RowFilter
 
@@ -99,12 +102,19 @@ class Segment:
             return Neighbours(empty, empty.astype(np.float32))
         if exact or isinstance(self.index, FlatIndex):
             rows = None if allowed.is_full else allowed.rows
-            return exact_search(self.vectors, queries, k, rows=rows)
+            return exact_search(self.vectors, queries, k, rows=rows, codes=None if exact else self.codes)
         if allowed.is_full:
             found = self.index.search(queries, k, ef_search=ef_search)
         else:
             found = filtered_search(
-                self.index, self.vectors, queries, k, allowed, self.config, ef_search=ef_search
+                self.index,
+                self.vectors,
+                queries,
+                k,
+                allowed,
+                self.config,
+                codes=self.codes,
+                ef_search=ef_search,
             )
         return rescored(self.vectors, queries, found.rows)
 
@@ -154,4 +164,5 @@ def open_segment(folder: Path, entry: SegmentEntry, dimension: int, config: Inde
     columns = Columns.load(folder, entry.count) if DIRECTORY_FILE in entry.files else None
     postings = Postings.load(folder, entry.rows) if POSTINGS_FILE in entry.files else None
     rows = RowFilter(documents, columns, entry.count)
-    return Segment(entry, folder, vectors, index, documents, passages, postings, config, rows)
+    codes = load_codes(folder, entry.rows, dimension) if CODES_FILE in entry.files else None
+    return Segment(entry, folder, vectors, index, documents, passages, postings, codes, config, rows)

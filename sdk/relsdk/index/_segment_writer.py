@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from relsdk.index._codes import CODE_FILES, write_codes
 from relsdk.index._columns_file import COLUMN_FILES
 from relsdk.index._columns_writer import ColumnsWriter
 from relsdk.index._database import DOCUMENTS_FILE
@@ -172,8 +173,12 @@ def _complete(
             if merged:
                 merge_postings(known, target)
         _write_fields(target, count, passages, None if merged else making.analyser)
+    vectors = map_vectors(target / VECTORS_FILE, rows, making.dimension)
+    if config.int8:
+        with writing(target):
+            write_codes(target, vectors)
+        names += CODE_FILES
     if config.kind == "hnsw" and rows >= GRAPH_ROWS:
-        vectors = map_vectors(target / VECTORS_FILE, rows, making.dimension)
         graph = HnswIndex.build(
             vectors, config, num_threads=making.num_threads, on_progress=making.on_progress
         )

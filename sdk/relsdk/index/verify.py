@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from relsdk.errors import InputError, RelsdkError
 from relsdk.files.folders import file_sha256
+from relsdk.index._codes import CODES_FILE, check_codes
 from relsdk.index._columns_file import DIRECTORY_FILE
 from relsdk.index._columns_writer import ColumnsWriter
 from relsdk.index._database import DOCUMENTS_FILE
@@ -132,6 +133,8 @@ def _check_segment(
     ]
     if PASSAGES_FILE in entry.files:
         checks.append(_run_check(f"passages{where}", partial(_check_passages, folder, entry)))
+    if CODES_FILE in entry.files:
+        checks.append(_run_check(f"codes{where}", partial(_check_codes, folder, entry, manifest)))
     if DIRECTORY_FILE in entry.files:
         checks.append(_run_check(f"columns{where}", partial(_check_columns, folder, entry)))
     if POSTINGS_FILE in entry.files:
@@ -207,6 +210,13 @@ def _check_passages(folder: Path, entry: SegmentEntry) -> str:
     finally:
         documents.close()
     return f"{len(passages):,} passages of {entry.count:,} documents"
+
+
+def _check_codes(folder: Path, entry: SegmentEntry, manifest: Manifest) -> str:
+    vectors = map_vectors(folder / VECTORS_FILE, entry.rows, manifest.dimension)
+    if not check_codes(folder, vectors):
+        raise InputError("they are not those of the vectors; build the index again")
+    return f"{len(vectors):,} vectors in 8 bits"
 
 
 def _check_columns(folder: Path, entry: SegmentEntry) -> str:

@@ -11,7 +11,7 @@ from relsdk.errors import IndexFolderError, InputError
 from relsdk.index import IndexConfig
 from relsdk.index._filtered_search import filtered_search
 from relsdk.index._row_set import RowSet
-from relsdk.index.flat import FlatIndex, exact_search
+from relsdk.index.flat import Codes, FlatIndex, encode_int8, exact_search
 from relsdk.index.hnsw import GRAPH_FILE, HnswIndex
 
 
@@ -254,3 +254,30 @@ def test_config_round_trip():
     assert IndexConfig.from_dict(config.to_dict()) == config
     with pytest.raises(InputError, match="unknown index setting 'efSearch'"):
         IndexConfig.from_dict({"efSearch": 3})
+
+
+@pytest.mark.parametrize("rows", [None, 0.02, 0.4])
+def test_codes_find_what_the_vectors_find(rows):
+    """Clusters of near neighbours: the scores of many are closer than the error of 8 bits."""
+    random = np.random.default_rng(8)
+    centres = random.standard_normal((12, 48))
+    vectors = centres[random.integers(12, size=9000)] + 0.05 * random.standard_normal((9000, 48))
+    vectors[50:60] = vectors[40]
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    codes = Codes(*encode_int8(vectors))
+    wanted = None if rows is None else np.flatnonzero(random.random(9000) < rows)
+    queries = vectors[::900]
+    plain = exact_search(vectors, queries, 20, rows=wanted)
+    coded = exact_search(vectors, queries, 20, rows=wanted, codes=codes)
+    np.testing.assert_array_equal(coded.rows, plain.rows)
+    np.testing.assert_array_equal(coded.scores, plain.scores)
+    rough = codes.products(queries, slice(0, 9000))
+    assert 0 < np.abs(rough - queries @ vectors.T).max() < codes.error
+
+
+def test_int8_of_the_least_vectors():
+    vectors = np.array([[0, 0, 0], [1, 0, 0], [0.6, -0.8, 1e-9]], dtype=np.float32)
+    numbers, scales = encode_int8(vectors)
+    assert numbers.dtype == np.int8
+    assert numbers.tolist() == [[0, 0, 0], [127, 0, 0], [95, -127, 0]]
+    np.testing.assert_allclose(scales, [1, 1 / 127, 0.8 / 127], rtol=1e-6)
