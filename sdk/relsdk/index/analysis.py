@@ -7,7 +7,10 @@ import unicodedata
 from operator import add
 from typing import Protocol
 
-__all__ = ["Analyser", "CjkAnalyser"]
+__all__ = ["WHOLE_WORD", "Analyser", "CjkAnalyser"]
+
+# Before a word with letters and digits that is taken as a whole.
+WHOLE_WORD = "="
 
 # Scripts written without spaces: Han with its iteration and zero signs, kana, Hangul, and the Han beyond the
 # first 65,536 characters.
@@ -45,8 +48,8 @@ class CjkAnalyser:
     """Characters and bigrams of Chinese, Japanese and Korean; words and numbers of everything else.
 
     The text is normalised (NFKC) and lowered first. A word with letters and digits gives its parts, each two
-    neighbours joined, and itself: "X200Pro" gives x, 200, pro, x200, 200pro and x200pro, so that both "x200"
-    and "x200 pro" find it, and "x20" does not.
+    neighbours joined, and itself behind a sign: "X200Pro" gives x, 200, pro, x200, 200pro and =x200pro. So
+    both "x200" and "x200 pro" find it, "x20" does not, and for "x200" (with =x200) the X200 itself is better.
     """
 
     name = "cjk"
@@ -67,9 +70,8 @@ class CjkAnalyser:
 
 
 def _split(word: str) -> list[str]:
-    """Return the runs of letters and of digits, each two neighbours joined, and the whole."""
+    """Return the runs of letters and of digits, each two neighbours joined, and the whole behind a sign."""
     parts: list[str] = _PARTS.findall(word)
-    tokens = parts + list(map(add, parts, parts[1:]))
-    if len(parts) > 2:
-        tokens.append(word)
-    return tokens
+    if len(parts) == 1:  # letters with marks
+        return parts
+    return [*parts, *map(add, parts, parts[1:]), WHOLE_WORD + word]

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
@@ -47,9 +48,13 @@ def oracle(texts, alive, query, analyser=None):
         return [None] * len(rows), 0.0
     average = sum(row.total() for row in live) / len(live) or 1.0
     idf = {}
-    for token in set(tokens(query)):
+    asked = set(tokens(query))
+    made_up = {one + other for one in asked - {""} for other in asked - {""}}
+    for token in asked:
         count = sum(token in row for row in live)
-        idf[token] = math.log(1 + (len(live) - count + 0.5) / (count + 0.5))
+        compound = token in made_up or (token[0] == "=" and (token[1:] in asked or token[1:] in made_up))
+        share = _lexical_search._COMPOUND_SHARE if compound else 1
+        idf[token] = share * math.log(1 + (len(live) - count + 0.5) / (count + 0.5))
     k1, b = _lexical_search._K1, _lexical_search._B
     scores = [
         None
@@ -147,13 +152,13 @@ def test_skipping_finds_what_scoring_every_row_finds(large, share):
     _, parts = large
     search = LexicalSearch(parts)
     random = np.random.default_rng(6)
-    allowed = share and [RowSet(random.random(postings.sizes.rows) < share) for postings, _ in parts]
+    allowed = share and [RowSet(random.random(len(alive.mask)) < share) & alive for _, alive in parts]
     for _ in range(40):
         tokens = [f"w{int(w)}" for w in random.geometric(random.choice([0.01, 0.1]), random.integers(1, 12))]
         query, k = search.query(tokens), int(random.integers(1, 200))
         every = []
         for number, (postings, alive) in enumerate(parts):
-            mask = (alive if allowed is None else alive & allowed[number]).mask
+            mask = (alive if allowed is None else allowed[number]).mask
             scores = search.scores(query, number, np.arange(postings.sizes.rows))
             rows = np.flatnonzero(mask & (scores > 0))
             every += [(-scores[row], number, row) for row in rows]
@@ -204,10 +209,40 @@ def test_a_query_of_very_many_tokens_stays_in_range(tmp_path):
     assert (hits.scores > 0).all()
 
 
-def test_a_row_that_no_filter_allows_is_not_found(tmp_path):
-    texts = ["x"] * 5000
-    search = LexicalSearch([(write(tmp_path / "one", texts), RowSet(np.arange(5000) % 2 == 0))])
+def test_rows_that_may_not_be_found_are_not_found(tmp_path):
+    alive = RowSet(np.arange(5000) % 2 == 0)
+    search = LexicalSearch([(write(tmp_path / "one", ["x"] * 5000), alive)])
     query = search.query(["x"])
-    for allowed in (np.arange(5000) < 4001, np.arange(5000) < 11, np.zeros(5000, dtype=np.bool_)):
-        hits = search.search(query, 5000, [RowSet(allowed)])
-        assert hits.rows.tolist() == np.flatnonzero(allowed & (np.arange(5000) % 2 == 0)).tolist()
+    for count in (5000, 4001, 11, 0):
+        allowed = RowSet(np.arange(5000) < count) & alive
+        hits = search.search(query, 5000, [allowed])
+        assert hits.rows.tolist() == allowed.rows.tolist()
+    for everything in (None, [None], [alive]):
+        assert search.search(query, 5000, everything).rows.tolist() == alive.rows.tolist()
+
+
+@pytest.mark.parametrize(
+    ("query", "best", "other"),
+    [
+        ("雾城", "雾城归人", "城里起雾"),  # side by side
+        ("x200", "聊聊云栗X200", "云栗X200S"),  # the word itself
+        ("x200 pro", "X200Pro好用", "X200好用"),
+        ("第12集", "归人第12集", "归人第21集"),
+        ("12", "看第12集", "第121集"),
+    ],
+)
+def test_order(tmp_path, query, best, other):
+    search = LexicalSearch([(write(tmp_path / "one", [other, best, "别的视频"] * 5), None)])
+    hits = search.search(search.query(CjkAnalyser().tokens(query)), 5)
+    assert hits.rows.tolist() == [1, 4, 7, 10, 13]
+
+
+def test_threads_share_a_search(large):
+    _, parts = large
+    search = LexicalSearch(parts)
+    queries = [search.query([f"w{i}", f"w{i + 1}", "w0"]) for i in range(60)]
+    alone = [search.search(query, 20) for query in queries]
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(lambda query: search.search(query, 20), queries * 3))
+    for one, other in zip(alone * 3, together, strict=True):
+        assert all(map(np.array_equal, one, other))
