@@ -163,7 +163,7 @@ def test_a_full_disk_is_said_in_one_line_and_nothing_is_lost(on_small_disk):
     assert said["lost"] <= 64 << 10  # of the folders' own entries at most
     assert (said["documents"], said["ok"]) == (100, True)
     assert said["kept"] == [1 << 18, 1 << 18]
-    assert said["names"] == ["b", "f", "i", ".lock", ".writer", "CURRENT", "gen-000001"]
+    assert said["names"] == ["b", "f", "i", ".lock", ".writer", "CURRENT", "gen-000001", "segments"]
     for answer in said["not a byte"]:
         assert "No space left on device" in answer or "disk is full" in answer, answer
     assert said["again"] == [200, 7, 7]

@@ -217,6 +217,7 @@ class Commit:
             remove(self.path / self.name)
             if moved:
                 remove(self.path / self.segment)
+            _remove_if_empty(self.path / _SEGMENTS)
 
 
 @contextmanager
@@ -343,6 +344,12 @@ def _remove_leftovers(path: Path) -> None:
             for one in _names_in(path / name):
                 if f"{name}/{one}" not in kept and _SEGMENT.fullmatch(one):
                     remove(path / name / one)
+            _remove_if_empty(path / name)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _remove_part(folder: Path) -> None:

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from relsdk.index import Index
+from relsdk.index import Index, _changes, _segment_writer
 from relsdk.records import Document
 
 DIMENSION = 16
@@ -91,6 +91,18 @@ def unit_vectors():
         return unit(centres[random.integers(0, 20, count)] + 0.7 * random.standard_normal((count, dimension)))
 
     return make
+
+
+@pytest.fixture
+def graph_rows(monkeypatch):
+    """Let segments have a graph from so many vectors on: 100, or what it is called with."""
+
+    def use(rows):
+        for module in (_segment_writer, _changes):
+            monkeypatch.setattr(module, "GRAPH_ROWS", rows)
+
+    use(100)
+    return use
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""SIGKILL at every step of a build: the last committed generation stays, and the next build cleans up."""
+"""SIGKILL at every step of a change: its whole or nothing of it is there, and the next writer cleans up."""
 
 import json
 import os
@@ -11,15 +11,17 @@ import pytest
 
 from relsdk.errors import IndexFolderError
 from relsdk.index import Index
+from relsdk.records import Document
 
 # Runs in one process that forks a child for each point of death: importing once is what takes long.
 SCRIPT = """
 import json, os, pathlib, shutil, signal, sqlite3, sys
 import numpy as np
-from relsdk.index import Index
+from relsdk.index import Index, _changes, _segment_writer
 from relsdk.records import Document
 
-base, out = sys.argv[1], sys.argv[2]
+_changes.GRAPH_ROWS = _segment_writer.GRAPH_ROWS = 30
+out = sys.argv[1]
 
 class Encoder:
     name, fingerprint, dimension = "e", "e", 8
@@ -28,16 +30,30 @@ class Encoder:
         rows = np.stack([np.random.default_rng(s).standard_normal(8) for s in seeds]).astype(np.float32)
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
-def documents(prefix, count):
-    return (Document(f"{prefix}{i}", f"title {i}", metadata={"i": i}) for i in range(count))
+def documents(prefix, count, start=0, title="title"):
+    return [Document(f"{prefix}{i}", f"{title} {i}", metadata={"i": i}) for i in range(start, start + count)]
 
 def build(path, prefix="n", count=40, progress=None):
     Index.build(path, documents(prefix, count), Encoder(), overwrite=True, chunk_size=16, num_threads=1,
                 on_progress=progress).close()
 
+def change(act):
+    def run(path, progress):
+        with Index.open(path) as index:
+            act(index, {"num_threads": 1, "on_progress": progress})
+    return run
+
+CHANGES = {
+    "over": lambda path, progress: build(path, progress=progress),
+    "first": lambda path, progress: build(path, progress=progress),
+    "add": change(lambda index, options: index.add(documents("n", 5), Encoder(), **options)),
+    "upsert": change(lambda index, options: index.upsert(documents("o", 40, 10, "b"), Encoder(), **options)),
+    "delete": change(lambda index, _: index.delete(where={"i": {"lt": 8}})),
+    "compact": change(lambda index, options: index.compact(full=True, **options)),
+}
 POINTS = ["mkdir", "fsync", "rename", "replace", "rmdir", "unlink", "progress"]
 
-def run(path, point, wanted, after):
+def run(change, path, point, wanted, after):
     calls = 0
     def die_or_go(function):
         def wrapped(*args, **kwargs):
@@ -61,37 +77,43 @@ def run(path, point, wanted, after):
         accessor = getattr(pathlib, "_NormalAccessor", None)  # where Python 3.10's paths keep what os had
         if hasattr(accessor, point):
             setattr(accessor, point, staticmethod(dying))
-    build(path, progress=progress)
+    CHANGES[change](path, progress)
     return calls
 
-def in_child(path, point, wanted, after):
+def in_child(*arguments):
     pid = os.fork()
     if pid == 0:
         try:
-            calls = run(path, point, wanted, after)
+            calls = run(*arguments)
             os._exit(min(calls, 200))
         except BaseException:
             os._exit(255)
     status = os.waitpid(pid, 0)[1]
     return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
-build(f"{out}/base", "o", 60)
+base = f"{out}/base"
+build(base, "o", 60)
+with Index.open(base) as index:  # a graph with dead documents, another one, and a tail
+    index.add(documents("o", 35, 60), Encoder())
+    index.delete([f"o{i}" for i in range(0, 60, 3)])
+    index.add(documents("o", 10, 95), Encoder())
 scenarios = []
-for start in ("over", "first"):
+for change in CHANGES:
     for point in POINTS:
         def fresh(name):
-            path = f"{out}/{start}-{name}"
-            if start == "over":
-                shutil.copytree(f"{out}/base", path)
+            path = f"{out}/{change}-{name}"
+            if change != "first":
+                shutil.copytree(base, path)
             return path
-        count = in_child(fresh(f"{point}-dry"), point, 0, False)
-        for wanted in range(1, count + 1):
-            for after in (False, True):
+        count = in_child(change, fresh(f"{point}-dry"), point, 0, False)
+        for wanted in range(1, count + 1, 2 if point == "fsync" else 1):  # it changes nothing by itself
+            for after in (False, True) if point in ("rename", "replace") else (False,):
                 name = f"{point}-{wanted}-{after}"
-                code = in_child(fresh(name), point, wanted, after)
-                scenarios.append([start, point, f"{start}-{name}", code])
+                code = in_child(change, fresh(name), point, wanted, after)
+                scenarios.append([change, point, f"{change}-{name}", code])
 json.dump(scenarios, open(f"{out}/scenarios.json", "w"))
 """
+CHANGES = ["over", "first", "add", "upsert", "delete", "compact"]
 
 
 class Encoder:
@@ -105,41 +127,48 @@ class Encoder:
 def crashed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("crashed")
     environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache")}
-    subprocess.run([sys.executable, "-c", SCRIPT, "-", str(folder)], check=True, timeout=120, env=environment)
+    subprocess.run([sys.executable, "-c", SCRIPT, str(folder)], check=True, timeout=120, env=environment)
     return folder, json.loads((folder / "scenarios.json").read_text())
 
 
 def answers(path):
+    """Everything that is there, and what is found."""
     with Index.open(path) as index:
         report = index.verify()
         assert report.ok, report
         queries = np.random.default_rng(7).standard_normal((5, 8)).astype(np.float32)
         queries /= np.linalg.norm(queries, axis=1, keepdims=True)
-        return [[(hit.document.id, hit.score) for hit in hits] for hits in index.search(queries, 5)]
+        hits = [[(hit.document, hit.score) for hit in hits] for hits in index.search(queries, 5)]
+        return list(index.documents()), hits
+
+
+def current(path):
+    return (path / "CURRENT").read_text().strip() if (path / "CURRENT").exists() else None
 
 
 def test_every_point_was_reached(crashed):
     _, scenarios = crashed
     assert {code for *_, code in scenarios} == {-9}
-    for start in ("over", "first"):
-        points = {point for begun, point, *_ in scenarios if begun == start}
-        assert points >= {"mkdir", "fsync", "rename", "replace", "progress"}
-    assert {"rmdir", "unlink"} <= {point for begun, point, *_ in scenarios if begun == "over"}
+    for change in CHANGES:
+        points = {point for begun, point, *_ in scenarios if begun == change}
+        assert points >= {"mkdir", "fsync", "rename", "replace"}, change
+        if change != "first":
+            assert points >= {"rmdir", "unlink"}, change
 
 
-def test_killed_over_an_index(crashed):
+@pytest.mark.parametrize("change", [change for change in CHANGES if change != "first"])
+def test_killed_while_an_index_is_changed(crashed, change):
     folder, scenarios = crashed
-    old, new = answers(folder / "base"), answers(folder / "over-fsync-dry")
-    assert old != new
+    old, new = answers(folder / "base"), answers(folder / f"{change}-fsync-dry")
+    assert (old[0] != new[0]) or change == "compact"
     seen = {"old": 0, "new": 0}
-    for start, _, name, _ in scenarios:
-        if start != "over":
+    for begun, _, name, _ in scenarios:
+        if begun != change:
             continue
         path = folder / name
-        current = (path / "CURRENT").read_text()
-        wanted = old if current == "gen-000001\n" else new
-        seen["old" if wanted is old else "new"] += 1
-        assert answers(path) == wanted, name
+        which = "old" if current(path) == current(folder / "base") else "new"
+        seen[which] += 1
+        assert answers(path) == {"old": old, "new": new}[which], name
     assert min(seen.values()) > 3
 
 
@@ -147,11 +176,11 @@ def test_killed_first_build(crashed):
     folder, scenarios = crashed
     new = answers(folder / "first-fsync-dry")
     unfinished = 0
-    for start, _, name, _ in scenarios:
-        if start != "first":
+    for change, _, name, _ in scenarios:
+        if change != "first":
             continue
         path = folder / name
-        if (path / "CURRENT").exists():
+        if current(path):
             assert answers(path) == new, name
         else:
             unfinished += 1
@@ -160,32 +189,44 @@ def test_killed_first_build(crashed):
     assert unfinished > 3
 
 
-def test_next_build_takes_over_and_cleans_up(crashed, document_factory, tmp_path):
+@pytest.mark.parametrize("change", CHANGES)
+def test_next_change_takes_over_and_cleans_up(crashed, tmp_path, change):
     folder, scenarios = crashed
-    for start, _, name, _ in scenarios:
-        path = tmp_path / name
+    for begun, _, name, _ in scenarios:
+        if begun != change:
+            continue
+        path, before = tmp_path / name, current(folder / name)
         if (folder / name).exists():
             shutil.copytree(folder / name, path)
-        finished = (path / "CURRENT").exists()
-        with Index.build(path, document_factory(5), Encoder(), overwrite=finished) as index:
-            assert len(index) == 5
-            generation = index.info().generation
+        if before:
+            with Index.open(path) as index:
+                count = len(index)
+                index.add([Document("z", "last")], Encoder())
+        else:
+            count = 0
+            Index.build(path, [Document("z", "last")], Encoder()).close()
+        with Index.open(path) as index:
+            assert len(index) == count + 1
+            assert index.verify().ok
+        generations = {current(path), before} - {None}
         left = set(os.listdir(path)) - {".lock"}
-        assert left == {".writer", "CURRENT", generation}, (start, name)
+        assert left == {".writer", "CURRENT", "segments"} | generations, name
+        manifests = [json.loads((path / one / "manifest.json").read_text()) for one in generations]
+        named = {segment["folder"] for manifest in manifests for segment in manifest["segments"]}
+        assert {f"segments/{one}" for one in os.listdir(path / "segments")} == named, name
 
 
-def test_leftovers_are_gone_before_the_next_build_begins(crashed, tmp_path):
+@pytest.mark.parametrize("change", ["over", "first"])
+def test_leftovers_are_gone_before_the_next_build_begins(crashed, tmp_path, change):
     """Also one that fails: a full disk would never recover otherwise."""
     folder, scenarios = crashed
     removed = 0
-    for start, _, name, _ in scenarios:
-        path = tmp_path / name
-        if not (folder / name).exists():
+    for begun, _, name, _ in scenarios:
+        path, before = tmp_path / name, current(folder / name)
+        if begun != change or not (folder / name).exists():
             continue
         shutil.copytree(folder / name, path)
-        current = (path / "CURRENT").read_text().strip() if (path / "CURRENT").exists() else None
-        before = set(os.listdir(path))
-        seen = []
+        there, seen = set(os.listdir(path)), []
 
         def documents(path=path, seen=seen):
             seen.append(set(os.listdir(path)))
@@ -194,9 +235,12 @@ def test_leftovers_are_gone_before_the_next_build_begins(crashed, tmp_path):
 
         with pytest.raises(RuntimeError, match="the input ends"):
             Index.build(path, documents(), Encoder(), overwrite=True)
-        wanted = {".lock", ".writer"} | ({"CURRENT", current} if current else set())
-        assert {entry for entry in seen[0] if not entry.startswith(".tmp-gen-")} == wanted, (start, name)
-        assert len(seen[0] - wanted) == 1  # what is written now
-        assert set(os.listdir(path)) == (wanted if current else set())
-        removed += bool(before - wanted)
-    assert removed > 10
+        now = {entry for entry in seen[0] if not entry.startswith((".tmp-part-", "gen-"))}
+        assert now == {".lock", ".writer"} | ({"CURRENT", "segments"} if before else set()), name
+        assert len([entry for entry in seen[0] if entry.startswith("gen-")]) == (
+            {"over": 2, "first": 1}[change] if before else 0
+        )
+        assert len([entry for entry in seen[0] if entry.startswith(".tmp-part-")]) == 2  # a folder, its lock
+        assert set(os.listdir(path)) == {entry for entry in seen[0] if before and ".tmp-" not in entry}
+        removed += bool(there - seen[0])
+    assert removed > 5

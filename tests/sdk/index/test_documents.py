@@ -114,9 +114,9 @@ def test_another_file_in_the_same_place_is_never_read(database: Path, tmp_path: 
     (tmp_path / "live").unlink()
     (tmp_path / "live").symlink_to("second")
     with reader._borrow():  # the only connection is in use: a second one is opened
-        assert list(reader.by_id(["d1", "other"])) == ["d1"]
+        assert reader.rows_of(["d1", "other"]) == {"d1": 1}
     os.replace(tmp_path / "second" / DOCUMENTS_FILE, tmp_path / "first" / DOCUMENTS_FILE)
-    assert list(reader.by_id(["d2", "other"])) == ["d2"]
+    assert reader.rows_of(["d2", "other"]) == {"d2": 2}
     with pytest.raises(IndexFolderError, match="another file than the one that was opened"):
         reader._connect()
     reader.close()
@@ -126,4 +126,4 @@ def test_closed_while_it_reads_is_not_damaged(database: Path) -> None:
     reader = DocumentReader(database)
     reader.close()
     with pytest.raises(InputError, match="was closed meanwhile"):
-        reader.by_id(["d1"])
+        reader.rows_of(["d1"])

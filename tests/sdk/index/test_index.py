@@ -24,7 +24,7 @@ def ids(hits):
 
 
 @pytest.mark.parametrize("kind", ["hnsw", "flat"])
-def test_round_trip(tmp_path, documents, encoder, kind):
+def test_round_trip(tmp_path, documents, encoder, graph_rows, kind):
     seen = []
     path = tmp_path / "new" / "索引 100%?#.idx"
     built = Index.build(
@@ -70,8 +70,8 @@ def test_info(tmp_path, documents, encoder):
     assert (info.encoder_name, info.encoder_fingerprint) == (encoder.name, encoder.fingerprint)
     assert info.encoder_path == str(tmp_path / "bundle")
     assert info.config.M == 8
-    folder = tmp_path / "x" / "gen-000001"
-    assert info.files == {name: (folder / name).stat().st_size for name in info.files}
+    assert {f"segments/seg-000001/{name}" for name in ("vectors.npy", "documents.sqlite")} < set(info.files)
+    assert info.files == {name: (tmp_path / "x" / name).stat().st_size for name in info.files}
     assert json.dumps({**asdict(info), "path": str(info.path)})
 
 
@@ -306,7 +306,10 @@ def test_overwrite(tmp_path, documents, document_factory, encoder):
     with Index.build(path, document_factory(50, "e"), encoder, overwrite=True) as new:
         assert len(new) == 50
         assert new.info().generation == "gen-000002"
-    assert sorted(os.listdir(path)) == [".lock", ".writer", "CURRENT", "gen-000002", "notes.txt"]
+    both = ["gen-000001", "gen-000002"]
+    assert sorted(os.listdir(path)) == [".lock", ".writer", "CURRENT", *both, "notes.txt", "segments"]
+    Index.build(path, document_factory(5, "f"), encoder, overwrite=True).close()
+    assert sorted(os.listdir(path / "segments")) == ["seg-000002", "seg-000003"]
     # The old one answers from the files it has open, from new threads too.
     results = []
     threads = [
@@ -369,5 +372,5 @@ def test_fork(built):
 def test_report_is_plain(built):
     report = verify_index(built.path)
     assert report.ok
-    assert [check.name for check in report.checks][-1] == "graph"
+    assert [check.name for check in report.checks][-1] == "ids"
     assert json.dumps({**asdict(report), "path": str(report.path)})

@@ -17,6 +17,12 @@ from relsdk.index import Index, IndexConfig, verify_index
 from relsdk.records import Document
 
 FILES = ["vectors.npy", "documents.sqlite", "graph.hnsw", "twins.npy"]
+SEGMENT = "segments/seg-000001"
+
+
+@pytest.fixture(autouse=True)
+def with_graphs(graph_rows):
+    """An index of 200 documents has a graph."""
 
 
 @pytest.fixture
@@ -29,6 +35,11 @@ def closed(built):
 @pytest.fixture
 def generation(closed):
     return closed / "gen-000001"
+
+
+@pytest.fixture
+def segment(closed):
+    return closed / SEGMENT
 
 
 def edit_manifest(generation, change, *, sign=True):
@@ -47,26 +58,26 @@ def failed(path):
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("place", [0.001, 0.5, 0.99])
-def test_changed_byte_is_reported(closed, generation, name, place):
-    path = generation / name
+def test_changed_byte_is_reported(closed, segment, name, place):
+    path = segment / name
     data = bytearray(path.read_bytes())
     data[int(len(data) * place)] ^= 0x55
     path.write_bytes(data)
-    assert f"hash of {name}" in failed(closed)
+    assert f"hash of {SEGMENT}/{name}" in failed(closed)
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_truncated_file(closed, generation, name):
-    path = generation / name
+def test_truncated_file(closed, segment, name):
+    path = segment / name
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(IndexFolderError, match=f"{name} has .* bytes, the manifest says"):
         Index.open(closed)
-    assert f"hash of {name}" in failed(closed)
+    assert f"hash of {SEGMENT}/{name}" in failed(closed)
 
 
-@pytest.mark.parametrize("name", [*FILES, "manifest.json"])
-def test_missing_file(closed, generation, name):
-    (generation / name).unlink()
+@pytest.mark.parametrize("name", [*(f"{SEGMENT}/{name}" for name in FILES), "gen-000001/manifest.json"])
+def test_missing_file(closed, name):
+    (closed / name).unlink()
     with pytest.raises(IndexFolderError, match=name):
         Index.open(closed)
     assert failed(closed)
@@ -88,16 +99,20 @@ def test_foreign_manifest(closed, generation, content):
         Index.open(closed)
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 3, "1", True, None])
 def test_other_version(closed, generation, version):
     edit_manifest(generation, lambda content: content.update(version=version))
-    with pytest.raises(IndexFolderError, match=f"version {version!r}, this relsdk reads 1"):
+    with pytest.raises(IndexFolderError, match=f"version {version!r}, this relsdk reads 1 and 2"):
         Index.open(closed)
 
 
 @pytest.mark.parametrize("name", ["../../secret.npy", "/etc/passwd", "..", "vectors2.npy"])
 def test_manifest_cannot_name_other_files(closed, generation, name):
-    edit_manifest(generation, lambda c: c["files"].update({name: c["files"].pop("vectors.npy")}))
+    def change(content):
+        files = content["segments"][0]["files"]
+        files[name] = files.pop("vectors.npy")
+
+    edit_manifest(generation, change)
     with pytest.raises(IndexFolderError, match="lists the files"):
         Index.open(closed)
     assert failed(closed) == ["manifest.json"]
@@ -106,13 +121,21 @@ def test_manifest_cannot_name_other_files(closed, generation, name):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda c: c.update(count=0),
-        lambda c: c.update(count=True),
+        lambda c: c["segments"][0].update(count=0),
+        lambda c: c["segments"][0].update(count=True),
+        lambda c: c["segments"][0].update(live=201),
+        lambda c: c["segments"][0].update(rows=201),
+        lambda c: c["segments"][0].update(folder="../x"),
+        lambda c: c["segments"][0].update(folder="segments/seg-000001/.."),
+        lambda c: c["segments"].append(c["segments"][0]),
         lambda c: c.update(dimension="16"),
         lambda c: c.update(encoder=None),
         lambda c: c.update(files=[]),
         lambda c: c["files"].update({"vectors.npy": 3}),
-        lambda c: c["files"]["vectors.npy"].update(sha256="x"),
+        lambda c: c["files"].update({"other": c["segments"][0]["files"]["vectors.npy"]}),
+        lambda c: c["segments"][0]["files"]["vectors.npy"].update(sha256="x"),
+        lambda c: c["segments"][0]["files"].pop("twins.npy"),
+        lambda c: c["segments"][0].update(live=199),
         lambda c: c["config"].update(efSearch=3),
         lambda c: c["config"].update(M="16"),
         lambda c: c.pop("created"),
@@ -130,43 +153,43 @@ def test_edited_manifest(closed, generation):
         Index.open(closed)
 
 
-@pytest.mark.parametrize("change", [{"count": 199}, {"dimension": 8}])
+@pytest.mark.parametrize("change", [{"count": 199, "rows": 199, "live": 199}, {"dimension": 8}])
 def test_manifest_that_contradicts_the_files(closed, generation, change):
-    edit_manifest(generation, lambda content: content.update(change))
+    edit_manifest(generation, lambda c: (c["segments"][0] if "count" in change else c).update(change))
     with pytest.raises(IndexFolderError, match=r"vectors\.npy"):
         Index.open(closed)
-    assert {"vectors", "graph"} <= set(failed(closed))
+    assert {f"vectors of {SEGMENT}", f"graph of {SEGMENT}"} <= set(failed(closed))
 
 
-def test_lost_documents_are_noticed(closed, generation):
-    connection = sqlite3.connect(generation / "documents.sqlite")
+def test_lost_documents_are_noticed(closed, generation, segment):
+    connection = sqlite3.connect(segment / "documents.sqlite")
     with connection:
         connection.execute("DELETE FROM documents WHERE row >= 190")
     connection.close()
     with pytest.raises(IndexFolderError, match=r"documents\.sqlite"):
         Index.open(closed)
-    path = generation / "documents.sqlite"
+    path = segment / "documents.sqlite"
     now = {"size": path.stat().st_size, "sha256": file_sha256(path)}
-    edit_manifest(generation, lambda c: c["files"]["documents.sqlite"].update(now))
+    edit_manifest(generation, lambda c: c["segments"][0]["files"]["documents.sqlite"].update(now))
     with pytest.raises(IndexFolderError, match="200 documents"):
         Index.open(closed)
-    assert failed(closed) == ["documents"]
+    assert f"documents of {SEGMENT}" in failed(closed)
 
 
-def test_hole_in_the_documents_is_reported(closed, generation):
-    connection = sqlite3.connect(generation / "documents.sqlite")
+def test_hole_in_the_documents_is_reported(closed, segment):
+    connection = sqlite3.connect(segment / "documents.sqlite")
     with connection:
         connection.execute("DELETE FROM documents WHERE row = 7")
     connection.close()
-    assert "documents" in failed(closed)
+    assert f"documents of {SEGMENT}" in failed(closed)
 
 
-def test_database_that_is_none(closed, generation):
-    path = generation / "documents.sqlite"
+def test_database_that_is_none(closed, segment):
+    path = segment / "documents.sqlite"
     path.write_bytes(b"x" * path.stat().st_size)
     with pytest.raises(IndexFolderError, match="damaged"):
         Index.open(closed)
-    assert "documents" in failed(closed)
+    assert f"documents of {SEGMENT}" in failed(closed)
 
 
 @pytest.mark.parametrize(
@@ -231,7 +254,7 @@ def test_empty_folder_is_taken(tmp_path, documents, encoder):
 def test_opening_writes_nothing(closed):
     (closed / ".lock").unlink(missing_ok=True)
     (closed / ".writer").unlink()
-    folders = [closed, closed / "gen-000001"]
+    folders = [closed, closed / "gen-000001", closed / "segments", closed / SEGMENT]
     for folder in folders:
         folder.chmod(0o555)
     before = {path: path.stat().st_mtime_ns for path in [*folders, *closed.rglob("*")]}
@@ -257,7 +280,7 @@ def test_read_only_disk_while_committing(closed, documents, encoder, monkeypatch
             Index.build(closed, documents[:10], encoder, overwrite=True)
     with Index.open(closed) as index:
         assert len(index) == 200
-    assert sorted(os.listdir(closed)) == [".lock", ".writer", "CURRENT", "gen-000001"]
+    assert sorted(os.listdir(closed)) == [".lock", ".writer", "CURRENT", "gen-000001", "segments"]
 
 
 @pytest.mark.parametrize(
@@ -313,7 +336,7 @@ def test_interrupted_build_leaves_nothing(closed, documents, encoder, error, sta
     kind = error if isinstance(error, type) else type(error)
     with pytest.raises(kind):  # the user's own error, not one of ours
         Index.build(closed, source(), encoder, overwrite=True, on_progress=progress)
-    assert sorted(os.listdir(closed)) == [".lock", ".writer", "CURRENT", "gen-000001"]
+    assert sorted(os.listdir(closed)) == [".lock", ".writer", "CURRENT", "gen-000001", "segments"]
     with Index.open(closed) as index:
         assert index.verify().ok
 
@@ -352,17 +375,18 @@ def test_reader_follows_a_writer_that_replaces_the_generation(closed, document_f
     load = module.load_generation
     calls = []
 
-    def late(name, folder, check):
+    def late(name, folder, check, known=()):
         calls.append(name)
         if len(calls) == 1:
             monkeypatch.setattr(module, "load_generation", load)
-            Index.build(closed, document_factory(30, "new"), encoder, overwrite=True).close()
-        return load(name, folder, check)
+            for count in (20, 30):  # two: the generation before the current one is still there
+                Index.build(closed, document_factory(count, "new"), encoder, overwrite=True).close()
+        return load(name, folder, check, known)
 
     monkeypatch.setattr(module, "load_generation", late)
     with Index.open(closed) as index:
         assert len(index) == 30
-    assert calls == ["gen-000001", "gen-000002"]
+    assert calls == ["gen-000001", "gen-000003"]
 
 
 HOLD = """
@@ -469,5 +493,5 @@ def test_a_pipe_in_the_folder_is_no_reason_to_wait(closed, documents, encoder, n
 
 def test_flat_index_has_no_graph_file(tmp_path, documents, encoder):
     with Index.build(tmp_path / "x", documents, encoder, config=IndexConfig(kind="flat")) as index:
-        assert set(index.info().files) == {"vectors.npy", "documents.sqlite"}
-        assert "graph" not in [check.name for check in index.verify().checks]
+        assert {Path(name).name for name in index.info().files}.isdisjoint({"graph.hnsw", "twins.npy"})
+        assert not any("graph" in check.name for check in index.verify().checks)
