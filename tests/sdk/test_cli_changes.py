@@ -204,10 +204,47 @@ def test_compact_says_what_it_did(index, relsdk, write):
     )
     assert (before[:3], after[:3]) == ([9, 1, 1], [9, 1, 0])
     assert 0 < after[3] < before[3]
+    assert "run again" in out
+    code, out, _ = relsdk("index", "compact", index, "--full")
+    assert out.startswith(
+        f"{index}: removed from the disk what was merged before; now 9 documents in 1 segment"
+    )
+    assert (
+        relsdk("index", "compact", index, "--full")[1]
+        == f"{index}: nothing to do with 9 documents in 1 segment\n"
+    )
     report = json.loads(relsdk("index", "compact", index, "--full", "--json")[1])
     assert not report["compacted"]
     assert report["before"] == report["after"]
     assert dict(zip(report["after"], after, strict=True)) == report["after"]
+
+
+def files_with(folder, text):
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return [path for path in files if text in path.read_bytes()]
+
+
+def test_what_was_deleted_is_on_the_disk_until_it_is_compacted_twice(index, relsdk, write):
+    relsdk("index", "add", index, "-i", write([Document("s", "t", "a-secret-text")]), *MODEL)
+    relsdk("index", "delete", index, "s")
+    with Index.open(index) as reader:  # has the generation before the compaction
+        assert relsdk("index", "compact", index, "--full")[0] == 0
+        assert files_with(index, b"a-secret-text")
+        assert list(reader.documents()) == documents(0, 10)
+    assert relsdk("index", "compact", index, "--full")[0] == 0
+    assert not files_with(index, b"a-secret-text")
+    assert relsdk("index", "verify", index)[0] == 0
+    assert content_of(index) == documents(0, 10)
+
+
+def test_an_index_of_format_1_leaves_nothing_behind(relsdk, tmp_path):
+    index = shutil.copytree(OLD, tmp_path / "i")
+    before = content_of(index)
+    for generations in (["gen-000001", "gen-000002"], ["gen-000002", "gen-000003"]):
+        assert relsdk("index", "compact", index, "--full")[0] == 0
+        assert sorted(path.name for path in index.glob("gen-*")) == generations
+        assert content_of(index) == before
+    assert json.loads(relsdk("index", "info", index, "--json")[1])["format"] == 2
 
 
 def test_info_shows_the_segments(index, relsdk):

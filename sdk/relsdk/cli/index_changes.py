@@ -126,7 +126,7 @@ def delete(
     """Delete documents of INDEX, by id or by a filter, in one change.
 
     Ids that are not there are passed over and counted. What is deleted is found no more, and stays on the
-    disk until INDEX is compacted.
+    disk until relsdk index compact --full has been run twice.
     """
     if bool(ids or ids_file) == bool(where):
         raise InputError("give either ids (ID..., --ids FILE) or --where: which documents to delete")
@@ -161,13 +161,18 @@ def _count_ids(index: Index, ids: Sequence[str]) -> int:
 
 @click.command(epilog="Example: relsdk index compact docs.idx --full")
 @click.argument("path", metavar="INDEX", type=click.Path(path_type=Path))
-@click.option("--full", is_flag=True, help="Merge all segments into one, and leave out every dead document.")
+@click.option(
+    "--full",
+    is_flag=True,
+    help="Merge all segments into one without the dead; run again, remove from the disk what was merged.",
+)
 @threads_option
 @json_option
 def compact(path: Path, full: bool, threads: int | None, as_json: bool) -> None:
     """Merge segments of INDEX: when there are more than three graphs, or over a fifth of one is dead.
 
-    Nothing is encoded again. INDEX answers, and takes changes, meanwhile.
+    Nothing is encoded again. INDEX answers, and takes changes, meanwhile. The generation before stays on the
+    disk until the next change, or until --full is run again, for those who have it open.
     """
     started = time.perf_counter()
     with Index.open(path) as index:
@@ -179,11 +184,15 @@ def compact(path: Path, full: bool, threads: int | None, as_json: bool) -> None:
     if as_json:
         sizes = {"before": _sizes(before), "after": _sizes(after)}
         echo_json({"index": str(path), "compacted": done, **sizes, "seconds": round(seconds, 3)})
+    elif done and before.segments == after.segments:
+        echo(f"{path}: removed from the disk what was merged before; now {_describe(after)}")
     elif done:
         rows = [("before", _sizes(before)), ("after", _sizes(after))]
         cells = [[name, *(f"{value:,}" for value in sizes.values())] for name, sizes in rows]
         echo_table(["", *_sizes(before)], cells, right=(1, 2, 3, 4))
         echo(f"{path}: compacted in {seconds:.1f} s")
+        if full:
+            echo("the generation before is on the disk until the next change, or until this is run again")
     else:
         merge = "" if full else "; --full merges all segments and leaves out the dead"
         echo(f"{path}: nothing to do with {_describe(before)}{merge}")

@@ -40,10 +40,17 @@ from relsdk.index._segment_writer import (
     merge,
     open_part,
 )
-from relsdk.index._storage import Commit, committing, new_index, new_part, open_current
+from relsdk.index._storage import Commit, committing, earlier_segments, new_index, new_part, open_current
 from relsdk.index.base import Encoder
 
-__all__ = ["add_documents", "build_index", "compact_index", "current_generation", "delete_documents"]
+__all__ = [
+    "add_documents",
+    "build_index",
+    "compact_index",
+    "current_generation",
+    "delete_documents",
+    "forget_earlier",
+]
 
 # More graphs than this, or a larger share of dead documents, and compacting is worth while.
 _MOST_GRAPHS = 3
@@ -186,6 +193,21 @@ def compact_index(path: Path, opened: Generation, making: Making, *, check: str,
                     f"it again"
                 )
             _commit(commit, now, {}, prepared, sync=True)
+    return True
+
+
+def forget_earlier(path: Path, opened: Generation, *, check: str) -> bool:
+    """Commit the current generation anew if the one before it has segments that have been merged since.
+
+    Nothing names them then, and they are removed.
+
+    Returns:
+        Whether there were any.
+    """
+    if not earlier_segments(path):
+        return False
+    with committing(path) as commit:
+        _commit(commit, current_generation(path, opened, check), {}, None, sync=True)
     return True
 
 

@@ -35,6 +35,7 @@ __all__ = [
     "CURRENT",
     "Commit",
     "committing",
+    "earlier_segments",
     "new_index",
     "new_part",
     "open_current",
@@ -372,6 +373,23 @@ def _kept(path: Path) -> set[str] | None:
         kept = {current, *(segment.folder for segment in read_manifest(path / current).segments)}
     except IndexFolderError:
         return None
+    name, segments = _generation_before(path, current)
+    return kept | {name} | segments if name else kept
+
+
+def earlier_segments(path: Path) -> set[str]:
+    """Return the segments that the generation before the current one has and the current one has not.
+
+    Raises:
+        IndexFolderError: There is no index, or it is damaged.
+    """
+    current = read_current(path)
+    _, segments = _generation_before(path, current)
+    return segments - {segment.folder for segment in read_manifest(path / current).segments}
+
+
+def _generation_before(path: Path, current: str) -> tuple[str, set[str]]:
+    """Return the latest generation before the current one that is whole, and its segments; "" for none."""
     numbers = [int(name[4:]) for name in os.listdir(path) if _GENERATION.fullmatch(name)]
     earlier = sorted((number for number in numbers if number < int(current[4:])), reverse=True)
     for name in (f"gen-{number:06d}" for number in earlier):
@@ -380,8 +398,8 @@ def _kept(path: Path) -> set[str] | None:
         except IndexFolderError:
             continue  # the home of an older segment, or damaged
         if all((path / folder).is_dir() for folder in segments):
-            return kept | {name} | segments
-    return kept
+            return name, segments
+    return "", set()
 
 
 def _names_in(folder: Path) -> list[str]:

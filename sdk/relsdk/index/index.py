@@ -20,6 +20,7 @@ from relsdk.index._changes import (
     compact_index,
     current_generation,
     delete_documents,
+    forget_earlier,
 )
 from relsdk.index._generation import load_generation
 from relsdk.index._part import Source, check_given_vectors
@@ -247,7 +248,9 @@ class Index(IndexReader):
         format 1 becomes one of format 2.
 
         Args:
-            full: Merge all into one, and drop every dead document from the disk.
+            full: Merge all into one, and leave out every dead document. Where that is so already, remove what
+                the generation before holds: until then deleted documents are on the disk, for readers that
+                have it open.
             num_threads: See `add`.
             on_progress: Called with ("graph", vectors added).
 
@@ -262,6 +265,8 @@ class Index(IndexReader):
         while True:
             making = self._making(num_threads, on_progress)
             again = compact_index(self.path, self._open(), making, check=self._check, full=full)
+            if full and not done and not again:
+                return forget_earlier(self.path, self._open(), check=self._check) and self.refresh()
             self.refresh()
             if not again:
                 return done
