@@ -5,8 +5,10 @@ cumulative link model P(level >= k) = sigmoid(slope * x - cut_k) (McCullagh 1980
 score and on its distance from 1, which needs few labels, and isotonic regression for each k (Zadrozny & Elkan
 2002), which assumes no shape. A head that has levels of its own gets a temperature (Guo et al. 2017).
 A cross-encoder and the encoder that found its candidates are pooled (Genest & Zidek 1986).
+A hybrid search orders and grades by one link of cosine and words.
 """
 
+from relsdk.calibration._hybrid import HybridLink, hybrid_features
 from relsdk.calibration._models import (
     Calibration,
     CumulativeLink,
@@ -19,6 +21,7 @@ from relsdk.calibration._models import (
 from relsdk.calibration.selection import (
     cross_validated_probabilities,
     fit_calibration,
+    fit_hybrid,
     fit_pool,
     threshold_for_precision,
 )
@@ -26,13 +29,16 @@ from relsdk.calibration.selection import (
 __all__ = [
     "Calibration",
     "CumulativeLink",
+    "HybridLink",
     "Isotonic",
     "LogLinearPool",
     "Temperature",
     "calibration_from_dict",
     "cross_validated_probabilities",
     "fit_calibration",
+    "fit_hybrid",
     "fit_pool",
+    "hybrid_features",
     "method_name",
     "threshold_for_precision",
 ]

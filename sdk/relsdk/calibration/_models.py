@@ -27,6 +27,7 @@ __all__ = [
     "LogLinearPool",
     "Temperature",
     "Transform",
+    "apply_floor",
     "as_logits",
     "as_scores",
     "calibration_from_dict",
@@ -91,7 +92,7 @@ class CumulativeLink:
         """Return P(level = 0..3) for each score: (N,) -> (N, L)."""
         x = TRANSFORMS[self.transform](as_scores(outputs))  # (N,)
         logits = self.slope * x[:, None] - np.asarray(self.cuts)  # (N, L-1)
-        return _apply_floor(cumulative_to_probabilities(sigmoid(logits)))
+        return apply_floor(cumulative_to_probabilities(sigmoid(logits)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON form that `calibration_from_dict` reads."""
@@ -131,7 +132,7 @@ class Isotonic:
         curves = zip(self.scores, self.values, strict=True)
         cumulative = np.stack([np.interp(wanted, x, y) for x, y in curves], axis=1)  # (N, L-1)
         # The curves are fitted one by one and may cross; P(level >= k) cannot rise with k.
-        return _apply_floor(cumulative_to_probabilities(np.minimum.accumulate(cumulative, axis=1)))
+        return apply_floor(cumulative_to_probabilities(np.minimum.accumulate(cumulative, axis=1)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON form that `calibration_from_dict` reads."""
@@ -174,9 +175,9 @@ class Temperature:
             logits = logits + np.asarray(self.biases)
         if self.ordinal:
             at_least = np.minimum.accumulate(sigmoid(logits), axis=1)  # (N, L-1)
-            return _apply_floor(cumulative_to_probabilities(at_least))
+            return apply_floor(cumulative_to_probabilities(at_least))
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return _apply_floor(odds / odds.sum(axis=1, keepdims=True))
+        return apply_floor(odds / odds.sum(axis=1, keepdims=True))
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON form that `calibration_from_dict` reads."""
@@ -208,7 +209,7 @@ class LogLinearPool:
             self.encoder.probabilities(cosines)
         )
         odds = np.exp(logs - logs.max(axis=1, keepdims=True))  # (N, L)
-        return _apply_floor(odds / odds.sum(axis=1, keepdims=True))
+        return apply_floor(odds / odds.sum(axis=1, keepdims=True))
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON form that `calibration_from_dict` reads."""
@@ -316,6 +317,7 @@ def sigmoid(logits: Float) -> Float:
     return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logits)), dtype=np.float64)
 
 
-def _apply_floor(probabilities: Float) -> Float:
+def apply_floor(probabilities: Float) -> Float:
+    """Return probabilities (N, L) of which none is 0."""
     lifted = probabilities * (1 - NUM_LEVELS * _FLOOR) + _FLOOR
     return np.asarray(lifted / lifted.sum(axis=1, keepdims=True), dtype=np.float64)

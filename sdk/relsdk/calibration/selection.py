@@ -12,6 +12,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import ArrayLike
 
+from relsdk.calibration._hybrid import HybridLink, fit_hybrid_link
 from relsdk.calibration._models import (
     Calibration,
     Float,
@@ -31,7 +32,13 @@ from relsdk.calibration.fitting import (
 from relsdk.errors import CalibrationError, InputError
 from relsdk.levels import NUM_LEVELS
 
-__all__ = ["cross_validated_probabilities", "fit_calibration", "fit_pool", "threshold_for_precision"]
+__all__ = [
+    "cross_validated_probabilities",
+    "fit_calibration",
+    "fit_hybrid",
+    "fit_pool",
+    "threshold_for_precision",
+]
 
 Fit = Callable[[Float, Int], Calibration]
 # A relative difference in log loss that no user would notice.
@@ -116,6 +123,35 @@ def fit_pool(
     return fit_log_linear_pool(values, levels), losses
 
 
+def fit_hybrid(
+    features: ArrayLike, labels: ArrayLike, groups: Sequence[str], *, folds: int = 5, seed: int = 0
+) -> tuple[HybridLink, dict[str, float]]:
+    """Fit the model of cosine and words, and the cosine alone for comparison.
+
+    Args:
+        features: (N, 2) of `hybrid_features`.
+        labels: See `fit_calibration`; documents that have nothing to do with a query belong among the pairs,
+            with level 0: labelled pairs alone do not tell how far the cosine of those goes down.
+        groups: See `fit_calibration`.
+        folds: See `fit_calibration`.
+        seed: See `fit_calibration`.
+
+    Returns:
+        The model, and the held-out log loss of "hybrid" and of the "cosine" alone.
+
+    Raises:
+        CalibrationError: See `fit_calibration`.
+        InputError: See `fit_calibration`.
+    """
+    values, levels = np.asarray(features, dtype=np.float64), _as_labels(labels)
+    alone = values * [1.0, 0.0]
+    losses = {
+        name: float(_log_losses(_held_out(fit_hybrid_link, one, levels, groups, folds, seed), levels).mean())
+        for name, one in (("hybrid", values), ("cosine", alone))
+    }
+    return fit_hybrid_link(values, levels), losses
+
+
 def cross_validated_probabilities(
     calibration: Calibration,
     outputs: ArrayLike,
@@ -128,6 +164,8 @@ def cross_validated_probabilities(
     """Return (N, L) probabilities of each pair from a model of the same method fitted without its group."""
     if isinstance(calibration, LogLinearPool):
         values, fit = np.asarray(outputs, dtype=np.float64), cast("Fit", fit_log_linear_pool)
+    elif isinstance(calibration, HybridLink):
+        values, fit = np.asarray(outputs, dtype=np.float64), cast("Fit", fit_hybrid_link)
     else:
         values = _as_outputs(outputs)
         fit = _methods(values)[method_name(calibration)]
