@@ -53,6 +53,15 @@ class FilterCompiler:
             self._check(leaf)
         return parsed
 
+    def check_field(self, field: Field) -> None:
+        """Refuse a field that no document has.
+
+        Raises:
+            InputError: The message says which fields there are.
+        """
+        if not self._has(field):
+            raise InputError(self._unknown(field))
+
     def _check(self, leaf: Equals | Within | Exists) -> None:
         field = leaf.field
         kinds = _kinds(leaf)

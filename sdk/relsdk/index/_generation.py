@@ -271,19 +271,29 @@ class Generation:
                 return np.asarray(mean / length if length > 0 else segment.vectors[own.start])
         raise InputError(f"id {identifier!r} is not in the index")
 
-    def facets(self, name: str, where: Mapping[str, Any] | None) -> dict[str | float | bool, int]:
+    def check_field(self, name: str) -> None:
+        """Refuse a name that no document has in its metadata; the document's own parts are always there.
+
+        Raises:
+            InputError: The message says which fields there are.
+        """
+        field = parse_field(name)
+        if field.column is None:
+            self._filters.check_field(field)
+
+    def facets(self, name: str, where: Mapping[str, Any] | None) -> list[tuple[str | float | bool, int]]:
         """Count the values of a field; see `Index.facets`."""
         field = parse_field(name)
         if field.column is not None:
             raise InputError(
                 f"{name!r} is a part of every document; values of fields of its metadata are counted"
             )
-        self._filters.parse({name: {"exists": True}})  # or the error that no document has it
+        self._filters.check_field(field)
         sums: Counter[tuple[str, str | float | bool]] = Counter()
         for segment, allowed in zip(self.segments, self.allowed(where), strict=True):
             sums.update(segment.filter.facets(field, allowed))
         ordered = sorted(sums.items(), key=lambda item: (-item[1], item[0]))
-        return {value: count for (_, value), count in ordered}
+        return [(value, count) for (_, value), count in ordered]
 
     def vectors(self, path: Path) -> NDArray[np.float32]:
         """Return the vectors of all live documents; see `Index.vectors`."""

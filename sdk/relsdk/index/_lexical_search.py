@@ -11,44 +11,31 @@ the live rows of all segments: a score does not depend on how rows are spread, n
 a token is 1, and less for one that others of the query make up, such as a bigram of characters: most of what
 it says they have said.
 
-Weights are whole numbers in steps of 2**-16: sums are exact, whatever their order. So what is skipped cannot
-change a score. Skipped are postings of frequent tokens once the rows that hold none of the rarer tokens
-cannot be among the best K any more (MaxScore; Turtle and Flood, 1995, "Query evaluation: strategies and
-optimizations"): the others are looked up.
-
-Shape letters: S segments, R rows of one, K results, n postings of a token, C candidates.
+Shape letters: K results, n rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from relsdk.index._lexical_segment import STEPS, LexicalSegment, Token
 from relsdk.index._postings import Postings, encode_term
 from relsdk.index._row_set import RowSet
 from relsdk.index.analysis import WHOLE_WORD
 
 __all__ = ["LexicalHits", "LexicalQuery", "LexicalSearch"]
 
-# Measured on titles. Counts say little there, so k1 is low. Bigrams with a full share lost 2 points of
-# recall@10 of questions; without them, names cut off lost 8 points of reciprocal rank.
-_K1 = 0.6
-_B = 0.75
+# Measured on titles: bigrams with a full share lost 2 points of recall@10 of questions; without bigrams,
+# names cut off lost 8 points of reciprocal rank.
 _COMPOUND_SHARE = 0.4
 _LONGEST_PART = 64
-_STEPS = 65_536
 # The sum of so many tokens fits 31 bits: idf is below 23 for 2**32 rows. Of more, the rarest count.
 _MOST_TOKENS = 512
-# Up to so many allowed rows, each is looked up.
-_FEW_ROWS = 2_000
-# A look-up of a row costs as much as so many postings.
-_LOOKUP = 8
-# Whether to go on is asked again after postings of so large a share of the rows: it costs a pass over all.
-_SHARE = 8
 
 IntArray = NDArray[np.int64]
 
@@ -67,18 +54,6 @@ class LexicalHits(NamedTuple):
     scores: NDArray[np.float32]
 
 
-class _Token(NamedTuple):
-    """A token of a query in one segment.
-
-    Attributes:
-        number: Of the term.
-        worth: The most that it can give: share * idf.
-    """
-
-    number: int
-    worth: float
-
-
 @dataclass(frozen=True)
 class LexicalQuery:
     """A query, looked up in the terms of the segments.
@@ -88,7 +63,7 @@ class LexicalQuery:
         best_possible: What no row can surpass: the sum of share * idf, also of tokens that no row holds.
     """
 
-    tokens: tuple[tuple[_Token, ...], ...]
+    tokens: tuple[tuple[Token, ...], ...]
     best_possible: float
 
 
@@ -106,7 +81,7 @@ class LexicalSearch:
             which: NDArray[np.bool_] | bool = True if alive is None else alive.mask
             tokens += int(np.sum(postings.lengths, dtype=np.int64, where=which))
         average = tokens / self._live_rows if tokens else 1.0
-        self._segments = [_Segment(postings, alive, average) for postings, alive in parts]
+        self._segments = [LexicalSegment(postings, alive, average) for postings, alive in parts]
 
     def query(self, tokens: Sequence[str]) -> LexicalQuery:
         """Look up the tokens of a query.
@@ -129,7 +104,7 @@ class LexicalSearch:
         order = np.argsort(counts, kind="stable").tolist()
         known = [place for place in order if counts[place]][:_MOST_TOKENS]
         held = tuple(
-            tuple(_Token(found[place], float(worths[place])) for place in known if found[place] >= 0)
+            tuple(Token(found[place], float(worths[place])) for place in known if found[place] >= 0)
             for found in numbers
         )
         return LexicalQuery(held, float(worths.sum()))
@@ -176,145 +151,6 @@ class LexicalSearch:
         return _as_scores(sums)
 
 
-class _Segment:
-    """One segment: what of a score follows from it and from the average length.
-
-    Args:
-        postings: The postings.
-        alive: Which rows are; None for all.
-        average: Tokens of a live row.
-    """
-
-    def __init__(self, postings: Postings, alive: RowSet | None, average: float) -> None:
-        self.postings = postings
-        self._alive = alive
-        sizes = postings.sizes
-        norms = _K1 * (1.0 - _B + _B * postings.distinct_lengths.astype(np.float64) / average)  # (G,)
-        counts = np.arange(1, sizes.highest + 1, dtype=np.float64)[:, None]  # (F, 1)
-        self._weights = (counts / (counts + norms)).ravel()  # for each code
-        # Of each term, once it was asked for: live rows that hold it, and the highest weight there.
-        self._live_counts = np.full(sizes.terms, -1, dtype=np.int64)
-        self._highest = np.full(sizes.terms, -1.0)
-        self._no_sums = None if alive is None or alive.is_full else _no_sums(alive)
-        # Arrays of sums that no search uses at the moment.
-        self._free: list[NDArray[np.int32]] = []
-
-    def live_count(self, number: int) -> int:
-        """Return how many live rows hold a term."""
-        count = int(self._live_counts[number])
-        if count < 0:
-            rows, _ = self.postings.of_term(number)
-            count = len(rows) if self._alive is None else int(np.count_nonzero(self._alive.mask[rows]))
-            self._live_counts[number] = count
-        return count
-
-    def search(
-        self, tokens: Sequence[_Token], k: int, allowed: RowSet | None, floor: int
-    ) -> tuple[IntArray, NDArray[np.int32]]:
-        """Find the best rows of this segment.
-
-        Args:
-            tokens: Rarest first.
-            k: How many at most.
-            allowed: Which live rows may be found; None for all that are alive.
-            floor: Rows with a lower sum are of no use, at least 1.
-
-        Returns:
-            Rows and their sums, best first; equal sums by row.
-        """
-        highest = [self._highest_sum(token) for token in tokens]
-        rest = np.r_[np.cumsum(highest[::-1])[::-1], 0].tolist()  # what tokens from here on can give
-        if rest[0] < floor:
-            return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int32)
-        if allowed is not None and allowed.count <= _FEW_ROWS:
-            candidates = allowed.rows.astype(np.uint32)
-            sums, done = np.zeros(len(candidates), dtype=np.int32), 0
-        else:
-            all_sums = self._borrow(allowed)
-            done, floor = self._add_rarest(tokens, rest, k, floor, all_sums)
-            candidates = np.flatnonzero(all_sums >= max(floor - rest[done], 1)).astype(np.uint32)
-            sums = all_sums[candidates]
-            self._free.append(all_sums)
-        for place in range(done, len(tokens)):
-            self.look_up(tokens[place], candidates, sums)
-            if len(sums) > k:
-                floor = max(floor, int(np.partition(sums, -k)[-k]))
-            keep = sums >= floor - rest[place + 1]
-            candidates, sums = candidates[keep], sums[keep]
-        order = np.argsort(-sums, kind="stable")[:k]
-        order = order[sums[order] >= floor]
-        return candidates[order].astype(np.int64), sums[order]
-
-    def look_up(self, token: _Token, candidates: NDArray[np.uint32], sums: NDArray[np.int32]) -> None:
-        """Add what a token gives to the sums (C,) of candidates (C,)."""
-        rows, codes = self.postings.of_term(token.number)
-        places = rows.searchsorted(candidates)
-        places[places == len(rows)] = 0
-        hits = np.flatnonzero(rows[places] == candidates)
-        sums[hits] += self._given(token.worth, codes[places[hits]])
-
-    def _add_rarest(
-        self, tokens: Sequence[_Token], rest: Sequence[int], k: int, floor: int, sums: NDArray[np.int32]
-    ) -> tuple[int, int]:
-        """Add tokens to the sums (R,) until rows without any of them cannot be among the best K.
-
-        Returns:
-            How many were added, and the lowest sum that is of use.
-        """
-        counts = [self.live_count(token.number) for token in tokens]
-        left, fresh = sum(counts), 0  # postings of further tokens, and those added since it was last asked
-        for place, token in enumerate(tokens):
-            if rest[0] - rest[place] > rest[place] and _SHARE * (counts[place] + fresh) > len(sums):
-                fresh = 0
-                floor = _kth(sums, k, floor)
-                if rest[place] < floor:
-                    candidates = np.count_nonzero(sums >= floor - rest[place])
-                    if candidates * (len(tokens) - place) * _LOOKUP < left:
-                        return place, floor
-            self._add(token, sums)
-            fresh += counts[place]
-            left -= counts[place]
-        return len(tokens), _kth(sums, k, floor)
-
-    def _add(self, token: _Token, sums: NDArray[np.int32]) -> None:
-        rows, codes = self.postings.of_term(token.number)
-        np.add.at(sums, rows.astype(np.intp), self._given(token.worth, codes))
-
-    def _given(self, worth: float, codes: NDArray[Any]) -> NDArray[np.int32]:
-        """Return what postings give, (n,), in whole steps."""
-        if len(codes) < len(self._weights):
-            return np.rint(self._weights.take(codes) * (worth * _STEPS)).astype(np.int32)
-        return np.rint(self._weights * (worth * _STEPS)).astype(np.int32).take(codes)
-
-    def _highest_sum(self, token: _Token) -> int:
-        """Return the most that the token gives in this segment."""
-        weight = float(self._highest[token.number])
-        if weight < 0:
-            _, codes = self.postings.of_term(token.number)
-            self._highest[token.number] = weight = float(self._weights.take(codes).max())
-        return round(weight * (token.worth * _STEPS))
-
-    def _borrow(self, allowed: RowSet | None) -> NDArray[np.int32]:
-        """Return sums (R,): 0 where a row may be found, far below elsewhere."""
-        try:
-            sums = self._free.pop()
-        except IndexError:
-            sums = np.empty(self.postings.sizes.rows, dtype=np.int32)
-        if allowed is None or allowed is self._alive:
-            np.copyto(sums, 0 if self._no_sums is None else self._no_sums)
-        elif allowed.is_full:
-            sums.fill(0)
-        else:
-            _no_sums(allowed, sums)
-        return sums
-
-
-def _no_sums(allowed: RowSet, out: NDArray[np.int32] | None = None) -> NDArray[np.int32]:
-    """Return 0 for each row that may be found, else -2**31, from where no row gets above 0."""
-    sums = np.subtract(allowed.mask.view(np.int8), 1, out=out, dtype=np.int32)  # 0 or -1
-    return np.left_shift(sums, 31, out=sums)
-
-
 def _shares(tokens: Sequence[str]) -> NDArray[np.float64]:
     """Return the share of each distinct token of a query."""
     known = set(tokens)
@@ -325,23 +161,6 @@ def _shares(tokens: Sequence[str]) -> NDArray[np.float64]:
         if any(bare[cut:] in known and (not cut or bare[:cut] in known) for cut in cuts):
             shares[place] = _COMPOUND_SHARE
     return shares
-
-
-def _kth(sums: NDArray[np.int32], k: int, floor: int) -> int:
-    """Return a sum that at least K rows reach, near the highest such; `floor` where it finds none above.
-
-    It is guessed from a sample and then counted: to find the very highest takes 10 times as long.
-    """
-    step = max(1, min(64, len(sums) // 4096))
-    sample = sums[::step]
-    sample = sample[sample > floor]  # to partition many equal numbers takes long
-    wanted = 2 * k // step + 4
-    while wanted < len(sample):
-        guess = int(np.partition(sample, -wanted)[-wanted])
-        if np.count_nonzero(sums >= guess) >= k:
-            return guess
-        wanted *= 2
-    return floor
 
 
 def _merge(hits: Sequence[tuple[int, IntArray, NDArray[np.int32]]], k: int) -> LexicalHits:
@@ -356,4 +175,4 @@ def _merge(hits: Sequence[tuple[int, IntArray, NDArray[np.int32]]], k: int) -> L
 
 
 def _as_scores(sums: NDArray[np.int32]) -> NDArray[np.float32]:
-    return (sums / _STEPS).astype(np.float32)
+    return (sums / STEPS).astype(np.float32)

@@ -177,6 +177,22 @@ class IndexReader:
         """
         return sum(rows.count for rows in self._open().allowed(where))
 
+    def check_field(self, field: str) -> None:
+        """Refuse a field that no document has.
+
+        Raises:
+            InputError: The message says which fields there are.
+        """
+        self._open().check_field(field)
+
+    def warmup(self) -> None:
+        """Bring what exact and filtered search read into the memory of this process.
+
+        Without it the first searches with a filter pay for that, page by page.
+        """
+        for segment in self._open().segments:
+            segment.touch()
+
     def scans(self, where: Mapping[str, Any] | None) -> bool:
         """Return whether a filter reads documents, because no column answers it.
 
@@ -285,7 +301,9 @@ class IndexReader:
         hits = self.search(vector, k + 1, where=where, ef_search=ef_search, exact=exact)
         return [hit for hit in hits if hit.document.id != id][:k]
 
-    def facets(self, field: str, where: Mapping[str, Any] | None = None) -> dict[str | float | bool, int]:
+    def facets(
+        self, field: str, where: Mapping[str, Any] | None = None
+    ) -> list[tuple[str | float | bool, int]]:
         """Count the values of a field over the documents that a filter allows.
 
         A document counts once for each different value of its list. Documents without the field do not count.
@@ -295,7 +313,7 @@ class IndexReader:
             where: A filter; see `search`.
 
         Returns:
-            Value to number of documents, the most frequent first, equal ones by value.
+            (value, number of documents), the most frequent first, equally frequent ones by value.
 
         Raises:
             InputError: The filter is wrong, or no document has one of the fields.

@@ -33,6 +33,10 @@ from relsdk.index.hnsw import HnswIndex
 __all__ = ["Segment", "load_segment", "open_segment"]
 
 
+# The least that a system maps at a time.
+_PAGE_BYTES = 4096
+
+
 @dataclass(frozen=True)
 class Segment:
     """The open files of one segment.
@@ -72,6 +76,12 @@ class Segment:
     def documents_of(self, vectors: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the document row of each vector."""
         return vectors if self.passages is None else np.asarray(self.passages[vectors, 0])
+
+    def touch(self) -> None:
+        """Read a number of each page of the vectors, and of their codes."""
+        for matrix in (self.vectors, None if self.codes is None else self.codes.numbers):
+            if matrix is not None:
+                matrix.reshape(-1)[:: _PAGE_BYTES // matrix.itemsize].max()
 
     def search(
         self,

@@ -41,14 +41,14 @@ class Codes:
     """
 
     def __init__(self, numbers: NDArray[np.int8], scales: NDArray[np.float32]) -> None:
-        self._numbers = numbers
+        self.numbers = numbers
         self._scales = scales
         step = float(scales.max(initial=0.0))
         self.error = _DEVIATIONS * step / math.sqrt(12.0) + _ROUNDING
 
     def products(self, queries: NDArray[np.float32], rows: slice | NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the rough products of some rows with unit queries (Q, D): (Q, n)."""
-        products = _products(self._numbers, queries, rows)
+        products = _products(self.numbers, queries, rows)
         products *= self._scales[rows]
         return products
 

@@ -110,7 +110,7 @@ def sort_hits(hits: list[Hit], wanted: Wanted, index: Index) -> list[Hit]:
     field, falling = check_sort(wanted.sort)
     keys = [sort_key(hit.document, field) for hit in hits]
     if hits and all(key is None for key in keys):
-        index.count({field: {"exists": True}})  # or the error that says so
+        index.check_field(field)
     known = [(key, row) for row, key in enumerate(keys) if key is not None]
     known.sort(key=lambda pair: pair[0], reverse=falling)
     without = [row for row, key in enumerate(keys) if key is None]

@@ -172,6 +172,7 @@ class Searcher:
     def warmup(self) -> None:
         """Load and run the models, so that the first request does not pay, and start the cost estimate."""
         self.embedder.warmup()
+        self.index.warmup()
         if self.scorer is not None:
             for _ in range(2):
                 self.search("预热", k=2, budget_ms=math.inf)
@@ -225,7 +226,7 @@ class Searcher:
                 (hits,) = retrieve([query], vector[None], fetched)
             grouped.append(first_of_groups(hits, field)[:count])
         if all(group_key(hit.document, field) is None for hits in grouped for hit in hits):
-            self.index.count({field: {"exists": True}})  # or the error that no document has it
+            self.index.check_field(field)
         return grouped
 
     def _by_encoder(self, hits: list[Hit], wanted: Wanted) -> list[Hit]:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relsdk.index import _lexical_search
+from relsdk.index import _lexical_search, _lexical_segment
 from relsdk.index._lexical_search import LexicalSearch
 from relsdk.index._postings import POSTINGS_FILE, Postings
 from relsdk.index._postings_writer import PostingsWriter, merge_postings
@@ -55,7 +55,7 @@ def oracle(texts, alive, query, analyser=None):
         compound = token in made_up or (token[0] == "=" and (token[1:] in asked or token[1:] in made_up))
         share = _lexical_search._COMPOUND_SHARE if compound else 1
         idf[token] = share * math.log(1 + (len(live) - count + 0.5) / (count + 0.5))
-    k1, b = _lexical_search._K1, _lexical_search._B
+    k1, b = _lexical_segment._K1, _lexical_segment._B
     scores = [
         None
         if row is None
@@ -170,7 +170,7 @@ def test_it_agrees_with_an_independent_library(large):
     bm25s = pytest.importorskip("bm25s")
     texts, parts = large
     texts = texts[:15_000]
-    k1, b = _lexical_search._K1, _lexical_search._B
+    k1, b = _lexical_segment._K1, _lexical_segment._B
     library = bm25s.BM25(method="lucene", k1=k1, b=b)
     library.index([text.split() for text in texts], show_progress=False)
     search = LexicalSearch([(parts[0][0], None)])
