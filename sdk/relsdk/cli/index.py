@@ -1,6 +1,7 @@
 """`relsdk index`: build, info, verify.
 
-`index_changes` holds add, delete and compact, `index_documents` list, get and export.
+`index_changes` holds add, delete and compact, `index_documents` list, get and export, `index_search` similar
+and facets.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import click
 from relsdk.cli._index_input import count_lines, input_option, open_vectors, vectors_option
 from relsdk.cli.index_changes import add, compact, delete
 from relsdk.cli.index_documents import export, get, list_documents
+from relsdk.cli.index_search import facets, similar
 from relsdk.cli.inputs import document_options, typed_documents
 from relsdk.cli.options import dim_option, json_option, threads_option, variant_option
 from relsdk.cli.output import counted, echo, echo_json, echo_next, echo_table
@@ -183,5 +185,5 @@ def _plain(content: dict[str, Any]) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, Path) else value for name, value in content.items()}
 
 
-for command in (add, delete, compact, list_documents, get, export):
+for command in (add, delete, compact, list_documents, get, export, similar, facets):
     index.add_command(command)

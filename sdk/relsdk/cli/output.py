@@ -16,6 +16,7 @@ import shutil
 import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -173,8 +174,11 @@ def relevance_to_dict(relevance: Relevance | None) -> dict[str, Any]:
 
 
 def hit_to_dict(hit: Hit) -> dict[str, Any]:
-    """Return the JSON form of a hit; its passage is null where the index does not split documents."""
-    document, passage = hit.document, hit.passage
+    """Return the JSON form of a hit.
+
+    Its passage is null where the index does not split documents, its signals in a dense search.
+    """
+    document, passage, signals = hit.document, hit.passage, hit.signals
     return {
         "id": document.id,
         "score": round(hit.score, 6),
@@ -182,8 +186,13 @@ def hit_to_dict(hit: Hit) -> dict[str, Any]:
         "title": document.title,
         "text": document.text,
         "passage": passage and {"text": passage.text, "start": passage.start, "end": passage.end},
+        "signals": signals and {name: _rounded(value) for name, value in asdict(signals).items()},
         "metadata": dict(document.metadata),
     }
+
+
+def _rounded(value: float | None) -> float | None:
+    return round(value, 6) if isinstance(value, float) else value
 
 
 def clip(text: str, used: int) -> str:

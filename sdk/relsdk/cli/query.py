@@ -23,6 +23,7 @@ from relsdk.cli.output import (
 )
 from relsdk.errors import CalibrationError, InputError
 from relsdk.formats import Query, read_queries, run_lines
+from relsdk.index import MODES, Mode
 from relsdk.index.filter_text import WHERE_HELP, parse_where
 from relsdk.models.embedder import Embedder
 from relsdk.records import Hit, SearchResult
@@ -36,9 +37,21 @@ __all__ = ["echo_hits", "query"]
 @click.option("--input", "-i", "source", help="File of queries, one a line (or .jsonl) instead of QUERY.")
 @input_options
 @click.option("-k", type=int, default=10, show_default=True, help="Hits per query.")
+@click.option("--offset", type=int, default=0, show_default=True, help="Leave out so many hits first.")
+@click.option(
+    "--mode",
+    type=click.Choice(MODES),
+    default="dense",
+    show_default=True,
+    help="Find by meaning, by words, or by both.",
+)
 @click.option("--min-level", type=int, help="Leave out hits below this level (0-3).")
 @click.option("--min-score", type=float, help="Leave out hits below this score.")
 @click.option("--where", multiple=True, help=WHERE_HELP)
+@click.option(
+    "--sort", help="Order the most relevant hits by this field; -FIELD falls. Use it with --min-level."
+)
+@click.option("--group-by", metavar="FIELD", help="Keep one hit of those with the same value in FIELD.")
 @click.option("--ef-search", type=int, help="Search effort of the graph [default: the index's own].")
 @click.option("--budget-ms", type=float, help="With --scorer: re-score what fits into so many milliseconds.")
 @click.option("--model", "-m", help="Bundle [default: the one the index was built with].")
@@ -59,9 +72,13 @@ def query(
     text: str | None,
     source: str | None,
     k: int,
+    offset: int,
+    mode: Mode,
     min_level: int | None,
     min_score: float | None,
     where: tuple[str, ...],
+    sort: str | None,
+    group_by: str | None,
     ef_search: int | None,
     budget_ms: float | None,
     model: str | None,
@@ -80,6 +97,8 @@ def query(
         raise InputError(
             "--format trec orders by one score, and --budget-ms gives two kinds of scores; leave one out"
         )
+    if layout == "trec" and sort is not None:
+        raise InputError("--format trec orders by score, not by a field; leave out --sort")
     if budget_ms is not None and scorer is None:
         raise InputError("--budget-ms limits re-scoring, and no --scorer is given; give one, or leave it out")
     if (text is None) == (source is None):
@@ -93,9 +112,13 @@ def query(
         hits = searcher.search(
             one.text,
             k,
+            offset=offset,
+            mode=mode,
             min_level=min_level,
             min_score=min_score,
             where=condition,
+            sort=sort,
+            group_by=group_by,
             ef_search=ef_search,
             budget_ms=budget_ms,
         )
@@ -105,6 +128,7 @@ def query(
             counts = {} if scorer is None else {"scored": hits.scored, "skipped": hits.skipped}
             answer: dict[str, object] = {"id": None if source is None else one.id, "query": one.text}
             answer |= {"milliseconds": round(hits.elapsed_ms, 3), "matching": hits.matching, **counts}
+            answer |= {"order": hits.order, "scanned": hits.scanned}
             echo_json({**answer, "hits": [hit_to_dict(hit) for hit in hits]})
         else:
             name = "" if source is None else f"{one.id}  "

@@ -1,12 +1,13 @@
 """Index folders: build, open, search, verify."""
 
 from relsdk.index._generation import IndexInfo, IndexStats, SegmentStats
-from relsdk.index._retrieval import Mode
+from relsdk.index._retrieval import MODES, Mode
 from relsdk.index.base import Encoder, IndexConfig
 from relsdk.index.index import Index
 from relsdk.index.verify import VerifyReport, verify_index
 
 __all__ = [
+    "MODES",
     "Encoder",
     "Index",
     "IndexConfig",

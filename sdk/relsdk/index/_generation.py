@@ -178,15 +178,18 @@ class Generation:
         effort = self._effort(ef_search)
         found = []
         for number, segment in enumerate(self.segments):
-            if allowed[number] is self.alive[number]:
-                vectors = self._alive_vectors[number]
-            else:
-                vectors = segment.vectors_of(allowed[number])
+            vectors = self.vectors_of(number, allowed[number])
             part = _best_documents(segment, queries, k, vectors, allowed[number].count, effort, exact)
             found.append(
                 Found(part.rows + self.starts[number], part.scores, part.vectors + self.vector_starts[number])
             )
         return _merged(found, len(queries), k)
+
+    def vectors_of(self, number: int, documents: RowSet) -> RowSet:
+        """Return the vectors of documents of a segment; of those that are alive always the same object."""
+        if documents is self.alive[number]:
+            return self._alive_vectors[number]
+        return self.segments[number].vectors_of(documents)
 
     def _effort(self, ef_search: int | None) -> int | None:
         """Return ef_search for each of several graphs, None for the configured one."""

@@ -73,10 +73,7 @@ def retrieve(
     """
     query = words.query(tokens)
     count = max(k, _LEAST)
-    allowed = [
-        segment.vectors_of(rows)
-        for segment, rows in zip(generation.segments, generation.allowed(where), strict=True)
-    ]
+    allowed = [generation.vectors_of(*one) for one in enumerate(generation.allowed(where))]
     hits = words.search(query, count if dense else k, allowed)
     lexical = hits.rows + generation.vector_starts[hits.segments]
     near = np.empty(0, dtype=np.int64)

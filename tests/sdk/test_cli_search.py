@@ -1,0 +1,95 @@
+"""The command line of searches: modes, pages, sorting, groups, similar documents, facets."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from relsdk import Embedder, Index
+
+FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("i")
+    documents = [
+        {"id": f"d{i}", "title": f"手机 X{i % 5}00 开箱", "author": f"a{i % 4}", "year": 2000 + i % 6}
+        for i in range(40)
+    ]
+    Index.build(folder / "x", documents, Embedder(FIXTURES / "encoder-bundle-v1", variant="fp32")).close()
+    return str(folder / "x")
+
+
+@pytest.fixture
+def run(relsdk):
+    def run(*arguments):
+        code, out, err = relsdk(*arguments)
+        assert code == 0, err
+        return out
+
+    return run
+
+
+@pytest.fixture
+def ask(run, index):
+    """Query with options; return the answer and the ids of its hits."""
+
+    def ask(*options):
+        answer = json.loads(run("query", index, "X300 开箱", "--variant", "fp32", "--json", *options))
+        return answer, [hit["id"] for hit in answer["hits"]]
+
+    return ask
+
+
+def test_modes(ask):
+    answer, ids = ask("--mode", "lexical", "-k", "8")
+    assert answer["order"] == "bm25"
+    assert {int(one[1:]) % 5 for one in ids} == {3}
+    signals = answer["hits"][0]["signals"]
+    assert signals["lexical_rank"] == 1
+    assert signals["bm25"] == answer["hits"][0]["score"]
+    answer, _ = ask("--mode", "hybrid", "-k", "50")
+    assert len(answer["hits"]) == 40
+    assert ask()[0]["hits"][0]["signals"] is None
+
+
+def test_pages_sorting_and_groups(ask):
+    whole = ask("-k", "20")[1]
+    assert ask("-k", "5", "--offset", "10")[1] == whole[10:15]
+    hits = ask("-k", "40", "--sort=-year")[0]["hits"]
+    years = [hit["metadata"]["year"] for hit in hits]
+    assert years == sorted(years, reverse=True)
+    assert len(ask("-k", "40", "--group-by", "author")[1]) == 4
+
+
+def test_similar(run, index):
+    answer = json.loads(run("index", "similar", index, "d3", "-k", "3", "--json"))
+    with Index.open(index) as opened:
+        assert [hit["id"] for hit in answer["hits"]] == [h.document.id for h in opened.similar("d3", 3)]
+    assert "d3" not in run("index", "similar", index, "d3", "-k", "3").split()
+    assert run("index", "similar", index, "d3", "--where", "author=a1").count("X") <= 10
+
+
+def test_facets(run, index):
+    answer = json.loads(run("index", "facets", index, "author", "--where", "year>=2003", "--json"))
+    assert answer["distinct"] == 4
+    assert (
+        sum(one["count"] for one in answer["values"]) == 19
+    )  # years 2003 to 2005 of 40 documents: 6 of each, and one more
+    table = run("index", "facets", index, "year", "-n", "2").split()
+    assert "2000" in table
+    assert "2002" not in table
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--offset", "-1"], "offset=-1"),
+        (["--sort", "yaer"], "did you mean 'year'"),
+        (["--group-by", "yaer"], "did you mean 'year'"),
+        (["--sort", "year", "--format", "trec"], "leave out --sort"),
+    ],
+)
+def test_wrong_options_are_told(fails, index, options, message):
+    assert message in fails("query", index, "X", *options)
