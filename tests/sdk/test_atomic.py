@@ -177,7 +177,13 @@ WRITE = {
         "bundle/_dense.py",
     ),
     *("relsdk_sample/files.py", "index/_duplicate_vectors.py", "index/_vectors.py", "index/_manifest.py"),
-    *("index/_changes.py", "index/_passages.py", "index/_codes.py", "index/_columns_writer.py"),
+    *(
+        "index/_changes.py",
+        "index/_passages.py",
+        "index/_codes.py",
+        "index/_hybrid_file.py",
+        "index/_columns_writer.py",
+    ),
     "index/_postings_writer.py",
     *(
         "relsdk_export/backbones/pull.py",

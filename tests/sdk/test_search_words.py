@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from relsdk import Document, Embedder, Index, Searcher
-from relsdk.errors import InputError
+from relsdk.calibration import HybridLink, hybrid_features
+from relsdk.errors import CalibrationError, IndexFolderError, InputError
 from relsdk.index import IndexConfig
 from relsdk.index.analysis import CjkAnalyser
 
@@ -128,3 +129,67 @@ def test_an_index_without_words(embedder, tmp_path):
         with pytest.raises(InputError, match="allowed are 'dense', 'lexical', 'hybrid'"):
             searcher.search("P", mode="words")
     assert CjkAnalyser().tokens("第12集") == ["第", "12", "集"]
+
+
+LINK = HybridLink(20.0, 12.0, (18.0, 20.0, 24.0))
+
+
+@pytest.fixture
+def calibrated(embedder, tmp_path):
+    with Index.build(tmp_path / "i", documents(), embedder) as index:
+        index.store_hybrid({"fp32": LINK})
+        yield index
+
+
+def test_a_hybrid_model_orders_and_grades(calibrated, embedder):
+    searcher = Searcher(embedder, calibrated, mode="hybrid")
+    hits = searcher.search("X200 Pro", 70)
+    assert hits.order == "hybrid"
+    signals = [hit.signals for hit in hits]
+    features = hybrid_features(
+        [one.cosine for one in signals], [one.bm25 for one in signals], signals[0].best_possible
+    )
+    np.testing.assert_allclose([hit.score for hit in hits], LINK.scores(features), atol=1e-6)
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+    np.testing.assert_allclose([h.probabilities for h in hits], LINK.probabilities(features), atol=1e-5)
+    best = searcher.search("X200 Pro", 70, min_level=2)
+    assert list(best) == [hit for hit in hits if hit.level >= 2]
+    # A lexical search has levels, too, and the order of the words.
+    lexical = searcher.search("X200 Pro", 70, mode="lexical")
+    levels = {hit.document.id: hit.level for hit in hits}
+    assert all(levels[hit.document.id] == hit.level for hit in lexical)
+    # Dense search is as it was.
+    assert searcher.search("X200 Pro", 5, mode="dense")[0].relevance is None
+
+
+def test_a_hybrid_model_lives_through_changes(calibrated, embedder):
+    before = Searcher(embedder, calibrated, mode="hybrid").search("第21集", 5)
+    calibrated.add([Document("new", "天气")], embedder)
+    calibrated.delete(["new"])
+    calibrated.compact(full=True)
+    assert calibrated.verify().ok
+    with Index.open(calibrated.path) as again:
+        assert again.hybrid_models == {"fp32": LINK}
+        assert ids(Searcher(embedder, again, mode="hybrid").search("第21集", 5)) == ids(before)
+    other = HybridLink(1.0, 0.0, (0.0, 0.0, 1.0))
+    calibrated.store_hybrid({"int8_any": other})
+    assert calibrated.hybrid_models == {"fp32": LINK, "int8_any": other}
+
+
+def test_a_model_of_another_variant_is_not_used(embedder, tmp_path):
+    with Index.build(tmp_path / "i", documents(), embedder) as index:
+        index.store_hybrid({"int8_any": LINK})
+        searcher = Searcher(embedder, index, mode="hybrid")
+        assert searcher.search("X200 Pro").order == "cosine"
+        with pytest.raises(CalibrationError):
+            searcher.search("X200 Pro", min_level=2)
+
+
+@pytest.mark.parametrize("change", [('"version": 1', '"version": 2'), ("20.0", "-1.0"), ("cjk", "abc")])
+def test_a_damaged_model_is_told(calibrated, change):
+    calibrated.close()
+    path = calibrated.path / "gen-000002" / "hybrid.json"
+    path.write_text(path.read_text().replace(*change, 1))
+    for check in ("hashes", "sizes"):
+        with pytest.raises(IndexFolderError, match="hybrid"):
+            Index.open(calibrated.path, check=check)

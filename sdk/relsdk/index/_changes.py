@@ -17,11 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from relsdk.calibration import HybridLink
 from relsdk.errors import InputError, LockedError
 from relsdk.index._generation import Generation, load_generation
+from relsdk.index._hybrid_file import write_hybrid
 from relsdk.index._incoming import Chunk
 from relsdk.index._manifest import (
-    EXTRA_FILES,
+    HYBRID_FILE,
     AnalyserEntry,
     Manifest,
     SegmentEntry,
@@ -50,6 +52,7 @@ __all__ = [
     "current_generation",
     "delete_documents",
     "forget_earlier",
+    "store_hybrid",
 ]
 
 # More graphs than this, or a larger share of dead documents, and compacting is worth while.
@@ -209,6 +212,14 @@ def forget_earlier(path: Path, opened: Generation, *, check: str) -> bool:
     with committing(path) as commit:
         _commit(commit, current_generation(path, opened, check), {}, None, sync=True)
     return True
+
+
+def store_hybrid(path: Path, opened: Generation, models: Mapping[str, HybridLink], *, check: str) -> None:
+    """Commit what turns cosine and BM25 into levels; see `Index.store_hybrid`."""
+    with committing(path) as commit:
+        now = current_generation(path, opened, check)
+        _check_comparable(path, opened, now)
+        _commit(commit, now.with_hybrid({**now.hybrid, **models}), {}, None, sync=True)
 
 
 class _Killed:
@@ -386,9 +397,8 @@ def _write_generation(
         if entry.live < entry.count:
             names.append(dead_file(entry.folder))
             (folder / names[-1]).write_bytes(np.packbits(~rows.mask).tobytes())
-    for name in EXTRA_FILES:
-        if name in now.manifest.files:
-            (folder / name).write_bytes((now.folder / name).read_bytes())
-            names.append(name)
+    if now.hybrid:
+        write_hybrid(folder, now.manifest, now.hybrid)
+        names.append(HYBRID_FILE)
     files = describe_files(folder, names)
     write_manifest(folder, replace(now.manifest, segments=tuple(entry for entry, _ in entries), files=files))

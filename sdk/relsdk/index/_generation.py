@@ -15,8 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from relsdk.calibration import HybridLink
 from relsdk.errors import IndexFolderError, InputError
 from relsdk.index._filter_compiler import FilterCompiler
+from relsdk.index._hybrid_file import load_hybrid
 from relsdk.index._lexical_search import LexicalSearch
 from relsdk.index._manifest import Manifest, SegmentEntry, check_files, dead_file, read_manifest
 from relsdk.index._row_set import RowSet
@@ -132,6 +134,7 @@ class Generation:
         manifest: What it holds.
         segments: In its order.
         alive: Of each segment, its documents (N,) that are not dead.
+        hybrid: What turns cosine and BM25 into an order and levels, by variant of the encoder.
     """
 
     def __init__(
@@ -141,12 +144,14 @@ class Generation:
         manifest: Manifest,
         segments: Sequence[Segment],
         alive: Sequence[RowSet],
+        hybrid: Mapping[str, HybridLink] | None = None,
     ) -> None:
         self.name = name
         self.folder = folder
         self.manifest = manifest
         self.segments = tuple(segments)
         self.alive = tuple(alive)
+        self.hybrid = dict(hybrid or {})
         self.starts: list[int] = np.cumsum([0, *(one.entry.count for one in segments)]).tolist()
         self.vector_starts = np.cumsum([0, *(len(segment.vectors) for segment in segments)])
         self._filters = FilterCompiler([segment.filter for segment in segments])
@@ -154,6 +159,10 @@ class Generation:
         self._alive_vectors = [
             segment.vectors_of(rows) for segment, rows in zip(self.segments, self.alive, strict=True)
         ]
+
+    def with_hybrid(self, hybrid: Mapping[str, HybridLink]) -> Generation:
+        """Return the same with other models of cosine and BM25."""
+        return Generation(self.name, self.folder, self.manifest, self.segments, self.alive, hybrid)
 
     def allowed(self, where: Mapping[str, Any] | None) -> tuple[RowSet, ...]:
         """Return which live documents of each segment a filter allows."""
@@ -430,7 +439,7 @@ def load_generation(
         segments.append(
             opened.get(key) or load_segment(folder.parent, entry, manifest.dimension, manifest.config)
         )
-    return Generation(name, folder, manifest, segments, alive)
+    return Generation(name, folder, manifest, segments, alive, load_hybrid(folder, manifest))
 
 
 def _load_alive(folder: Path, entry: SegmentEntry) -> RowSet:

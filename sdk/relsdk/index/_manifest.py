@@ -33,7 +33,7 @@ from relsdk.index.hnsw import GRAPH_FILE
 from relsdk.typed_json import convert_json, read_json
 
 __all__ = [
-    "EXTRA_FILES",
+    "HYBRID_FILE",
     "MANIFEST_FILE",
     "AnalyserEntry",
     "FileEntry",
@@ -48,6 +48,7 @@ __all__ = [
 ]
 
 MANIFEST_FILE = "manifest.json"
+HYBRID_FILE = "hybrid.json"
 FORMAT = "relsdk-index"
 VERSION = 2
 _REMEDY = "build the index again"
@@ -314,8 +315,8 @@ def _manifest_2(path: Path, content: dict[str, Any]) -> Manifest:
             )
     folders = [segment.folder for segment in parsed.segments]
     dead = [dead_file(segment.folder) for segment in parsed.segments if segment.live < segment.count]
-    if len(set(folders)) < len(folders) or not set(dead) <= set(parsed.files) <= {*dead, *EXTRA_FILES}:
-        raise _wrong_files(path, parsed.files, [*dead, *EXTRA_FILES])
+    if len(set(folders)) < len(folders) or not set(dead) <= set(parsed.files) <= {*dead, HYBRID_FILE}:
+        raise _wrong_files(path, parsed.files, [*dead, HYBRID_FILE])
     return Manifest(
         VERSION,
         parsed.config,
@@ -328,10 +329,6 @@ def _manifest_2(path: Path, content: dict[str, Any]) -> Manifest:
         parsed.libraries,
         parsed.checksum,
     )
-
-
-# Files of a generation that the next one takes over.
-EXTRA_FILES: tuple[str, ...] = ()
 
 
 def _wrong_files(path: Path, files: Mapping[str, FileEntry], needed: Sequence[str]) -> IndexFolderError:

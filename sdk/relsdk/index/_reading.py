@@ -14,9 +14,10 @@ from typing import Any, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from relsdk.calibration import HybridLink
 from relsdk.errors import EncoderMismatchError, IndexFolderError, InputError
 from relsdk.index._generation import Generation, IndexInfo, IndexStats
-from relsdk.index._retrieval import MODES, Mode, candidate_hits, found_hits, retrieve
+from relsdk.index._retrieval import MODES, Mode, candidate_hits, found_hits, hybrid_scores, retrieve
 from relsdk.index._vectors import UNIT_TOLERANCE, check_queries
 from relsdk.index.analysis import Analyser, CjkAnalyser
 from relsdk.index.base import Encoder, check_whole_number
@@ -121,6 +122,7 @@ class IndexReader:
         k: int = 10,
         *,
         mode: Mode = "hybrid",
+        model: HybridLink | None = None,
         where: Mapping[str, Any] | None = None,
         ef_search: int | None = None,
     ) -> list[list[Hit]]:
@@ -131,8 +133,8 @@ class IndexReader:
             vectors: (Q, D) their unit vectors.
             k: How many hits at most; fewer is not an error.
             mode: "dense" is `search`. "lexical" finds documents that have words of the query, in the order of
-                BM25. "hybrid" looks at the best of both sides, in the order of the calibrated model of both
-                (`relsdk calibrate --index`), or of the cosine where the index has none.
+                BM25. "hybrid" looks at the best of both sides, in the order of `model`.
+            model: Of `hybrid_models`, for the variant that made the vectors; None orders by cosine.
             where: A filter; see `search`.
             ef_search: See `search`.
 
@@ -165,9 +167,14 @@ class IndexReader:
                 where=where,
                 ef_search=ef_search,
             )
-            scores = candidates.bm25 if mode == "lexical" else candidates.cosines
+            scores = candidates.bm25 if mode == "lexical" else hybrid_scores(candidates, model)
             hits.append(candidate_hits(generation, candidates, scores, k))
         return hits
+
+    @property
+    def hybrid_models(self) -> Mapping[str, HybridLink]:
+        """What turns cosine and BM25 into an order and levels, by variant of the encoder (`store_hybrid`)."""
+        return self._open().hybrid
 
     def count(self, where: Mapping[str, Any] | None = None) -> int:
         """Return how many documents a filter allows; None allows all.

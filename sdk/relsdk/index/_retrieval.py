@@ -11,11 +11,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from relsdk.calibration import HybridLink, hybrid_features
 from relsdk.index._generation import Found, Generation
 from relsdk.index._lexical_search import LexicalQuery, LexicalSearch
 from relsdk.records import Hit, Signals
 
-__all__ = ["MODES", "Candidates", "Mode", "candidate_hits", "found_hits", "retrieve"]
+__all__ = ["MODES", "Candidates", "Mode", "candidate_hits", "found_hits", "hybrid_scores", "retrieve"]
 
 MODES = ("dense", "lexical", "hybrid")
 Mode = Literal["dense", "lexical", "hybrid"]
@@ -149,3 +150,11 @@ def found_hits(generation: Generation, found: Found) -> list[list[Hit]]:
             ]
         )
     return hits
+
+
+def hybrid_scores(candidates: Candidates, model: HybridLink | None) -> NDArray[np.float32]:
+    """Return what a hybrid search orders candidates by, (C,): the model's score, without one the cosine."""
+    if model is None:
+        return candidates.cosines
+    features = hybrid_features(candidates.cosines, candidates.bm25, candidates.best_possible)
+    return model.scores(features).astype(np.float32)

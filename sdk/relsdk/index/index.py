@@ -13,6 +13,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from relsdk.calibration import HybridLink
 from relsdk.errors import IndexFolderError, InputError
 from relsdk.index._changes import (
     add_documents,
@@ -21,6 +22,7 @@ from relsdk.index._changes import (
     current_generation,
     delete_documents,
     forget_earlier,
+    store_hybrid,
 )
 from relsdk.index._generation import load_generation
 from relsdk.index._part import Source, check_given_vectors
@@ -271,6 +273,23 @@ class Index(IndexReader):
             if not again:
                 return done
             done = True
+
+    def store_hybrid(self, models: Mapping[str, HybridLink]) -> None:
+        """Store what turns cosine and BM25 into an order and levels, in one commit.
+
+        `relsdk.tools.hybrid_calibration` fits it. Models of other variants stay.
+
+        Args:
+            models: By variant of the encoder, such as "fp32".
+
+        Raises:
+            InputError: The index holds no words.
+            LockedError: Another process builds the index again.
+            RelsdkError: The file system refused.
+        """
+        self._checked_analyser()
+        store_hybrid(self.path, self._open(), models, check=self._check)
+        self.refresh()
 
     def refresh(self) -> bool:
         """Go on with the generation that is current now; return whether it is another one.

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from relsdk.calibration import HybridLink, hybrid_features
 from relsdk.errors import InputError
 from relsdk.index import Index, Mode
 from relsdk.index.field_values import group_key
@@ -184,19 +185,20 @@ class Searcher:
         how: _How,
         deadline: Deadline,
     ) -> list[SearchResult]:
-        self._check(queries, wanted)
+        self._check(queries, wanted, how.mode)
         vectors = self.embedder.encode_query(list(queries))  # (n, D)
         hit_lists = self._candidates(queries, vectors, wanted, how)
         matching, scanned = self.index.count(how.where), self.index.scans(how.where)
         results = []
         for query, hits in zip(queries, hit_lists, strict=True):
             if self.scorer is None:
-                chosen = sort_hits(self._by_encoder(hits, wanted), wanted, self.index)
+                chosen = sort_hits(self._by_encoder(hits, wanted, how.mode), wanted, self.index)
                 page = chosen[wanted.offset : wanted.end]
-                order = "bm25" if how.mode == "lexical" else "cosine"
+                order = "hybrid" if self._hybrid(how.mode) is not None else "cosine"
+                order = "bm25" if how.mode == "lexical" else order
                 result = SearchResult(page, candidates=len(hits), order=order)
             else:
-                result = self._by_scorer(self.scorer, query, hits, wanted, deadline)
+                result = self._by_scorer(self.scorer, query, hits, wanted, how.mode, deadline)
             result.matching, result.scanned = matching, scanned
             result.elapsed_ms = deadline.elapsed * 1e3
             results.append(result)
@@ -213,7 +215,13 @@ class Searcher:
         count = wanted.pool
         if self.scorer is not None or (how.mode == "lexical" and wanted.min_level is not None):
             count *= _CANDIDATES_PER_HIT  # levels do not fall with this order
-        retrieve = partial(self.index.retrieve, mode=how.mode, where=how.where, ef_search=how.ef_search)
+        retrieve = partial(
+            self.index.retrieve,
+            mode=how.mode,
+            model=self._hybrid(how.mode),
+            where=how.where,
+            ef_search=how.ef_search,
+        )
         hit_lists = retrieve(queries, vectors, count)
         if wanted.group_by is None:
             return hit_lists
@@ -229,21 +237,33 @@ class Searcher:
             self.index.check_field(field)
         return grouped
 
-    def _by_encoder(self, hits: list[Hit], wanted: Wanted) -> list[Hit]:
-        """Grade hits by the encoder's calibration, if there is one."""
+    def _hybrid(self, mode: Mode) -> HybridLink | None:
+        """Return the index's model of cosine and words for this variant, in a search that has both."""
+        return None if mode == "dense" else self.index.hybrid_models.get(self.embedder.variant.name)
+
+    def _by_encoder(self, hits: list[Hit], wanted: Wanted, mode: Mode) -> list[Hit]:
+        """Grade hits by the model of cosine and words, or by the encoder's calibration, if there is one."""
         if not hits:
             return []
         scores = np.array([hit.score for hit in hits], dtype=np.float32)
-        predictions = None
-        if self.embedder.is_calibrated:
-            cosines = np.array([hit.cosine for hit in hits], dtype=np.float32)
-            predictions = replace(
-                grade(PairOutputs(cosines, cosines), self.embedder.calibration), scores=scores
-            )
+        cosines = np.array([hit.cosine for hit in hits], dtype=np.float32)
+        hybrid, predictions = self._hybrid(mode), None
+        if hybrid is not None:
+            signals = [(one.bm25, one.best_possible) for hit in hits if (one := hit.signals) is not None]
+            features = hybrid_features(cosines, *np.array(signals).T)
+            predictions = grade(PairOutputs(scores, features.astype(np.float32)), hybrid)
+        elif self.embedder.is_calibrated:
+            predictions = grade(PairOutputs(scores, cosines), self.embedder.calibration)
         return select_hits(hits, np.arange(len(hits)), scores, predictions, wanted)
 
     def _by_scorer(
-        self, scorer: RelevanceScorer, query: str, hits: list[Hit], wanted: Wanted, deadline: Deadline
+        self,
+        scorer: RelevanceScorer,
+        query: str,
+        hits: list[Hit],
+        wanted: Wanted,
+        mode: Mode,
+        deadline: Deadline,
     ) -> SearchResult:
         """Order and grade by the scorer what it reaches in time; the rest follows."""
         parts: list[Predictions] = []
@@ -268,7 +288,7 @@ class Searcher:
         chosen = sort_hits(chosen, wanted, self.index)[: wanted.end]
         scored_hits = len(chosen)
         if wanted.min_score is None and scored_hits < wanted.end:
-            chosen += sort_hits(self._by_encoder(hits[scored:], wanted), wanted, self.index)
+            chosen += sort_hits(self._by_encoder(hits[scored:], wanted, mode), wanted, self.index)
         return SearchResult(
             chosen[wanted.offset : wanted.end],
             candidates=len(hits),
@@ -282,7 +302,7 @@ class Searcher:
         """Return how many candidates to score next; 0 when none fits."""
         return self._cost.fitting(deadline.left, min(left, _CHUNK)) if deadline.is_set else left
 
-    def _check(self, queries: Sequence[str], wanted: Wanted) -> None:
+    def _check(self, queries: Sequence[str], wanted: Wanted, mode: Mode) -> None:
         if isinstance(queries, str):
             raise InputError("search_batch takes a list of queries; use search for one")
         for query in queries:
@@ -293,5 +313,5 @@ class Searcher:
                     f"the query has {len(query):,} characters; at most {MAX_QUERY_CHARACTERS:,} are allowed"
                 )
         wanted.check()
-        if wanted.min_level is not None and self.scorer is None:
+        if wanted.min_level is not None and self.scorer is None and self._hybrid(mode) is None:
             _ = self.embedder.calibration  # or the error that says how to get one
