@@ -93,3 +93,15 @@ def test_facets(run, index):
 )
 def test_wrong_options_are_told(fails, index, options, message):
     assert message in fails("query", index, "X", *options)
+
+
+def test_an_index_may_have_8_bit_vectors_and_no_words(run, fails, tmp_path):
+    (tmp_path / "d.jsonl").write_text('{"id": "a", "title": "红烧肉"}\n', encoding="utf-8")
+    model = FIXTURES / "encoder-bundle-v1"
+    build = ("index", "build", tmp_path / "x", "-m", model, "-i", tmp_path / "d.jsonl", "--variant", "fp32")
+    run(*build, "--int8", "--no-lexical")
+    info = json.loads(run("index", "info", tmp_path / "x", "--json"))
+    names = {name.rpartition("/")[2] for name in info["files"]}
+    assert "codes.npy" in names
+    assert "postings.bin" not in names
+    assert "lexical=False" in fails("query", tmp_path / "x", "肉", "--variant", "fp32", "--mode", "hybrid")

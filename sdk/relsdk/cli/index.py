@@ -58,6 +58,10 @@ def index() -> None:
     help="A graph, or exact search over all vectors.",
 )
 @click.option(
+    "--int8", is_flag=True, help="Also keep 8-bit vectors: exact and filtered search reads a quarter."
+)
+@click.option("--no-lexical", is_flag=True, help="Do not index words: no --mode lexical or hybrid.")
+@click.option(
     "--m", "m", type=int, default=IndexConfig.M, show_default=True, help="HNSW: links per document."
 )
 @click.option(
@@ -93,6 +97,8 @@ def build(
     threads: int | None,
     truncate_dim: int | None,
     kind: str,
+    int8: bool,
+    no_lexical: bool,
     m: int,
     ef_construction: int,
     ef_search: int,
@@ -107,6 +113,7 @@ def build(
         M=m,
         ef_construction=ef_construction,
         ef_search=ef_search,
+        int8=int8,
         passage_characters=passage_characters or 0,
     )
     embedder = Embedder(model, variant=variant, threads=threads, truncate_dim=truncate_dim)
@@ -119,6 +126,7 @@ def build(
             embedder,
             vectors=given,
             config=config,
+            lexical=not no_lexical,
             overwrite=overwrite,
             on_duplicate=on_duplicate,
             num_threads=embedder.threads,

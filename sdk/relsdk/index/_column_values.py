@@ -130,19 +130,6 @@ class ColumnValues:
         except IndexError as error:
             raise self._file.damage("a row or an entry is beyond what is there") from error
 
-    def first_positions(self) -> NDArray[np.int32]:
-        """Return the position of the smallest value of each row, -1 for a row without one: (N,)."""
-        positions = np.full(self._count, -1, dtype=np.int32)
-        lengths = self.counts(None)
-        if (lengths < 0).any() or int(lengths.sum()) != len(self._rows):
-            raise self._file.damage("the entries of its values do not rise")
-        every = np.repeat(np.arange(len(self), dtype=np.int32), lengths)  # (E,)
-        try:
-            positions[self._rows[::-1]] = every[::-1]  # the last one written to a row is the smallest
-        except IndexError as error:
-            raise self._file.damage(f"a row is beyond {self._count:,}") from error
-        return positions
-
     def _search(self, value: Any, *, after: bool) -> int:
         # Python compares integers with floating point exactly, numpy does not.
         search = bisect_right if after else bisect_left

@@ -12,10 +12,9 @@ from collections.abc import Callable
 from functools import reduce
 from operator import and_, or_
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from relsdk.index._columns_file import Arrays, read_directory
 from relsdk.index._field_column import FieldColumn, Mask
@@ -26,11 +25,8 @@ __all__ = ["Columns", "Facets", "Scan"]
 
 # Which rows fulfil a filter, by reading documents: all, or those of a set.
 Scan: TypeAlias = "Callable[[Filter, RowSet | None], RowSet]"
-# A number before a text.
-SortKey: TypeAlias = "tuple[int, Any]"
 # In how many rows a value is, by its kind and itself: 1, true and "1" are three.
 Facets: TypeAlias = "dict[tuple[str, str | int | float | bool], int]"
-_RANKS_KEPT = 4
 
 
 class Columns:
@@ -44,7 +40,6 @@ class Columns:
         self._columns = {column.keys: column for column in columns}
         self._count = count
         self._complete = complete
-        self._ranks: dict[tuple[tuple[str, ...], ...], NDArray[np.int64]] = {}
 
     @classmethod
     def load(cls, folder: Path, count: int) -> Columns:
@@ -141,54 +136,6 @@ class Columns:
                     if number:
                         facets["boolean", flag] = facets.get(("boolean", flag), 0) + number
         return facets
-
-    def sort_ranks(self, field: Field) -> NDArray[np.int64] | None:
-        """Return what the rows of this segment sort by, (N,): numbers before texts, -1 without either.
-
-        Of a list the smallest counts. Ranks of two segments are not comparable: `sort_keys` are. None when
-        the field has values without a column, booleans, or two columns.
-        """
-        columns = self._resolve(field)
-        if columns is None or len(columns) > 1:
-            return None
-        if any(column.left_out or "boolean" in column.kinds for column, _ in columns):
-            return None
-        ranks = self._ranks.get(field.paths)
-        if ranks is None:
-            ranks = np.full(self._count, -1, dtype=np.int64)
-            for column, _ in columns:
-                below = 0
-                for kind in ("number", "text"):
-                    if kind in column.values:
-                        positions = column.values[kind].first_positions()
-                        new = (positions >= 0) & (ranks < 0)
-                        ranks[new] = positions[new] + below
-                        below += len(column.values[kind])
-            while len(self._ranks) >= _RANKS_KEPT:
-                self._ranks.pop(next(iter(self._ranks)), None)
-            self._ranks[field.paths] = ranks
-        return ranks
-
-    def sort_keys(self, field: Field, rows: NDArray[np.int64]) -> list[SortKey | None] | None:
-        """Return what rows sort by, (A,), comparable between segments; None for a row without a value.
-
-        A key is (0, number) or (1, text). None in place of the list: see `sort_ranks`.
-        """
-        ranks = self.sort_ranks(field)
-        columns = self._resolve(field)
-        if ranks is None or columns is None:
-            return None
-        chosen, which = np.unique(ranks[rows], return_inverse=True)
-        keys: list[SortKey | None] = [None] if len(chosen) and chosen[0] < 0 else []
-        chosen = chosen[len(keys) :]
-        for column, _ in columns:
-            for order, kind in enumerate(("number", "text")):
-                if kind in column.values:
-                    values = column.values[kind]
-                    own = chosen[chosen < len(values)]
-                    keys += [(order, value) for value in values.shown(own)]
-                    chosen = chosen[len(own) :] - len(values)
-        return [keys[position] for position in which.tolist()]
 
     def _combine(self, parsed: And | Or, scan: Scan) -> RowSet:
         """Put the answers of parts together; those without any answer are scanned for at once."""

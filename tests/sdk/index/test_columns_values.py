@@ -20,7 +20,6 @@ from relsdk.index._filter_compiler import FilterCompiler
 from relsdk.index._filter_tree import Equals
 from relsdk.index._row_filter import RowFilter
 from relsdk.index._row_set import RowSet
-from relsdk.index.field_values import sort_key
 from relsdk.index.filter_parser import parse_field, parse_filter
 from relsdk.records import Document
 
@@ -81,19 +80,6 @@ def test_facets_count_documents(tmp_path_factory, rows, name, seed):
     some = [row for row, allowed in zip(rows, mask, strict=True) if allowed]
     assert columns.facets(field, None) == counted(rows, field)
     assert columns.facets(field, RowSet(mask)) == counted(some, field)
-    keys = columns.sort_keys(field, np.arange(len(rows)))
-    assert keys is not None or name == "b.c" or {"boolean"} & {one for one, _ in counted(rows, field)}
-    if keys is not None:
-        expected = [sort_key(Document("d", "t", "", row), name) for row in rows]
-        assert keys == expected
-        ranks = columns.sort_ranks(field)
-        order = sorted(range(len(rows)), key=lambda row: (expected[row] is None, expected[row] or (0, 0)))
-        assert [keys[row] for row in order] == sorted(keys, key=lambda key: (key is None, key or (0, 0)))
-        assert [ranks[row] >= 0 for row in range(len(rows))] == [key is not None for key in expected]
-        for one in range(len(rows)):
-            for other in range(len(rows)):
-                if expected[one] is not None and expected[other] is not None:
-                    assert (ranks[one] < ranks[other]) == (expected[one] < expected[other])
 
 
 def test_what_is_too_much_is_left_out(folder):
@@ -116,7 +102,6 @@ def test_what_is_too_much_is_left_out(folder):
         assert columns.answers(parse_filter({name: {"exists": True}}))
         assert columns.has_kind(field, kind(value)) is True
         assert columns.facets(field, None) is None
-        assert columns.sort_keys(field, np.arange(3)) is None
         assert rows_of({name: True}, columns) == []  # of a kind that is there whole
     assert rows_of({"code": "v00000000010"}, columns) == [16]
     assert sum((folder(rows[:1]).parent / "0" / name).stat().st_size for name in COLUMN_FILES) < 150_000
@@ -237,7 +222,6 @@ def use(columns, count):
             assert not len(rows.rows) or (rows.rows.min() >= 0 and rows.rows.max() < count)
         columns.facets(field, None)
         columns.facets(field, RowSet(np.arange(count) % 2 == 0))
-        columns.sort_keys(field, np.arange(count))
         for one in ("text", "number", "boolean"):
             columns.has_kind(field, one)
 
