@@ -137,11 +137,15 @@ def _is_at(handle: int, path: Path) -> bool:
 
 
 @contextmanager
-def replaced_file(path: Path) -> Iterator[BinaryIO]:
+def replaced_file(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """Yield a stream; what is written to it takes the place of `path` when the block ends without an error.
 
     A reader sees the old file or the new one, never a part, also after a power cut. A link at `path` is
     replaced, not followed. What killed writers of the same file left is removed first.
+
+    Args:
+        path: The file.
+        durable: Wait until it is on the disk; without that a power cut may leave an empty file.
 
     Raises:
         OSError: The file system refused; what was there still is.
@@ -157,13 +161,15 @@ def replaced_file(path: Path) -> Iterator[BinaryIO]:
                 replaced = os.lstat(path)
                 if stat.S_ISREG(replaced.st_mode):
                     os.fchmod(stream.fileno(), stat.S_IMODE(replaced.st_mode))
-            os.fsync(stream.fileno())
+            if durable:
+                os.fsync(stream.fileno())
             os.replace(temporary, path)
         except BaseException:
             with suppress(OSError):
                 os.unlink(temporary)
             raise
-    sync(path.parent)
+    if durable:
+        sync(path.parent)
 
 
 def _open_aside(path: Path) -> tuple[Path, BinaryIO]:

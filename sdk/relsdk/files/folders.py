@@ -114,14 +114,14 @@ def check_file_target(path: Path, *, overwrite: bool = False) -> None:
         raise InputError(f"{path} cannot be written: no permission in {folder}; name another file")
 
 
-def write_file_atomically(path: Path, text: str) -> None:
+def write_file_atomically(path: Path, text: str, *, durable: bool = True) -> None:
     """Replace a UTF-8 text file in one step: see `replaced_file`.
 
     Raises:
         RelsdkError: The file system refused (read-only, full, no permission).
     """
     try:
-        with replaced_file(path) as stream:
+        with replaced_file(path, durable=durable) as stream:
             stream.write(text.encode())
     except OSError as error:
         raise RelsdkError(f"cannot write {path}: {error.strerror or error}") from error

@@ -188,7 +188,7 @@ class Commit:
                 os.rename(staging, self.path / self.name)
                 if synced is not None:
                     sync(self.path)
-                write_file_atomically(self.path / CURRENT, self.name + "\n")
+                write_file_atomically(self.path / CURRENT, self.name + "\n", durable=synced is not None)
         except BaseException:
             self._discard(staging, moved)
             raise
@@ -264,7 +264,8 @@ def _begin(path: Path) -> Commit:
     with writing(path):
         _remove_leftovers(path)
         # Only now: on a full disk there may have been no room for it.
-        write_file_atomically(path / _OWNER, f"process {os.getpid()} on {socket.gethostname()}\n")
+        owner = f"process {os.getpid()} on {socket.gethostname()}\n"
+        write_file_atomically(path / _OWNER, owner, durable=False)
         return Commit(path)
 
 
