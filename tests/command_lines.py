@@ -170,7 +170,8 @@ def random_line(draw, tree):
         elif arguments:
             arguments[draw.randrange(len(arguments))] = draw.choice(values)
     if draw.random() < 0.1:
-        draw.choice([options, arguments]).append(draw.choice([*TEXTS, *PATHS]))
+        word = draw.choice([*TEXTS, *PATHS])
+        draw.choice([options, arguments]).append("{file}" if word == "{fifo}" else word)  # it is waited for
     if draw.random() < 0.1 and arguments:
         arguments.pop()
     return [*path.split(), *options, *["--"] * (draw.random() < 0.8), *arguments]
