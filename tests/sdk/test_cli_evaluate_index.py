@@ -80,10 +80,11 @@ def test_figures_are_those_of_the_run_and_of_its_judged_hits(files, evaluate, re
     bins = np.minimum((sure * 15).astype(int), 14)
     gaps = [abs(np.sum((truth == predicted)[bins == b]) - np.sum(sure[bins == b])) for b in range(15)]
     assert report["levels"]["ece"] == pytest.approx(np.sum(gaps) / len(judged), abs=1e-4)
-    said = {name: report[name] for name in ("documents", "queries", "k", "variant", "scorer", "generation")}
+    names = ("documents", "queries", "k", "variant", "scorer", "generation", "mode", "order")
+    said = {name: report[name] for name in names}
     assert said == {
         "documents": 200, "queries": 20, "k": 50, "variant": "fp32", "scorer": None,
-        "generation": "gen-000001",
+        "generation": "gen-000001", "mode": "dense", "order": "cosine",
     }  # fmt: skip
 
 
@@ -103,6 +104,14 @@ def test_a_scorer_gives_order_and_levels(evaluate, tmp_path):
     assert graded["scorer"] == str(SCORER)
     assert graded["ranking"] != plain["ranking"]
     assert all(0 <= score <= 3 for hits in read_run(tmp_path / "run.txt").values() for score in hits.values())
+
+
+def test_words_are_measured_like_meaning(evaluate, tmp_path):
+    options = ("--json", "-k", "20", "--mode", "lexical", "--output-run", tmp_path / "run.txt")
+    code, out, _ = evaluate(*options)
+    report = json.loads(out)
+    assert (code, report["mode"], report["order"]) == (0, "lexical", "bm25")
+    assert max(score for hits in read_run(tmp_path / "run.txt").values() for score in hits.values()) > 1
 
 
 def test_labels_that_are_no_levels_are_left_out_of_the_levels(files, evaluate):

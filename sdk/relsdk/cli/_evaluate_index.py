@@ -15,6 +15,7 @@ from relsdk.cli.output import counted, echo, echo_table, percent
 from relsdk.errors import InputError
 from relsdk.files.folders import check_file_target
 from relsdk.formats import read_qrels, read_queries, write_run
+from relsdk.index import MODES, Mode
 from relsdk.metrics import GradeReport, RunReport
 from relsdk.progress import Progress
 from relsdk.tools.index_evaluation import IndexEvaluation, evaluate_index
@@ -27,6 +28,9 @@ _OPTIONS = (
         "--queries", help="With --index: file of queries (.jsonl, .txt, ...), with the ids of QRELS."
     ),
     click.option("-k", type=click.IntRange(min=1), help="With --index: hits for each query [default: 100]."),
+    click.option(
+        "--mode", type=click.Choice(MODES), help="With --index: as of relsdk query [default: dense]."
+    ),
     click.option("--model", "-m", help="With --index: bundle [default: the one the index was built with]."),
     click.option("--scorer", help="With --index: bundle that re-scores and grades the top candidates."),
     click.option(
@@ -46,6 +50,7 @@ class Searching:
     index: str | None
     queries: str | None
     k: int | None
+    mode: Mode | None
     model: str | None
     scorer: str | None
     output_run: Path | None
@@ -64,12 +69,13 @@ def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
         index: str | None,
         queries: str | None,
         k: int | None,
+        mode: Mode | None,
         model: str | None,
         scorer: str | None,
         output_run: Path | None,
         **options: Any,
     ) -> Any:
-        return command(searching=Searching(index, queries, k, model, scorer, output_run), **options)
+        return command(searching=Searching(index, queries, k, mode, model, scorer, output_run), **options)
 
     return functools.reduce(lambda decorated, option: option(decorated), reversed(_OPTIONS), wrapped)
 
@@ -91,7 +97,9 @@ def evaluate_searches(
     searcher = open_searcher(Path(searching.index), searching.model, variant, threads, searching.scorer)
     k = searching.k or _HITS
     with searcher.index as index, Progress(len(queries)) as progress:
-        evaluation = evaluate_index(searcher, queries, judgements, k=k, on_progress=progress)
+        evaluation = evaluate_index(
+            searcher, queries, judgements, k=k, mode=searching.mode, on_progress=progress
+        )
         what = {
             "index": searching.index,
             "generation": index.info().generation,
@@ -101,6 +109,7 @@ def evaluate_searches(
             "scorer": searching.scorer,
             "queries": len(queries),
             "k": k,
+            "mode": searching.mode or searcher.mode,
         }
     if searching.output_run is not None:
         write_run(searching.output_run, evaluation.run)

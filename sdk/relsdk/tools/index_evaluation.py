@@ -10,6 +10,7 @@ import numpy as np
 
 from relsdk.errors import InputError
 from relsdk.formats import Query
+from relsdk.index import Mode
 from relsdk.levels import RelevanceLevel
 from relsdk.metrics import GradeReport, RunReport, grade_report, run_report
 from relsdk.records import Hit
@@ -35,6 +36,7 @@ class IndexEvaluation:
         hits: Of all queries.
         judged_hits: How many of them are judged.
         judged_at_10: Share of the first ten hits of judged queries that are judged; None without any.
+        order: What the hits are ordered by; see `SearchResult`.
     """
 
     run: Mapping[str, Mapping[str, float]]
@@ -43,6 +45,7 @@ class IndexEvaluation:
     hits: int
     judged_hits: int
     judged_at_10: float | None
+    order: str
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON form, without the run itself."""
@@ -52,6 +55,7 @@ class IndexEvaluation:
             "hits": self.hits,
             "judged_hits": self.judged_hits,
             "judged_at_10": self.judged_at_10,
+            "order": self.order,
         }
 
 
@@ -61,6 +65,7 @@ def evaluate_index(
     qrels: Mapping[str, Mapping[str, int]],
     *,
     k: int = 100,
+    mode: Mode | None = None,
     on_progress: Callable[[str, int], None] | None = None,
 ) -> IndexEvaluation:
     """Search for each query, and measure the hits against judgements.
@@ -70,6 +75,7 @@ def evaluate_index(
         queries: Their ids are those of the judgements.
         qrels: Query id to document id to label; labels 0-3 are levels.
         k: Hits for each query.
+        mode: See `Searcher.search`.
         on_progress: Called with ("search", queries done).
 
     Raises:
@@ -83,10 +89,13 @@ def evaluate_index(
     run: dict[str, dict[str, float]] = {}
     judged: list[tuple[Hit, int]] = []
     top = judged_top = 0
+    order = ""
     size = _BLOCK if searcher.scorer is None else 1
     for start in range(0, len(queries), size):
         block = queries[start : start + size]
-        for query, hits in zip(block, searcher.search_batch([one.text for one in block], k), strict=True):
+        results = searcher.search_batch([one.text for one in block], k, mode=mode)
+        for query, hits in zip(block, results, strict=True):
+            order = hits.order
             run[query.id] = {hit.document.id: hit.score for hit in hits}
             labels = qrels.get(query.id)
             if labels is not None:
@@ -103,6 +112,7 @@ def evaluate_index(
         hits=sum(map(len, run.values())),
         judged_hits=len(judged),
         judged_at_10=judged_top / top if top else None,
+        order=order,
     )
 
 
