@@ -15,7 +15,7 @@ PYTEST = $(BIN)/python -m pytest $(TESTS)
 REPORT = $(BIN)/python -m bench.results_format report bench/results/suites.json bench/results/million.json --output bench/results/report
 
 .DEFAULT_GOAL := help
-.PHONY: index-open million pool demo-train ssra-real real-trained train-real train-speed train-latency help demo test test-all test-core test-optimum test-floor test-newest check lint types real quantisation bench suites readme clean docs dist wheelhouse
+.PHONY: bench-index index-open million pool demo-train ssra-real real-trained train-real train-speed train-latency help demo test test-all test-core test-optimum test-floor test-newest check lint types real quantisation bench suites readme clean docs dist wheelhouse
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -106,6 +106,10 @@ bench: $(VENV)/.installed-dev-all ## Latency of encode, index and search -> benc
 
 index-open: $(VENV)/.installed-dev ## What opening an index costs, checked and remembered -> bench/results/index_open.json
 	$(BIN)/python -m bench.serving.index_open --output bench/results/index_open.json
+
+bench-index: $(VENV)/.installed-dev-all ## Changes, filters, hybrid of a living index beside peers, 45 minutes -> bench/results/index.json
+	$(BIN)/python -m bench.living_index --output bench/results/index.json --shared $(SHARED)
+	$(BIN)/python -m bench.pages.readme --write
 
 suites: $(VENV)/.installed-dev-all ## Beside the peers, by turns, hours -> bench/results/suites.json, its report in bench/results/report
 	$(BIN)/python -m bench.serving --output bench/results/suites.json
