@@ -11,11 +11,12 @@ the live rows of all segments: a score does not depend on how rows are spread, n
 a token is 1, and less for one that others of the query make up, such as a bigram of characters: most of what
 it says they have said.
 
-Shape letters: K results, n rows.
+Shape letters: K results, n rows or texts, t tokens.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -23,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from relsdk.index._lexical_segment import STEPS, LexicalSegment, Token
+from relsdk.index._lexical_segment import STEPS, LexicalSegment, Token, length_norm
 from relsdk.index._postings import Postings, encode_term
 from relsdk.index._row_set import RowSet
 from relsdk.index.analysis import WHOLE_WORD
@@ -80,8 +81,8 @@ class LexicalSearch:
             self._live_rows += postings.sizes.rows if alive is None else alive.count
             which: NDArray[np.bool_] | bool = True if alive is None else alive.mask
             tokens += int(np.sum(postings.lengths, dtype=np.int64, where=which))
-        average = tokens / self._live_rows if tokens else 1.0
-        self._segments = [LexicalSegment(postings, alive, average) for postings, alive in parts]
+        self._average = tokens / self._live_rows if tokens else 1.0
+        self._segments = [LexicalSegment(postings, alive, self._average) for postings, alive in parts]
 
     def query(self, tokens: Sequence[str]) -> LexicalQuery:
         """Look up the tokens of a query.
@@ -93,14 +94,7 @@ class LexicalSearch:
             IndexFolderError: Postings are damaged.
         """
         distinct = list(dict.fromkeys(tokens))
-        terms = list(map(encode_term, distinct))
-        numbers = [segment.postings.find(terms) for segment in self._segments]
-        counts = np.zeros(len(terms), dtype=np.int64)
-        for segment, found in zip(self._segments, numbers, strict=True):
-            held_by = [segment.live_count(number) if number >= 0 else 0 for number in found]
-            counts += np.array(held_by, dtype=np.int64)
-        worths = np.log1p((self._live_rows - counts + 0.5) / (counts + 0.5))
-        worths *= _shares(distinct)
+        numbers, counts, worths = self._look_up(distinct)
         order = np.argsort(counts, kind="stable").tolist()
         known = [place for place in order if counts[place]][:_MOST_TOKENS]
         held = tuple(
@@ -108,6 +102,44 @@ class LexicalSearch:
             for found in numbers
         )
         return LexicalQuery(held, float(worths.sum()))
+
+    def text_scores(
+        self, tokens: Sequence[str], texts: Sequence[Sequence[str]]
+    ) -> tuple[NDArray[np.float64], float]:
+        """Return what texts get that need not be rows, such as those of labelled pairs.
+
+        Args:
+            tokens: Of the query.
+            texts: n texts, in tokens.
+
+        Returns:
+            (n,) BM25, and what no text can surpass.
+
+        Raises:
+            IndexFolderError: Postings are damaged.
+        """
+        distinct = list(dict.fromkeys(tokens))
+        _, _, worths = self._look_up(distinct)
+        worth = dict(zip(distinct, worths.tolist(), strict=True))
+        scores = np.zeros(len(texts))
+        for number, text in enumerate(texts):
+            norm = length_norm(len(text), self._average)
+            held = Counter(token for token in text if token in worth)
+            scores[number] = sum(worth[token] * count / (count + norm) for token, count in held.items())
+        return scores, float(worths.sum())
+
+    def _look_up(
+        self, tokens: Sequence[str]
+    ) -> tuple[list[list[int]], NDArray[np.int64], NDArray[np.float64]]:
+        """Return of distinct tokens (t): numbers in each segment, live rows (t,), share * idf (t,)."""
+        terms = list(map(encode_term, tokens))
+        numbers = [segment.postings.find(terms) for segment in self._segments]
+        counts = np.zeros(len(terms), dtype=np.int64)
+        for segment, found in zip(self._segments, numbers, strict=True):
+            held_by = [segment.live_count(number) if number >= 0 else 0 for number in found]
+            counts += np.array(held_by, dtype=np.int64)
+        idfs = np.log1p((self._live_rows - counts + 0.5) / (counts + 0.5))
+        return numbers, counts, idfs * _shares(tokens)
 
     def search(
         self, query: LexicalQuery, k: int, allowed: Sequence[RowSet | None] | None = None

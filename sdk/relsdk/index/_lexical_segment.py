@@ -12,7 +12,7 @@ C candidates.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from relsdk.index._postings import Postings
 from relsdk.index._row_set import RowSet
 
-__all__ = ["STEPS", "LexicalSegment", "Token"]
+__all__ = ["STEPS", "LexicalSegment", "Token", "length_norm"]
 
 # Measured on titles: counts say little there, so k1 is low.
 _K1 = 0.6
@@ -34,6 +34,12 @@ _LOOKUP = 8
 _SHARE = 8
 
 IntArray = NDArray[np.int64]
+Number = TypeVar("Number", float, NDArray[np.float64])
+
+
+def length_norm(length: Number, average: float) -> Number:
+    """Return k1 * (1 - b + b * length / average), of one length or of several."""
+    return _K1 * (1.0 - _B + _B * length / average)
 
 
 class Token(NamedTuple):
@@ -61,7 +67,7 @@ class LexicalSegment:
         self.postings = postings
         self._alive = alive
         sizes = postings.sizes
-        norms = _K1 * (1.0 - _B + _B * postings.distinct_lengths.astype(np.float64) / average)  # (G,)
+        norms = length_norm(postings.distinct_lengths.astype(np.float64), average)  # (G,)
         counts = np.arange(1, sizes.highest + 1, dtype=np.float64)[:, None]  # (F, 1)
         self._weights = (counts / (counts + norms)).ravel()  # for each code
         # Of each term, once it was asked for: live rows that hold it, and the highest weight there.

@@ -262,6 +262,23 @@ class IndexReader:
         shown = ", ".join(map(repr, alike))
         return f"; the nearest to {identifier[:_ID_CHARACTERS]!r} are {shown}" if alike else ""
 
+    def bm25(self, query: str, documents: Sequence[Document]) -> tuple[NDArray[np.float64], float]:
+        """Return how well documents, in the index or not, hold the words of a query.
+
+        Args:
+            query: Its text.
+            documents: n of them; one that the index splits is taken as a whole.
+
+        Returns:
+            (n,) BM25, with what the index knows of words, and what no document can surpass.
+
+        Raises:
+            InputError: The index holds no words, or was built with another analyser.
+        """
+        analyser = self._checked_analyser()
+        texts = [analyser.tokens(f"{document.title}\n{document.text}") for document in documents]
+        return self._open().words().text_scores(analyser.tokens(query), texts)
+
     def check_encoder(self, encoder: Encoder) -> None:
         """Refuse an encoder whose vectors cannot be compared with those of the index.
 
