@@ -77,12 +77,16 @@ def add(run: Run) -> dict[str, Any]:
 def compact(run: Run) -> dict[str, Any]:
     """Merge everything into one graph: the seconds of the graph, and of the rest."""
     size = run.large
-    copy_links(run.index(size, _NAME, "dead"), run.index(size, _NAME, "compacted"))
+    unfinished = run.index(size, _NAME, "compacting")
+    copy_links(run.index(size, _NAME, "dead"), unfinished)
     with run.worker(size, _NAME, threads=run.threads) as worker:
-        worker.ask("open", folder=str(run.index(size, _NAME, "compacted")))
+        worker.ask("open", folder=str(unfinished))
         made = worker.ask("compact", threads=run.threads)
         segments = worker.ask("segments")["segments"]
         worker.ask("close")
+    target = run.index(size, _NAME, "compacted")
+    shutil.rmtree(target, ignore_errors=True)
+    unfinished.rename(target)
     rest = {kind: (made[f"{kind}_s"] - made[f"graph_{kind}_s"]) for kind in ("wall", "cpu")}
     return {
         "threads": run.threads,
@@ -112,15 +116,15 @@ def search(run: Run) -> dict[str, Any]:
 
 
 def filtered(run: Run) -> dict[str, Any]:
-    """Search with filters in both states."""
-    states = ("dead", "compacted")
+    """Search with filters in both states, or in the one that there is."""
+    states = _states(run)
     found = filters(run, run.large, [(_NAME, state) for state in states], _oracle(run))
     return dict(zip(states, found, strict=True))
 
 
 def hybrid(run: Run) -> dict[str, Any]:
-    """Search by meaning, by words and by both, in both states."""
-    return {state: retrieval(run, run.large, state) for state in ("dead", "compacted")}
+    """Search by meaning, by words and by both, in both states, or in the one that there is."""
+    return {state: retrieval(run, run.large, state) for state in _states(run)}
 
 
 def peer(run: Run) -> dict[str, Any]:
@@ -155,6 +159,10 @@ def peer(run: Run) -> dict[str, Any]:
             **memory,
         }
     }
+
+
+def _states(run: Run) -> list[str]:
+    return [state for state in ("dead", "compacted") if run.index(run.large, _NAME, state).is_dir()]
 
 
 def _dead(run: Run) -> Any:

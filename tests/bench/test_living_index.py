@@ -102,7 +102,7 @@ def test_every_stage_at_toy_size(shared, tmp_path, monkeypatch):
     (whole,) = results["million-compact"]["segments"]
     assert (whole["documents"], whole["dead"]) == (2250, 0)
     assert results["million-compact"]["graph_wall_s"] < results["million-compact"]["wall_s"]
-    assert set(results["hybrid"]) >= {"dense", "hybrid", "lexical", "hybrid_over_dense_ms"}
+    assert set(results["hybrid"]) >= {"first", "dense", "hybrid", "lexical", "hybrid_over_dense_ms"}
     before = output.read_text()
     CliRunner().invoke(command.main, list(map(str, arguments)), catch_exceptions=False)
     assert output.read_text() == before  # nothing is run twice
