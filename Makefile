@@ -96,6 +96,9 @@ train-latency: $(VENV)/.installed-dev ## Query latency of what train-real distil
 pool: $(VENV)/.installed-dev ## Encoder and taught score model of train-real, alone and pooled -> bench/results/pool.json
 	$(BIN)/python -m bench.experiments.pooled_scorer --shared $(SHARED) --work $(WORK) --output bench/results/pool.json
 
+hybrid: $(VENV)/.installed-dev ## Meaning and words together, untrained and as train-real trained -> bench/results/hybrid.json
+	$(BIN)/python -m bench.experiments.hybrid --shared $(SHARED) --checkpoint "$(WORK)/embed_-_seed_0/best" --output bench/results/hybrid.json
+
 train-speed: $(VENV)/.installed-dev-all ## Training throughput beside sentence-transformers (../shared) -> bench/results/train_speed.json
 	$(BIN)/python -m bench.experiments.train_speed --shared $(SHARED) --output bench/results/train_speed.json
 
