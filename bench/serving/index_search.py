@@ -51,7 +51,8 @@ def _size(settings: Settings, suite: str, count: int, dimension: int, keep: Path
     click.echo(f"{case}: relsdk builds its index", err=True)
     Index.build(path, vectors.records(), vectors, num_threads=settings.threads).close()
     with Index.open(path) as index, Index.open(path) as forgetful:
-        forgetful._open().documents._cache = RowCache(0)
+        for segment in forgetful._open().segments:
+            segment.documents._cache = RowCache(0)
         for effort in (16, 64) if settings.small else EFFORTS:
             contenders = [
                 _ours("relsdk Index", index, vectors, effort, exact),
