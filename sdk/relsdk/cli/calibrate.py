@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from relsdk.cli._calibrate_index import calibrate_index
 from relsdk.cli.evaluate import open_companion
 from relsdk.cli.inputs import input_options
 from relsdk.cli.options import json_option, threads_option, variants_option
@@ -31,6 +32,11 @@ __all__ = ["calibrate"]
     help="Calibrate a scorer together with this encoder, whose candidates it re-scores.",
 )
 @click.option(
+    "--index",
+    type=click.Path(path_type=Path),
+    help="Fit the model of meaning and words of this index, and store it there: --mode hybrid.",
+)
+@click.option(
     "--target-precision",
     type=click.FloatRange(0, 1, min_open=True),
     help="Also print the score threshold for this precision.",
@@ -49,6 +55,7 @@ def calibrate(
     variants: tuple[str, ...],
     truncate_dim: int | None,
     encoder: str | None,
+    index: Path | None,
     target_precision: float | None,
     level: int | None,
     threads: int | None,
@@ -59,10 +66,20 @@ def calibrate(
 
     The metrics shown are of held-out queries: each pair is graded by a fit that has not seen its query. With
     --encoder, a search with both (relsdk query --scorer) orders and grades by the pool of scorer and cosine.
+
+    With --index nothing is stored in BUNDLE: the index gets a model of cosine and words, by which hybrid
+    searches order and grade. The pairs should be none that the encoder was trained on.
     """
     if (target_precision is None) != (level is None):
         raise InputError("--target-precision and --level go together")
+    if index is not None and (encoder or target_precision or truncate_dim):
+        raise InputError(
+            "--index takes the index's dimension; leave out --dim, --encoder, --target-precision"
+        )
     labelled = list(read_pairs(pairs, **reading))
+    if index is not None:
+        calibrate_index(index, bundle, labelled, variants, threads, as_json)
+        return
     companion, truncate_dim = open_companion(encoder, threads, truncate_dim)
     reports = calibrate_bundle(
         bundle,

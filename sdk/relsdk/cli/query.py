@@ -90,24 +90,14 @@ def query(
     reading: dict[str, Any],
 ) -> None:
     """Search INDEX for QUERY."""
-    if as_json and layout == "trec":
-        raise InputError("--json and --format trec were given; choose one")
-    layout = "json" if as_json else layout
-    if layout == "trec" and budget_ms is not None:
-        raise InputError(
-            "--format trec orders by one score, and --budget-ms gives two kinds of scores; leave one out"
-        )
-    if layout == "trec" and sort is not None:
-        raise InputError("--format trec orders by score, not by a field; leave out --sort")
-    if budget_ms is not None and scorer is None:
-        raise InputError("--budget-ms limits re-scoring, and no --scorer is given; give one, or leave it out")
+    layout = _check_layout(layout, as_json, sort=sort, budget_ms=budget_ms, scorer=scorer)
     if (text is None) == (source is None):
         raise InputError("give either a QUERY or --input FILE")
     condition = parse_where(where)
     queries = [Query("1", text)] if text is not None else list(read_queries(source or "", **reading))
     searcher = open_searcher(path, model, variant, threads, scorer)
     searcher.warmup()
-    graded = True
+    graded, uncalibrated = True, False
     for one in queries:
         hits = searcher.search(
             one.text,
@@ -135,8 +125,28 @@ def query(
             echo(f"{name}{one.text}  ({_summary(hits, bool(where), min_level)})", bold=True)
             echo_hits(hits)
             graded &= all(hit.relevance is not None for hit in hits)
+        uncalibrated |= mode == "hybrid" and hits.order == "cosine"
+    if uncalibrated:
+        _say_how_to_calibrate(path, searcher.embedder)
     if not graded:
         _say_why_no_levels(searcher.embedder)
+
+
+def _check_layout(
+    layout: str, as_json: bool, *, sort: str | None, budget_ms: float | None, scorer: str | None
+) -> str:
+    """Return how hits are printed; refuse options that do not go together."""
+    if as_json and layout == "trec":
+        raise InputError("--json and --format trec were given; choose one")
+    if layout == "trec" and budget_ms is not None:
+        raise InputError(
+            "--format trec orders by one score, and --budget-ms gives two kinds of scores; leave one out"
+        )
+    if layout == "trec" and sort is not None:
+        raise InputError("--format trec orders by score, not by a field; leave out --sort")
+    if budget_ms is not None and scorer is None:
+        raise InputError("--budget-ms limits re-scoring, and no --scorer is given; give one, or leave it out")
+    return "json" if as_json else layout
 
 
 def _echo_run(query: Query, hits: list[Hit]) -> None:
@@ -144,6 +154,14 @@ def _echo_run(query: Query, hits: list[Hit]) -> None:
         if printable(line) != line:
             raise InputError(f"an id of {line!r} holds a control character; a run file cannot")
         echo(line)
+
+
+def _say_how_to_calibrate(path: Path, embedder: Embedder) -> None:
+    echo(
+        f"hits are in the order of the cosine: {path} has no model of meaning and words for "
+        f"{embedder.variant.name}; run: relsdk calibrate BUNDLE PAIRS --index {path}",
+        err=True,
+    )
 
 
 def _say_why_no_levels(embedder: Embedder) -> None:

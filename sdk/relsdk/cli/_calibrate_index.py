@@ -1,0 +1,61 @@
+"""`relsdk calibrate --index`: the model of meaning and words of an index."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from relsdk.bundle import read_bundle
+from relsdk.bundle.hub import local_model
+from relsdk.cli.opening import open_encoder
+from relsdk.cli.output import echo, echo_json, echo_next, echo_table
+from relsdk.errors import InputError
+from relsdk.index import Index
+from relsdk.records import LabelledPair
+from relsdk.runtime.variants import runs_exactly
+from relsdk.tools.hybrid_calibration import HybridReport, calibrate_hybrid
+
+__all__ = ["calibrate_index"]
+
+
+def calibrate_index(
+    index: Path,
+    bundle: Path,
+    pairs: Sequence[LabelledPair],
+    variants: Sequence[str],
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Fit a model for each variant, store them in the index, and print how good they are."""
+    names = list(variants) or [
+        variant.name for variant in read_bundle(local_model(str(bundle))).variants if runs_exactly(variant)
+    ]
+    if not names:
+        raise InputError(f"{bundle} has no ONNX file that this CPU runs exactly; name one with --variant")
+    models, reports = {}, []
+    with Index.open(index) as opened:
+        for name in names:
+            echo(f"{name}: encode and fit", err=True)
+            embedder = open_encoder(opened.info(), str(bundle), name, threads)
+            models[name], report = calibrate_hybrid(opened, embedder, pairs, show_progress_bar=True)
+            reports.append(report)
+        opened.store_hybrid(models)
+    if as_json:
+        calibrations = [{**report.to_dict(), "model": models[report.variant].to_dict()} for report in reports]
+        echo_json({"index": str(index), "calibrations": calibrations})
+        return
+    _echo_reports(reports)
+    echo_next("query", index, '"..." --mode hybrid --min-level 2')
+
+
+def _echo_reports(reports: Sequence[HybridReport]) -> None:
+    """Print held-out metrics, one row a variant."""
+    rows = []
+    for report in reports:
+        levels = report.grading
+        cells = [report.variant, f"{levels.pairs:,}", f"{report.random_pairs:,}"]
+        cells += [f"{one.mean_ap * 100:.2f}" for one in (report.cosine_ranking, report.ranking)]
+        cells += [f"{value:.3f}" for value in (levels.accuracy, levels.qwk, levels.ece, levels.log_loss)]
+        rows.append(cells)
+    header = ["variant", "pairs", "random", "mean AP, cosine", "mean AP, hybrid"]
+    echo_table([*header, "accuracy", "QWK", "ECE", "log loss"], rows, right=tuple(range(1, 9)))
