@@ -185,6 +185,8 @@ class Commit:
                 if synced is not None:
                     for folder in (*synced, staging):
                         sync_tree(folder)
+                    if synced:  # the names of these segments, too
+                        sync(self.path / _SEGMENTS)
                 os.rename(staging, self.path / self.name)
                 if synced is not None:
                     sync(self.path)
