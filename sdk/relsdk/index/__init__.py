@@ -1,6 +1,6 @@
 """Index folders: build, open, search, verify."""
 
-from relsdk.index._generation import IndexInfo, IndexStats, SegmentStats
+from relsdk.index._info import IndexInfo, IndexStats, SegmentStats
 from relsdk.index._retrieval import MODES, Mode
 from relsdk.index.base import Encoder, IndexConfig
 from relsdk.index.index import Index

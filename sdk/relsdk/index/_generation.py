@@ -8,7 +8,6 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,11 +22,10 @@ from relsdk.index._lexical_search import LexicalSearch
 from relsdk.index._manifest import Manifest, SegmentEntry, check_files, dead_file, read_manifest
 from relsdk.index._row_set import RowSet
 from relsdk.index._segment import Segment, load_segment
-from relsdk.index.base import IndexConfig
 from relsdk.index.filter_parser import parse_field
 from relsdk.records import Document, Passage
 
-__all__ = ["Found", "Generation", "IndexInfo", "IndexStats", "SegmentStats", "load_generation"]
+__all__ = ["Found", "Generation", "load_generation"]
 
 # A graph of several needs less effort than one alone: each holds a part of the nearest only.
 _LEAST_EFFORT = 48
@@ -45,81 +43,6 @@ class Found(NamedTuple):
     rows: NDArray[np.int64]
     scores: NDArray[np.float32]
     vectors: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class IndexInfo:
-    """A summary of an index.
-
-    Attributes:
-        path: The folder.
-        generation: Which generation of it is open.
-        kind: "hnsw" or "flat".
-        count: Documents.
-        dimension: D, of the vectors.
-        encoder_name: Who made the vectors, for people.
-        encoder_fingerprint: Who made the vectors.
-        encoder_path: Where the encoder's folder was then; None when it had none.
-        encoder_relative_path: The same, from `path`, links followed; None when it is not known.
-        config: The settings.
-        files: Bytes of each file.
-        created: When the generation was committed, ISO 8601 in UTC.
-    """
-
-    path: Path
-    generation: str
-    kind: str
-    count: int
-    dimension: int
-    encoder_name: str
-    encoder_fingerprint: str
-    encoder_path: str | None
-    encoder_relative_path: str | None
-    config: IndexConfig
-    files: Mapping[str, int]
-    created: str
-
-
-@dataclass(frozen=True)
-class SegmentStats:
-    """What one segment holds.
-
-    Attributes:
-        name: Its folder inside the index.
-        count: Live documents.
-        dead: Documents that were deleted or replaced, and are still on the disk.
-        vectors: Rows of its matrix, of dead documents too.
-        graph: Whether a graph is searched, or every vector.
-        bytes: Of its files.
-    """
-
-    name: str
-    count: int
-    dead: int
-    vectors: int
-    graph: bool
-    bytes: int
-
-
-@dataclass(frozen=True)
-class IndexStats:
-    """What an index consists of.
-
-    Attributes:
-        generation: Which one is open.
-        format: Of its folder: 1 or 2.
-        count: Live documents.
-        dead: Documents that were deleted or replaced, and are still on the disk.
-        bytes: Of all files of this generation.
-        segments: In the order in which their documents were added.
-    """
-
-    generation: str
-    format: int
-    count: int
-    dead: int
-    bytes: int
-    segments: tuple[SegmentStats, ...]
 
 
 class Generation:
@@ -320,51 +243,10 @@ class Generation:
         joined.flags.writeable = False
         return joined
 
-    def stats(self) -> IndexStats:
-        """Return what the index consists of."""
-        segments = tuple(
-            SegmentStats(
-                name=entry.folder,
-                count=entry.live,
-                dead=entry.count - entry.live,
-                vectors=entry.rows,
-                graph=entry.has_graph,
-                bytes=sum(file.size for file in entry.files.values()),
-            )
-            for entry in self.manifest.segments
-        )
-        own = sum(entry.size for entry in self.manifest.files.values())
-        return IndexStats(
-            generation=self.name,
-            format=self.manifest.version,
-            count=self.manifest.count,
-            dead=sum(segment.dead for segment in segments),
-            bytes=own + sum(segment.bytes for segment in segments),
-            segments=segments,
-        )
-
     def close(self) -> None:
         """Close the connections of all segments."""
         for segment in self.segments:
             segment.documents.close()
-
-    def info(self, path: Path) -> IndexInfo:
-        """Return what the index at `path` holds."""
-        manifest = self.manifest
-        return IndexInfo(
-            path=path,
-            generation=self.name,
-            kind=manifest.config.kind,
-            count=manifest.count,
-            dimension=manifest.dimension,
-            encoder_name=manifest.encoder.name,
-            encoder_fingerprint=manifest.encoder.fingerprint,
-            encoder_path=manifest.encoder.path,
-            encoder_relative_path=manifest.encoder.relative_path,
-            config=manifest.config,
-            files={name: entry.size for name, _, entry in manifest.all_files(self.folder)},
-            created=manifest.created,
-        )
 
 
 def _best_documents(

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from relsdk.calibration import HybridLink
 from relsdk.errors import EncoderMismatchError, IndexFolderError, InputError
-from relsdk.index._generation import Generation, IndexInfo, IndexStats
+from relsdk.index._generation import Generation
+from relsdk.index._info import IndexInfo, IndexStats, index_info, index_stats
 from relsdk.index._retrieval import MODES, Mode, candidate_hits, found_hits, hybrid_scores, retrieve
 from relsdk.index._vectors import UNIT_TOLERANCE, check_queries
 from relsdk.index.analysis import Analyser, CjkAnalyser
@@ -347,7 +348,7 @@ class IndexReader:
 
     def stats(self) -> IndexStats:
         """Return what the index consists of: segments, dead documents, bytes."""
-        return self._open().stats()
+        return index_stats(self._open())
 
     def _checked_analyser(self) -> Analyser:
         """Return the analyser that made the words of the index.
@@ -367,7 +368,7 @@ class IndexReader:
 
     def info(self) -> IndexInfo:
         """Return what the index holds."""
-        return self._open().info(self.path)
+        return index_info(self._open(), self.path)
 
     def verify(self) -> VerifyReport:
         """Check the files of the open generation: hashes, counts, vectors, database, graph.
