@@ -169,7 +169,7 @@ def _count_ids(index: Index, ids: Sequence[str]) -> int:
 @threads_option
 @json_option
 def compact(path: Path, full: bool, threads: int | None, as_json: bool) -> None:
-    """Merge segments of INDEX: when there are more than three graphs, or over a fifth of one is dead.
+    """Merge segments of INDEX: when there are more than three, or over a fifth of one is dead.
 
     Nothing is encoded again. INDEX answers, and takes changes, meanwhile. The generation before stays on the
     disk until the next change, or until --full is run again, for those who have it open.

@@ -63,14 +63,16 @@ class HeldLock:
         """Let others in, and perhaps remove the file; more than once is fine."""
         if self._handle < 0:
             return
-        if remove and self.exclusive:  # while it is held: nobody else has the file of this name
-            with suppress(OSError):
-                os.unlink(self._path)
-        if self.exclusive:  # closing alone would not do: a forked child may have the file open, too
-            with suppress(OSError):
-                fcntl.flock(self._handle, fcntl.LOCK_UN)
-        os.close(self._handle)
-        self._handle = -1
+        handle, self._handle = self._handle, -1
+        try:
+            if remove and self.exclusive:  # while it is held: nobody else has the file of this name
+                with suppress(OSError):
+                    os.unlink(self._path)
+        finally:  # also when Ctrl-C comes meanwhile
+            if self.exclusive:  # closing alone would not do: a forked child may have the file open, too
+                with suppress(OSError):
+                    fcntl.flock(handle, fcntl.LOCK_UN)
+            os.close(handle)
 
     def __enter__(self) -> HeldLock:
         return self

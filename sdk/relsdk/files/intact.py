@@ -28,6 +28,8 @@ __all__ = ["hash_and_remember", "is_intact"]
 _TICK_NS, _COARSE_TICK_NS = 100_000_000, 3_000_000_000
 # Files in the cache: when there are more, the oldest half goes.
 _MOST_MARKS = 2000
+# Files that one process remembers; then it begins anew.
+_MOST_KEPT = 100_000
 
 _seen: set[str] = set()
 
@@ -72,6 +74,8 @@ def _was_still(status: os.stat_result, now: int) -> bool:
 def _is_known(key: str) -> bool:
     if key in _seen:
         return True
+    if len(_seen) > _MOST_KEPT:  # of a server that lives long
+        _seen.clear()
     folder = _cache_folder()
     if folder is None:
         return False

@@ -29,6 +29,7 @@ from relsdk.index._manifest import (
     SegmentEntry,
     dead_file,
     describe_files,
+    read_manifest,
     write_manifest,
 )
 from relsdk.index._part import Part, Source, made_by, write_part
@@ -55,8 +56,8 @@ __all__ = [
     "store_hybrid",
 ]
 
-# More graphs than this, or a larger share of dead documents, and compacting is worth while.
-_MOST_GRAPHS = 3
+# More segments than this beside the tail, or a larger share of dead documents, and compacting is worth while.
+_MOST_SEGMENTS = 3
 _MOST_DEAD = 0.2
 # So many further documents are merged along with a run that is at least as large.
 _TIER = 2
@@ -90,8 +91,14 @@ class _Prepared:
 
 def current_generation(path: Path, opened: Generation, check: str) -> Generation:
     """Return the committed generation; of the segments that are open, none is opened again."""
-    load = partial(load_generation, check=check, known=opened.segments)
-    return open_current(path, lambda name, folder: opened if name == opened.name else load(name, folder))
+
+    def load(name: str, folder: Path) -> Generation:
+        # An index that was deleted and built again may have the same name.
+        if name == opened.name and read_manifest(folder).checksum == opened.manifest.checksum:
+            return opened
+        return load_generation(name, folder, check, opened.segments)
+
+    return open_current(path, load)
 
 
 def build_index(path: Path, source: Source, encoder: Encoder, making: Making, *, overwrite: bool) -> None:
@@ -316,12 +323,15 @@ def _choose(generation: Generation, full: bool) -> list[Rows]:
     whole = len(rows) == 1 and rows[0][1].is_full and not old
     if full or old:
         return [] if whole else rows
+    count = len(rows)
     if rows and _tail(generation, {}) is not None:
-        rows = rows[:-1]  # the next commit writes it anyhow, and others may add meanwhile
-    if sum(segment.entry.has_graph for segment, _ in rows) > _MOST_GRAPHS:
-        return _newest_run(rows)
-    rotten = [one for one in rows if 1 - one[1].count / one[0].entry.count > _MOST_DEAD]
-    return rotten[:1]
+        count -= 1  # the next commit writes it anyhow, and others may add meanwhile
+    if count > _MOST_SEGMENTS:
+        return _widened(rows, _start_of_newest(rows[:count]), count)
+    for number, (segment, alive) in enumerate(rows[:count]):
+        if 1 - alive.count / segment.entry.count > _MOST_DEAD:
+            return _widened(rows, number, number + 1)
+    return []
 
 
 def _is_old(segment: Segment) -> bool:
@@ -329,13 +339,24 @@ def _is_old(segment: Segment) -> bool:
     return not segment.entry.folder.startswith("segments/")
 
 
-def _newest_run(rows: list[Rows]) -> list[Rows]:
-    """Return the newest segments, as far back as the next older one is not much larger than all of them."""
+def _start_of_newest(rows: list[Rows]) -> int:
+    """Return how far back the next older segment is not much larger than all newer ones."""
     size, first = 0, len(rows)
     while first and (len(rows) - first < 2 or rows[first - 1][1].count <= _TIER * size):
         first -= 1
         size += rows[first][1].count
-    return rows[first:]
+    return first
+
+
+def _widened(rows: list[Rows], first: int, end: int) -> list[Rows]:
+    """Return a run with so many neighbours that it gets a graph, or is the tail: there is only one."""
+    sizes = [segment.vectors_of(alive).count for segment, alive in rows]
+    while end < len(rows) and sum(sizes[first:end]) < GRAPH_ROWS:
+        if first and sizes[first - 1] < sizes[end]:
+            first -= 1
+        else:
+            end += 1
+    return rows[first:end]
 
 
 def _commit(

@@ -66,6 +66,11 @@ class DocumentReader:
             (highest,) = connection.execute("SELECT max(row) FROM documents").fetchone()
         return 0 if highest is None else int(highest) + 1
 
+    @property
+    def holds(self) -> bool:
+        """Whether the file is still the one that was opened: not where the index was restored or moved."""
+        return self._stamp.holds
+
     def fetch(self, rows: Sequence[int]) -> dict[int, Document]:
         """Return the documents of rows, by row, with one statement for 500 that were not read lately."""
         rows_fields = [fields for fields in map(self._cache.get, rows) if fields is not None]

@@ -49,7 +49,7 @@ class FilterCompiler:
                 is compared with.
         """
         parsed = parse_filter(where)
-        for leaf in comparisons(parsed):
+        for leaf in comparisons(parsed) if self._segments else ():  # without documents all is allowed
             self._check(leaf)
         return parsed
 
@@ -59,7 +59,7 @@ class FilterCompiler:
         Raises:
             InputError: The message says which fields there are.
         """
-        if not self._has(field):
+        if self._segments and not self._has(field):
             raise InputError(self._unknown(field))
 
     def _check(self, leaf: Equals | Within | Exists) -> None:

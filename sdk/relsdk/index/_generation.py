@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -314,13 +315,18 @@ def load_generation(
     manifest = read_manifest(folder)
     check_files(folder, manifest, hashes=check == "hashes")
     alive = [_load_alive(folder, entry) for entry in manifest.segments]
-    opened = {(segment.folder, frozenset(segment.entry.files.items())): segment for segment in known}
+    opened = {
+        (segment.folder, frozenset(segment.entry.files.items())): segment
+        for segment in known
+        if segment.documents.holds
+    }
     segments: list[Segment] = []
     for entry in manifest.segments:
         key = (folder.parent / entry.folder, frozenset(entry.files.items()))
-        segments.append(
-            opened.get(key) or load_segment(folder.parent, entry, manifest.dimension, manifest.config)
-        )
+        if key in opened:
+            segments.append(replace(opened[key], entry=entry))  # fewer may live, or it may be on the disk now
+        else:
+            segments.append(load_segment(folder.parent, entry, manifest.dimension, manifest.config))
     return Generation(name, folder, manifest, segments, alive, load_hybrid(folder, manifest))
 
 

@@ -6,6 +6,7 @@ Shape letters: N documents, Q queries, D dimension, K results of each query.
 from __future__ import annotations
 
 import difflib
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +23,7 @@ from relsdk.index._retrieval import MODES, Mode, candidate_hits, found_hits, hyb
 from relsdk.index._vectors import UNIT_TOLERANCE, check_queries
 from relsdk.index.analysis import Analyser, CjkAnalyser
 from relsdk.index.base import Encoder, check_whole_number
-from relsdk.index.verify import VerifyReport, verify_generation
+from relsdk.index.verify import VerifyReport, verify_generation, verify_index
 from relsdk.records import Document, Hit, Matrix, Vector
 
 __all__ = ["IndexReader", "check_ids"]
@@ -51,6 +52,7 @@ class IndexReader:
         self.path = path
         self._generation: Generation | None = generation
         self._check = check
+        self._refreshing: dict[int, threading.Lock] = {}
         self._analyser = analyser or CjkAnalyser()
 
     @overload
@@ -373,10 +375,12 @@ class IndexReader:
     def verify(self) -> VerifyReport:
         """Check the files of the open generation: hashes, counts, vectors, database, graph.
 
-        Damage is reported, not raised; `relsdk.index.verify_index` also takes an index that does not open.
+        Where later changes have removed it, the current one is checked. Damage is reported, not raised;
+        `relsdk.index.verify_index` also takes an index that does not open.
         """
         folder = self._open().folder
-        return verify_generation(folder.parent, folder.name)
+        report = verify_generation(folder.parent, folder.name)
+        return report if report.ok or folder.is_dir() else verify_index(folder.parent)
 
     @property
     def vectors(self) -> NDArray[np.float32]:

@@ -145,10 +145,15 @@ class Commit:
         path: The folder of the index.
         name: Of the generation that `commit` makes.
         segment: The folder of the segment that it makes, from the folder of the index.
+
+    Args:
+        path: See above.
+        keeps: Whether segments that are there belong to the new generation, too.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, keeps: bool) -> None:
         self.path = path
+        self._keeps = keeps
         names = [*os.listdir(path), *_names_in(path / _SEGMENTS)]
         numbers = [int(name[4:]) for name in names if _GENERATION.fullmatch(name) or _SEGMENT.fullmatch(name)]
         try:
@@ -201,6 +206,10 @@ class Commit:
         """Give a finished part its name."""
         segments = self.path / _SEGMENTS
         if not segments.is_dir() or segments.is_symlink():
+            if self._keeps and os.path.lexists(segments):
+                raise RelsdkError(
+                    f"{segments} is a link or no folder; nothing was changed: put the folder itself there"
+                )
             remove(segments)
             segments.mkdir()
         if wait:
@@ -239,9 +248,11 @@ def new_index(path: Path, *, overwrite: bool) -> Iterator[Commit]:
     try:
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
+            for folder in missing:
+                sync(folder.parent)
         with _lock(path, patience=0.0):
             _check_target(path, overwrite)  # again: another writer may just have finished
-            yield _begin(path)
+            yield _begin(path, keeps=False)
     except BaseException:
         for folder in missing:
             with suppress(OSError):  # it holds an index, or what somebody else put there
@@ -259,16 +270,16 @@ def committing(path: Path) -> Iterator[Commit]:
     """
     read_current(path)
     with _lock(path, patience=_PATIENCE_SECONDS):
-        yield _begin(path)
+        yield _begin(path, keeps=True)
 
 
-def _begin(path: Path) -> Commit:
+def _begin(path: Path, *, keeps: bool) -> Commit:
     with writing(path):
         _remove_leftovers(path)
         # Only now: on a full disk there may have been no room for it.
         owner = f"process {os.getpid()} on {socket.gethostname()}\n"
         write_file_atomically(path / _OWNER, owner, durable=False)
-        return Commit(path)
+        return Commit(path, keeps=keeps)
 
 
 @contextmanager
@@ -289,11 +300,12 @@ def new_part(path: Path) -> Iterator[Path]:
         except BaseException:
             lock.release(remove=True)
             raise
-    try:
-        yield folder
-    finally:
-        remove(folder)
-        lock.release(remove=True)
+    with lock:  # is released also when Ctrl-C comes while the folder is removed
+        try:
+            yield folder
+        finally:
+            remove(folder)
+            lock.release(remove=True)
 
 
 def _part_lock(folder: Path) -> Path:

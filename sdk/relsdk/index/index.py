@@ -6,6 +6,7 @@ Shape letters: N documents, Q queries, D dimension, K results of each query.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -244,7 +245,7 @@ class Index(IndexReader):
         num_threads: int | None = None,
         on_progress: Progress | None = None,
     ) -> bool:
-        """Merge segments when there are more than three graphs, or when over a fifth of one is dead.
+        """Merge segments when there are more than three beside the tail, or when over a fifth of one is dead.
 
         Vectors are copied, not encoded again. The index answers, and takes changes, meanwhile. An index of
         format 1 becomes one of format 2.
@@ -300,9 +301,12 @@ class Index(IndexReader):
         Raises:
             IndexFolderError: See `open`.
         """
-        opened = self._open()
-        self._generation = current_generation(self.path, opened, self._check)
-        return self._generation is not opened
+        # One thread at a time, or one that was slow would go back to an older generation. In a forked process
+        # the lock of another may be held for ever.
+        with self._refreshing.setdefault(os.getpid(), threading.Lock()):
+            opened = self._open()
+            self._generation = latest = current_generation(self.path, opened, self._check)
+        return latest is not opened
 
     def _making(self, num_threads: int | None, on_progress: Progress | None) -> Making:
         """Return what further segments are made by."""

@@ -90,7 +90,12 @@ def verify_index(path: str | PathLike[str]) -> VerifyReport:
         if not os.path.lexists(folder / CURRENT):
             raise
         return VerifyReport(folder, "", (Check("current", False, str(error)),))
-    return verify_generation(folder, name)
+    while True:
+        report = verify_generation(folder, name)
+        latest = name if report.ok else read_current(folder)
+        if latest == name:
+            return report
+        name = latest  # writers have replaced it meanwhile
 
 
 def verify_generation(path: Path, name: str) -> VerifyReport:
