@@ -49,7 +49,7 @@ class Size:
         queries: Q.
         rounds: Turns of the contenders.
         calls: Searches in each turn.
-        repeats: Changes of each kind, and processes that use a filter for the first time.
+        repeats: Changes of each kind.
     """
 
     documents: int

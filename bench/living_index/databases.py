@@ -185,7 +185,9 @@ class Txtai(Contender):
             return [int(hit["id"]) for hit in self.embeddings.search("query", k)]
         share = name.split(maxsplit=1)[1]
         sql = f"select id, title from txtai where similar(:v, {self._CANDIDATES[share]}) and "
-        hits = self.embeddings.search(sql + _SQL[name].format('"'), k, parameters={"v": "query"})
+        hits = self.embeddings.search(
+            sql + _SQL[name].replace("{0}group{0}", "[group]"), k, parameters={"v": "query"}
+        )
         return [int(hit["id"]) for hit in hits]
 
     def _make(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -38,6 +39,8 @@ LARGE_TOY = Size(
 # What a block of searches, or the searches of one process, may take; the slowest of the peers does fewer.
 _LIMIT_S = 5.0
 _WARM_CALLS = 30
+# Processes that use a filter for the first time; only one where it takes so long.
+_PROCESSES, _PATIENCE_S = 3, 15.0
 
 
 @dataclass
@@ -116,38 +119,39 @@ def by_turns(
 
 
 def filters(run: Run, size: Size, states: Sequence[tuple[str, str]], oracle: Oracle) -> list[dict[str, Any]]:
-    """Use each filter for the first time in a process of its own, then again; one result a state.
+    """Use each filter first in a process of its own, then the others, then it again; one result a state.
 
     The files' pages are in memory: they are read before.
     """
     exact = {name: oracle.nearest(size.queries, name) for name in FILTERS}
     found: list[dict[str, list[dict[str, Any]]]] = [{} for _ in states]
-    for repeat in range(size.repeats):
-        for number, (contender, state) in enumerate(states):
+    for repeat in range(min(_PROCESSES, size.repeats)):
+        for answers, (contender, state) in zip(found, states, strict=True):
             read_all(run.index(size, contender, state))
-            for name in FILTERS:
-                slow = repeat and found[number].get(name, [{}])[0].get("slow", False)
-                if name not in contender_class(contender).filters or slow:
+            supported = [name for name in FILTERS if name in contender_class(contender).filters]
+            for place, name in enumerate(supported):
+                if repeat and answers[name][0]["process_s"] > _PATIENCE_S:
                     continue
+                others = supported[place + 1 :] + supported[:place]
+                start, calls = time.perf_counter(), min(_WARM_CALLS, size.queries - 1)
                 with run.opened(size, [(contender, state)]) as (worker,):
-                    calls = min(_WARM_CALLS, size.queries - 1)
-                    answer = worker.ask("first", name=name, calls=calls, limit_s=_LIMIT_S)
-                    answer["slow"] = worker.opening["wall_s"] > _LIMIT_S
-                found[number].setdefault(name, []).append(answer)
-    return [
-        {
-            name: {
-                "cold": {
-                    "processes": len(answers),
-                    "p50_ms": figures.short(1e3 * figures.median([a["cold"]["wall_s"] for a in answers])),
-                    "cpu_p50_ms": figures.short(1e3 * figures.median([a["cold"]["cpu_s"] for a in answers])),
-                },
-                "warm": figures.searches(answers, [0] * len(answers), exact[name]),
-            }
-            for name, answers in one.items()
+                    answer = worker.ask("first", name=name, others=others, calls=calls, limit_s=_LIMIT_S)
+                answers.setdefault(name, []).append({**answer, "process_s": time.perf_counter() - start})
+    return [_uses(answers, exact) for answers in found]
+
+
+def _uses(answers: dict[str, list[dict[str, Any]]], exact: dict[str, list[list[int]]]) -> dict[str, Any]:
+    """Return, by filter, its first use in a fresh process, in one that used other filters, and later uses."""
+    found = {}
+    for name, own in answers.items():
+        later = [one["later"][name] for some in answers.values() for one in some if name in one["later"]]
+        first = {"fresh": [one["cold"] for one in own], "first": later}
+        found[name] = {
+            key: figures.calls([one["wall_s"] for one in some], [one["cpu_s"] for one in some])
+            for key, some in first.items()
         }
-        for one in found
-    ]
+        found[name]["again"] = figures.searches(own, [0] * len(own), exact[name])
+    return found
 
 
 def copy_links(source: Path, target: Path) -> None:

@@ -94,13 +94,24 @@ class Session:
                 break
         return {"wall_s": walls, "cpu_s": cpus, "found": [list(map(int, rows)) for rows in found]}
 
-    def do_first(self, name: str, calls: int, limit_s: float) -> dict[str, Any]:
-        """Search without a filter, then with one that this process has not used; then go on with it."""
-        queries, found = self.corpus.queries, list[Any]()
-        self.contender.search(queries[-1], K)
-        cold = _seconds(lambda: found.append(self.contender.search(queries[0], K, name)))
+    def do_first(self, name: str, others: list[str], calls: int, limit_s: float) -> dict[str, Any]:
+        """Search without a filter, then with one, the first of this process; go on with it, then with others.
+
+        Returns:
+            `cold`, the seconds of the first filter; those of the calls that go on with it; `later`, by name,
+            those of the first use of each other one.
+        """
+        search, queries, found = self.contender.search, self.corpus.queries, list[Any]()
+        search(queries[-1], K)
+        cold = _seconds(lambda: found.append(search(queries[0], K, name)))
+        later = {other: _seconds(lambda other=other: search(queries[0], K, other)) for other in others}
         warm = self.do_search(1, calls, name, limit_s)
-        return {"cold": cold, **warm, "found": [list(map(int, found[0])), *warm["found"]]}
+        return {
+            "cold": cold,
+            "later": later,
+            **warm,
+            "found": [list(map(int, found[0])), *warm["found"]],
+        }
 
     def do_find(self, row: int) -> dict[str, Any]:
         """Search with the vector of a document: it is the first hit, or it is not there."""
