@@ -72,10 +72,10 @@ def _sentences(text: str, characters: int) -> Iterator[tuple[int, int]]:
     """Yield where sentences start and end; one that is too long is cut."""
     for found in _SENTENCE.finditer(text):
         start, end = found.span()
-        if not text[start:end].strip():
-            continue
         for first in range(start, end, characters):
-            yield first, min(first + characters, end)
+            last = min(first + characters, end)
+            if text[first:last].strip():  # nothing is found by a passage of spaces
+                yield first, last
 
 
 def save_passages(folder: Path, passages: NDArray[np.int64]) -> None:
