@@ -124,6 +124,14 @@ class Generation:
             return self._alive_vectors[number]
         return self.segments[number].vectors_of(documents)
 
+    def count_documents(self, segments: NDArray[np.int64], vectors: NDArray[np.int64]) -> int:
+        """Return of how many documents vectors (n,) of segments (n,) are."""
+        count = 0
+        for number, segment in enumerate(self.segments):
+            own = vectors[segments == number]
+            count += len(own if segment.passages is None else np.unique(segment.documents_of(own)))
+        return count
+
     def _effort(self, ef_search: int | None) -> int | None:
         """Return ef_search for each of several graphs, None for the configured one."""
         graphs = sum(segment.entry.has_graph for segment in self.segments)

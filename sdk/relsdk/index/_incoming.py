@@ -27,7 +27,12 @@ def checked_chunks(documents: Iterable[Document | Mapping[str, Any]], size: int)
         raise InputError(
             f"documents is a {type(documents).__name__}; an iterable of documents is needed, such as a list"
         )
-    remaining = iter(documents)
+    try:
+        remaining = iter(documents)
+    except TypeError:
+        raise InputError(
+            f"documents is a {type(documents).__name__}; an iterable of documents is needed, such as a list"
+        ) from None
     first = 1
     while batch := list(islice(remaining, size)):
         yield first, [_to_document(item, first + offset) for offset, item in enumerate(batch)]

@@ -178,7 +178,13 @@ def check_given_vectors(vectors: object, dimension: int) -> NDArray[Any]:
     Raises:
         InputError: They are no matrix of numbers with D columns.
     """
-    matrix = np.asanyarray(vectors)
+    try:
+        matrix = np.asanyarray(vectors)
+    except ValueError:
+        raise InputError(
+            f"the vectors have rows of different lengths; numbers of shape (documents, {dimension}) are "
+            f"needed"
+        ) from None
     if matrix.ndim != 2 or matrix.shape[1] != dimension or matrix.dtype.kind not in "fiu":
         raise InputError(
             f"the vectors are {matrix.dtype} of shape {matrix.shape}; numbers of shape (documents, "

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from relsdk.index._arguments import tokens_of
 from relsdk.index._postings import Postings, blocks_of_terms, encode_term, term_key
 from relsdk.index._postings_file import MOST_COUNT, POSTINGS_FILE, Sizes
 from relsdk.index.analysis import Analyser
@@ -69,7 +70,7 @@ class PostingsWriter:
         """Take the texts of the next rows."""
         for text in texts:
             before = len(self._tokens)
-            self._tokens.extend(map(self._numbers.__getitem__, self._analyser.tokens(text)))
+            self._tokens.extend(map(self._numbers.__getitem__, tokens_of(self._analyser, text)))
             self._lengths.append(len(self._tokens) - before)
             if len(self._tokens) >= _RUN_TOKENS or len(self._lengths) - self._base == _RUN_ROWS:
                 self._end_run()

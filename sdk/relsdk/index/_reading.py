@@ -17,16 +17,17 @@ from numpy.typing import NDArray
 
 from relsdk.calibration import HybridLink
 from relsdk.errors import EncoderMismatchError, IndexFolderError, InputError
+from relsdk.index._arguments import check_analyser, check_encoder_parts, check_ids, check_texts, tokens_of
 from relsdk.index._generation import Generation
 from relsdk.index._info import IndexInfo, IndexStats, index_info, index_stats
 from relsdk.index._retrieval import MODES, Mode, candidate_hits, found_hits, hybrid_scores, retrieve
 from relsdk.index._vectors import UNIT_TOLERANCE, check_queries
-from relsdk.index.analysis import Analyser, CjkAnalyser
+from relsdk.index.analysis import Analyser
 from relsdk.index.base import Encoder, check_whole_number
 from relsdk.index.verify import VerifyReport, verify_generation, verify_index
 from relsdk.records import Document, Hit, Matrix, Vector
 
-__all__ = ["IndexReader", "check_ids"]
+__all__ = ["IndexReader"]
 
 Opened = TypeVar("Opened", bound="IndexReader")
 
@@ -53,7 +54,7 @@ class IndexReader:
         self._generation: Generation | None = generation
         self._check = check
         self._refreshing: dict[int, threading.Lock] = {}
-        self._analyser = analyser or CjkAnalyser()
+        self._analyser = check_analyser(analyser)
 
     @overload
     def search(
@@ -147,15 +148,19 @@ class IndexReader:
         Raises:
             InputError: An argument is wrong, or the index holds no words.
         """
-        if mode not in MODES:
+        if not isinstance(mode, str) or mode not in MODES:
             raise InputError(f"mode={mode!r}; allowed are {', '.join(map(repr, MODES))}")
-        if mode == "dense":
-            return self.search(list(vectors), k, ef_search=ef_search, where=where)
+        if model is not None and not isinstance(model, HybridLink):
+            raise InputError(f"model is a {type(model).__name__}; a HybridLink of hybrid_models is needed")
         generation = self._open()
         k = check_whole_number("k", k, 1)
+        if ef_search is not None:
+            ef_search = check_whole_number("ef_search", ef_search, 1)
         queries = np.atleast_2d(check_queries(vectors, generation.manifest.dimension))
-        if isinstance(texts, str) or len(texts) != len(queries):
-            raise InputError(f"there are {len(queries)} vectors; as many texts are needed, in a list")
+        texts = check_texts(texts, len(queries))
+        if mode == "dense":
+            rows = list(queries)
+            return self.search(rows, k, ef_search=ef_search, where=where) if rows else []
         analyser = self._checked_analyser()
         words = generation.words()
         hits = []
@@ -164,7 +169,7 @@ class IndexReader:
                 generation,
                 words,
                 vector,
-                analyser.tokens(text),
+                tokens_of(analyser, text),
                 k,
                 dense=mode == "hybrid",
                 where=where,
@@ -178,6 +183,14 @@ class IndexReader:
     def hybrid_models(self) -> Mapping[str, HybridLink]:
         """What turns cosine and BM25 into an order and levels, by variant of the encoder (`store_hybrid`)."""
         return self._open().hybrid
+
+    def snapshot(self: Opened) -> Opened:
+        """Return the same index, which stays with the generation that is open now.
+
+        Its answers belong together: a change of this object by another thread does not move it. It needs no
+        closing, and is of no use once this object is closed.
+        """
+        return type(self)(self.path, self._open(), self._check, self._analyser)
 
     def count(self, where: Mapping[str, Any] | None = None) -> int:
         """Return how many documents a filter allows; None allows all.
@@ -287,7 +300,9 @@ class IndexReader:
 
         Raises:
             EncoderMismatchError: Another fingerprint or dimension.
+            InputError: It is no encoder.
         """
+        check_encoder_parts(encoder)
         manifest = self._open().manifest
         if (encoder.fingerprint, encoder.dimension) == (manifest.encoder.fingerprint, manifest.dimension):
             return
@@ -323,9 +338,10 @@ class IndexReader:
             InputError: The id is not in the index, or an argument is wrong.
         """
         k = check_whole_number("k", k, 1)
-        self.get([id])  # or the error that says which ids are near
-        vector = self._open().vector_of(id)
-        hits = self.search(vector, k + 1, where=where, ef_search=ef_search, exact=exact)
+        now = self.snapshot()
+        now.get([id])  # or the error that says which ids are near
+        vector = now._open().vector_of(id)
+        hits = now.search(vector, k + 1, where=where, ef_search=ef_search, exact=exact)
         return [hit for hit in hits if hit.document.id != id][:k]
 
     def facets(
@@ -419,13 +435,3 @@ class IndexReader:
         if self._generation is None:
             raise InputError(f"the index {self.path} is closed; open it again with Index.open")
         return self._generation
-
-
-def check_ids(ids: Sequence[str]) -> list[str]:
-    if isinstance(ids, str):
-        raise InputError(f"ids is the text {ids!r}; pass a list of ids")
-    wanted = list(ids)
-    wrong = [identifier for identifier in wanted if not isinstance(identifier, str)]
-    if wrong:
-        raise InputError(f"id {wrong[0]!r} is a {type(wrong[0]).__name__}; ids are text")
-    return wanted

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from relsdk.calibration import HybridLink, hybrid_features
 from relsdk.index._generation import Found, Generation
 from relsdk.index._lexical_search import LexicalQuery, LexicalSearch
+from relsdk.index._row_set import RowSet
 from relsdk.records import Hit, Signals
 
 __all__ = ["MODES", "Candidates", "Mode", "candidate_hits", "found_hits", "hybrid_scores", "retrieve"]
@@ -23,6 +24,8 @@ Mode = Literal["dense", "lexical", "hybrid"]
 
 # So many at least are taken from each side: what both rank in the middle may be best of all.
 _LEAST = 100
+# Passages: so many times more are looked at, until they are of enough documents.
+_GROWTH = 4
 
 IntArray = NDArray[np.int64]
 
@@ -75,8 +78,7 @@ def retrieve(
     query = words.query(tokens)
     count = max(k, _LEAST)
     allowed = [generation.vectors_of(*one) for one in enumerate(generation.allowed(where))]
-    hits = words.search(query, count if dense else k, allowed)
-    lexical = hits.rows + generation.vector_starts[hits.segments]
+    lexical = _with_words(generation, words, query, count if dense else k, allowed)
     near = np.empty(0, dtype=np.int64)
     if dense:
         found = generation.search(vector[None], count, ef_search=ef_search, where=where, exact=False)
@@ -87,6 +89,23 @@ def retrieve(
     dense_ranks[np.searchsorted(vectors, near)] = np.arange(1, len(near) + 1)
     rows, cosines, bm25 = _describe(generation, words, query, vector, vectors)
     return Candidates(rows, vectors, cosines, bm25, query.best_possible, dense_ranks, lexical_ranks)
+
+
+def _with_words(
+    generation: Generation,
+    words: LexicalSearch,
+    query: LexicalQuery,
+    count: int,
+    allowed: Sequence[RowSet],
+) -> IntArray:
+    """Return vector rows with words of a query, best first, of as many documents if there are so many."""
+    wanted = count
+    while True:  # several passages of one document may be among the best
+        hits = words.search(query, wanted, allowed)
+        vectors: IntArray = hits.rows + generation.vector_starts[hits.segments]
+        if len(vectors) < wanted or generation.count_documents(hits.segments, hits.rows) >= count:
+            return vectors
+        wanted *= _GROWTH
 
 
 def _describe(

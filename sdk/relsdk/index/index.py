@@ -16,6 +16,13 @@ from numpy.typing import NDArray
 
 from relsdk.calibration import HybridLink
 from relsdk.errors import IndexFolderError, InputError
+from relsdk.index._arguments import (
+    check_config,
+    check_encoder_parts,
+    check_ids,
+    check_models,
+    chosen_analyser,
+)
 from relsdk.index._changes import (
     add_documents,
     build_index,
@@ -27,10 +34,10 @@ from relsdk.index._changes import (
 )
 from relsdk.index._generation import load_generation
 from relsdk.index._part import Source, check_given_vectors
-from relsdk.index._reading import IndexReader, check_ids
+from relsdk.index._reading import IndexReader
 from relsdk.index._segment_writer import Making
 from relsdk.index._storage import open_current
-from relsdk.index.analysis import Analyser, CjkAnalyser
+from relsdk.index.analysis import Analyser
 from relsdk.index.base import Encoder, IndexConfig, Progress, check_whole_number
 from relsdk.records import Document
 from relsdk.runtime.hardware import choose_threads
@@ -99,12 +106,11 @@ class Index(IndexReader):
         """
         if on_duplicate not in ("error", "last"):
             raise InputError(f"on_duplicate={on_duplicate!r}; allowed are 'error' and 'last'")
+        check_encoder_parts(encoder)
         check_whole_number("the encoder's dimension", encoder.dimension, 1)
         folder = Path(path).absolute()  # whoever makes the documents may go to another folder
-        analyser = CjkAnalyser() if lexical is True else lexical or None
-        making = Making(
-            config or IndexConfig(), encoder.dimension, analyser, _threads(num_threads), on_progress
-        )
+        analyser = chosen_analyser(lexical)
+        making = Making(check_config(config), encoder.dimension, analyser, _threads(num_threads), on_progress)
         source = _source(documents, encoder, vectors, making, on_duplicate, chunk_size)
         build_index(folder, source, encoder, making, overwrite=overwrite)
         return cls.open(folder, analyser=analyser)
@@ -228,7 +234,7 @@ class Index(IndexReader):
         """
         if (ids is None) == (where is None):
             raise InputError("give either ids or where: which documents to delete")
-        if where is not None and not where:
+        if isinstance(where, Mapping) and not where:
             raise InputError(
                 "where is empty, which allows every document; nothing was deleted: name a condition"
             )
@@ -284,12 +290,12 @@ class Index(IndexReader):
             models: By variant of the encoder, such as "fp32".
 
         Raises:
-            InputError: The index holds no words.
+            InputError: The index holds no words, or these are no models.
             LockedError: Another process builds the index again.
             RelsdkError: The file system refused.
         """
         self._checked_analyser()
-        store_hybrid(self.path, self._open(), models, check=self._check)
+        store_hybrid(self.path, self._open(), check_models(models), check=self._check)
         self.refresh()
 
     def refresh(self) -> bool:

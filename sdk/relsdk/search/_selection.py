@@ -51,8 +51,13 @@ class Wanted:
         for name, value, low in (("k", self.k, 1), ("offset", self.offset, 0)):
             if isinstance(value, bool) or not isinstance(value, int) or value < low:
                 raise InputError(f"{name}={value!r}; a whole number of at least {low} is needed")
-        if self.min_level not in (None, 0, 1, 2, 3):
+        level = self.min_level
+        if level is not None and (isinstance(level, bool) or level not in (0, 1, 2, 3)):
             raise InputError(f"min_level={self.min_level!r}; allowed are 0, 1, 2 and 3")
+        score = self.min_score
+        number = isinstance(score, int | float | np.number) and not isinstance(score, bool)
+        if score is not None and (not number or np.isnan(score)):
+            raise InputError(f"min_score={score!r}; a number is needed")
         if self.sort is not None:
             check_sort(self.sort)
         if self.group_by is not None:

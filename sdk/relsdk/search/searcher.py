@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from relsdk.calibration import HybridLink, hybrid_features
 from relsdk.errors import InputError
-from relsdk.index import Index, Mode
+from relsdk.index import MODES, Index, Mode
 from relsdk.index.field_values import group_key
 from relsdk.models.embedder import Embedder
 from relsdk.models.pair_model import PairOutputs
@@ -30,6 +30,8 @@ __all__ = ["MAX_QUERY_CHARACTERS", "Searcher"]
 MAX_QUERY_CHARACTERS = 2000
 # How many candidates a scorer re-scores for each wanted hit.
 _CANDIDATES_PER_HIT = 5
+# Hits of a level are looked for among so many, at least, that were found by words alone.
+_LEAST_BY_WORDS = 100
 # Grouping: so many times more candidates are looked at, until there are enough groups.
 _GROWTH = 4
 # With a time budget, how many candidates are scored between two looks at the clock: small enough to stop in
@@ -44,6 +46,8 @@ class _How:
     mode: Mode
     where: Mapping[str, Any] | None
     ef_search: int | None
+    index: Index
+    model: HybridLink | None
 
 
 class Searcher:
@@ -62,6 +66,7 @@ class Searcher:
     Raises:
         EncoderMismatchError: The index was built by another encoder, or at another dimension, or the scorer
             is pooled with another one.
+        InputError: Another `mode`.
     """
 
     def __init__(
@@ -73,6 +78,7 @@ class Searcher:
         mode: Mode = "dense",
         clock: Clock = time.perf_counter,
     ) -> None:
+        _check_mode(mode)
         index.check_encoder(embedder)
         self.embedder = embedder
         self.index = index
@@ -115,9 +121,11 @@ class Searcher:
         Args:
             query: What the user typed.
             k: How many hits at most; fewer is not an error.
-            offset: Leave out so many hits first: the next page. With a scorer or a sort, a later page is
-                chosen from more candidates, so that a hit may be on two pages or on none.
-            min_level: Leave out hits whose most probable level is lower.
+            offset: Leave out so many hits first: the next page. With a scorer, a sort, a hybrid search beyond
+                the first 100 hits or a lexical one with `min_level`, a later page is chosen from more
+                candidates, so that a hit may be on two pages or on none.
+            min_level: Leave out hits whose most probable level is lower. A lexical search looks for them
+                among its best 5 * (`offset` + `k`), at least 100.
             min_score: Leave out hits whose score is lower (`relsdk calibrate` prints one for a wanted
                 precision). With a scorer it is the scorer's score: hits that it did not see are left out.
             where: Filter on metadata; see `Index.search`.
@@ -125,7 +133,8 @@ class Searcher:
                 are put in this order, those without a value last. `min_level` keeps what is hardly relevant
                 from coming first.
             group_by: A field: of hits with the same value there, only the first is kept, such as one of each
-                author. Documents without it are groups of their own.
+                author: with a scorer, the first in the order of retrieval. Documents without it are groups of
+                their own.
             mode: "dense", "lexical" or "hybrid"; None takes the searcher's own. Levels of a lexical or hybrid
                 search are those of the index's hybrid model if it has one, else of the encoder.
             ef_search: Search effort of the graph; None takes the index's own.
@@ -144,8 +153,7 @@ class Searcher:
         """
         deadline = Deadline(budget_ms, self._clock)
         wanted = Wanted(k, offset, min_level, min_score, sort, group_by)
-        how = _How(mode or self.mode, where, ef_search)
-        (result,) = self._answer([query], wanted, how, deadline)
+        (result,) = self._answer([query], wanted, self._how(mode, where, ef_search), deadline)
         return result
 
     def search_batch(
@@ -168,7 +176,7 @@ class Searcher:
         """
         deadline = Deadline(None, self._clock)
         wanted = Wanted(k, offset, min_level, min_score, sort, group_by)
-        return self._answer(queries, wanted, _How(mode or self.mode, where, ef_search), deadline)
+        return self._answer(queries, wanted, self._how(mode, where, ef_search), deadline)
 
     def warmup(self) -> None:
         """Load and run the models, so that the first request does not pay, and start the cost estimate."""
@@ -178,6 +186,13 @@ class Searcher:
             for _ in range(2):
                 self.search("预热", k=2, budget_ms=math.inf)
 
+    def _how(self, mode: Mode | None, where: Mapping[str, Any] | None, ef_search: int | None) -> _How:
+        """Return how candidates are found: all in one generation, though others may change the index."""
+        mode = self.mode if mode is None else _check_mode(mode)
+        index = self.index.snapshot()
+        model = None if mode == "dense" else index.hybrid_models.get(self.embedder.variant.name)
+        return _How(mode, where, ef_search, index, model)
+
     def _answer(
         self,
         queries: Sequence[str],
@@ -185,20 +200,20 @@ class Searcher:
         how: _How,
         deadline: Deadline,
     ) -> list[SearchResult]:
-        self._check(queries, wanted, how.mode)
+        self._check(queries, wanted, how)
         vectors = self.embedder.encode_query(list(queries))  # (n, D)
         hit_lists = self._candidates(queries, vectors, wanted, how)
-        matching, scanned = self.index.count(how.where), self.index.scans(how.where)
+        matching, scanned = how.index.count(how.where), how.index.scans(how.where)
         results = []
         for query, hits in zip(queries, hit_lists, strict=True):
             if self.scorer is None:
-                chosen = sort_hits(self._by_encoder(hits, wanted, how.mode), wanted, self.index)
+                chosen = sort_hits(self._by_encoder(hits, wanted, how), wanted, how.index)
                 page = chosen[wanted.offset : wanted.end]
-                order = "hybrid" if self._hybrid(how.mode) is not None else "cosine"
+                order = "cosine" if how.model is None else "hybrid"
                 order = "bm25" if how.mode == "lexical" else order
                 result = SearchResult(page, candidates=len(hits), order=order)
             else:
-                result = self._by_scorer(self.scorer, query, hits, wanted, how.mode, deadline)
+                result = self._by_scorer(self.scorer, query, hits, wanted, how, deadline)
             result.matching, result.scanned = matching, scanned
             result.elapsed_ms = deadline.elapsed * 1e3
             results.append(result)
@@ -213,12 +228,15 @@ class Searcher:
     ) -> list[list[Hit]]:
         """Retrieve what is graded, for each query; of each group the best."""
         count = wanted.pool
-        if self.scorer is not None or (how.mode == "lexical" and wanted.min_level is not None):
+        unsorted_levels = self.scorer is None and how.mode == "lexical" and wanted.min_level is not None
+        if self.scorer is not None or unsorted_levels:
             count *= _CANDIDATES_PER_HIT  # levels do not fall with this order
+        if unsorted_levels:
+            count = max(count, _LEAST_BY_WORDS)
         retrieve = partial(
-            self.index.retrieve,
+            how.index.retrieve,
             mode=how.mode,
-            model=self._hybrid(how.mode),
+            model=how.model,
             where=how.where,
             ef_search=how.ef_search,
         )
@@ -232,26 +250,24 @@ class Searcher:
             while len(first_of_groups(hits, field)) < count and len(hits) == fetched:
                 fetched *= _GROWTH
                 (hits,) = retrieve([query], vector[None], fetched)
+            if unsorted_levels:  # the first of a group may be below the level, and another one not
+                hits = self._by_encoder(hits, Wanted(len(hits), min_level=wanted.min_level), how)
             grouped.append(first_of_groups(hits, field)[:count])
         if all(group_key(hit.document, field) is None for hits in grouped for hit in hits):
-            self.index.check_field(field)
+            how.index.check_field(field)
         return grouped
 
-    def _hybrid(self, mode: Mode) -> HybridLink | None:
-        """Return the index's model of cosine and words for this variant, in a search that has both."""
-        return None if mode == "dense" else self.index.hybrid_models.get(self.embedder.variant.name)
-
-    def _by_encoder(self, hits: list[Hit], wanted: Wanted, mode: Mode) -> list[Hit]:
+    def _by_encoder(self, hits: list[Hit], wanted: Wanted, how: _How) -> list[Hit]:
         """Grade hits by the model of cosine and words, or by the encoder's calibration, if there is one."""
         if not hits:
             return []
         scores = np.array([hit.score for hit in hits], dtype=np.float32)
         cosines = np.array([hit.cosine for hit in hits], dtype=np.float32)
-        hybrid, predictions = self._hybrid(mode), None
-        if hybrid is not None:
+        predictions = None
+        if how.model is not None:
             signals = [(one.bm25, one.best_possible) for hit in hits if (one := hit.signals) is not None]
             features = hybrid_features(cosines, *np.array(signals).T)
-            predictions = grade(PairOutputs(scores, features.astype(np.float32)), hybrid)
+            predictions = grade(PairOutputs(scores, features.astype(np.float32)), how.model)
         elif self.embedder.is_calibrated:
             predictions = grade(PairOutputs(scores, cosines), self.embedder.calibration)
         return select_hits(hits, np.arange(len(hits)), scores, predictions, wanted)
@@ -262,7 +278,7 @@ class Searcher:
         query: str,
         hits: list[Hit],
         wanted: Wanted,
-        mode: Mode,
+        how: _How,
         deadline: Deadline,
     ) -> SearchResult:
         """Order and grade by the scorer what it reaches in time; the rest follows."""
@@ -285,10 +301,10 @@ class Searcher:
             chosen = select_hits(hits, order, predictions.scores, predictions, wanted)
         elif hits and deadline.left > 0:
             self._cost.relax()
-        chosen = sort_hits(chosen, wanted, self.index)[: wanted.end]
+        chosen = sort_hits(chosen, wanted, how.index)[: wanted.end]
         scored_hits = len(chosen)
         if wanted.min_score is None and scored_hits < wanted.end:
-            chosen += sort_hits(self._by_encoder(hits[scored:], wanted, mode), wanted, self.index)
+            chosen += sort_hits(self._by_encoder(hits[scored:], wanted, how), wanted, how.index)
         return SearchResult(
             chosen[wanted.offset : wanted.end],
             candidates=len(hits),
@@ -302,7 +318,7 @@ class Searcher:
         """Return how many candidates to score next; 0 when none fits."""
         return self._cost.fitting(deadline.left, min(left, _CHUNK)) if deadline.is_set else left
 
-    def _check(self, queries: Sequence[str], wanted: Wanted, mode: Mode) -> None:
+    def _check(self, queries: Sequence[str], wanted: Wanted, how: _How) -> None:
         if isinstance(queries, str):
             raise InputError("search_batch takes a list of queries; use search for one")
         for query in queries:
@@ -313,5 +329,11 @@ class Searcher:
                     f"the query has {len(query):,} characters; at most {MAX_QUERY_CHARACTERS:,} are allowed"
                 )
         wanted.check()
-        if wanted.min_level is not None and self.scorer is None and self._hybrid(mode) is None:
+        if wanted.min_level is not None and self.scorer is None and how.model is None:
             _ = self.embedder.calibration  # or the error that says how to get one
+
+
+def _check_mode(mode: Mode) -> Mode:
+    if not isinstance(mode, str) or mode not in MODES:
+        raise InputError(f"mode={mode!r}; allowed are {', '.join(map(repr, MODES))}")
+    return mode

@@ -1,0 +1,99 @@
+"""What a search promises of its hits as a whole: all of them, no group lost, one generation."""
+
+import numpy as np
+import pytest
+
+from relsdk import Document, Embedder, Index, Searcher
+from relsdk.calibration import HybridLink, hybrid_features
+from relsdk.errors import InputError
+from relsdk.index import IndexConfig
+
+# Ten passages with the word, before documents that have it once.
+LONG = [Document(f"long{i}", "", "红烧肉好吃。" * 10, {"author": "x"}) for i in range(4)]
+SHORT = [
+    Document(f"short{i}", "", f"第{i}天没有做红烧肉，做了别的。", {"author": f"a{i % 5}"}) for i in range(40)
+]
+
+
+@pytest.fixture(scope="module")
+def embedder(toy_bundle):
+    return Embedder(toy_bundle, variant="fp32", threads=1)
+
+
+@pytest.fixture(scope="module")
+def split(embedder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("i") / "i"
+    with Index.build(folder, LONG, embedder, config=IndexConfig(passage_characters=6)) as index:
+        index.add(SHORT, embedder)
+        yield Searcher(embedder, index)
+
+
+def ids(hits):
+    return [hit.document.id for hit in hits]
+
+
+@pytest.mark.parametrize("mode", ["lexical", "hybrid"])
+def test_passages_of_one_document_do_not_crowd_out_others(split, mode):
+    assert len(split.search("红烧肉", 10, mode=mode)) == 10
+    whole = ids(split.search("红烧肉", 44, mode=mode))
+    assert sorted(whole) == sorted(one.id for one in [*LONG, *SHORT])
+    pages = [
+        one for start in range(0, 44, 7) for one in ids(split.search("红烧肉", 7, offset=start, mode=mode))
+    ]
+    assert pages == whole
+    assert len(split.search("红烧肉", 6, group_by="author", mode=mode)) == 6  # x, a0 to a4
+
+
+def test_the_level_is_looked_at_before_the_group(embedder, tmp_path):
+    """A group whose best hit by words is below the level is shown by another hit that is not."""
+    rows = [
+        Document(f"d{i}", f"{'红烧肉' * (1 + i % 4)} {i * 7919 % 101}", "", {"g": i % 9}) for i in range(90)
+    ]
+    with Index.build(tmp_path / "i", rows, embedder) as index:
+        searcher = Searcher(embedder, index, mode="lexical")
+        hits = searcher.search("红烧肉", 90)
+        signals = [(hit.cosine, hit.signals.bm25, hit.signals.best_possible) for hit in hits]
+        plain = HybridLink(1.0, 0.0, (0.0, 0.0, 0.0)).scores(hybrid_features(*np.array(signals).T))
+        index.store_hybrid({"fp32": HybridLink(1000.0, 0.0, (1000 * float(np.median(plain)),) * 3)})
+        hits = searcher.search("红烧肉", 90, min_level=3)
+        assert 0 < len(hits) < 90
+        groups = list(dict.fromkeys(hit.document.metadata["g"] for hit in hits))
+        firsts = searcher.search("红烧肉", 18, min_level=3, group_by="g")
+        assert [hit.document.metadata["g"] for hit in firsts] == groups
+        assert len(searcher.search("红烧肉", 1, min_level=3)) == 1
+
+
+def test_hits_and_counts_are_of_one_generation(embedder, tmp_path, monkeypatch):
+    with Index.build(tmp_path / "i", SHORT, embedder) as index:
+        searcher = Searcher(embedder, index)
+        encode = Embedder.encode_query
+
+        def late(self, *arguments, **options):
+            if len(index) == 40:  # another thread changes the index while the query is encoded
+                index.delete([f"short{i}" for i in range(30)])
+            return encode(self, *arguments, **options)
+
+        monkeypatch.setattr(Embedder, "encode_query", late)
+        for mode in ("dense", "hybrid"):
+            hits = searcher.search("红烧肉", 100, mode=mode)
+            assert len(hits) == hits.matching
+        assert hits.matching == 10
+
+
+@pytest.mark.parametrize("mode", ["", "Dense", 0, [], np.zeros(2)])
+def test_a_mode_that_there_is_not(split, embedder, mode):
+    with pytest.raises(InputError, match="allowed are 'dense', 'lexical', 'hybrid'"):
+        split.search("红烧肉", mode=mode)
+    with pytest.raises(InputError, match="allowed are 'dense', 'lexical', 'hybrid'"):
+        Searcher(embedder, split.index, mode=mode)
+
+
+@pytest.mark.parametrize("value", ["0.5", True, float("nan"), [1], 1j])
+def test_a_score_that_is_no_number(split, value):
+    with pytest.raises(InputError, match=r"min_score=.*; a number is needed"):
+        split.search("红烧肉", min_score=value)
+
+
+def test_no_queries_have_no_answers(split):
+    for mode in ("dense", "lexical", "hybrid"):
+        assert split.search_batch([], mode=mode) == []
