@@ -239,9 +239,9 @@ def retrieved(name: str, score: Score, one: Candidates) -> Float:
     return np.where(np.isfinite(one.ranks[SIDES[name]]), scores, -np.inf) if name in SIDES else scores
 
 
-def best(one: Candidates, scores: Float) -> str | None:
-    """Return the id of the first document; None where nothing was found."""
-    return one.ids[int(scores.argmax())] if np.isfinite(scores).any() else None
+def best(one: Candidates, scores: Float) -> str:
+    """Return the id of the first document; "" where nothing was found."""
+    return one.ids[int(scores.argmax())] if np.isfinite(scores).any() else ""
 
 
 def recalls(
