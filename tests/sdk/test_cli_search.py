@@ -63,6 +63,48 @@ def test_pages_sorting_and_groups(ask):
     assert len(ask("-k", "40", "--group-by", "author")[1]) == 4
 
 
+def table(out):
+    """Return the rows of a table of hits, without the heading and the header, split at blanks."""
+    return [line.split() for line in out.splitlines()[2:]]
+
+
+def test_the_table_has_ids_and_ranks_that_go_on_from_page_to_page(run, index, ask, monkeypatch):
+    whole = ask("-k", "12")[1]
+    rows = table(run("query", index, "X300 开箱", "--variant", "fp32", "-k", "3", "--offset", "9"))
+    assert [row[0] for row in rows] == ["10", "11", "12"]
+    assert [next(cell for cell in row if cell in whole) for row in rows] == whole[9:]
+    monkeypatch.setenv("COLUMNS", "70")  # no room: the probabilities' numbers stay, their bar goes
+    out = run("query", index, "X300 开箱", "--variant", "fp32")
+    assert "█" not in out
+    assert whole[0] in table(out)[0]
+    assert "P(0)" in out
+
+
+def test_the_table_shows_what_hits_were_sorted_and_grouped_by(run, index):
+    out = run("query", index, "X300 开箱", "--variant", "fp32", "--sort=-year", "--group-by", "author")
+    header = out.splitlines()[1].split()
+    assert header[-4:] == ["id", "year", "author", "title"]
+    years = [int(row[-5]) for row in table(out)]  # the title is three words
+    assert years == sorted(years, reverse=True)
+    assert sorted(row[-4] for row in table(out)) == ["a0", "a1", "a2", "a3"]
+    twice = run("query", index, "X300 开箱", "--variant", "fp32", "--sort", "year", "--group-by", "year")
+    assert twice.splitlines()[1].count("year") == 1
+    assert (
+        run("query", index, "X300 开箱", "--variant", "fp32", "--sort", "id").splitlines()[1].count("id") == 1
+    )
+
+
+def test_a_field_with_the_name_of_a_column_is_a_column_of_its_own(run, tmp_path):
+    documents = [{"id": f"d{i}", "title": "开箱", "score": i} for i in range(3)]
+    Index.build(
+        tmp_path / "x", documents, Embedder(FIXTURES / "encoder-bundle-v1", variant="fp32"), lexical=False
+    ).close()
+    out = run("query", tmp_path / "x", "开箱", "--variant", "fp32", "--sort=-score")
+    assert out.splitlines()[1].split().count("score") == 1
+    assert "metadata.score" in out
+    assert [row[-2] for row in table(out)] == ["2", "1", "0"]
+
+
 def test_similar(run, index):
     answer = json.loads(run("index", "similar", index, "d3", "-k", "3", "--json"))
     with Index.open(index) as opened:

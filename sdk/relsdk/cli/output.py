@@ -12,14 +12,13 @@ import math
 import os
 import re
 import shlex
-import shutil
 import sys
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from relsdk.cli._cells import cells_left, cut, width
 from relsdk.progress import draws_on
 
 if TYPE_CHECKING:  # a command that prints no hits starts without them
@@ -126,17 +125,29 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def echo_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:
-    """Print columns, padded for wide characters; columns in `right` are right-aligned."""
+def echo_table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    right: Sequence[int] = (),
+    below: Sequence[str] = (),
+) -> None:
+    """Print columns, padded for wide characters; columns in `right` are right-aligned.
+
+    Where `below` is given, its n-th text stands on a line of its own below row n, unless it is empty.
+    """
     rows = [[printable(cell).replace("\n", "\\n") for cell in row] for row in rows]
-    widths = [max(_width(cell) for cell in column) for column in zip(header, *rows, strict=True)]
+    widths = [max(map(width, column)) for column in zip(header, *rows, strict=True)]
     for number, row in enumerate([header, *rows]):
         cells = []
-        for column, (cell, width) in enumerate(zip(row, widths, strict=True)):
-            padding = " " * (width - _width(cell))
+        for column, (cell, wanted) in enumerate(zip(row, widths, strict=True)):
+            padding = " " * (wanted - width(cell))
             cells.append(padding + cell if column in right else cell + padding)
         line = "  ".join(cells).rstrip()
         echo(line, dim=number == 0)
+        if number and below and (text := below[number - 1]):
+            indent = widths[0] + 2
+            echo(" " * indent + clip(text, indent))
 
 
 def percent(value: float | None) -> str:
@@ -196,27 +207,5 @@ def _rounded(value: float | None) -> float | None:
 
 
 def clip(text: str, used: int) -> str:
-    """Cut a text to what is left of the terminal's width after `used` cells."""
-    room = max(shutil.get_terminal_size((110, 24)).columns - used, 20)
-    line = printable(" ".join(text.split()))
-    if _width(line) <= room:
-        return line
-    cells, end = 0, 0
-    for character in line:
-        cells += _width(character)
-        if cells > room - 1:
-            break
-        end += 1
-    return line[:end] + "…"
-
-
-def _width(text: str) -> int:
-    """Terminal cells of a text."""
-    return sum(
-        0
-        if unicodedata.category(c) in ("Mn", "Me", "Cf")
-        else 2
-        if unicodedata.east_asian_width(c) in "WF"
-        else 1
-        for c in text
-    )
+    """Cut a text to what is left of the terminal's width after `used` cells, to 20 cells at least."""
+    return cut(printable(" ".join(text.split())), max(cells_left(used), 20))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from relsdk.cli._cells import cells_left, cut, width
 from relsdk.cli.inputs import input_options
 from relsdk.cli.opening import open_searcher
 from relsdk.cli.options import threads_option, variant_option
@@ -24,11 +26,17 @@ from relsdk.cli.output import (
 from relsdk.errors import CalibrationError, InputError
 from relsdk.formats import Query, read_queries, run_lines
 from relsdk.index import MODES, Mode
+from relsdk.index.field_values import check_sort
+from relsdk.index.filter_parser import parse_field
 from relsdk.index.filter_text import WHERE_HELP, parse_where
 from relsdk.models.embedder import Embedder
-from relsdk.records import Hit, SearchResult
+from relsdk.records import Document, Hit, SearchResult
 
 __all__ = ["echo_hits", "query"]
+
+_BAR = "█3 ▓2 ▒1 ░0"
+_ID_CELLS, _FIELD_CELLS = 32, 24  # at most
+_TITLE_CELLS = 20  # at least, before the bar is left out
 
 
 @click.command(epilog='Example: relsdk query docs.idx "红烧肉怎么做" --min-level 2 --where "duration<60"')
@@ -97,6 +105,9 @@ def query(
     queries = [Query("1", text)] if text is not None else list(read_queries(source or "", **reading))
     searcher = open_searcher(path, model, variant, threads, scorer)
     searcher.warmup()
+    # Fields of metadata that decide which hits there are, each once.
+    fields = list(dict.fromkeys(name for name in (sort and check_sort(sort)[0], group_by) if name))
+    fields = [name for name in fields if parse_field(name).column is None]
     graded, uncalibrated = True, False
     for one in queries:
         hits = searcher.search(
@@ -122,8 +133,10 @@ def query(
             echo_json({**answer, "hits": [hit_to_dict(hit) for hit in hits]})
         else:
             name = "" if source is None else f"{one.id}  "
+            if one is not queries[0]:
+                echo()
             echo(f"{name}{one.text}  ({_summary(hits, bool(where), min_level)})", bold=True)
-            echo_hits(hits)
+            echo_hits(hits, offset=offset, fields=fields)
             graded &= all(hit.relevance is not None for hit in hits)
         uncalibrated |= mode == "hybrid" and hits.order == "cosine"
     if uncalibrated:
@@ -178,22 +191,56 @@ def _summary(hits: SearchResult, filtered: bool, min_level: int | None) -> str:
     return f"{counted(len(hits), 'hit')}{level}{left}, {hits.elapsed_ms:.1f} ms{skipped}"
 
 
-def echo_hits(hits: list[Hit], truth: Sequence[int] = ()) -> None:
-    """Print hits as a table: rank, score, level, probabilities, title; and the true levels where known.
+def echo_hits(
+    hits: list[Hit], truth: Sequence[int] = (), *, offset: int = 0, fields: Sequence[str] = ()
+) -> None:
+    """Print hits as a table: rank, score, level, probabilities, id, fields, title.
 
-    The passage that was found stands below the title.
+    Where the true levels are known they stand beside the levels, and ids are left out. The bar is left out
+    where the title would have no room. The passage that was found stands below its hit.
+
+    Args:
+        hits: What to print.
+        truth: The true levels, one a hit.
+        offset: Hits that were left out before the first.
+        fields: Of the metadata, each a column: what hits were sorted or grouped by.
     """
-    header = ["#", "score", "level", "█3 ▓2 ▒1 ░0", "P(0)  P(1) P(2) P(3)", "title"]
-    if truth:
-        header.insert(3, "true")
-    rows = []
-    for number, hit in enumerate(hits):
-        level, bar, numbers = relevance_cells(hit.relevance)
-        true = [str(int(truth[number]))] if truth else []
-        texts = [hit.document.title, hit.document.text if hit.passage is None else hit.passage.text]
-        first, *below = [clip(text, 80) for text in texts if text.strip()] or [""]
-        rows.append([str(number + 1), f"{hit.score:.3f}", level, *true, bar, numbers, first])
-        if hit.passage is not None:
-            rows += [[*[""] * (len(header) - 1), text] for text in below]
-    if rows:
-        echo_table(header, rows, right=(0, 1))
+    if not hits:
+        return
+    relevances = [relevance_cells(hit.relevance) for hit in hits]
+    columns = {
+        "#": [str(number) for number in range(offset + 1, offset + 1 + len(hits))],
+        "score": [f"{hit.score:.3f}" for hit in hits],
+        "level": [level for level, _, _ in relevances],
+        **({"true": [str(int(level)) for level in truth]} if truth else {}),
+        _BAR: [bar for _, bar, _ in relevances],
+        "P(0)  P(1) P(2) P(3)": [numbers for _, _, numbers in relevances],
+        **({} if truth else {"id": [cut(printable(hit.document.id), _ID_CELLS) for hit in hits]}),
+    }
+    for name in fields:
+        header = f"metadata.{name}" if name in columns else name
+        columns[header] = [_field_cell(hit.document, name) for hit in hits]
+    if cells_left(_used(columns)) < _TITLE_CELLS:
+        del columns[_BAR]
+    titles = [hit.document.title for hit in hits]
+    texts = [hit.document.text if hit.passage is None else hit.passage.text for hit in hits]
+    first = [title if title.strip() else text for title, text in zip(titles, texts, strict=True)]
+    columns["title"] = [clip(text, _used(columns)) for text in first]
+    below = [
+        text if hit.passage is not None and title.strip() else ""
+        for hit, title, text in zip(hits, titles, texts, strict=True)
+    ]
+    echo_table(list(columns), list(zip(*columns.values(), strict=True)), right=(0, 1), below=below)
+
+
+def _used(columns: Mapping[str, Sequence[str]]) -> int:
+    """Return the cells that columns take, with the two after each."""
+    return sum(2 + max(map(width, [name, *cells])) for name, cells in columns.items())
+
+
+def _field_cell(document: Document, name: str) -> str:
+    value = parse_field(name).of(document)
+    if value is None:
+        return "-"
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return cut(printable(" ".join(text.split())), _FIELD_CELLS)
