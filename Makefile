@@ -110,6 +110,9 @@ bench: $(VENV)/.installed-dev-all ## Latency of encode, index and search -> benc
 index-open: $(VENV)/.installed-dev ## What opening an index costs, checked and remembered -> bench/results/index_open.json
 	$(BIN)/python -m bench.serving.index_open --output bench/results/index_open.json
 
+index-kills: $(VENV)/.installed-dev ## SIGKILL at 200 moments of an index's writers, 10 minutes -> bench/results/index_kills.json
+	$(BIN)/python -m bench.experiments.index_kills --output bench/results/index_kills.json
+
 bench-index: $(VENV)/.installed-dev-all ## Changes, filters, hybrid of a living index beside peers, 45 minutes -> bench/results/index.json
 	$(BIN)/python -m bench.living_index --output bench/results/index.json --shared $(SHARED)
 	$(BIN)/python -m bench.pages.readme --write

@@ -129,6 +129,57 @@ said["again"] = [build(200), whole_export(7), whole_write(7)]
 print(json.dumps(said))
 """
 
+CHANGES = """
+build(100)
+index = Index.open(disk / "i")
+def changes(count):
+    documents = [Document(f"n{i}", "more") for i in range(count)]
+    vectors = Encoder().encode_document(documents)
+    return {
+        "add": lambda: index.add(documents, vectors=vectors),
+        "upsert": lambda: index.upsert(documents, vectors=vectors),
+        "delete": lambda: index.delete(["d1", "d2"]),
+        "compact": lambda: index.compact(full=True),
+    }
+
+def here():
+    with Index.open(disk / "i") as other:
+        assert other.verify().ok
+        return [document.id for document in other.documents()]
+
+def tidy():
+    return sorted(name for name in os.listdir(disk / "i") if ".tmp" in name)
+
+index.delete(["d0"])
+wanted = here()
+said["large"] = [refused(changes(8000)[name]) for name in ("add", "upsert")]
+(disk / "filler").write_bytes(bytes(free()))  # no byte is left
+said["not a byte"] = [refused(change) for change in changes(10).values()]
+said["same"], said["left"] = here() == wanted, tidy()
+(disk / "filler").unlink()
+
+killed(lambda: Index.open(disk / "i").add(
+    (Document(f"k{i}", "x") for i in range(100_000)),
+    Encoder(),
+    on_progress=lambda stage, done: done >= 2048 and die(),
+))
+said["killed"] = tidy() != [] and here() == wanted
+(disk / "filler").write_bytes(bytes(max(free() - (64 << 10), 0)))
+said["delete where a killed one left no room"] = index.delete(["d3"])
+said["left then"] = tidy()
+(disk / "filler").unlink()
+
+import subprocess
+subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+wanted = here()
+said["read-only"] = [refused(change) for change in changes(10).values()]
+said["same on a read-only disk"] = here() == wanted
+subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+said["again"] = [change() for change in changes(10).values()]
+said["last"] = len(here())
+print(json.dumps(said))
+"""
+
 
 @pytest.fixture
 def on_small_disk(tmp_path):
@@ -167,6 +218,22 @@ def test_a_full_disk_is_said_in_one_line_and_nothing_is_lost(on_small_disk):
     for answer in said["not a byte"]:
         assert "No space left on device" in answer or "disk is full" in answer, answer
     assert said["again"] == [200, 7, 7]
+
+
+def test_changes_on_a_full_and_on_a_read_only_disk(on_small_disk):
+    said = on_small_disk(CHANGES)
+    for answer in (*said["large"], *said["not a byte"]):
+        assert "No space left on device" in answer or "disk is full" in answer, answer
+        assert "\n" not in answer
+    assert said["same"]
+    assert said["left"] == []
+    assert said["killed"]
+    assert said["delete where a killed one left no room"] == 1
+    assert said["left then"] == []
+    assert all("Read-only file system" in answer for answer in said["read-only"]), said["read-only"]
+    assert said["same on a read-only disk"]
+    assert said["again"] == [10, 10, 2, True]
+    assert said["last"] == 100 - 2 + 10 - 2
 
 
 def test_vectors_that_do_not_fit_leave_the_old_file(relsdk_on_small_disk, tmp_path):

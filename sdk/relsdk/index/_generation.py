@@ -322,20 +322,21 @@ def load_generation(
     folder = folder.absolute()
     manifest = read_manifest(folder)
     check_files(folder, manifest, hashes=check == "hashes")
-    alive = [_load_alive(folder, entry) for entry in manifest.segments]
-    opened = {
-        (segment.folder, frozenset(segment.entry.files.items())): segment
-        for segment in known
-        if segment.documents.holds
-    }
+    opened = {_key(one.folder, one.entry): one for one in known if one.documents.holds}
     segments: list[Segment] = []
     for entry in manifest.segments:
-        key = (folder.parent / entry.folder, frozenset(entry.files.items()))
+        key = _key(folder.parent / entry.folder, entry)
         if key in opened:
             segments.append(replace(opened[key], entry=entry))  # fewer may live, or it may be on the disk now
         else:
             segments.append(load_segment(folder.parent, entry, manifest.dimension, manifest.config))
+    alive = [_load_alive(folder, entry) for entry in manifest.segments]  # their files have as many rows
     return Generation(name, folder, manifest, segments, alive, load_hybrid(folder, manifest))
+
+
+def _key(folder: Path, entry: SegmentEntry) -> tuple[Any, ...]:
+    """Return what tells segments apart; how many live, and whether it is on the disk, changes."""
+    return folder, entry.count, entry.rows, frozenset(entry.files.items())
 
 
 def _load_alive(folder: Path, entry: SegmentEntry) -> RowSet:

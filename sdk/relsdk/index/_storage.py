@@ -221,10 +221,12 @@ class Commit:
     def _discard(self, staging: Path, moved: bool) -> None:
         """Delete what was written, unless it has become current."""
         remove(staging)
-        try:
-            current = read_current(self.path)
-        except IndexFolderError:
-            current = None
+        current = ""
+        if os.path.lexists(self.path / CURRENT):
+            try:
+                current = read_current(self.path)
+            except IndexFolderError:
+                return  # it may be this one, when no more files may be opened: the next writer looks again
         if current != self.name:
             remove(self.path / self.name)
             if moved:
@@ -249,7 +251,8 @@ def new_index(path: Path, *, overwrite: bool) -> Iterator[Commit]:
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
             for folder in missing:
-                sync(folder.parent)
+                with suppress(PermissionError):  # names may be added that may not be read
+                    sync(folder.parent)
         with _lock(path, patience=0.0):
             _check_target(path, overwrite)  # again: another writer may just have finished
             yield _begin(path, keeps=False)

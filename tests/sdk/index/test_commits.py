@@ -15,6 +15,7 @@ import pytest
 
 import relsdk.index._storage as storage
 from relsdk.errors import IndexFolderError, LockedError, RelsdkError
+from relsdk.files.folders import json_sha256
 from relsdk.index import Index, IndexConfig, verify_index
 from relsdk.records import Document
 
@@ -119,6 +120,53 @@ def test_an_index_that_was_deleted_and_built_again_is_noticed(built, document_fa
     built.add([Document("last", "t")], encoder)
     assert len(built) == 21
     assert verify_index(built.path).ok
+
+
+@pytest.mark.parametrize("count", [2**34, 2**40, 2**62])
+def test_a_manifest_with_more_documents_than_memory(changed, count):
+    """No memory is taken before the files are seen to be as large."""
+    path = changed / "gen-000004" / "manifest.json"
+    content = json.loads(path.read_text())
+    segment = content["segments"][1]
+    segment.update(count=count, live=count, rows=count)
+    del content["checksum"]
+    path.write_text(json.dumps({**content, "checksum": json_sha256(content)}))
+    with pytest.raises(IndexFolderError, match=r"vectors\.npy has"):
+        Index.open(changed)
+    assert not verify_index(changed).ok
+
+
+def test_a_commit_whose_end_is_not_known_is_left_alone(built, encoder, monkeypatch):
+    """CURRENT has moved, then no more files may be opened: what it names must stay."""
+    write, read = storage.write_file_atomically, storage.read_current
+
+    def fail_afterwards(path, text, **options):
+        write(path, text, **options)
+        if path.name == "CURRENT":
+            monkeypatch.setattr(storage, "read_current", unreadable)
+            raise RelsdkError("Too many open files")
+
+    def unreadable(path):
+        raise IndexFolderError("Too many open files")
+
+    monkeypatch.setattr(storage, "write_file_atomically", fail_afterwards)
+    with pytest.raises(RelsdkError, match="Too many"):
+        built.add([Document("x", "t")], encoder)
+    monkeypatch.setattr(storage, "read_current", read)
+    monkeypatch.setattr(storage, "write_file_atomically", write)
+    assert built.refresh()
+    assert len(built) == 201
+    assert built.verify().ok
+
+
+def test_an_index_is_written_from_itself(changed, encoder):
+    with Index.open(changed) as index:
+        count = len(index)
+        some = index.documents({"flag": True})
+        written = index.upsert((Document(one.id, "changed", "", one.metadata) for one in some), encoder)
+        assert 0 < written == index.count({"title": "changed"})
+        assert len(index) == count
+        assert index.verify().ok
 
 
 def test_an_identical_copy_in_its_place_is_opened_again(built, encoder):

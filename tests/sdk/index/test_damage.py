@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -33,11 +34,16 @@ def shown(document):
 
 def answers(path, check):
     with Index.open(path, check=check) as index:
+        texts = task["texts"]  # none for format 1, which holds no words
+        words = index.retrieve(texts, queries[: len(texts)], 5, mode="lexical") if texts else []
         return {
             "graph": hits(index.search(queries, 5)),
             "exact": hits(index.search(queries, 5, exact=True)),
             "filter": hits(index.search(queries, 5, where=task["where"])),
+            "words": hits(words),
             "get": [shown(document) for document in index.get(task["ids"])],
+            "all": [shown(document) for document in index.documents()],
+            "facets": [list(pair) for pair in index.facets(next(iter(task["where"])))],
         }
 
 def attempt(work):
@@ -81,8 +87,12 @@ def task():
 
     everything = best(np.ones(len(documents), dtype=bool))
     expected = {"graph": everything, "exact": everything, "filter": best(allowed), "get": documents[::30]}
+    values = Counter(document[3][field] for document in documents if field in document[3])
+    facets = sorted(map(list, values.items()), key=lambda pair: (-pair[1], pair[0]))
+    expected |= {"words": [], "all": documents, "facets": facets}
     return {
         "queries": queries.tolist(),
+        "texts": [],
         "where": where,
         "ids": [document[0] for document in documents[::30]],
         "expected": expected,
@@ -90,9 +100,9 @@ def task():
 
 
 def is_right(found, expected):
-    if found["get"] != expected["get"]:
+    if any(found[name] != expected[name] for name in ("get", "all", "facets")):
         return False
-    for name in ("graph", "exact", "filter"):
+    for name in ("graph", "exact", "filter", "words"):
         for one, other in zip(found[name], expected[name], strict=True):
             scores = [[score for _, score in hits] for hits in (one, other)]
             if [i for i, _ in one] != [i for i, _ in other] or not np.allclose(*scores, atol=2e-3):
@@ -101,21 +111,21 @@ def is_right(found, expected):
 
 
 def look(task, paths):
-    asked = json.dumps({**{name: task[name] for name in ("queries", "where", "ids")}, "paths": paths})
+    asked = json.dumps({**{name: task[name] for name in task if name != "expected"}, "paths": paths})
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], input=asked, capture_output=True, text=True, timeout=600, check=False
     )
     return [json.loads(line) for line in done.stdout.splitlines()], done
 
 
-def fuzz(task, tmp_path, seeds):
+def fuzz(task, tmp_path, seeds, source=FIXTURE, damage=damaging.damage):
     refused = 0
     for first in range(0, len(seeds), BATCH):
         made = []
         for seed in seeds[first : first + BATCH]:
-            path = tmp_path / str(seed)
-            shutil.copytree(FIXTURE, path)
-            made.append((path, *damaging.damage(path, seed)))
+            path = tmp_path / f"{source.name}-{seed}"
+            shutil.copytree(source, path)
+            made.append((path, *damage(path, seed)))
         results, done = look(task, [str(path) for path, _, _ in made])
         if len(results) < len(made):
             pytest.fail(f"{made[len(results)][1]}: ended with {done.returncode}: {done.stderr[-2000:]}")

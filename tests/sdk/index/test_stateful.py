@@ -197,9 +197,10 @@ class IndexMachine(RuleBasedStateMachine):
         batch=st.lists(documents, min_size=1, max_size=30, unique_by=lambda one: one.id),
         kind=st.sampled_from(["hnsw", "hnsw", "flat"]),
         split=st.sampled_from([0, 0, 5]),
+        int8=st.booleans(),
     )
-    def build(self, batch: list[Document], kind: str, split: int) -> None:
-        self.config = IndexConfig(kind=kind, passage_characters=split)
+    def build(self, batch: list[Document], kind: str, split: int, int8: bool) -> None:
+        self.config = IndexConfig(kind=kind, passage_characters=split, int8=int8)
         self.model = {one.id: one for one in batch}
         Index.build(self.path, batch, Encoder(), config=self.config, num_threads=1).close()
         self.writers = [Index.open(self.path) for _ in range(2)]
