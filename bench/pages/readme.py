@@ -16,11 +16,19 @@ import click
 
 from bench.experiments.rows import row_name, study_of
 from bench.pages.cli_page import cli_page
+from bench.pages.hybrid import hybrid_table
 from bench.pages.settings_page import ssra_settings, training_settings
 from relsdk.index import IndexConfig
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("README.md", "docs/zh/README.md", "docs/benchmarks.md", "docs/training.md", "docs/ssra.md")
+PAGES = (
+    "README.md",
+    "docs/zh/README.md",
+    "docs/benchmarks.md",
+    "docs/searching.md",
+    "docs/training.md",
+    "docs/ssra.md",
+)
 CLI_PAGE = "docs/cli.md"
 RESULTS = ROOT / "bench/results"
 TOWER = "query tower, 2 layers"
@@ -53,7 +61,7 @@ def main(write: bool, check: bool) -> None:
 
 def committed() -> list[dict[str, Any]]:
     """Read the results that the pages show, in the order of the parameters of `blocks`."""
-    names = ("latency", "real", "train", "student_latency", "suites", "ssra", "pool", "million")
+    names = ("latency", "real", "train", "student_latency", "suites", "ssra", "pool", "million", "hybrid")
     return [json.loads((RESULTS / f"{name}.json").read_text()) for name in names]
 
 
@@ -74,6 +82,7 @@ def blocks(
     ssra: dict[str, Any],
     pool: dict[str, Any],
     million: dict[str, Any],
+    hybrid: dict[str, Any],
 ) -> dict[str, str]:
     """Return every generated part."""
     timed = {entry["name"]: entry for entry in latency["benchmarks"]}
@@ -88,6 +97,7 @@ def blocks(
         "peers": _peers_tables(suites, million),
         "ssra": _ssra_table(ssra),
         "pool": _pool_table(pool),
+        "hybrid": hybrid_table(hybrid),
         "demo": _first_answers(_verbatim("demo.txt")),
         "example": _verbatim("example.txt"),
         "settings": training_settings(),
