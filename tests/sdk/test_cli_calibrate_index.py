@@ -36,6 +36,9 @@ def test_it_is_fitted_stored_and_used(relsdk, world):
     assert report["variant"] == "fp32"
     assert report["model"]["words_weight"] >= 0
     assert {path: path.read_bytes() for path in bundle.rglob("*.json")} == before
+    assert "fp32" in next(
+        line for line in relsdk("index", "info", index)[1].splitlines() if line.startswith("hybrid ")
+    )
     with Index.open(index) as opened:
         assert opened.hybrid_models["fp32"].to_dict() == report["model"]
         expected = Searcher(Embedder(bundle, variant="fp32"), opened, mode="hybrid").search(query)

@@ -148,7 +148,7 @@ def test_delete_by_id(index, relsdk, fails, tmp_path):
     assert code == 0
     assert out == (
         f"{index}: 3 of 4 ids are in the index: deleted; now 7 documents in 1 segment, 3 dead\n"
-        f"next: relsdk index compact {index} --full\n"
+        f"on the disk they are until this has been run twice: relsdk index compact {index} --full\n"
     )
     assert [one.id for one in content_of(index)] == ["d0", "d2", "d5", "d6", "d7", "d8", "d9"]
     code, out, _ = relsdk("index", "delete", index, "d1", "--json")  # it may be repeated
@@ -254,7 +254,9 @@ def test_info_shows_the_segments(index, relsdk):
     (segment,) = info["segments"]
     assert (segment["count"], segment["dead"], segment["vectors"], segment["graph"]) == (8, 2, 10, False)
     assert info["bytes"] >= segment["bytes"] > 0
+    assert (info["analyser"], info["hybrid"]) == ("cjk 1", [])
     lines = relsdk("index", "info", index)[1].splitlines()
+    assert any(line.startswith("hybrid ") and "relsdk calibrate" in line for line in lines)
     assert lines[-1].split()[:5] == [segment["name"], "8", "2", "10", "no"]
 
 
@@ -296,10 +298,12 @@ def test_export_and_build_with_vectors_is_a_round_trip(index, relsdk, tmp_path, 
 
 def test_vectors_of_an_index_in_passages_go_neither_out_nor_in(relsdk, fails, write, tmp_path, embedder):
     source = write([Document("a", "题", "一句话。" * 30), *documents(0, 3)])
-    code, out, _ = relsdk("index", "build", tmp_path / "i", "-i", source, "--chunk", "40", *MODEL, "--json")
+    code, out, _ = relsdk("index", "build", tmp_path / "i", "-i", source, "--chunk", "40", *MODEL)
     assert code == 0
-    assert json.loads(out)["config"]["passage_characters"] == 40
-    (segment,) = json.loads(relsdk("index", "info", tmp_path / "i", "--json")[1])["segments"]
+    info = json.loads(relsdk("index", "info", tmp_path / "i", "--json")[1])
+    assert info["config"]["passage_characters"] == 40
+    (segment,) = info["segments"]
+    assert f": 4 documents in {segment['vectors']} passages, " in out
     assert segment["count"] == 4
     assert segment["vectors"] >= 3 + 3  # 120 characters in passages of 40
     error = fails("index", "export", tmp_path / "i", tmp_path / "out.jsonl", "--vectors", tmp_path / "o.npy")

@@ -138,7 +138,8 @@ def test_get_of_what_is_not_there_names_it_and_what_is_near(index, relsdk, missi
 
 def test_export_is_what_index_build_reads(index, relsdk, tmp_path):
     code, out, _ = relsdk("index", "export", index, tmp_path / "out.jsonl", "--vectors", tmp_path / "out.npy")
-    assert (code, out) == (0, f"{tmp_path}/out.jsonl: 1,200 documents\n")
+    said = f"{tmp_path}/out.jsonl: 1,200 documents, their vectors in {tmp_path}/out.npy\n"
+    assert (code, out) == (0, said)
     from relsdk.formats import read_documents
 
     assert list(read_documents(tmp_path / "out.jsonl")) == documents()

@@ -134,13 +134,18 @@ def build(
         )
     with built:
         info = built.info()
+        vectors_written = sum(segment.vectors for segment in built.stats().segments)
     seconds = time.perf_counter() - started
     if as_json:
         echo_json({**_plain(asdict(info)), "seconds": round(seconds, 3)})
     else:
-        size = f"{counted(info.count, 'document')}, {info.dimension} dimensions"
+        passages = f" in {counted(vectors_written, 'passage')}" if passage_characters else ""
+        size = f"{counted(info.count, 'document')}{passages}, {info.dimension} dimensions"
         echo(f"{path}: {size}, {info.kind}, {seconds:.1f} s")
         echo_next("query", path, '"..."')
+    if embedder.truncated_count and not passage_characters:
+        long = counted(embedder.truncated_count, "text")
+        echo(f"{long} longer than the model reads; --chunk 400 splits such texts into passages", err=True)
 
 
 @index.command(epilog="Example: relsdk index info docs.idx --json")
@@ -156,8 +161,13 @@ def info(path: Path, as_json: bool) -> None:
     shown = {**content, **stats}
     config, segments = shown.pop("config"), shown.pop("segments")
     del shown["files"]  # a segment's row has their bytes
+    shown["changed"] = shown.pop("created")
+    words, fitted = shown.pop("analyser"), shown.pop("hybrid")
+    shown["words"] = words or "none: no --mode lexical or hybrid"
+    if words:
+        shown["hybrid"] = ", ".join(fitted) or "not fitted; run: relsdk calibrate BUNDLE PAIRS --index INDEX"
     shown["config"] = ", ".join(f"{name}={value}" for name, value in config.items())
-    echo_table(["field", "value"], [[name, str(value)] for name, value in shown.items()])
+    echo_table(["field", "value"], [[name, _cell(value)] for name, value in shown.items()])
     if segments:
         echo()
         echo_table(

@@ -13,7 +13,7 @@ from relsdk.cli._index_input import count_lines, input_option, open_vectors, vec
 from relsdk.cli.inputs import document_options, typed_documents
 from relsdk.cli.opening import open_encoder
 from relsdk.cli.options import json_option, threads_option, variant_option
-from relsdk.cli.output import counted, echo, echo_json, echo_next, echo_table
+from relsdk.cli.output import counted, echo, echo_json, echo_next, echo_table, shell
 from relsdk.errors import InputError
 from relsdk.formats import read_ids
 from relsdk.index import Index, IndexStats
@@ -150,7 +150,7 @@ def delete(
     done = "deleted" if found and not dry_run else "nothing was deleted"
     echo(f"{path}: {matching}: {done}; now {_describe(stats)}")
     if found and not dry_run:
-        echo_next("index compact", path, "--full")
+        echo(f"on the disk they are until this has been run twice: relsdk index compact {shell(path)} --full")
 
 
 def _count_ids(index: Index, ids: Sequence[str]) -> int:

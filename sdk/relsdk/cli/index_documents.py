@@ -58,11 +58,13 @@ def get(path: Path, ids: tuple[str, ...], as_json: bool) -> None:
             documents, missing = index.get(ids), None
         except InputError as error:
             documents, missing = [one for id_ in ids for one in _get_one(index, id_)], error
-    for document in documents:
+    for number, document in enumerate(documents):
         fields = {"title": document.title, "text": document.text}
         if as_json:
             echo_json({"id": document.id, **fields, "metadata": dict(document.metadata)})
         else:
+            if number:
+                echo()
             rows = {"id": document.id, **fields}
             rows |= {f"metadata.{k}" if k in rows else k: value for k, value in document.metadata.items()}
             echo_table(["field", "value"], [[name, _on_one_line(value)] for name, value in rows.items()])
@@ -120,7 +122,8 @@ def export(
     else:
         # Where the output is stdout, nothing else belongs there.
         some = counted(count, "document") if count else f"0 of {counted(total, 'document')} match"
-        echo(f"{output}: {some}", err=not output.is_file())
+        beside = "" if vectors is None else f", their vectors in {vectors}"
+        echo(f"{output}: {some}{beside}", err=not output.is_file())
 
 
 def _write_vectors(target: Path, vectors: NDArray[np.float32], rows: NDArray[np.int64]) -> None:

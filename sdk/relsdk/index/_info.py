@@ -29,6 +29,8 @@ class IndexInfo:
         config: The settings.
         files: Bytes of each file.
         created: When the generation was committed, ISO 8601 in UTC.
+        analyser: What made the words of documents, its name and version; None when words are not kept.
+        hybrid: The variants of the encoder that the model of meaning and words was fitted for.
     """
 
     path: Path
@@ -43,6 +45,8 @@ class IndexInfo:
     config: IndexConfig
     files: Mapping[str, int]
     created: str
+    analyser: str | None
+    hybrid: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,7 @@ class IndexStats:
 def index_info(generation: Generation, path: Path) -> IndexInfo:
     """Return what the index at `path` holds."""
     manifest = generation.manifest
+    analyser = manifest.analyser
     return IndexInfo(
         path=path,
         generation=generation.name,
@@ -103,6 +108,8 @@ def index_info(generation: Generation, path: Path) -> IndexInfo:
         config=manifest.config,
         files={name: entry.size for name, _, entry in manifest.all_files(generation.folder)},
         created=manifest.created,
+        analyser=None if analyser is None else f"{analyser.name} {analyser.version}",
+        hybrid=tuple(generation.hybrid),
     )
 
 

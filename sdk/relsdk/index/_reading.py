@@ -274,7 +274,7 @@ class IndexReader:
     def _nearest(self, identifier: str) -> str:
         """Say which ids look like one that is not there."""
         near = self._open().near(identifier, _SHOWN)
-        alike = difflib.get_close_matches(identifier[:_ID_CHARACTERS], near, _SHOWN, cutoff=0.0)
+        alike = difflib.get_close_matches(identifier[:_ID_CHARACTERS], near, _SHOWN, cutoff=0.5)
         shown = ", ".join(map(repr, alike))
         return f"; the nearest to {identifier[:_ID_CHARACTERS]!r} are {shown}" if alike else ""
 
@@ -376,7 +376,9 @@ class IndexReader:
         """
         made, own = self._open().manifest.analyser, self._analyser
         if made is None:
-            raise InputError(f"{self.path} was built with lexical=False; build it again to search for words")
+            raise InputError(
+                f"{self.path} was built without words (lexical=False, --no-lexical); build it again with them"
+            )
         if (made.name, made.version) != (own.name, own.version):
             raise InputError(
                 f"{self.path} was built with the analyser {made.name} {made.version}, not {own.name} "
