@@ -63,6 +63,41 @@ def test_the_level_is_looked_at_before_the_group(embedder, tmp_path):
         assert len(searcher.search("红烧肉", 1, min_level=3)) == 1
 
 
+def test_few_groups_do_not_cost_a_look_at_every_document(embedder, tmp_path, monkeypatch):
+    vectors = np.random.default_rng(0).standard_normal((3000, embedder.dimension)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    odd = [{}, {"one": 0}, {"one": [1]}, {"one": [1, 2]}, {"one": {"x": 1}}, {"one": None}]
+    rows = [
+        Document(
+            f"d{i}",
+            f"红烧肉 {i}",
+            "",
+            {"flag": i % 3, "rare": i // 2990, **(odd[i] if i < 6 else {"one": 0})},
+        )
+        for i in range(3000)
+    ]
+    asked = []
+    retrieve = Index.retrieve
+
+    def noted(self, texts, vectors, k=10, **options):
+        asked.append(k)
+        return retrieve(self, texts, vectors, k, **options)
+
+    monkeypatch.setattr(Index, "retrieve", noted)
+    with Index.build(tmp_path / "i", rows, embedder, vectors=vectors) as index:
+        searcher = Searcher(embedder, index)
+        for mode in ("dense", "lexical", "hybrid"):
+            asked.clear()
+            assert len(searcher.search("红烧肉", 10, group_by="flag", mode=mode)) == 3
+            assert max(asked) < 1000
+            assert (
+                len(searcher.search("红烧肉", 10, group_by="flag", where={"flag": {"ne": 1}}, mode=mode)) == 2
+            )
+            # What is far down is found: a rare value, a list, an object, documents without the field.
+            assert len(searcher.search("红烧肉", 10, group_by="rare", mode=mode)) == 2
+            assert len(searcher.search("红烧肉", 10, group_by="one", mode=mode)) == 6
+
+
 def test_hits_and_counts_are_of_one_generation(embedder, tmp_path, monkeypatch):
     with Index.build(tmp_path / "i", SHORT, embedder) as index:
         searcher = Searcher(embedder, index)

@@ -187,8 +187,8 @@ class IndexReader:
     def snapshot(self: Opened) -> Opened:
         """Return the same index, which stays with the generation that is open now.
 
-        Its answers belong together: a change of this object by another thread does not move it. It needs no
-        closing, and is of no use once this object is closed.
+        Its answers belong together: a change of this object by another thread does not move it. Both have the
+        same files open: closing one closes the other, too.
         """
         return type(self)(self.path, self._open(), self._check, self._analyser)
 

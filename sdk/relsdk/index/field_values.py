@@ -34,12 +34,16 @@ def _scalar_key(value: Any) -> tuple[int, float | str] | None:
 
 
 def group_key(document: Document, name: str) -> str | None:
-    """Return the group of a document, None when it has no such field; a list is one group.
+    """Return the group of a document, None when it has no such field.
+
+    A list is one group, that of a single element the same as the element's own: filters see no difference.
 
     Raises:
         InputError: The name is none that a field can have.
     """
     value = parse_field(name).of(document)
+    if isinstance(value, list) and len(value) == 1:
+        (value,) = value
     return None if value is None else json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 

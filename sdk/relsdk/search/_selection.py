@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +17,12 @@ from relsdk.index.filter_parser import parse_field
 from relsdk.models.relevance_scorer import Predictions
 from relsdk.records import Hit
 
-__all__ = ["Wanted", "first_of_groups", "select_hits", "sort_hits"]
+__all__ = ["Wanted", "count_groups", "first_of_groups", "select_hits", "sort_hits"]
 
 # Hits are sorted by a field among at least so many of the most relevant.
 _SORTED = 100
+# Groups are counted where there are at most so many values.
+_MOST_VALUES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +106,29 @@ def first_of_groups(hits: Sequence[Hit], field: str) -> list[Hit]:
         if group is not None:
             seen.add(group)
     return firsts
+
+
+def count_groups(index: Index, field: str, where: Mapping[str, Any] | None) -> float:
+    """Return how many groups the documents that a filter allows have in a field.
+
+    Returns:
+        Infinity where it is not known: for a part of every document, many values, lists of several elements
+        and objects.
+    """
+
+    def count(condition: Mapping[str, Any]) -> int:
+        return index.count({"and": [where, {field: condition}]} if where else {field: condition})
+
+    try:
+        values = index.facets(field, where)
+        if len(values) > _MOST_VALUES:
+            return math.inf
+        present, simple = count({"exists": True}), count({"in": [value for value, _ in values]})
+    except InputError:  # a filter that is as deep as may be, or a field that nobody has
+        return math.inf
+    if not present == simple == sum(number for _, number in values):
+        return math.inf
+    return len(values) + index.count(where) - present
 
 
 def sort_hits(hits: list[Hit], wanted: Wanted, index: Index) -> list[Hit]:

@@ -21,7 +21,7 @@ from relsdk.models.pair_model import PairOutputs
 from relsdk.models.pooled_scorer import PooledScorer
 from relsdk.models.relevance_scorer import Predictions, RelevanceScorer, grade
 from relsdk.records import Hit, SearchResult
-from relsdk.search._selection import Wanted, first_of_groups, select_hits, sort_hits
+from relsdk.search._selection import Wanted, count_groups, first_of_groups, select_hits, sort_hits
 from relsdk.search.time_budget import Clock, CostEstimate, Deadline
 
 __all__ = ["MAX_QUERY_CHARACTERS", "Searcher"]
@@ -34,6 +34,8 @@ _CANDIDATES_PER_HIT = 5
 _LEAST_BY_WORDS = 100
 # Grouping: so many times more candidates are looked at, until there are enough groups.
 _GROWTH = 4
+# When so many candidates are of too few groups, it is worth while to count the groups that there are.
+_MANY = 500
 # With a time budget, how many candidates are scored between two looks at the clock: small enough to stop in
 # time, large enough for the matrix products to be near their full rate.
 _CHUNK = 8
@@ -246,8 +248,12 @@ class Searcher:
         field = wanted.group_by
         grouped = []
         for query, vector, hits in zip(queries, vectors, hit_lists, strict=True):
-            fetched = count
-            while len(first_of_groups(hits, field)) < count and len(hits) == fetched:
+            fetched, most = count, math.inf
+            while len(groups := first_of_groups(hits, field)) < count and len(hits) == fetched:
+                if fetched >= _MANY and most == math.inf:
+                    most = count_groups(how.index, field, how.where)
+                if len(groups) >= most:
+                    break
                 fetched *= _GROWTH
                 (hits,) = retrieve([query], vector[None], fetched)
             if unsorted_levels:  # the first of a group may be below the level, and another one not
