@@ -34,7 +34,11 @@ BASES = {
     "demo": (["--folder={file}", "--documents=200"], []),
     "index build": (["--model={encoder}", "--input={documents}", "--variant=fp32"], ["{new}"]),
     "index add": (["--model={encoder}", "--input={documents}", "--replace", "--variant=fp32"], ["{index}"]),
-    "index delete": ([], ["{index}", "v000001"]),
+    # Ids and --where exclude each other: with neither each of them gets as far as it can.
+    "index delete": ([], ["{index}"]),
+    "index similar": ([], ["{index}", "v000001"]),
+    "index facets": ([], ["{index}", "topic"]),
+    "index get": ([], ["{index}", "v000001"]),
     "query": (["--variant=fp32"], ["{index}", "红烧肉怎么做"]),
     "encode": (["--variant=fp32"], ["{encoder}", "{queries}", "{new}"]),
     "score": (["--variant=fp32"], ["{scorer}", "红烧肉怎么做", "红烧肉的家常做法"]),
