@@ -247,6 +247,14 @@ def test_an_index_of_format_1_leaves_nothing_behind(relsdk, tmp_path):
     assert json.loads(relsdk("index", "info", index, "--json")[1])["format"] == 2
 
 
+def test_a_field_called_id_does_not_hide_ids(relsdk, write, tmp_path):
+    source = write([Document("a", "题", "", {"id": "b"}), Document("b", "文")])
+    assert relsdk("index", "build", tmp_path / "i", "-i", source, *MODEL)[0] == 0
+    code, out, error = relsdk("index", "delete", tmp_path / "i", "a", "c", "--dry-run")
+    assert code == 0, error
+    assert "1 of 2 ids are in the index" in out
+
+
 def test_info_shows_the_segments(index, relsdk):
     relsdk("index", "delete", index, "d1", "d2")
     info = json.loads(relsdk("index", "info", index, "--json")[1])

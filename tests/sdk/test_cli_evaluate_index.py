@@ -47,6 +47,15 @@ def labels_of(path):
     return {(query, document): int(label) for query, _, document, label in rows}
 
 
+def test_judged_documents_that_are_gone_are_counted(files, evaluate):
+    assert "not in the index" not in evaluate("-k", "5")[2]
+    (query, _), *_ = labels_of(files / "qrels.txt")
+    gone = "".join(f"{query} 0 gone{label} {label}\n" for label in (0, 1, 3)) + "other 0 gone4 3\n"
+    (files / "gone.txt").write_text((files / "qrels.txt").read_text() + gone)
+    assert json.loads(evaluate("--json", qrels="gone.txt")[1])["relevant_not_in_index"] == 2
+    assert "2 documents judged 1 or above not in the index" in evaluate("-k", "5", qrels="gone.txt")[2]
+
+
 def test_figures_are_those_of_the_run_and_of_its_judged_hits(files, evaluate, relsdk, tmp_path):
     code, out, _ = evaluate(
         "--json", "-k", "50", "--output-run", tmp_path / "run.txt", "-o", tmp_path / "e.json"

@@ -86,7 +86,7 @@ def test_types_override_what_is_found(relsdk, fails, table, tmp_path):
     assert "booleans" not in err
     assert found(relsdk, tmp_path / "x", "sku=7") == {"a"}
     line = fails("query", tmp_path / "x", "红烧肉", "--where", "时长<60")
-    assert "'时长' holds text only, never number" in line
+    assert "'时长' holds text only, never numbers" in line
     assert "if the file was CSV: --types 时长=number" in line
     refused = {
         "sku": "write COLUMN=TYPE",

@@ -122,6 +122,9 @@ def echo_index_evaluation(evaluation: IndexEvaluation) -> None:
     header = ["judged hits", "judged@10", "accuracy", "QWK", "ECE", "Brier"]
     row = [f"{evaluation.judged_hits:,} of {evaluation.hits:,}", percent(evaluation.judged_at_10)]
     echo_table(header, [[*row, *_level_cells(evaluation.levels)]], right=tuple(range(6)))
+    if evaluation.relevant_not_in_index:
+        absent = counted(evaluation.relevant_not_in_index, "document")
+        echo(f"{absent} judged 1 or above not in the index: recall and nDCG cannot be full", err=True)
     levels = evaluation.levels
     if levels is None:
         echo("no levels of judged hits: fit them with relsdk calibrate, or judge hits with 0-3", err=True)

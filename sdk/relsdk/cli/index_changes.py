@@ -156,7 +156,7 @@ def delete(
 def _count_ids(index: Index, ids: Sequence[str]) -> int:
     """Return how many ids are in the index."""
     some = (ids[start : start + _IDS] for start in range(0, len(ids), _IDS))
-    return sum(index.count({"id": {"in": list(few)}}) for few in some)
+    return sum(index.count({"_id": {"in": list(few)}}) for few in some)
 
 
 @click.command(epilog="Example: relsdk index compact docs.idx --full")

@@ -19,6 +19,10 @@ from relsdk.index.filter_parser import parse_filter
 
 __all__ = ["FilterCompiler"]
 
+# Kinds of values in words: some of them, and one.
+_SOME = {"text": "text", "number": "numbers", "boolean": "booleans"}
+_ONE = {"text": "text", "number": "a number", "boolean": "true or false"}
+
 _NAMES_SHOWN, _NAME_SHOWN = 20, 80
 
 
@@ -91,13 +95,16 @@ class FilterCompiler:
         kinds = {kind for segment in self._segments for kind in segment.kinds(field)}
         held = [kind for kind in KINDS if kind in kinds]
         if held:
-            remedy = f"compare it with {' or '.join(held)}"
+            remedy = f"compare it with {' or '.join(_ONE[kind] for kind in held)}"
+            if held == ["number"]:
+                remedy += f", as in {field.name}=5, without quotes"
             if held == ["boolean"]:
                 remedy = f"write {field.name}=true or {field.name}=false"
             if held == ["text"]:
                 remedy += f', as in {field.name}="5"; if the file was CSV: --types {field.name}={min(wanted)}'
-            never = " or ".join(sorted(wanted))
-            raise InputError(f"{field.name!r} holds {' and '.join(held)} only, never {never}; {remedy}")
+            never = " or ".join(_SOME[kind] for kind in sorted(wanted))
+            holds = " and ".join(_SOME[kind] for kind in held)
+            raise InputError(f"{field.name!r} holds {holds} only, never {never}; {remedy}")
         if "object" in kinds:
             above = field.name + "."
             inner = [name for name in self._names() if name.rpartition(".")[0] + "." == above]

@@ -10,7 +10,7 @@ import numpy as np
 
 from relsdk.errors import InputError
 from relsdk.formats import Query
-from relsdk.index import Mode
+from relsdk.index import Index, Mode
 from relsdk.levels import RelevanceLevel
 from relsdk.metrics import GradeReport, RunReport, grade_report, run_report
 from relsdk.records import Hit
@@ -21,6 +21,8 @@ __all__ = ["IndexEvaluation", "evaluate_index"]
 # Queries that are encoded together; a scorer takes one after the other anyway.
 _BLOCK = 32
 _TOP = 10
+# Ids that are looked up at a time.
+_IDS = 10_000
 _LEVELS = frozenset(map(int, RelevanceLevel))
 
 
@@ -37,6 +39,7 @@ class IndexEvaluation:
         judged_hits: How many of them are judged.
         judged_at_10: Share of the first ten hits of judged queries that are judged; None without any.
         order: What the hits are ordered by; see `SearchResult`.
+        relevant_not_in_index: Documents judged 1 or above for these queries that the index does not hold.
     """
 
     run: Mapping[str, Mapping[str, float]]
@@ -46,6 +49,7 @@ class IndexEvaluation:
     judged_hits: int
     judged_at_10: float | None
     order: str
+    relevant_not_in_index: int
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON form, without the run itself."""
@@ -56,6 +60,7 @@ class IndexEvaluation:
             "judged_hits": self.judged_hits,
             "judged_at_10": self.judged_at_10,
             "order": self.order,
+            "relevant_not_in_index": self.relevant_not_in_index,
         }
 
 
@@ -113,7 +118,15 @@ def evaluate_index(
         judged_hits=len(judged),
         judged_at_10=judged_top / top if top else None,
         order=order,
+        relevant_not_in_index=_count_absent(searcher.index, [qrels.get(query.id, {}) for query in queries]),
     )
+
+
+def _count_absent(index: Index, judgements: Sequence[Mapping[str, int]]) -> int:
+    """Return how many documents judged 1 or above are not in an index."""
+    ids = list({document for labels in judgements for document, label in labels.items() if label >= 1})
+    some = (ids[start : start + _IDS] for start in range(0, len(ids), _IDS))
+    return len(ids) - sum(index.count({"_id": {"in": few}}) for few in some)
 
 
 def _levels(judged: Sequence[tuple[Hit, int]]) -> GradeReport | None:

@@ -184,7 +184,7 @@ def test_segments_with_and_without_columns_answer_alike(folder):
     assert mixed.matching({"only": True})[2].count == 1
     for where, said in (
         ({"onli": 1}, "did you mean 'only'. their fields are a, b, n, n.c, only, and id"),
-        ({"a": "1"}, "'a' holds number only, never text"),
+        ({"a": "1"}, "'a' holds numbers only, never text"),
         ({"n": 1}, "compare one of their fields: n.c"),
     ):
         for compiler in (mixed, plain):

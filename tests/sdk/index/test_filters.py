@@ -433,12 +433,14 @@ def test_fields_of_an_index(shop, where, wanted):
         ({"durration": {"exists": False}}, "did you mean 'duration'"),
         ({"or": [{"price": 5}, {"titel": None}]}, "did you mean 'title'"),
         ({"by.nam": "w"}, "did you mean 'by.name'"),
-        ({"duration": {"lt": 60}}, "'duration' holds text only, never number; compare it with text, as in "
+        ({"duration": {"lt": 60}}, "'duration' holds text only, never numbers; compare it with text, as in "
                                    "duration=\"5\"; if the file was CSV: --types duration=number"),
-        ({"price": {"ne": "5"}}, "'price' holds number only, never text; compare it with number"),
-        ({"new": "true"}, "'new' holds boolean only, never text; write new=true or new=false"),
-        ({"new": 1}, "'new' holds boolean only, never number; write new=true or new=false"),
-        ({"tags": True}, "'tags' holds text and number only, never boolean"),
+        ({"price": {"ne": "5"}}, "'price' holds numbers only, never text; compare it with a number, "
+         "as in price=5, without quotes"),
+        ({"new": "true"}, "'new' holds booleans only, never text; write new=true or new=false"),
+        ({"new": 1}, "'new' holds booleans only, never numbers; write new=true or new=false"),
+        ({"tags": True}, "'tags' holds text and numbers only, never booleans; compare it with text or "
+                         "a number"),
         ({"by": "w"}, "'by' holds objects; compare one of their fields: by.age, by.name"),
         ({"title": 5}, "'title' is text; compare it with text"),
         ({"id": "7"}, "'id' is a part of every document and a field of its metadata, too"),
@@ -466,7 +468,7 @@ def test_long_lists_bear_the_largest_filters(tmp_path, encoder):
     config = IndexConfig(kind="flat")
     with Index.build(tmp_path / "long", documents, encoder, config=config) as index:
         wide = [{"n": {"in": [20 + number, True, None, "x"]}} for number in range(99)]
-        with pytest.raises(InputError, match="holds number only"):
+        with pytest.raises(InputError, match="holds numbers only"):
             index.count({"or": [{"n": "x"}]})
         assert index.count({"or": [*wide, {"n": 3}]}) == 1
 
