@@ -129,6 +129,31 @@ def test_a_score_that_is_no_number(split, value):
         split.search("红烧肉", min_score=value)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"index": "docs.idx"}, "index is a str; an Index is needed"),
+        ({"index": None}, "index is a NoneType"),
+        ({"scorer": "bundle"}, "scorer is a str; a RelevanceScorer is needed"),
+        ({"embedder": "bundle"}, "the encoder is a str without"),
+    ],
+)
+def test_a_searcher_of_other_things(split, embedder, arguments, message):
+    with pytest.raises(InputError, match=message):
+        Searcher(**{"embedder": embedder, "index": split.index, **arguments})
+
+
+def test_whole_numbers_of_numpy(split):
+    hits = split.search("红烧肉", np.int64(3), offset=np.int32(1), min_score=np.float32(0.1))
+    assert hits == split.search("红烧肉", 3, offset=1, min_score=float(np.float32(0.1)))
+    for value in (np.zeros(2), 1.0, True, "1"):
+        with pytest.raises(InputError, match="min_level"):
+            split.search("红烧肉", min_level=value)
+    for queries in (5, None, b"x", {"a": 1}):
+        with pytest.raises(InputError, match="takes a list of queries"):
+            split.search_batch(queries)
+
+
 def test_no_queries_have_no_answers(split):
     for mode in ("dense", "lexical", "hybrid"):
         assert split.search_batch([], mode=mode) == []

@@ -53,10 +53,11 @@ class Wanted:
             InputError: With the name of the argument.
         """
         for name, value, low in (("k", self.k, 1), ("offset", self.offset, 0)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
                 raise InputError(f"{name}={value!r}; a whole number of at least {low} is needed")
         level = self.min_level
-        if level is not None and (isinstance(level, bool) or level not in (0, 1, 2, 3)):
+        whole = isinstance(level, int | np.integer) and not isinstance(level, bool)
+        if level is not None and not (whole and 0 <= level <= 3):
             raise InputError(f"min_level={self.min_level!r}; allowed are 0, 1, 2 and 3")
         score = self.min_score
         number = isinstance(score, int | float | np.number) and not isinstance(score, bool)

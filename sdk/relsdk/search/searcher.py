@@ -68,7 +68,7 @@ class Searcher:
     Raises:
         EncoderMismatchError: The index was built by another encoder, or at another dimension, or the scorer
             is pooled with another one.
-        InputError: Another `mode`.
+        InputError: Another `mode`, or one of them is something else.
     """
 
     def __init__(
@@ -81,6 +81,12 @@ class Searcher:
         clock: Clock = time.perf_counter,
     ) -> None:
         _check_mode(mode)
+        if not isinstance(index, Index):
+            raise InputError(
+                f"index is a {type(index).__name__}; an Index is needed, as Index.open returns it"
+            )
+        if scorer is not None and not isinstance(scorer, RelevanceScorer):
+            raise InputError(f"scorer is a {type(scorer).__name__}; a RelevanceScorer is needed")
         index.check_encoder(embedder)
         self.embedder = embedder
         self.index = index
@@ -325,7 +331,7 @@ class Searcher:
         return self._cost.fitting(deadline.left, min(left, _CHUNK)) if deadline.is_set else left
 
     def _check(self, queries: Sequence[str], wanted: Wanted, how: _How) -> None:
-        if isinstance(queries, str):
+        if isinstance(queries, str | bytes) or not isinstance(queries, Sequence):
             raise InputError("search_batch takes a list of queries; use search for one")
         for query in queries:
             if not isinstance(query, str) or not query.strip():
