@@ -63,7 +63,8 @@ def evaluate(
 ) -> None:
     """Measure the encoder or scorer MODEL on labelled PAIRS: AP per level, nDCG, QWK, accuracy, ECE.
 
-    nDCG is a mean over queries with at least 3 documents and more than one level.
+    nDCG is a mean over queries with at least 3 documents and more than one level; a document's gain is
+    2^label - 1, in "nDCG@10 linear" the label.
 
     With --run: nDCG@10, MAP, recall, precision and MRR of a run (relsdk query --format trec)
     against QRELS, as means over the judged queries that have a relevant document (label 1 or above).
@@ -71,6 +72,8 @@ def evaluate(
     With --index: the same of what INDEX finds for QUERIES, and how far the levels of hits that are judged
     agree with their labels (0-3). A hit that is not judged counts as irrelevant; judged@10 is the share of
     the first ten hits that are.
+
+    In tables what measures order (AP, nDCG, recall, ...) is in percent. The rest, and JSON, is not.
     """
     if output is not None:
         check_file_target(output, overwrite=True)
