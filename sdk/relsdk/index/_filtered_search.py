@@ -1,8 +1,7 @@
 """Search among the documents that a filter allows, without losing recall.
 
-Few documents: exactly. Many: from the graph, asking for more than wanted and keeping those that are allowed;
-what it does not deliver in reasonable time is searched exactly. hnswlib's filter callback is not used: it
-calls Python for every candidate.
+Few documents: exactly. Many: from the graph, with more effort the fewer are allowed, keeping those that are;
+exactly, too, where that is as fast. hnswlib's filter callback is not used: it calls Python each time.
 Shape letters: N documents, Q queries, D dimension, K results of each query.
 """
 
@@ -19,11 +18,12 @@ from relsdk.index.flat import Codes, exact_search
 
 __all__ = ["filtered_search"]
 
-# The graph is asked for so many times what would do if allowed documents were spread evenly.
+# The graph is asked for at least so many times what would do if allowed documents were spread evenly.
 _SURPLUS = 3.0
 _GROWTH = 4
-# A candidate of the graph costs about as much as so many rows of exact search.
-_ROWS_PER_CANDIDATE = 16
+# A candidate of the graph costs about as much as so many rows of exact search. Measured at a million vectors
+# of 128 numbers: 4.1 and 0.1 us.
+_ROWS_PER_CANDIDATE = 40
 
 
 def filtered_search(
@@ -45,7 +45,7 @@ def filtered_search(
         queries: (Q, D).
         k: How many.
         allowed: (N,) which rows may be found.
-        config: `exact_rows` and `ef_search` are used; where most rows are allowed, the graph is searched.
+        config: `exact_rows` and `ef_search` are used.
         codes: Of the vectors, for exact search; see `exact_search`.
         ef_search: Replaces the configured one.
 
@@ -54,12 +54,17 @@ def filtered_search(
     """
     count = allowed.count
     k = min(k, count)
-    if count <= min(config.exact_rows, len(vectors) // 2):
+    # The k nearest allowed are among the k * thinning nearest of all: the effort grows alike. With fewer
+    # candidates recall@10 was 0.8 where a tenth of a million vectors in small clusters was allowed.
+    thinning = len(vectors) / count if count else 1.0
+    effort = ef_search or config.ef_search
+    as_fast = max(effort, config.ef_search) * thinning * _ROWS_PER_CANDIDATE > count
+    if as_fast or count <= min(config.exact_rows, len(vectors) // 2):
         return exact_search(vectors, queries, k, rows=allowed.rows, codes=codes)
     found_rows = np.empty((len(queries), k), dtype=np.int64)
     found_scores = np.empty((len(queries), k), dtype=np.float32)
     pending = np.arange(len(queries))
-    fetch = max(ef_search or config.ef_search, math.ceil(_SURPLUS * k * len(vectors) / count))
+    fetch = math.ceil(max(_SURPLUS * k, effort) * thinning)
     while len(pending) and fetch * _ROWS_PER_CANDIDATE <= count:
         candidates = index.search(queries[pending], fetch, ef_search=ef_search)
         keep = allowed.mask[candidates.rows]  # (pending, fetch)

@@ -35,7 +35,8 @@ class IndexConfig:
         ef_construction: Candidates kept while the graph is built; more costs build time and raises recall.
         ef_search: Candidates kept while it is searched; more costs search time and raises recall.
         seed: For the layer that each document gets. Builds with one thread are reproducible.
-        exact_rows: A filter that leaves at most so many documents, and at most half, is searched exactly.
+        exact_rows: A filter that leaves at most so many documents, and at most half, is searched exactly; one
+            that leaves more, too, where the graph would not be faster.
         int8: Also keep the vectors in 8 bits a number: exact and filtered search then reads a quarter of the
             memory, and scores its candidates from the whole vectors. The graph is as it was.
         passage_characters: Split documents into passages of at most so many characters, each with a vector;

@@ -1,5 +1,6 @@
 """Flat and graph search against plain numpy."""
 
+import math
 import threading
 
 import numpy as np
@@ -183,7 +184,7 @@ def test_load_refuses_a_graph_of_other_vectors(unit_vectors, tmp_path):
 @pytest.mark.parametrize("correlated", [False, True])
 def test_filtered_recall(unit_vectors, selectivity, correlated):
     vectors, queries = unit_vectors(12_000, 32, seed=1), unit_vectors(50, 32, seed=2)
-    config = IndexConfig(exact_rows=500, M=8, ef_construction=60)
+    config = IndexConfig(exact_rows=500, M=8, ef_construction=60, ef_search=100)
     graph = _shared_graph(vectors, config)
     if correlated:  # the filter allows what is far from most queries
         order = np.argsort(vectors @ queries.mean(axis=0))
@@ -199,13 +200,46 @@ def test_filtered_recall(unit_vectors, selectivity, correlated):
     assert (np.diff(found.scores, axis=1) <= 0).all()
 
 
+class _Counted:
+    """A graph that notes how many candidates it is asked for."""
+
+    def __init__(self, graph):
+        self.graph, self.asked = graph, []
+
+    def search(self, queries, k, *, ef_search=None):
+        self.asked.append(k)
+        return self.graph.search(queries, k, ef_search=ef_search)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.4, 0.6])
+@pytest.mark.parametrize("effort", [None, 16])
+def test_filtered_search_in_small_clusters_takes_more_effort_or_is_exact(unit_vectors, share, effort):
+    """The nearest allowed lie in several clusters, which a graph finds with candidates enough only."""
+    rng = np.random.default_rng(5)
+    centres = unit_vectors(1200, 32, seed=6)
+    queries = centres[:50]
+    vectors = np.repeat(centres, 10, axis=0) + 0.05 * rng.standard_normal((12_000, 32), dtype=np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    config = IndexConfig(exact_rows=500, M=8, ef_construction=60, ef_search=32)
+    graph = _Counted(_shared_graph(vectors, config))
+    allowed = rng.random(len(vectors)) < share
+    found = filtered_search(graph, vectors, queries, 10, RowSet(allowed), config, ef_search=effort)
+    truth, _ = brute_force(vectors, queries, 10, np.flatnonzero(allowed))
+    assert recall(found.rows, truth) >= (1.0 if share == 0.2 else 0.98)
+    if share == 0.2:  # as fast as the graph, so exact
+        assert not graph.asked
+    else:
+        assert graph.asked[0] == math.ceil((30 if effort else 32) * len(vectors) / allowed.sum())
+
+
 _graphs = {}
 
 
 def _shared_graph(vectors, config):
-    if config not in _graphs:
-        _graphs[config] = HnswIndex.build(vectors, config)
-    return _graphs[config]
+    key = config, float(vectors[0, 0])
+    if key not in _graphs:
+        _graphs[key] = HnswIndex.build(vectors, config)
+    return _graphs[key]
 
 
 @settings(max_examples=60, deadline=None)
