@@ -110,12 +110,7 @@ class IndexReader:
         matrix = np.atleast_2d(queries)
         with np.errstate(over="ignore", invalid="ignore"):  # looked at below
             found = generation.search(matrix, k, ef_search=ef_search, where=where, exact=exact)
-        scores = found.scores[found.rows >= 0]
-        if not np.abs(scores).max(initial=0.0) <= _HIGHEST_COSINE:  # NaN, too
-            raise IndexFolderError(
-                f"{generation.folder} is damaged: its vectors have not length 1; check it with: relsdk index "
-                f"verify, or build it again"
-            )
+        _check_cosines(generation, found.scores[found.rows >= 0])
         hits = found_hits(generation, found)
         return hits[0] if queries.ndim == 1 else hits
 
@@ -165,16 +160,19 @@ class IndexReader:
         words = generation.words()
         hits = []
         for text, vector in zip(texts, queries, strict=True):
-            candidates = retrieve(
-                generation,
-                words,
-                vector,
-                tokens_of(analyser, text),
-                k,
-                dense=mode == "hybrid",
-                where=where,
-                ef_search=ef_search,
-            )
+            tokens = tokens_of(analyser, text)
+            with np.errstate(over="ignore", invalid="ignore"):  # looked at below
+                candidates = retrieve(
+                    generation,
+                    words,
+                    vector,
+                    tokens,
+                    k,
+                    dense=mode == "hybrid",
+                    where=where,
+                    ef_search=ef_search,
+                )
+            _check_cosines(generation, candidates.cosines)
             scores = candidates.bm25 if mode == "lexical" else hybrid_scores(candidates, model)
             hits.append(candidate_hits(generation, candidates, scores, k))
         return hits
@@ -340,7 +338,10 @@ class IndexReader:
         k = check_whole_number("k", k, 1)
         now = self.snapshot()
         now.get([id])  # or the error that says which ids are near
-        vector = now._open().vector_of(id)
+        with np.errstate(over="ignore", invalid="ignore"):  # looked at below
+            vector = now._open().vector_of(id)
+            if not abs(float(vector @ vector) - 1.0) <= 3 * UNIT_TOLERANCE:
+                raise _damage(now._open())
         hits = now.search(vector, k + 1, where=where, ef_search=ef_search, exact=exact)
         return [hit for hit in hits if hit.document.id != id][:k]
 
@@ -437,3 +438,20 @@ class IndexReader:
         if self._generation is None:
             raise InputError(f"the index {self.path} is closed; open it again with Index.open")
         return self._generation
+
+
+def _check_cosines(generation: Generation, cosines: NDArray[np.float32]) -> None:
+    """Refuse cosines that unit vectors cannot have; NaN, too.
+
+    Raises:
+        IndexFolderError: The index is damaged.
+    """
+    if not np.abs(cosines).max(initial=0.0) <= _HIGHEST_COSINE:
+        raise _damage(generation)
+
+
+def _damage(generation: Generation) -> IndexFolderError:
+    return IndexFolderError(
+        f"{generation.folder} is damaged: its vectors have not length 1; check it with: relsdk index verify, "
+        f"or build it again"
+    )

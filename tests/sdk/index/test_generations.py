@@ -1,8 +1,15 @@
-"""An object that several threads search and change: the answers of one generation."""
+"""An object that several threads search and change: the answers of one generation.
+
+And of one whose vectors are damaged.
+"""
+
+import warnings
 
 import numpy as np
+import pytest
 
-from relsdk.index import _reading
+from relsdk.errors import IndexFolderError
+from relsdk.index import Index, _reading
 from relsdk.records import Document
 
 
@@ -30,3 +37,20 @@ def test_similar_looks_at_one_generation(built, monkeypatch):
     hits = built.similar("d5", 500)
     assert len(hits) == 199
     assert len(built) == 198
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, 1e30, 50.0])
+def test_damaged_vectors_are_said_to_be_damaged_in_every_search(tmp_path, encoder, number):
+    """Where hashes were not compared: no score that no cosine can have."""
+    Index.build(tmp_path / "i", [Document(f"d{i}", f"标题 {i}") for i in range(9)], encoder).close()
+    (path,) = (tmp_path / "i").rglob("vectors.npy")
+    vectors = np.load(path)
+    path.write_bytes(path.read_bytes()[: -vectors.nbytes] + np.full_like(vectors, number).tobytes())
+    query = encoder.vector("标题")
+    with Index.open(tmp_path / "i", check="sizes") as index, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for mode in ("dense", "lexical", "hybrid"):
+            with pytest.raises(IndexFolderError, match="relsdk index verify"):
+                index.retrieve(["标题"], query[None], 3, mode=mode)
+        with pytest.raises(IndexFolderError, match="relsdk index verify"):
+            index.similar("d3")
