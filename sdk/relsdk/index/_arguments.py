@@ -41,7 +41,6 @@ def check_ids(ids: Sequence[str]) -> list[str]:
     for identifier in wanted:
         if not isinstance(identifier, str):
             raise InputError(f"id {identifier!r} is a {type(identifier).__name__}; ids are text")
-        _check_utf8(identifier, "an id")
     return wanted
 
 
@@ -57,15 +56,11 @@ def check_texts(texts: Sequence[str], count: int) -> list[str]:
     for text in texts:
         if not isinstance(text, str):
             raise InputError(f"a query is a {type(text).__name__}; text is needed")
-        _check_utf8(text, "a query")
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise InputError("a query holds half of a surrogate pair; remove it") from None
     return list(texts)
-
-
-def _check_utf8(text: str, what: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise InputError(f"{what} holds half of a surrogate pair; remove it") from None
 
 
 def check_encoder_parts(encoder: Encoder) -> None:

@@ -38,8 +38,6 @@ CALLS = {
     "ids": (lambda index, encoder: index.delete(5), "ids is a int; pass a list of ids"),
     "ids as bytes": (lambda index, encoder: index.delete(b"d1"), "ids is a bytes"),
     "ids of a dict": (lambda index, encoder: index.get({"d1": 1}), "ids is a dict"),
-    "half an id": (lambda index, encoder: index.get(["\ud800"]), "an id holds half of a surrogate pair"),
-    "half a deleted id": (lambda index, encoder: index.delete(["\ud800"]), "half of a surrogate pair"),
     "where": (lambda index, encoder: index.delete(where=np.zeros(3)), "where is array.*; write a mapping"),
     "texts": (retrieve(texts=5), "there are 1 vectors; as many texts are needed, in a list"),
     "dense texts": (retrieve(texts=["a", "b"], mode="dense"), "there are 1 vectors; as many texts"),
