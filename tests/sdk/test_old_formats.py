@@ -8,6 +8,7 @@ import pytest
 
 from relsdk import Embedder, Index, RelevanceScorer, Searcher
 from relsdk.index import verify_index
+from tests.fixtures.make_index import answers
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 
@@ -38,6 +39,20 @@ def test_an_index_finds_and_grades_what_it_did(expected):
                 assert (hit.document.title, int(hit.level)) == (old["title"], old["level"])
                 assert hit.score == pytest.approx(old["score"], abs=1e-5)
                 np.testing.assert_allclose(hit.probabilities, old["probabilities"], atol=1e-4)
+
+
+def test_an_index_of_format_2_answers_as_it_did():
+    """Two segments, dead documents, a model of meaning and words, codes of 8 bits; and one in passages."""
+    expected = json.loads((FIXTURES / "expected-v2.json").read_text(encoding="utf-8"))
+    for name in ("index-v2", "index-v2-passages"):
+        assert verify_index(FIXTURES / name).ok
+    found = answers(FIXTURES, Embedder(FIXTURES / "encoder-bundle-v1", variant="fp32"))
+    for name in ("ids", "facets", "count", "spans"):
+        assert found[name] == expected[name], name
+    for name in ("dense", "filtered", "lexical", "hybrid", "passages"):
+        for hits, old in zip(found[name], expected[name], strict=True):
+            assert [identifier for identifier, _ in hits] == [identifier for identifier, _ in old], name
+            assert [score for _, score in hits] == pytest.approx([score for _, score in old], abs=1e-4)
 
 
 def test_a_scorer_grades_as_it_did(expected):

@@ -6,6 +6,7 @@ import struct
 
 import numpy as np
 
+from relsdk.calibration import HybridLink
 from relsdk.files.folders import file_sha256, json_sha256
 from relsdk.index import Index, IndexConfig, _changes, _segment_writer
 from relsdk.records import Document
@@ -46,6 +47,7 @@ def make(folder, fixture, monkeypatch, encoder):
         index.add(more[:80], vectors=tilted[:80])
         index.delete([document.id for document in documents[3:200:9]])
         index.upsert([*more[5:20], *more[80:]], vectors=np.concatenate([tilted[5:20], tilted[80:]]))
+        index.store_hybrid({"fp32": HybridLink(9.0, 1.0, (2.0, 3.0, 4.0))})
     texts = ["第一句。第二句话长一些。第三句？", "短。", "", "另一篇很长的文章，没有标点也要切开来看看"]
     long = [Document(f"p{i}", f"t{i}", texts[i % 4], {"n": i, "topic": "x"}) for i in range(90)]
     config = IndexConfig(passage_characters=8)
@@ -231,7 +233,7 @@ def manifest(index, random):
 
 
 def pointer(index, random):
-    content = [b"", b"gen-000009\n", b"gen-000003\n", b"segments/seg-000001\n", b"\xff" * 70, bytes(100)]
+    content = [b"", b"gen-000009\n", b"gen-000004\n", b"segments/seg-000001\n", b"\xff" * 70, bytes(100)]
     (index / "CURRENT").write_bytes(content[random.integers(len(content))])
     return "CURRENT changed"
 

@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
+from relsdk.calibration import HybridLink
 from relsdk.errors import InputError, LockedError, RelsdkError
 from relsdk.index import Index, IndexConfig, _changes, _segment_writer
 from relsdk.index._passages import split
@@ -205,6 +206,7 @@ class IndexMachine(RuleBasedStateMachine):
         Index.build(self.path, batch, Encoder(), config=self.config, num_threads=1).close()
         self.writers = [Index.open(self.path) for _ in range(2)]
         self.reader, self.read = Index.open(self.path), dict(self.model)
+        self.hybrid: dict[str, HybridLink] = {}
 
     @rule(writer=st.integers(0, 1), change=changes)
     def change(self, writer: int, change: Change) -> None:
@@ -259,6 +261,12 @@ class IndexMachine(RuleBasedStateMachine):
         self.writers[writer].refresh()
         self._check(self.writers[writer], self.model)
 
+    @rule(writer=st.integers(0, 1), weight=st.integers(1, 9))
+    def calibrate(self, writer: int, weight: int) -> None:
+        """What was fitted goes from generation to generation."""
+        self.hybrid = {"fp32": HybridLink(1.0, float(weight), (0.0, 1.0, 2.0))}
+        self.writers[writer].store_hybrid(self.hybrid)
+
     @rule()
     def refresh(self) -> None:
         self.reader.refresh()
@@ -272,6 +280,7 @@ class IndexMachine(RuleBasedStateMachine):
     @rule()
     def verify(self) -> None:
         with Index.open(self.path) as index:
+            assert index.hybrid_models == self.hybrid
             report = index.verify()
             assert report.ok, report
 
