@@ -161,14 +161,18 @@ def deleted_where(number: int) -> Change:
 
 def compacted(full: bool) -> Change:
     def act(index: Index, hook: Any = None) -> None:
-        calls = []
+        with pytest.MonkeyPatch.context() as patch:
+            merge = _changes.merge
 
-        def progress(*_: Any) -> None:
-            if hook is not None and not calls:
-                calls.append(1)
+            def merge_slowly(*arguments: Any) -> Any:
+                patch.undo()  # the other writer merges its tail
+                merged = merge(*arguments)
                 hook()
+                return merged
 
-        index.compact(full=full, num_threads=1, on_progress=progress)
+            if hook is not None:
+                patch.setattr(_changes, "merge", merge_slowly)
+            index.compact(full=full, num_threads=1)
 
     return Change(act, dict)
 
@@ -237,6 +241,11 @@ class IndexMachine(RuleBasedStateMachine):
             if "while it was compacted" not in str(error):
                 raise
         self._check(self.writers[0], self.model, current=False)
+
+    @rule(batch=batches, change=changes)
+    def change_while_another_compacts(self, batch: list[Document], change: Change) -> None:
+        self._do(0, upserted(batch, sync=False))
+        self.change_while_another_changes(compacted(full=True), change)
 
     @rule(
         writer=st.integers(0, 1),
@@ -375,7 +384,7 @@ def best(rows: list[Document], query: np.ndarray, config: IndexConfig) -> list[t
 
 
 SETTINGS = settings(
-    max_examples=8,
+    max_examples=6,
     stateful_step_count=20,
     deadline=None,
     phases=(Phase.explicit, Phase.reuse, Phase.generate),  # to shrink takes minutes
