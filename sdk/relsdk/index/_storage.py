@@ -297,7 +297,8 @@ def new_part(path: Path) -> Iterator[Path]:
     """
     folder = path / f".tmp-part-{secrets.token_hex(4)}"
     with writing(path):
-        lock = hold_lock(_part_lock(folder))
+        # Another writer may take it for a leftover, and remove it, before it is locked: then it is made anew.
+        lock = hold_lock(_part_lock(folder), wait=True)
         try:
             folder.mkdir()
         except BaseException:

@@ -347,6 +347,35 @@ def test_threads_that_change_one_object_lose_nothing(built, encoder):
     assert built.verify().ok
 
 
+def test_a_part_that_is_taken_for_a_leftover_is_made_again(built, encoder, monkeypatch):
+    """Another writer looks at its lock between its making and its locking."""
+    import relsdk.files.atomic as atomic
+
+    lock, cleaners = atomic._lock, []
+
+    def late(handle, wait):
+        if wait and not cleaners:
+            cleaner = threading.Thread(target=remove_slowly)
+            cleaners.append(cleaner)
+            cleaner.start()
+            held.wait(10)
+        return lock(handle, wait)
+
+    held = threading.Event()
+
+    def remove_slowly():
+        (name,) = (name for name in os.listdir(built.path) if ".tmp-part-" in name)
+        with atomic.hold_lock(built.path / name) as one:
+            held.set()
+            one.release(remove=True)
+
+    monkeypatch.setattr(atomic, "_lock", late)
+    built.add([Document("x", "t")], encoder)
+    cleaners[0].join()
+    assert len(built) == 201
+    assert not [name for name in os.listdir(built.path) if ".tmp" in name]
+
+
 FORK = """
 import os, sys, threading
 import numpy as np
