@@ -94,6 +94,15 @@ def test_the_table_shows_what_hits_were_sorted_and_grouped_by(run, index):
     )
 
 
+def test_facets_of_objects_say_that_there_is_nothing_to_count(relsdk, tmp_path):
+    documents = [{"id": "a", "title": "开箱", "by": {"name": "a1"}}]
+    Index.build(tmp_path / "x", documents, Embedder(FIXTURES / "encoder-bundle-v1", variant="fp32")).close()
+    code, out, err = relsdk("index", "facets", tmp_path / "x", "by")
+    assert (code, out) == (0, "")
+    assert "'by'" in err
+    assert "a1" in relsdk("index", "facets", tmp_path / "x", "by.name")[1]
+
+
 def test_a_field_with_the_name_of_a_column_is_a_column_of_its_own(run, tmp_path):
     documents = [{"id": f"d{i}", "title": "开箱", "score": i} for i in range(3)]
     Index.build(

@@ -147,7 +147,7 @@ class TestDocuments:
     def test_skip_empty_leaves_out_and_says_so(self, write, caplog):
         path = write("d.jsonl", '{"id": "a", "title": ""}\n{"id": "b", "title": "t"}\n')
         assert list(formats.read_documents(path, skip_empty=True)) == [Document("b", "t")]
-        assert "left out 1 rows" in caplog.text
+        assert "left out 1 row without text" in caplog.text
         path = write("e.jsonl", '{"id": "a", "title": ""}\n')
         assert "no row has a text" in reason_of("documents", path, skip_empty=True)
 
@@ -416,7 +416,7 @@ class TestSharedData:
             "unlabelled.jsonl:4127: title and text are both empty"
         )
         assert len(list(formats.read_unlabelled_pairs(path, skip_empty=True))) == 5_464
-        assert "left out 1 rows" in caplog.text
+        assert "left out 1 row without text" in caplog.text
 
     def test_queries(self):
         assert len(list(formats.read_queries(SHARED / "queries" / "video_search.txt"))) == 94_999

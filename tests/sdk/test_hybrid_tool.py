@@ -90,6 +90,8 @@ def test_what_cannot_support_a_fit_is_refused(world, embedder, index, tmp_path):
         calibrate_hybrid(index, embedder, [])
     with pytest.raises(CalibrationError, match="too few"):
         calibrate_hybrid(index, embedder, world.pairs[:10])
+    with pytest.raises(CalibrationError, match="49 labelled pairs"):  # random ones do not count
+        calibrate_hybrid(index, embedder, world.pairs[:49])
     same = [LabelledPair(pair.query, pair.document, world.pairs[0].level) for pair in world.pairs]
     with pytest.raises(CalibrationError, match="levels 0 and 3"):
         calibrate_hybrid(index, embedder, same)

@@ -49,6 +49,9 @@ def facets(path: Path, field: str, where: tuple[str, ...], limit: int | None, as
         values = [{"value": value, "count": count} for value, count in shown]
         echo_json({"field": field, "distinct": len(found), "values": values})
         return
+    if not found:
+        echo(f"no document that may count has text, a number, true or false in {field!r}", err=True)
+        return
     echo_table(["documents", field], [[f"{count:,}", _shown(value)] for value, count in shown], right=(0,))
     if len(shown) < len(found):
         echo(f"{counted(len(found) - len(shown), 'further value')}; show more with --limit", err=True)

@@ -148,4 +148,5 @@ def parsed_rows(
     if skipped:
         if not kept:
             raise InputError(f"{source_name(path)}: no row has a text; check that it is the right file")
-        _LOGGER.warning("%s: left out %d rows without text", source_name(path), skipped)
+        noun = "row" if skipped == 1 else "rows"
+        _LOGGER.warning("%s: left out %d %s without text", source_name(path), skipped, noun)

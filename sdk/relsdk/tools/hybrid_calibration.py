@@ -26,6 +26,8 @@ from relsdk.records import LabelledPair
 
 __all__ = ["HybridReport", "calibrate_hybrid"]
 
+# The least that a calibration is fitted on; random pairs do not count.
+_LEAST_PAIRS, _LEAST_QUERIES = 50, 5
 # Draws of a document for each pair; one whose query has judged every draw goes without.
 _DRAWS = 20
 
@@ -77,7 +79,7 @@ def calibrate_hybrid(
     Args:
         index: Knows how rare words are. Documents of the pairs need not be in it.
         embedder: The encoder that built it.
-        pairs: Labelled pairs of at least 5 queries, some of level 0 and some of level 3.
+        pairs: At least 50 labelled pairs of at least 5 queries, some of level 0 and some of level 3.
         seed: Of the random documents.
         show_progress_bar: See `Embedder.encode`.
 
@@ -93,6 +95,11 @@ def calibrate_hybrid(
     if not pairs:
         raise InputError("there are no labelled pairs")
     queries = {query: number for number, query in enumerate(dict.fromkeys(pair.query for pair in pairs))}
+    if len(pairs) < _LEAST_PAIRS or len(queries) < _LEAST_QUERIES:
+        raise CalibrationError(
+            f"{len(pairs)} labelled pairs of {len(queries)} queries are too few; {_LEAST_PAIRS} of "
+            f"{_LEAST_QUERIES} are needed"
+        )
     texts = {(pair.document.title, pair.document.text): pair.document for pair in pairs}
     numbers = {key: number for number, key in enumerate(texts)}
     query_of = np.array([queries[pair.query] for pair in pairs])
