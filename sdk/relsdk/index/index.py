@@ -375,7 +375,7 @@ def _open_again(kind: type[Index], folder: Path, check: str, analyser: Analyser,
     except IndexFolderError as error:
         if folder.exists():
             raise
-        gone = "the index was built again, moved or deleted"
+        gone = "the index was changed twice, built again, moved or deleted"
         raise IndexFolderError(f"{folder} is gone: {gone} {remedy}") from error
     if generation.manifest.checksum != checksum:
         generation.close()
