@@ -74,6 +74,9 @@ class Contender(ABC):
         self.delete(rows)
         self.add(rows, vectors)
 
+    def warmup(self) -> None:  # noqa: B027  # most have nothing to do
+        """Do what a server does before it answers."""
+
     def close(self) -> None:  # noqa: B027  # most have nothing to do
         """Release the folder."""
 

@@ -81,6 +81,9 @@ class Ours(Contender):
             for one in self.index.stats().segments
         ]
 
+    def warmup(self) -> None:
+        self.index.warmup()
+
     def close(self) -> None:
         self.index.close()
 

@@ -95,7 +95,7 @@ class Session:
         return {"wall_s": walls, "cpu_s": cpus, "found": [list(map(int, rows)) for rows in found]}
 
     def do_first(self, name: str, others: list[str], calls: int, limit_s: float) -> dict[str, Any]:
-        """Search without a filter, then with one, the first of this process; go on with it, then with others.
+        """Search without a filter, then with one, the first of this process; warm up, and use the others.
 
         Returns:
             `cold`, the seconds of the first filter; those of the calls that go on with it; `later`, by name,
@@ -104,6 +104,7 @@ class Session:
         search, queries, found = self.contender.search, self.corpus.queries, list[Any]()
         search(queries[-1], K)
         cold = _seconds(lambda: found.append(search(queries[0], K, name)))
+        self.contender.warmup()
         later = {other: _seconds(lambda other=other: search(queries[0], K, other)) for other in others}
         warm = self.do_search(1, calls, name, limit_s)
         return {
