@@ -18,11 +18,13 @@ from relsdk.runtime.blas import bounded_blas
 
 __all__ = ["Codes", "FlatIndex", "encode_int8", "exact_search"]
 
-# A block of scores takes at most 256 * 8192 * 4 bytes = 8 MB.
+# A block of scores takes at most 256 * 8192 * 4 bytes = 8 MB, and twice that with the rows between.
 _QUERY_BLOCK = 256
 _ROW_BLOCK = 8192
 # Rows that are gathered at a time stay in a cache of the CPU.
 _GATHERED = 1024
+# To multiply so many times the rows as they lie is faster than to gather those that are wanted.
+_DENSE = 2
 # An error of rounding so many times its usual size is never met.
 _DEVIATIONS = 7.0
 # A product of matrices and one of vectors sum in another order; dot products of unit vectors differ by less.
@@ -152,6 +154,10 @@ def _products(
     if isinstance(rows, slice) and vectors.dtype == np.float32:
         with bounded_blas():
             return np.asarray(queries @ vectors[rows].T)
+    if not isinstance(rows, slice) and vectors.dtype == np.float32 and len(rows):
+        first, last = int(rows[0]), int(rows[-1])
+        if last - first < _DENSE * len(rows):
+            return _products(vectors, queries, slice(first, last + 1))[:, rows - first]
     count = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
     products = np.empty((len(queries), count), dtype=np.float32)
     gathered = np.empty((min(_GATHERED, count), vectors.shape[1]), dtype=vectors.dtype)

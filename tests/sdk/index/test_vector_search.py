@@ -75,6 +75,21 @@ def test_fewer_results_are_the_first_of_more(directions, count, block, seed):
             np.testing.assert_array_equal(some.scores, everything.scores[:, :k])
 
 
+@pytest.mark.parametrize("share", [0.9, 0.6, 0.4])
+def test_exact_search_of_most_rows_of_a_part(unit_vectors, share):
+    """Where most rows lie side by side they are not gathered; what is found is the same."""
+    vectors, queries = unit_vectors(12_000, 24, seed=3), unit_vectors(20, 24, seed=4)
+    chosen = np.random.default_rng(5).random(len(vectors)) < share
+    chosen[:2000] = chosen[-1000:] = False
+    rows = np.flatnonzero(chosen)
+    found = exact_search(vectors, queries, 10, rows=rows)
+    truth, scores = brute_force(vectors, queries, 10, rows)
+    np.testing.assert_array_equal(found.rows, truth)
+    np.testing.assert_allclose(found.scores, scores, atol=1e-6)
+    alone = exact_search(vectors, queries[:1], 10, rows=rows)
+    np.testing.assert_array_equal(alone.scores, found.scores[:1])
+
+
 def test_exact_search_of_no_rows_and_no_queries(unit_vectors):
     vectors = unit_vectors(5)
     assert exact_search(vectors, vectors[:2], 3, rows=np.array([], dtype=np.int64)).rows.shape == (2, 0)
