@@ -283,7 +283,7 @@ def test_filters_that_find_nothing_say_why(relsdk, fails, index):
     assert code == 0
     assert "(0 hits among the 0 documents that the filter leaves, " in out
     assert "did you mean 'duration'" in fails("query", index, "红烧肉", "--where", "durations<60")
-    assert "never text; compare it with number" in fails("query", index, "红烧肉", "--where", "duration=x")
+    assert "never text; compare it with a number" in fails("query", index, "红烧肉", "--where", "duration=x")
     assert "at its end: a value" in fails("query", index, "红烧肉", "--where", "duration<>")
     many = [f"--where=duration!={number}" for number in range(1200)]
     assert "1,200 filters in 'and'; at most 100" in fails("query", index, "红烧肉", *many)

@@ -247,12 +247,29 @@ def test_an_index_of_format_1_leaves_nothing_behind(relsdk, tmp_path):
     assert json.loads(relsdk("index", "info", index, "--json")[1])["format"] == 2
 
 
+def test_a_model_that_moved_is_named_in_one_short_line(relsdk, fails, write, tmp_path):
+    moved = shutil.copytree(MODEL[1], tmp_path / "bundle")
+    assert relsdk("index", "build", tmp_path / "i", "-i", write(documents(0, 3)), "-m", moved)[0] == 0
+    shutil.move(moved, tmp_path / "elsewhere")
+    error = fails("query", tmp_path / "i", "正文")
+    assert error.rstrip().endswith(f"is not found: {moved} is not a folder; name it with --model")
+
+
 def test_a_field_called_id_does_not_hide_ids(relsdk, write, tmp_path):
     source = write([Document("a", "题", "", {"id": "b"}), Document("b", "文")])
     assert relsdk("index", "build", tmp_path / "i", "-i", source, *MODEL)[0] == 0
     code, out, error = relsdk("index", "delete", tmp_path / "i", "a", "c", "--dry-run")
     assert code == 0, error
     assert "1 of 2 ids are in the index" in out
+
+
+def test_a_document_without_a_title_is_listed_by_its_text(relsdk, write, tmp_path):
+    source = write([Document("a", "", "一句话。" * 50), Document("b", "文", "话")])
+    assert relsdk("index", "build", tmp_path / "i", "-i", source, *MODEL)[0] == 0
+    first, second = relsdk("index", "list", tmp_path / "i")[1].splitlines()
+    assert first.startswith("a\t一句话。")
+    assert len(first) < 100
+    assert second == "b\t文"
 
 
 def test_info_shows_the_segments(index, relsdk):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relsdk.cli.options import json_option
-from relsdk.cli.output import counted, echo, echo_json, echo_table
+from relsdk.cli.output import clip, counted, echo, echo_json, echo_table
 from relsdk.errors import InputError, RelsdkError
 from relsdk.files.atomic import output_file
 from relsdk.files.folders import check_file_target
@@ -33,7 +33,10 @@ _BLOCK = 4096  # vectors that are copied at a time
 @click.option("--limit", "-n", type=click.IntRange(min=1), help="List so many at most [default: all].")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 def list_documents(path: Path, where: tuple[str, ...], limit: int | None, as_json: bool) -> None:
-    """List the ids and titles of INDEX, in the order in which they were added."""
+    """List the ids and titles of INDEX, in the order in which they were added.
+
+    A document without a title is shown by how its text begins.
+    """
     condition = parse_where(where)
     document = None
     with Index.open(path) as index:
@@ -42,7 +45,7 @@ def list_documents(path: Path, where: tuple[str, ...], limit: int | None, as_jso
                 echo_json({"id": document.id, "title": document.title})
             else:
                 id_ = document.id.replace("\n", "\\n").replace("\t", "\\t")  # one line, one tab
-                echo(f"{id_}\t{' '.join(document.title.split())}")
+                echo(f"{id_}\t{' '.join(document.title.split()) or clip(document.text, 30)}")
         if document is None:
             echo(f"0 of {counted(len(index), 'document')} match", err=True)
 

@@ -62,6 +62,9 @@ def _find_embedder(info: IndexInfo, variant: str, threads: int | None) -> Embedd
         places.append(os.path.normpath(os.path.join(os.path.realpath(info.path), info.encoder_relative_path)))
     tried = []
     for place in dict.fromkeys(places):
+        if not os.path.isdir(place):
+            tried.append(f"{place} is not a folder")
+            continue
         try:
             embedder = Embedder(place, variant=variant, threads=threads)
         except BundleError as error:
