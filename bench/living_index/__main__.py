@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -40,8 +41,8 @@ STAGES = {
     "changes": f"{_STAGES}peers:changes",
     "hybrid": f"{_STAGES}peers:hybrid",
 }
-# One CPU is ours, or as good as: what others do beside slows it by less than this says.
-_IDLE = 0.5
+# What others used of the CPUs, beyond which a machine had other work.
+_IDLE = 0.1
 
 
 @click.command()
@@ -88,17 +89,29 @@ def main(
 
 def _measured(name: str, function: str, run: Run) -> dict[str, Any]:
     """Run a stage; note when, of which commit, and what else the machine did."""
-    before, start = os.getloadavg()[0], time.perf_counter()
-    click.echo(f"{time.strftime('%H:%M:%S')} {name}, load average {before:.1f}", err=True)
+    load, start, others = os.getloadavg()[0], time.perf_counter(), _others_s()
+    click.echo(f"{time.strftime('%H:%M:%S')} {name}, load average {load:.1f}", err=True)
     result = resolve_name(function)(run)
+    seconds = time.perf_counter() - start
+    cpus = max(0.0, (_others_s() - others) / seconds)
     machine = machine_record(SEED)
     return {
         **{key: machine[key] for key in ("commit", "date", "command")},
-        "seconds": round(time.perf_counter() - start, 1),
-        "load_average": {"before": round(before, 2), "after": round(os.getloadavg()[0], 2)},
-        "loaded": before > _IDLE,
+        "seconds": round(seconds, 1),
+        "load_average": {"before": round(load, 2), "after": round(os.getloadavg()[0], 2)},
+        "others_cpus": round(cpus, 2),
+        "loaded": cpus > _IDLE,
         "result": result,
     }
+
+
+def _others_s() -> float:
+    """Return the CPU seconds of other processes, and what the host took, since the start of the machine."""
+    fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
+    user, nice, system, _, _, *rest = map(int, fields)
+    busy = (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK")
+    own = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return busy - sum(usage.ru_utime + usage.ru_stime for usage in own)
 
 
 def _versions(names: tuple[str, ...]) -> tuple[dict[str, str], dict[str, str]]:

@@ -86,7 +86,7 @@ def _filters(results: Results) -> Iterator[Row]:
     for share, (limit, least) in _FILTER_TARGETS.items():
         found = results["million-filters"]["compacted"]
         some = [one for name, one in found.items() if name.endswith(f" {share}")]
-        for key, process in (("first", "in a process that used others"), ("fresh", "in a fresh process")):
+        for key, process in (("first", "in a warm process"), ("fresh", "in a fresh process")):
             times = [one[key]["p50_ms"] for one in some]
             cpu = max(one[key]["cpu_p50_ms"] for one in some)
             what = f"search with a filter that leaves {share}, its first use {process}"
@@ -169,13 +169,13 @@ def _conditions(index: Results, *, million: bool) -> str:
     """Say where and when, and whether the machine had other work."""
     stages = [one for name, one in index["stages"].items() if name.startswith("million-") == million]
     days = sorted({stage["date"] for stage in stages})
-    loads = [stage["load_average"]["before"] for stage in stages if stage["loaded"]]
+    loads = [stage["load_average"]["before"] for stage in stages]
     machine = index["machine"]
     when = " to ".join(dict.fromkeys((days[0], days[-1])))
     others = (
         f"the machine had other work (load average {min(loads):.1f} to {max(loads):.1f} on "
         f"{machine['cpus']} CPUs), so times by the clock are too long"
-        if loads
+        if any(stage["loaded"] for stage in stages)
         else "nothing else ran"
     )
     return f"{machine['cpu']}, {when}; {others}; `make bench-index`."
