@@ -78,16 +78,19 @@ def retrieve(
     query = words.query(tokens)
     count = max(k, _LEAST)
     allowed = [generation.vectors_of(*one) for one in enumerate(generation.allowed(where))]
-    lexical = _with_words(generation, words, query, count if dense else k, allowed)
+    lexical, scores = _with_words(generation, words, query, count if dense else k, allowed)
     near = np.empty(0, dtype=np.int64)
     if dense:
         found = generation.search(vector[None], count, ef_search=ef_search, where=where, exact=False)
         near = found.vectors[0][found.rows[0] >= 0]
     vectors = np.unique(np.concatenate([lexical, near]))
     lexical_ranks, dense_ranks = np.zeros((2, len(vectors)), dtype=np.int64)
-    lexical_ranks[np.searchsorted(vectors, lexical)] = np.arange(1, len(lexical) + 1)
+    places = np.searchsorted(vectors, lexical)
+    lexical_ranks[places] = np.arange(1, len(lexical) + 1)
     dense_ranks[np.searchsorted(vectors, near)] = np.arange(1, len(near) + 1)
-    rows, cosines, bm25 = _describe(generation, words, query, vector, vectors)
+    bm25 = np.full(len(vectors), np.nan, dtype=np.float32)  # not known yet
+    bm25[places] = scores
+    rows, cosines = _describe(generation, words, query, vector, vectors, bm25)
     return Candidates(rows, vectors, cosines, bm25, query.best_possible, dense_ranks, lexical_ranks)
 
 
@@ -97,14 +100,18 @@ def _with_words(
     query: LexicalQuery,
     count: int,
     allowed: Sequence[RowSet],
-) -> IntArray:
-    """Return vector rows with words of a query, best first, of as many documents if there are so many."""
+) -> tuple[IntArray, NDArray[np.float32]]:
+    """Find vector rows with words of a query, of as many documents if there are so many.
+
+    Returns:
+        The rows, counted over all segments, best first, and their BM25.
+    """
     wanted = count
     while True:  # several passages of one document may be among the best
         hits = words.search(query, wanted, allowed)
         vectors: IntArray = hits.rows + generation.vector_starts[hits.segments]
         if len(vectors) < wanted or generation.count_documents(hits.segments, hits.rows) >= count:
-            return vectors
+            return vectors, hits.scores
         wanted *= _GROWTH
 
 
@@ -114,10 +121,14 @@ def _describe(
     query: LexicalQuery,
     vector: NDArray[np.float32],
     vectors: IntArray,
-) -> tuple[IntArray, NDArray[np.float32], NDArray[np.float32]]:
-    """Return document row, cosine and BM25 of vectors (C,), rising rows counted over all segments."""
+    bm25: NDArray[np.float32],
+) -> tuple[IntArray, NDArray[np.float32]]:
+    """Return document row and cosine of vectors (C,), rising rows counted over all segments.
+
+    BM25 (C,) is completed: NaN where words did not find a vector.
+    """
     rows = np.empty(len(vectors), dtype=np.int64)
-    cosines, bm25 = np.empty((2, len(vectors)), dtype=np.float32)
+    cosines = np.empty(len(vectors), dtype=np.float32)
     ends = np.searchsorted(vectors, generation.vector_starts)
     for number, segment in enumerate(generation.segments):
         own = slice(ends[number], ends[number + 1])
@@ -125,8 +136,9 @@ def _describe(
         if len(some):
             rows[own] = segment.documents_of(some) + generation.starts[number]
             cosines[own] = np.einsum("nd,d->n", segment.vectors[some], vector)
-            bm25[own] = words.scores(query, number, some)
-    return rows, cosines, bm25
+            missing = np.flatnonzero(np.isnan(bm25[own]))
+            bm25[own.start + missing] = words.scores(query, number, some[missing])
+    return rows, cosines
 
 
 def candidate_hits(
