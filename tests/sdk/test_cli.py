@@ -48,7 +48,8 @@ def documents(path, *lines):
     return path
 
 
-def test_query_for_people(relsdk, index):
+def test_query_for_people(relsdk, index, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")  # a narrow terminal has no room for the bars
     code, out, _ = relsdk("query", index, "红烧肉怎么做", "-k", "3")
     assert code == 0
     lines = out.splitlines()
