@@ -15,7 +15,7 @@ PYTEST = $(BIN)/python -m pytest $(TESTS)
 REPORT = $(BIN)/python -m bench.results_format report bench/results/suites.json bench/results/million.json --output bench/results/report
 
 .DEFAULT_GOAL := help
-.PHONY: bench-index index-open million pool demo-train ssra-real real-trained train-real train-speed train-latency help demo test test-all test-core test-optimum test-floor test-newest check lint types real quantisation bench suites readme clean docs dist wheelhouse
+.PHONY: bench-index index-int8 index-open million pool demo-train ssra-real real-trained train-real train-speed train-latency help demo test test-all test-core test-optimum test-floor test-newest check lint types real quantisation bench suites readme clean docs dist wheelhouse
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -106,6 +106,9 @@ bench: $(VENV)/.installed-dev-all ## Latency of encode, index and search -> benc
 	$(BIN)/python -m bench.run --output bench/results/latency.json
 	$(BIN)/python -m bench.pages.showcase
 	$(BIN)/python -m bench.pages.readme --write
+
+index-int8: $(VENV)/.installed-dev ## Exact and filtered search with 8-bit vectors -> bench/results/index_int8.json
+	$(BIN)/python -m bench.serving.index_int8 --output bench/results/index_int8.json
 
 index-open: $(VENV)/.installed-dev ## What opening an index costs, checked and remembered -> bench/results/index_open.json
 	$(BIN)/python -m bench.serving.index_open --output bench/results/index_open.json
