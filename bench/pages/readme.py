@@ -17,6 +17,7 @@ import click
 from bench.experiments.rows import row_name, study_of
 from bench.pages.cli_page import cli_page
 from bench.pages.hybrid import hybrid_table
+from bench.pages.index_int8 import int8_table
 from bench.pages.living_index import filter_uses, living_index_parts
 from bench.pages.settings_page import ssra_settings, training_settings
 from relsdk.index import IndexConfig
@@ -73,6 +74,7 @@ def committed() -> list[dict[str, Any]]:
         "million",
         "hybrid",
         "index",
+        "index_int8",
     )
     return [json.loads((RESULTS / f"{name}.json").read_text()) for name in names]
 
@@ -96,6 +98,7 @@ def blocks(
     million: dict[str, Any],
     hybrid: dict[str, Any],
     index: dict[str, Any],
+    int8: dict[str, Any],
 ) -> dict[str, str]:
     """Return every generated part."""
     timed = {entry["name"]: entry for entry in latency["benchmarks"]}
@@ -111,6 +114,7 @@ def blocks(
         "ssra": _ssra_table(ssra),
         "pool": _pool_table(pool),
         "hybrid": hybrid_table(hybrid),
+        "index-int8": int8_table(int8),
         "demo": _first_answers(_verbatim("demo.txt")),
         "example": _verbatim("example.txt"),
         **living_index_parts(index),
