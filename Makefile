@@ -116,7 +116,7 @@ index-open: $(VENV)/.installed-dev ## What opening an index costs, checked and r
 index-kills: $(VENV)/.installed-dev ## SIGKILL at 200 moments of an index's writers, 10 minutes -> bench/results/index_kills.json
 	$(BIN)/python -m bench.experiments.index_kills --output bench/results/index_kills.json
 
-bench-index: $(VENV)/.installed-dev-all ## Changes, filters, hybrid of a living index beside peers, 45 minutes -> bench/results/index.json
+bench-index: $(VENV)/.installed-dev-all ## Changes, filters, hybrid of a living index beside peers -> bench/results/index.json
 	$(BIN)/python -m bench.living_index --output bench/results/index.json --shared $(SHARED)
 	$(BIN)/python -m bench.pages.readme --write
 
