@@ -13,9 +13,10 @@ export OMP_NUM_THREADS := 1
 TESTS = -n auto --dist loadfile --no-loadscope-reorder --benchmark-disable
 PYTEST = $(BIN)/python -m pytest $(TESTS)
 REPORT = $(BIN)/python -m bench.results_format report bench/results/suites.json bench/results/million.json --output bench/results/report
+ENCODERS = encode_query encode_bulk concurrency score cold_start memory
 
 .DEFAULT_GOAL := help
-.PHONY: bench-index index-int8 index-open million pool demo-train ssra-real real-trained train-real train-speed train-latency help demo test test-all test-core test-optimum test-floor test-newest check lint types real quantisation bench suites readme clean docs dist wheelhouse
+.PHONY: encoders export-time native-engine bench-index bench-scale bench-serve index-int8 index-open million pool demo-train ssra-real real-trained train-real train-speed train-latency help demo test test-all test-core test-optimum test-floor test-newest check lint types sanitize real quantisation bench suites readme clean docs dist wheelhouse
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,9 +27,9 @@ demo: $(VENV)/.installed-demo ## Main job: export a real encoder, index a sample
 test: $(VENV)/.installed-dev ## The tests, without those marked slow
 	$(PYTEST) -m "not slow"
 
-test-all: $(VENV)/.installed-dev-all ## Everything: slow tests, the peers, Optimum, no torch, other versions; before a release
+test-all: $(VENV)/.installed-dev-all ## Everything: slow tests, sanitizers, peers, Optimum, no torch, other versions; before a release
 	$(PYTEST)
-	$(MAKE) test-optimum test-core test-floor test-newest
+	$(MAKE) sanitize test-optimum test-core test-floor test-newest
 
 test-core: ## The SDK's tests on a base installation: without torch and every extra
 	$(MAKE) VENV=.venv-core .venv-core/.installed-test
@@ -40,8 +41,8 @@ test-optimum: ## Optimum as exporter and beside us, in an environment of its own
 	.venv-optimum/bin/python $(PIP_INSTALL) -c .venv-optimum/constraints.txt -e '.[optimum,test]' 'sentence-transformers<6'
 	.venv-optimum/bin/python -m pytest --benchmark-disable -k "optimum or onnx_backend" tests/export/test_optimum.py tests/export/test_peers.py
 
-# $(1): a Python version, $(2): a virtual environment's folder, $(3): options of uv. It runs a base installation:
-# the tests that need torch are not among these.
+# $(1): a Python version, $(2): a virtual environment's folder, $(3): options of uv. It runs a base
+# installation and the server: the tests that need torch are not among these.
 define with_versions
 @python=; for candidate in $(PYTHON$(subst .,,$(1))) python$(1) "$$(pyenv prefix $(1) 2>/dev/null)/bin/python"; do \
   "$$candidate" -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] != "$(1)")' 2>/dev/null \
@@ -49,12 +50,12 @@ define with_versions
 if [ -z "$$python" ]; then \
   echo "skipped: no Python $(1) here; install it, or name one: make $@ PYTHON$(subst .,,$(1))=..."; exit 0; fi; \
 set -e; rm -rf $(2); "$$python" -m venv $(2); $(2)/bin/python -m pip install --quiet uv; \
-$(2)/bin/uv pip install --quiet --python $(2)/bin/python $(3) -e '.[parquet,bench,test]'; \
+$(2)/bin/uv pip install --quiet --python $(2)/bin/python $(3) -e '.[serve,client,parquet,bench,test]'; \
 $(2)/bin/uv pip list --python $(2)/bin/python; \
-$(2)/bin/python -m pytest $(TESTS) -m "not slow" tests/sdk
+$(2)/bin/python -m pytest $(TESTS) -m "not slow" tests/sdk tests/serve
 endef
 
-test-floor: ## The tests of a base installation with the lowest versions that pyproject.toml allows
+test-floor: ## The tests of a base installation and the server with the lowest versions that pyproject.toml allows
 	$(call with_versions,3.10,.venv-floor,--resolution lowest-direct)
 
 test-newest: ## The same with the newest versions, Python 3.10 and 3.13
@@ -71,11 +72,24 @@ lint: $(VENV)/.installed-dev
 types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
+sanitize: FLAGS = -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g1
+sanitize: $(VENV)/.installed-dev ## The native engine under sanitizers of memory and undefined behaviour, 200 random cases
+	CFLAGS="$(FLAGS)" CXXFLAGS="$(FLAGS)" LDFLAGS="$(FLAGS)" $(BIN)/python setup.py -q build_ext --build-lib build/sanitize --build-temp build/sanitize
+	LD_PRELOAD="$$(c++ -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m tests.sdk.native_fuzz --library build/sanitize/relsdk/runtime/librelsdk.so --cases 200
+
 real: $(VENV)/.installed-dev ## Real data (../shared): export, index, calibrate, evaluate -> bench/results/real.json
 	$(BIN)/python -m bench.experiments.export_real --shared $(SHARED) --output bench/results/real.json
 
 real-trained: $(VENV)/.installed-dev ## The same for what train-real trained -> bench/results/real_trained.json
 	$(BIN)/python -m bench.experiments.export_real --shared $(SHARED) --checkpoint "$(WORK)/embed_-_seed_0/best" --output bench/results/real_trained.json
+
+export-time: $(VENV)/.installed-dev ## How long an export takes on one CPU (../shared) -> bench/results/export_time.json
+	$(BIN)/python -m bench.experiments.export_time --shared $(SHARED) --output bench/results/export_time.json
+	$(BIN)/python -m bench.pages.readme --write
+
+native-engine: $(VENV)/.installed-dev ## The native engine's vectors beside onnxruntime's on real texts (../shared) -> bench/results/native_engine.json
+	$(BIN)/python -m bench.experiments.native_engine --shared $(SHARED) --output bench/results/native_engine.json
+	$(BIN)/python -m bench.pages.readme --write
 
 quantisation: $(VENV)/.installed-dev ## Quantisation schemes side by side (../shared) -> bench/results/quantisation.json
 	$(BIN)/python -m bench.experiments.quantisation --shared $(SHARED) --output bench/results/quantisation.json
@@ -120,8 +134,22 @@ bench-index: $(VENV)/.installed-dev-all ## Changes, filters, hybrid of a living 
 	$(BIN)/python -m bench.living_index --output bench/results/index.json --shared $(SHARED)
 	$(BIN)/python -m bench.pages.readme --write
 
+bench-serve: $(VENV)/.installed-dev ## The server beside the library and other servers, with an hour of load -> bench/results/serve.json
+	$(BIN)/python -m bench.http_server --output bench/results/serve.json --shared $(SHARED)
+	$(BIN)/python -m bench.pages.readme --write
+
+bench-scale: $(VENV)/.installed-dev-all ## Rates of one machine, how far they go, and what a second worker adds, 20 minutes -> bench/results/scale.json
+	$(BIN)/python -m bench.scale rates --output bench/results/scale.json --shared $(SHARED)
+	$(BIN)/python -m bench.scale simulate --output bench/results/scale.json
+	$(BIN)/python -m bench.scale actors --output bench/results/scale.json --shared $(SHARED)
+	$(BIN)/python -m bench.pages.readme --write
+
 suites: $(VENV)/.installed-dev-all ## Beside the peers, by turns, hours -> bench/results/suites.json, its report in bench/results/report
 	$(BIN)/python -m bench.serving --output bench/results/suites.json
+	$(REPORT)
+
+encoders: $(VENV)/.installed-dev-all ## Of the suites those of encoders and scorers, 20 minutes -> the same file and report
+	$(BIN)/python -m bench.serving --output bench/results/suites.json $(ENCODERS:%=--only %)
 	$(REPORT)
 
 million: $(VENV)/.installed-dev-all ## A million vectors of 64, 128, 384 beside the peers, 5 hours -> bench/results/million.json, the same report

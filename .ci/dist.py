@@ -23,10 +23,10 @@ from pathlib import Path
 
 from clean_environment import ROOT, CleanEnvironment, TrialError
 
-EXTRAS = ("backbone", "export", "train", "llm", "parquet", "bench")
+EXTRAS = ("backbone", "export", "train", "llm", "serve", "client", "parquet", "bench")
 SOURCE_ROOTS = ("sdk", "export", "training", "examples")  # as in pyproject.toml
 # What the build adds to the files of the repository.
-_GENERATED = re.compile(r"PKG-INFO|setup\.cfg|.*\.egg-info/.*|.*\.dist-info/.*")
+_GENERATED = re.compile(r"PKG-INFO|setup\.cfg|.*\.egg-info/.*|.*\.dist-info/.*|relsdk/runtime/librelsdk\.so")
 QUESTION = "红烧肉怎么做"
 
 
@@ -116,6 +116,8 @@ def try_distributions(sdist: Path, wheel: Path, extras: list[str], work: Path) -
         try_train(_environment("train", wheel, ["train"], work), checkpoint)
     if "parquet" in extras:
         try_parquet(_environment("parquet", wheel, ["parquet"], work))
+    if {"serve", "client"} <= set(extras):
+        try_serve(_environment("serve", wheel, ["serve", "client"], work))
     for name, module in {"llm": "openai", "bench": "matplotlib.figure"}.items():
         if name in extras:  # what it brings is used by `relsdk train`, and by the benchmarks of the sdist
             _environment(name, wheel, [name], work).run("python", "-c", f"import {module}")
@@ -142,7 +144,9 @@ def try_base(environment: CleanEnvironment) -> None:
     bundle = environment.place / re.search(r'Embedder\("([^"]+)"', program)[1]
     shutil.copytree(ROOT / "tests/fixtures/encoder-bundle-v1", bundle)
     _check(environment, environment.run("python", "-c", program), "v1 0.")
-    environment.run("relsdk", "doctor", "-m", str(bundle))
+    told = environment.run("relsdk", "doctor", "-m", str(bundle))
+    if "not built" in told:
+        raise TrialError(f"{environment.place} has no native engine:\n{told}")
     _search(environment, bundle)
     told = environment.run("relsdk", "export", "encoder", str(bundle), "other", fails=True)
     _check(environment, told, "relsdk[export]")
@@ -198,6 +202,31 @@ def try_parquet(environment: CleanEnvironment) -> None:
     )
     environment.run("python", "-c", program)
     environment.run("relsdk", "index", "build", "docs.idx", "--model", str(bundle), "--input", "d.parquet")
+
+
+_ASK = f"""
+import re, subprocess, sys
+from relsdk.client import Client
+
+command = [sys.executable, "-m", "relsdk", "serve", "docs.idx", "--port", "0"]
+process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+try:
+    line = next(line for line in process.stderr if "http://" in line)
+    with Client(re.search(r"http://\\S+", line)[0]) as client:
+        hits = client.search({QUESTION!r}, k=5, where={{"duration": {{"lt": 60}}}})
+        print(*[hit.document.id for hit in hits])
+finally:
+    process.terminate()
+print("exit code", process.wait(60))
+"""
+
+
+def try_serve(environment: CleanEnvironment) -> None:
+    """Serve an index, ask it through the client, and end it."""
+    bundle = Path(shutil.copytree(ROOT / "tests/fixtures/encoder-bundle-v1", environment.place / "base"))
+    _search(environment, bundle)
+    _check(environment, environment.run("relsdk", "serve", "docs.idx", "--check"), "2 documents")
+    _check(environment, environment.run("python", "-c", _ASK), "v2\nexit code 0")
 
 
 def _environment(name: str, wheel: Path, extras: list[str], work: Path) -> CleanEnvironment:

@@ -2,7 +2,6 @@
 
 import gc
 import logging
-import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -120,20 +119,19 @@ def fails(relsdk):
 
 
 @pytest.fixture
-def relsdk_on_small_disk():
-    """Run the command in a process that can write no file above so many bytes; return the ended process."""
-    program = """
-import resource, signal, sys
-from relsdk.cli import main
-
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the write fails instead, as on a full disk
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
-sys.argv[1:] = sys.argv[2:]
-main()
-"""
+def relsdk_on_small_disk(relsdk):
+    """Run the command while this process can write no file above so many bytes; as `relsdk`."""
+    import resource
+    import signal
 
     def run(size, *arguments):
-        command = [sys.executable, "-W", "ignore", "-c", program, str(size), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the write fails instead, as on a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            return relsdk(*arguments)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            signal.signal(signal.SIGXFSZ, handler)
 
     return run

@@ -76,7 +76,7 @@ def write_tokenizer(
     return tokenizer.get_vocab_size()
 
 
-def make_checkpoint(folder, *, seed=0, hidden=32, pooling="mean", normalize=True, pad_token="<pad>"):
+def make_checkpoint(folder, *, seed=0, hidden=32, heads=4, pooling="mean", normalize=True, pad_token="<pad>"):
     """Write a small random BERT checkpoint in sentence-transformers layout."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
@@ -104,7 +104,7 @@ def make_checkpoint(folder, *, seed=0, hidden=32, pooling="mean", normalize=True
         vocab_size=vocabulary_size,
         hidden_size=hidden,
         num_hidden_layers=2,
-        num_attention_heads=4,
+        num_attention_heads=heads,
         intermediate_size=2 * hidden,
         max_position_embeddings=256,
         initializer_range=0.3,

@@ -62,6 +62,7 @@ EXPERIMENTS: dict[str, tuple[str, list[str]]] = {
     RARE_TEACHER: ("embed", RARE),
     "score categorical, levels 1 and 2 rare": ("score", RARE),
     "query tower, 1 layer": ("distill", ["model.layers=[11]"]),
+    "query tower, static": ("static", []),
     "query tower, 3 layers": ("distill", ["model.layers=[0, 6, 11]"]),
     "one epoch: InfoNCE on positives": ("embed", [*ONE, *PLAIN]),
     "one epoch: + label weights": ("embed", [*ONE, *PLAIN[1:]]),
@@ -99,6 +100,7 @@ KINDS: dict[str, tuple[type[Config], Callable[..., TrainResult]]] = {
     "embed": (EmbedConfig, train_embed),
     "score": (ScoreConfig, train_score),
     "distill": (DistillConfig, train_distill),
+    "static": (DistillConfig, train_distill),
 }
 
 
@@ -149,7 +151,7 @@ def main(
             ]
             if name == TAUGHT:
                 settings += teaching(shared, work)
-            if recipe == "distill":
+            if KINDS[recipe][0] is DistillConfig:
                 texts = query_texts(shared, work / "query_texts.txt")
                 settings += [f"distill.queries=['{texts}']", f"data.dev={files['dev']}"]
             else:
@@ -285,7 +287,7 @@ def trained_objective(config: Config, checkpoint: Path, test: PairArrays) -> Obj
         model = ScoreModel.load(checkpoint, config.model.head, max_tokens=limit)
         return ScoreObjective(model, label_targets(test), test, RunConfig())
     encoder = TextEncoder.load(checkpoint, max_tokens=limit)
-    if isinstance(config, DistillConfig) and config.distill.student == "query":
+    if isinstance(config, DistillConfig) and config.distill.student != "encoder":
         return _TowerObjective(
             encoder, TextEncoder.load(Path(config.model.checkpoint), max_tokens=limit), test
         )

@@ -89,7 +89,7 @@ def make_files(work: Path, bundle: Path) -> dict[str, Path]:
             per_channel=True,
             extra_options={"MatMulConstBOnly": True},
         ),
-        "rows only, not measured": lambda path: quantize_int8(source, path, isa="avx512_vnni"),
+        "rows only, not measured": lambda path: quantize_int8(source, {"avx512_vnni": path}),
     }
     for method in (CalibrationMethod.MinMax, CalibrationMethod.Entropy, CalibrationMethod.Percentile):
         makers[f"static QDQ, {method.name}"] = lambda path, method=method: quantize_static(

@@ -16,7 +16,7 @@ import click
 import numpy as np
 from transformers import AutoConfig
 
-from bench.experiments.graded_pairs import EXPERIMENTS, TEACHER, read_rows, trained_checkpoint
+from bench.experiments.graded_pairs import EXPERIMENTS, KINDS, TEACHER, read_rows, trained_checkpoint
 from bench.experiments.graded_pairs_report import write_report
 from bench.experiments.quantisation import interleaved
 from bench.harness.machine import machine_record
@@ -48,13 +48,13 @@ def main(shared: Path, work: Path, output: Path, rounds: int, seed: int) -> None
         models = {TEACHER: _exported(teacher, Path(folder) / "teacher")}
         trained = []
         for number, (name, (recipe, settings)) in enumerate(EXPERIMENTS.items()):
-            if recipe != "distill":
+            if KINDS[recipe][0] is not DistillConfig:
                 continue
             checkpoint = trained_checkpoint(work, f"{name} / seed {seed}")
             if checkpoint is not None:
                 trained.append(name)
             else:
-                layers = load_config(DistillConfig, RECIPES / "distill.toml", settings).model.layers
+                layers = load_config(DistillConfig, RECIPES / f"{recipe}.toml", settings).model.layers
                 checkpoint = _cut(teacher, layers, Path(folder) / f"cut-{number}")
             if checkpoint is None:
                 continue
@@ -86,8 +86,8 @@ def main(shared: Path, work: Path, output: Path, rounds: int, seed: int) -> None
 
 
 def _cut(teacher: Path, layers: Sequence[int], folder: Path) -> Path | None:
-    """Write those layers of a teacher as a checkpoint; None where it has not as many."""
-    if max(layers) >= AutoConfig.from_pretrained(teacher).num_hidden_layers:
+    """Write those layers of a teacher as a checkpoint; None where it has not as many, or none are named."""
+    if not layers or max(layers) >= AutoConfig.from_pretrained(teacher).num_hidden_layers:
         return None
     folder.mkdir()
     TextEncoder.load(teacher, layers=layers).save(folder)

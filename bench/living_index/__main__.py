@@ -9,9 +9,7 @@ named.
 from __future__ import annotations
 
 import json
-import os
-import resource
-import time
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from pkgutil import resolve_name
@@ -20,6 +18,7 @@ from typing import Any
 import click
 
 from bench.harness.machine import ROOT, machine_record
+from bench.harness.stages import run_stage
 from bench.living_index.contenders import CONTENDERS, contender_class
 from bench.living_index.corpus import SEED
 from bench.living_index.run import LARGE, LARGE_TOY, SMALL, TOY, Run
@@ -41,8 +40,6 @@ STAGES = {
     "changes": f"{_STAGES}peers:changes",
     "hybrid": f"{_STAGES}peers:hybrid",
 }
-# What others used of the CPUs, beyond which a machine had other work.
-_IDLE = 0.1
 
 
 @click.command()
@@ -75,7 +72,7 @@ def main(
     for name, function in STAGES.items():
         if name not in only if only else name in stages:
             continue
-        stages[name] = _measured(name, function, run)
+        stages[name] = run_stage(name, partial(resolve_name(function), run), SEED)
         content = {
             "machine": machine_record(SEED),
             "toy": small,
@@ -85,33 +82,6 @@ def main(
         }
         write_file_atomically(output, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
     click.echo(f"wrote {output}")
-
-
-def _measured(name: str, function: str, run: Run) -> dict[str, Any]:
-    """Run a stage; note when, of which commit, and what else the machine did."""
-    load, start, others = os.getloadavg()[0], time.perf_counter(), _others_s()
-    click.echo(f"{time.strftime('%H:%M:%S')} {name}, load average {load:.1f}", err=True)
-    result = resolve_name(function)(run)
-    seconds = time.perf_counter() - start
-    cpus = max(0.0, (_others_s() - others) / seconds)
-    machine = machine_record(SEED)
-    return {
-        **{key: machine[key] for key in ("commit", "date", "command")},
-        "seconds": round(seconds, 1),
-        "load_average": {"before": round(load, 2), "after": round(os.getloadavg()[0], 2)},
-        "others_cpus": round(cpus, 2),
-        "loaded": cpus > _IDLE,
-        "result": result,
-    }
-
-
-def _others_s() -> float:
-    """Return the CPU seconds of other processes, and what the host took, since the start of the machine."""
-    fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
-    user, nice, system, _, _, *rest = map(int, fields)
-    busy = (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK")
-    own = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return busy - sum(usage.ru_utime + usage.ru_stime for usage in own)
 
 
 def _versions(names: tuple[str, ...]) -> tuple[dict[str, str], dict[str, str]]:

@@ -11,10 +11,7 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -23,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from bench.harness.machine import ROOT
+from bench.harness.memory import memory_now, peak_memory
 from bench.living_index.contenders import contender_class
 from bench.living_index.corpus import Corpus, K, Size
 
@@ -57,13 +55,13 @@ class Session:
 
     def do_build(self, folder: str, count: int, threads: int) -> dict[str, Any]:
         """Build an index of the first documents."""
-        with _peak_memory() as memory:
+        with peak_memory() as memory:
             seconds = _seconds(lambda: self.contender.build(Path(folder), count, threads))
         return {**seconds, **memory}
 
     def do_steps(self, folder: str, steps: list[int], threads: int) -> dict[str, Any]:
         """Build an index segment by segment."""
-        with _peak_memory() as memory:
+        with peak_memory() as memory:
             taken = self.contender.build_in_steps(Path(folder), steps, threads)
         return {"steps": taken, **memory}
 
@@ -140,7 +138,7 @@ class Session:
 
     def do_compact(self, threads: int) -> dict[str, Any]:
         """Merge all segments."""
-        with _peak_memory() as memory:
+        with peak_memory() as memory:
             seconds = self.contender.compact(threads)
         return {**seconds, **memory}
 
@@ -150,7 +148,7 @@ class Session:
 
     def do_memory(self) -> dict[str, Any]:
         """Say what the process holds."""
-        return dict(zip(("resident_mb", "anonymous_mb"), _memory(), strict=True))
+        return dict(zip(("resident_mb", "anonymous_mb"), memory_now(), strict=True))
 
     def do_close(self) -> dict[str, Any]:
         """Close the index."""
@@ -230,35 +228,6 @@ def _seconds(work: Any) -> dict[str, float]:
     wall, cpu = time.perf_counter(), time.process_time()
     work()
     return {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
-
-
-def _memory() -> tuple[float, float]:
-    """Return resident MB (10^6 bytes), and those that no file stands behind."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    fields = dict(line.split(":", 1) for line in lines if ":" in line)
-    resident, anonymous = (int(fields[name].split()[0]) * 1024 / 1e6 for name in ("VmRSS", "RssAnon"))
-    return round(resident, 1), round(anonymous, 1)
-
-
-@contextmanager
-def _peak_memory() -> Iterator[dict[str, float]]:
-    """Yield a dictionary that holds the highest values at the end; they are read ten times a second."""
-    ended, found = threading.Event(), {"peak_resident_mb": 0.0, "peak_anonymous_mb": 0.0}
-
-    def look() -> None:
-        while True:
-            for name, value in zip(found, _memory(), strict=True):
-                found[name] = max(found[name], value)
-            if ended.wait(0.1):
-                return
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
-        yield found
-    finally:
-        ended.set()
-        thread.join()
 
 
 if __name__ == "__main__":

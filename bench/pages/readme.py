@@ -16,9 +16,14 @@ import click
 
 from bench.experiments.rows import row_name, study_of
 from bench.pages.cli_page import cli_page
+from bench.pages.export_time import export_table
 from bench.pages.hybrid import hybrid_table
 from bench.pages.index_int8 import int8_table
 from bench.pages.living_index import filter_uses, living_index_parts
+from bench.pages.native_engine import native_engine_table
+from bench.pages.peers import peers_parts
+from bench.pages.scale import scale_parts
+from bench.pages.serve import serve_parts
 from bench.pages.settings_page import ssra_settings, training_settings
 from relsdk.index import IndexConfig
 
@@ -27,6 +32,8 @@ PAGES = (
     "README.md",
     "docs/zh/README.md",
     "docs/benchmarks.md",
+    "docs/export.md",
+    "docs/scale.md",
     "docs/searching.md",
     "docs/training.md",
     "docs/ssra.md",
@@ -34,6 +41,7 @@ PAGES = (
 CLI_PAGE = "docs/cli.md"
 RESULTS = ROOT / "bench/results"
 TOWER = "query tower, 2 layers"
+STATIC = "query tower, static"
 TAUGHT = "score categorical, taught by an encoder and two score models"
 
 
@@ -62,7 +70,10 @@ def main(write: bool, check: bool) -> None:
 
 
 def committed() -> list[dict[str, Any]]:
-    """Read the results that the pages show, in the order of the parameters of `blocks`."""
+    """Read the results that the pages show, in the order of the parameters of `blocks`.
+
+    Those of `make bench-scale` may be missing: their parts stay as they are then.
+    """
     names = (
         "latency",
         "real",
@@ -75,8 +86,12 @@ def committed() -> list[dict[str, Any]]:
         "hybrid",
         "index",
         "index_int8",
+        "serve",
+        "export_time",
+        "native_engine",
     )
-    return [json.loads((RESULTS / f"{name}.json").read_text()) for name in names]
+    later = [name for name in ("scale",) if (RESULTS / f"{name}.json").is_file()]
+    return [json.loads((RESULTS / f"{name}.json").read_text()) for name in (*names, *later)]
 
 
 def fill(page: str, parts: dict[str, str]) -> str:
@@ -99,6 +114,10 @@ def blocks(
     hybrid: dict[str, Any],
     index: dict[str, Any],
     int8: dict[str, Any],
+    serve: dict[str, Any],
+    export_time: dict[str, Any],
+    native_engine: dict[str, Any],
+    scale: dict[str, Any] | None = None,
 ) -> dict[str, str]:
     """Return every generated part."""
     timed = {entry["name"]: entry for entry in latency["benchmarks"]}
@@ -106,18 +125,21 @@ def blocks(
         "numbers": _numbers(students, index),
         "numbers-zh": _numbers_zh(train, students, index),
         "gain": _gain_table(train),
-        "speed": _speed_table(suites),
         "latency": _latency_table(timed, latency["machine"]),
         "quality": _quality_table(real),
         "training": _training_table(train, students),
-        "peers": _peers_tables(suites, million),
         "ssra": _ssra_table(ssra),
         "pool": _pool_table(pool),
         "hybrid": hybrid_table(hybrid),
         "index-int8": int8_table(int8),
+        "export-time": export_table(export_time),
+        "native-engine": native_engine_table(native_engine),
         "demo": _first_answers(_verbatim("demo.txt")),
         "example": _verbatim("example.txt"),
+        **peers_parts(suites, million),
         **living_index_parts(index),
+        **serve_parts(serve),
+        **scale_parts(scale),
         "settings": training_settings(),
         "ssra-settings": ssra_settings(),
     }
@@ -170,22 +192,6 @@ def _gain_table(train: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _speed_table(suites: dict[str, Any]) -> str:
-    """Beside the peers, for README: four rows of the tables of docs/benchmarks.md."""
-    rows = {(row["suite"], row["case"], row["contender"]): row for row in suites["rows"]}
-    columns = {
-        "one query, p50 ms": (_QUERY, "p50_ms", "{:.2f}"),
-        "texts/s in bulk": (_BULK, "throughput", "{:,.0f}"),
-        "resident MB": (_SOAK, "memory.resident_mb", "{:,.0f}"),
-    }
-    names = ("relsdk int8, query tower", "relsdk int8", "fastembed dynamic int8", "sentence-transformers")
-    lines = [f"| the same weights, one thread | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-    for name in names:
-        values = [(_value(rows.get((*case, name), {}), key), form) for case, key, form in columns.values()]
-        lines.append(f"| {name} | {' | '.join('' if v is None else form.format(v) for v, form in values)} |")
-    return "\n".join(lines) + f"\n\n{_where(suites['header'])}, run alternately (`make suites`).\n"
-
-
 def _mean(train: dict[str, Any], name: str, measure: str) -> float:
     """Return a test measure of a run, the mean over the seeds there are."""
     found = [row["test"][measure] for row in _runs(train, name) if measure in row["test"]]
@@ -235,6 +241,7 @@ def _training_table(train: dict[str, Any], students: dict[str, Any]) -> str:
         "untrained": "pretrained encoder",
         "embed": "encoder, `train embed`",
         TOWER: "queries by a 2-layer tower, `train distill`",
+        STATIC: "queries by a static tower, the same",
         "score categorical": "score model, `train score`",
         TAUGHT: "score model, taught by the encoder and two such",
     }
@@ -288,90 +295,6 @@ def _ssra_table(ssra: dict[str, Any]) -> str:
 
 
 _LABELS = 2000
-Case = tuple[str, str]  # suite, case
-_QUERY = ("encode_query", "16 tokens")
-_BULK = ("encode_bulk", "10,000 texts")
-_START = ("cold_start", "process start to first vector")
-_SOAK = ("memory", "2,000 calls")
-_SEARCH = ("index_search", "100,000 x 128, ef 256")
-_FILTERED = ("filtered_search", "1.0% of 100,000 x 128")
-_BUILD = ("index_build", "100,000 x 128")
-_DIMENSIONS = (64, 128, 384)
-# label -> case, field of a row, how it is shown
-ENCODERS = {
-    "one query of 16 tokens, p50 ms": (_QUERY, "p50_ms", "{:.2f}"),
-    "10,000 texts of mixed length, texts/s": (_BULK, "throughput", "{:,.0f}"),
-    "alone or in a batch: a coordinate moves by": (_BULK, "quality.alone_vs_batch", "{:.0e}"),
-    "cosine to fp32": (_QUERY, "quality.cosine_to_fp32", "{:.4f}"),
-    "process start to first vector, s": (_START, "p50_s", "{:.2f}"),
-    "resident after 2,000 calls, MB": (_SOAK, "memory.resident_mb", "{:,.0f}"),
-}
-INDEXES = {
-    "search 100,000 x 128, p50 ms": (_SEARCH, "p50_ms", "{:.3f}"),
-    "recall@10": (_SEARCH, "quality.recall_at_10", "{:.3f}"),
-    "filtered to 1 %, used before, p50 ms": (_FILTERED, "p50_ms", "{:.3f}"),
-    "filtered to 1 %, recall@10": (_FILTERED, "quality.recall_at_10", "{:.3f}"),
-    "build 100,000 x 128, s": (_BUILD, "p50_s", "{:.1f}"),
-}
-MILLION = {
-    label: ((f"million_{dimension}", f"1,000,000 x {dimension}, ef 64"), field, "{:.3f}")
-    for dimension in _DIMENSIONS
-    for label, field in (
-        (f"search 1,000,000 x {dimension}, ef_search 64, p50 ms", "p50_ms"),
-        (f"{dimension} dimensions, recall@10", "quality.recall_at_10"),
-    )
-}
-
-
-def _peers_tables(suites: dict[str, Any], million: dict[str, Any]) -> str:
-    """Beside the peers: encoders, then indexes; a cell is empty where a library does not do it."""
-    header = suites["header"]
-    versions = ", ".join(
-        f"{name} {version}" for name, version in header["peers"].items() if not version.startswith("absent")
-    )
-    return (
-        f"{_peers_table(suites['rows'], ENCODERS)}\n{_peers_table(suites['rows'], INDEXES)}\n"
-        f"{_where(header)}, one thread, by turns; {versions}.\n"
-        "fastembed's int8 file is relsdk's, its dynamic int8 what onnxruntime makes of the same checkpoint.\n"
-        f"\n{_peers_table(million['rows'], MILLION)}\n"
-        f"{_where(million['header'])}, one thread, by turns (`make million`).\n"
-    )
-
-
-def _where(header: dict[str, Any]) -> str:
-    """The CPU, and the day, or the first and the last of its suites."""
-    suites = header.get("suites", {"all": header["machine"]})
-    days = sorted({suite["date"] for suite in suites.values()})
-    return f"{header['machine']['cpu']}, {' to '.join(dict.fromkeys((days[0], days[-1])))}"
-
-
-def _peers_table(rows: list[dict[str, Any]], lines: dict[str, tuple[Case, str, str]]) -> str:
-    cases = {case for case, *_ in lines.values()}
-    found = {
-        (row["suite"], row["case"], row["contender"]): row
-        for row in rows
-        if (row["suite"], row["case"]) in cases and row["role"] != "yardstick"
-    }
-    names = list(dict.fromkeys(name for _, _, name in found if not name.startswith(("bare", "onnxruntime"))))
-    names.sort(key=lambda name: not name.startswith("relsdk"))
-    table = [f"| | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
-    for label, (case, field, form) in lines.items():
-        values = [_value(found.get((*case, name), {}), field) for name in names]
-        if all(value is None for value in values):
-            continue  # that suite was not run
-        shown = ["" if value is None else form.format(value) for value in values]
-        table.append(f"| {label} | {' | '.join(shown)} |")
-    return "\n".join(table) + "\n"
-
-
-def _value(row: dict[str, Any], field: str) -> float | None:
-    """Return a field of a row by its path, None where there is none; `_s` of what is kept in ms."""
-    if field == "p50_s":
-        return row["p50_ms"] / 1e3 if row else None
-    found: Any = row
-    for key in field.split("."):
-        found = found.get(key) if isinstance(found, dict) else None
-    return found
 
 
 def _verbatim(name: str) -> str:

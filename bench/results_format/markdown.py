@@ -23,6 +23,7 @@ _TITLES = {
     "search": "Whole queries: text in, documents out",
     "cold_start": "Process start to first vector",
     "memory": "Resident memory over calls of mixed shapes",
+    "soak": "Resident memory over many calls",
     "concurrency": "Several threads calling",
 }
 

@@ -15,9 +15,10 @@ SUITES = {
     "search": "bench.serving.search:run",
     "cold_start": "bench.serving.cold_start:run",
     "memory": "bench.serving.memory:run",
+    "soak": "bench.serving.memory:soak",
     "million_64": "bench.serving.index_search:million_64",
     "million_128": "bench.serving.index_search:million_128",
     "million_384": "bench.serving.index_search:million_384",
 }
-# Each takes an hour or more, so it runs where it is asked for.
-ON_REQUEST = tuple(name for name in SUITES if name.startswith("million_"))
+# Those of an hour or so run where they are asked for.
+ON_REQUEST = ("soak", *(name for name in SUITES if name.startswith("million_")))

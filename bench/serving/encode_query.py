@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from bench.harness.interleave import Contender, measure
@@ -15,15 +15,13 @@ from bench.results_format.statistics import median_estimate
 from bench.serving.peers import Encoder, encoders, open_tower
 from bench.serving.quality import mean_cosine
 from bench.serving.settings import Settings
-from bench.serving.weights import FILE
 from relsdk import Embedder
 from relsdk.runtime.hardware import choose_threads
 from relsdk.runtime.session import ModelSession
 
 LENGTHS = (4, 8, 16, 32, 64)
-COLD_LENGTH = 16
-BARE = "bare onnxruntime, same int8 file"
-UNFUSED = "onnxruntime dynamic int8, unfused"
+COLD_LENGTHS = (8, 16)
+BARE = "bare session, same int8 file"
 _OUTPUT = "sentence_embedding"
 _CACHES = np.zeros(32 << 20, dtype=np.int8)  # larger than the caches of one core
 Feed = dict[str, NDArray[np.int64]]
@@ -35,21 +33,19 @@ def run(settings: Settings) -> list[dict[str, Any]]:
     if settings.tower is not None:
         opened.append(open_tower(settings.tower, settings.models.variant, settings.threads))
     bare = ModelSession(settings.int8._runner.session.path, threads=choose_threads(settings.threads))._load()
-    plain = _unfused_session(settings)
     rows = []
     for tokens in LENGTHS:
         texts = settings.texts_of_length(tokens, 8 if settings.small else 64)
         contenders = [_contender(encoder, texts, settings) for encoder in opened]
         contenders.append(_bare(BARE, bare, texts, settings))
-        if plain is not None:
-            contenders.append(_tokenised(UNFUSED, plain, texts, settings))
-        warm = _timed(settings, f"{tokens} tokens", tokens, contenders, cold=False)
-        ours = next(row for row in warm if row["contender"] == "relsdk int8")
-        ours["overhead_ms"] = _overhead(settings.int8, texts, 20 if settings.small else 300)
-        rows += warm
-        if tokens == COLD_LENGTH:
-            cold = [_with_cold_caches(contender) for contender in contenders]
+        rows += _timed(settings, f"{tokens} tokens", tokens, contenders, cold=False)
+        if tokens in COLD_LENGTHS:
+            cold = [replace(contender, before=_evict_caches) for contender in contenders]
             rows += _timed(settings, f"{tokens} tokens, cold caches", tokens, cold, cold=True)
+        for row in rows:
+            if row["contender"] == "relsdk int8" and row["parameters"]["tokens"] == tokens:
+                before = _evict_caches if row["parameters"]["cold"] else None
+                row["overhead_ms"] = _overhead(settings.int8, texts, 20 if settings.small else 300, before)
     return rows
 
 
@@ -61,16 +57,25 @@ def _timed(
         "encode_query",
         case,
         [*contenders, settings.yardstick],
-        settings.plan(20, 6 if cold else 12),
+        settings.plan(12, 6 if cold else 12),
         parameters={"tokens": tokens, "prompt_and_special_tokens": special, "cold": cold},
         unit="queries",
     )
 
 
-def _overhead(embedder: Embedder, texts: Sequence[str], calls: int) -> dict[str, float]:
+def _overhead(
+    embedder: Embedder, texts: Sequence[str], calls: int, before: Callable[[], Any] | None = None
+) -> dict[str, float]:
     """Measure what a call takes beyond the run of its own session, in ms: the median with its interval.
 
-    Within one call: two contenders' medians differ by more than this from one minute to the next.
+    Within one call: two contenders' medians differ by more than this from one minute to the next. Each call
+    comes after a whole run of the model, whose weights have taken the caches.
+
+    Args:
+        embedder: Its query session is watched.
+        texts: The queries, in turn.
+        calls: How many are timed.
+        before: Runs before each call, not timed.
     """
     session = embedder._runner.query_session
     whole = session._get()
@@ -78,6 +83,8 @@ def _overhead(embedder: Embedder, texts: Sequence[str], calls: int) -> dict[str,
     try:
         seconds = []
         for number in range(calls):
+            if before is not None:
+                before()
             started = time.perf_counter()
             embedder.encode_query(texts[number % len(texts)], truncation="silent")
             seconds.append(time.perf_counter() - started - watch.seconds)
@@ -114,19 +121,6 @@ def _contender(encoder: Encoder, texts: list[str], settings: Settings) -> Conten
     )
 
 
-def _unfused_session(settings: Settings) -> Any | None:
-    """Return a session with onnxruntime's default options but for the threads; None without a checkpoint."""
-    folder = settings.models.unfused
-    if folder is None:
-        if settings.peers:
-            settings.absent["onnxruntime dynamic int8"] = "no checkpoint of the bundle's weights"
-        return None
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = settings.threads
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(folder / FILE), options, providers=["CPUExecutionProvider"])
-
-
 def _bare(name: str, session: Any, texts: list[str], settings: Settings) -> Contender:
     """Only the session's run, on arrays made before."""
     feeds = _feeds(settings, session)(texts)
@@ -134,21 +128,6 @@ def _bare(name: str, session: Any, texts: list[str], settings: Settings) -> Cont
     return Contender(
         name,
         lambda number: session.run([_OUTPUT], feeds[number % len(feeds)]),
-        quality=_quality(vectors, texts, settings),
-    )
-
-
-def _tokenised(name: str, session: Any, texts: list[str], settings: Settings) -> Contender:
-    """The least a program around onnxruntime does: tokenise, run."""
-    make = _feeds(settings, session)
-
-    def encode(text: str) -> NDArray[np.float32]:
-        return session.run([_OUTPUT], make([text])[0])[0]
-
-    vectors = np.concatenate([encode(text) for text in texts])
-    return Contender(
-        name,
-        lambda number: encode(texts[number % len(texts)]),
         quality=_quality(vectors, texts, settings),
     )
 
@@ -176,7 +155,5 @@ def _quality(vectors: NDArray[np.float32], texts: list[str], settings: Settings)
     return {"cosine_to_fp32": mean_cosine(vectors, settings.fp32.encode_query(texts, batch_size=1))}
 
 
-def _with_cold_caches(contender: Contender) -> Contender:
-    from dataclasses import replace
-
-    return replace(contender, before=lambda: _CACHES.__iadd__(1))
+def _evict_caches() -> None:
+    np.add(_CACHES, 1, out=_CACHES)

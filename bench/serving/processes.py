@@ -15,13 +15,10 @@ from bench.serving.settings import Settings
 
 def start_child(settings: Settings, role: str, name: str, **request: Any) -> subprocess.Popen[str]:
     """Start a child for an encoder; its answer is on its standard output."""
-    models = settings.models
-    paths = {"bundle": models.bundle, "checkpoint": models.checkpoint, "unfused": models.unfused}
     content = {
         "name": name,
-        **{form: path and str(path.resolve()) for form, path in paths.items()},
+        "models": settings.models.to_dict(),
         "threads": settings.threads,
-        "variant": models.variant,
         **request,
     }
     with tempfile.NamedTemporaryFile(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 from bench.harness.interleave import Contender, Plan, yardstick
 from bench.harness.machine import ROOT, machine_record
 from bench.results_format.records import FORMAT, VERSION
-from bench.serving.weights import Models, unfused_folder
+from bench.serving.weights import Models, ctranslate2_folder, dynamic_file, inlined_file, unfused_folder
 from relsdk import Embedder
 from relsdk.bundle import read_bundle
 from relsdk.runtime.tokenizer import TextTokenizer
@@ -82,10 +82,34 @@ class Settings:
     @cached_property
     def models(self) -> Models:
         """The weights in every form that a peer takes."""
-        unfused = None
-        if self.peers and self.checkpoint is not None:
-            unfused = unfused_folder(self.bundle, self.checkpoint, self.temporary)
-        return Models(self.bundle, self.checkpoint, self.int8.variant.name, unfused)
+        models = Models(self.bundle, self.checkpoint, self.int8.variant.name)
+        if not self.peers:
+            return models
+        fp32, int8 = (
+            self.bundle / read_bundle(self.bundle).variant(name).file for name in ("fp32", models.variant)
+        )
+        models = replace(
+            models,
+            dynamic=dynamic_file(fp32, self.temporary / "dynamic.onnx"),
+            inlined=inlined_file(int8, self.temporary / "inlined.onnx"),
+        )
+        if self.checkpoint is None:
+            return models
+        return replace(
+            models,
+            unfused=unfused_folder(self.bundle, self.checkpoint, self.temporary),
+            ctranslate2=self.converted(self.checkpoint, "ctranslate2"),
+        )
+
+    def converted(self, checkpoint: Path, name: str) -> Path | None:
+        """Return a checkpoint as CTranslate2 takes it; None, with the reason in `absent`, without one."""
+        try:
+            return ctranslate2_folder(checkpoint, self.temporary / name)
+        except ImportError as error:
+            self.absent["CTranslate2 int8"] = f"not importable: {error}"
+        except ValueError as error:
+            self.absent["CTranslate2 int8"] = f"it does not convert the checkpoint: {error}"
+        return None
 
     @cached_property
     def tokenizer(self) -> TextTokenizer:

@@ -17,6 +17,7 @@ from relsdk.bundle import (
     Variant,
     copy_dense,
     copy_tokenizer,
+    golden_inputs,
     is_scorer_folder,
     read_encoder_settings,
     states_pooling,
@@ -42,7 +43,7 @@ from relsdk_export.gate.parity import ParityBudget, check_parity, torch_vectors
 from relsdk_export.onnx.convert import SentenceEncoder, load_encoder
 from relsdk_export.onnx.optimum import require_optimum, write_onnx_with_optimum
 from relsdk_export.onnx.write import write_onnx
-from relsdk_export.pipeline import DEFAULT_VARIANTS, Gate, Inputs, OnStep, export_bundle, own_sample
+from relsdk_export.pipeline import DEFAULT_VARIANTS, Compared, Gate, Inputs, OnStep, export_bundle, own_sample
 
 __all__ = ["EncoderCuts", "export_encoder"]
 
@@ -77,7 +78,6 @@ def export_encoder(
     gate: Gate | None = None,
     exporter: Exporter = "torch",
     query_tower: Path | None = None,
-    sample_size: int = SAMPLE_SIZE,
     overwrite: bool = False,
     on_step: OnStep = lambda step: None,
 ) -> Bundle:
@@ -93,11 +93,9 @@ def export_encoder(
         gate: Labelled pairs, and what a variant may lose on them.
         exporter: What writes the fp32 graph: torch.onnx, or Optimum (`relsdk[optimum]`).
         query_tower: Checkpoint of a smaller encoder that was trained to embed queries where this one does
-            (`relsdk train distill` with `distill.student=query`); the bundle encodes queries with it.
-        sample_size: How many texts of `cuts.vocabulary_from` activations are measured on: fewer are faster,
-            and weights are rounded a little worse.
+            (`relsdk train distill`, student "query" or "static"); the bundle encodes queries with it.
         overwrite: Replace a bundle that is there.
-        on_step: Called with a short description before each step.
+        on_step: Called with a short description before each step, and with notes, which begin with "note: ".
 
     Returns:
         The bundle, in place.
@@ -125,7 +123,6 @@ def export_encoder(
         exporter,
         query_tower,
         own_sample(gate),
-        sample_size,
     )
     return export_bundle(job, target, variants=variants, gate=gate, overwrite=overwrite, on_step=on_step)
 
@@ -153,7 +150,6 @@ class _EncoderJob:
         exporter: Exporter,
         query_tower: Path | None = None,
         own: Sequence[LabelledPair] = (),
-        sample_size: int = SAMPLE_SIZE,
     ) -> None:
         self.checkpoint = checkpoint
         self.towers: dict[Tower, Path] = {"model": checkpoint}
@@ -165,7 +161,6 @@ class _EncoderJob:
         self._prompts = prompts
         self._cuts: dict[str, Any] = {}
         self._own = own
-        self._sample_size = sample_size
         self._typical: list[tuple[str, str]] = []  # prompt names and texts
 
     def prepare(self, folder: Path, on_step: OnStep) -> None:
@@ -183,7 +178,7 @@ class _EncoderJob:
         if "query_model" in self.towers:
             _check_tower(self.towers["query_model"], self.checkpoint)
             self.settings = replace(self.settings, prompts={"query": "", **self.settings.prompts})
-        self.models = {tower: load_encoder(path, self.settings) for tower, path in self.towers.items()}
+        self.models = self._load_towers()
         copy_tokenizer(self.checkpoint, folder)
         if self._asked.layers is not None:
             transformer = self.models["model"].transformer
@@ -203,7 +198,7 @@ class _EncoderJob:
             on_step("cut the vocabulary")
             self._cut_vocabulary(folder, self._asked.vocabulary_from, on_step)
             return
-        if len(self._own) < self._sample_size:
+        if len(self._own) < SAMPLE_SIZE:
             self._typical += self._add_prompts(typical_texts())
         self._refer(PARITY_TEXTS)
 
@@ -218,9 +213,10 @@ class _EncoderJob:
         inputs = [item for item in self._typical if self._tower_of(item[0]) == tower]
         return input_batches(tokenizer, self._with_prompt(inputs))
 
-    def compare(self, bundle: Bundle, variant: Variant) -> Mapping[str, float]:
+    def compare(self, bundle: Bundle, variant: Variant) -> Compared:
         embedder = Embedder(bundle.path, variant=variant.name)
-        return check_parity(embedder, self.inputs, self.expected, self.budget).to_dict()
+        report = check_parity(embedder, self.inputs, self.expected, self.budget)
+        return report.to_dict(), embedder.golden(golden_inputs(self.settings))
 
     def cuts(self) -> Mapping[str, Any]:
         return self._cuts
@@ -228,6 +224,15 @@ class _EncoderJob:
     def export_whole(self, target: Path) -> Bundle:
         whole = _EncoderJob(self.checkpoint, EncoderCuts(), self._prompts, self.budget, self.exporter)
         return export_bundle(whole, target, variants=("fp32",))
+
+    def _load_towers(self) -> dict[Tower, SentenceEncoder]:
+        """Load each tower; what is behind its transformer is its own, all else is the encoder's."""
+        models: dict[Tower, SentenceEncoder] = {}
+        for tower, path in self.towers.items():
+            own = read_encoder_settings(path)
+            models[tower] = load_encoder(path, replace(self.settings, pooling=own.pooling, dense=own.dense))
+            models[tower].tokenizer = models["model"].tokenizer  # it may have learned on shorter texts
+        return models
 
     def _cut_dimension(self, dimension: int) -> None:
         if not 1 <= dimension <= self.settings.dimension:
@@ -248,7 +253,7 @@ class _EncoderJob:
 
     def _cut_vocabulary(self, folder: Path, corpus: Iterable[str], on_step: OnStep) -> None:
         """Keep what the corpus needs; the reference vectors are of the uncut vocabulary all the same."""
-        sample = Sample(corpus, self._sample_size)
+        sample = Sample(corpus)
         cut = cut_vocabulary(tokenizer_path(self.checkpoint), self._with_each_prompt(sample))
         self._typical += self._add_prompts(sample.kept)
         if sample.shortage:  # scales of a few texts would clip those of all others

@@ -10,20 +10,22 @@ from relsdk.bundle import Bundle, ScorerSettings
 __all__ = ["model_card"]
 
 
-def model_card(bundle: Bundle) -> str:
+def model_card(bundle: Bundle, *, source: str = "this/folder") -> str:
     """Describe a finished bundle.
 
     Args:
         bundle: With what was measured in its variants' `quality`.
+        source: What its users open: a folder or a hub id.
 
     Returns:
         Markdown.
     """
     sections = [
         _heading(bundle),
-        _usage(bundle),
+        _usage(bundle, source),
         _parity(bundle),
         _gate(bundle),
+        _levels(bundle),
         _cuts(bundle),
         _origin(bundle),
     ]
@@ -45,14 +47,14 @@ def _heading(bundle: Bundle) -> str:
     return f"# {bundle.name}\n\n{what}\nMade by relsdk; fingerprint `{bundle.fingerprint}`."
 
 
-def _usage(bundle: Bundle) -> str:
+def _usage(bundle: Bundle, source: str) -> str:
     if bundle.kind == "scorer":
-        code = 'RelevanceScorer("this/folder").predict([("query", "document")])'
+        code = f'RelevanceScorer("{source}").predict([("query", "document")])'
         name = "RelevanceScorer"
     else:
-        code, name = 'Embedder("this/folder").encode_query("query")', "Embedder"
+        code, name = f'Embedder("{source}").encode_query("query")', "Embedder"
     example = f"```python\nfrom relsdk import {name}\n\n{code}\n```"
-    return f"{example}\n\nCheck it on a new machine: `relsdk model verify FOLDER`."
+    return f"{example}\n\nCheck it on a new machine: `relsdk model verify {source}`."
 
 
 def _parity(bundle: Bundle) -> str:
@@ -86,6 +88,24 @@ def _gate(bundle: Bundle) -> str:
     for name, reasons in bundle.provenance.get("left_out", {}).items():
         text += f"\n\n`{name}` was left out: {'; '.join(reasons)}."
     return text
+
+
+def _levels(bundle: Bundle) -> str:
+    rows = [
+        [variant.name, *_calibrated(key, report)]
+        for variant in bundle.variants
+        for key, report in variant.quality.get("calibration", {}).items()
+        if "grading" in report
+    ]
+    header = ["variant", "for", "pairs", "accuracy", "QWK", "ECE", "Brier"]
+    return "## Levels, cross-validated on labelled pairs\n\n" + _table(header, rows) if rows else ""
+
+
+def _calibrated(key: str, report: Mapping[str, Any]) -> list[str]:
+    """Return a calibration's cells: what it is for, and what was measured of it."""
+    grading = report["grading"]
+    measures = [grading[name] for name in ("accuracy", "qwk", "ece", "brier")]
+    return [key, f"{grading['pairs']:,}"] + ["-" if v is None else f"{v:.3f}" for v in measures]
 
 
 def _cuts(bundle: Bundle) -> str:

@@ -23,18 +23,19 @@ from relsdk.bundle import (
     Tower,
     Variant,
     finish_bundle,
-    golden_inputs,
+    is_scorer_folder,
     name_of_model,
     onnx_file,
     read_bundle,
+    read_encoder_settings,
     read_training,
     write_golden,
     write_model_card,
 )
 from relsdk.errors import InputError, QualityError
 from relsdk.files.folders import file_sha256, json_sha256, staged_folder
-from relsdk.models.open import open_pair_model
 from relsdk.records import LabelledPair
+from relsdk.runtime.blas import bounded_blas
 from relsdk.runtime.variants import runs_exactly
 from relsdk_export.checks import check_checkpoint
 from relsdk_export.gate.corpus import sample_of_pairs
@@ -42,9 +43,18 @@ from relsdk_export.gate.quality import QualityBudget, fitting_half, measure_qual
 from relsdk_export.int8.activations import measure_activations
 from relsdk_export.int8.quantize import WEIGHT_RANGE, quantize_int8
 from relsdk_export.model_card import model_card
-from relsdk_export.onnx.operators import compare_operators
+from relsdk_export.onnx.operators import count_operators
 
-__all__ = ["DEFAULT_VARIANTS", "ExportJob", "Gate", "Inputs", "OnStep", "export_bundle", "own_sample"]
+__all__ = [
+    "DEFAULT_VARIANTS",
+    "Compared",
+    "ExportJob",
+    "Gate",
+    "Inputs",
+    "OnStep",
+    "export_bundle",
+    "own_sample",
+]
 
 DEFAULT_VARIANTS = ("fp32", *(f"int8_{isa}" for isa in WEIGHT_RANGE))
 # Holds the same integers as the files with full-range signed weights, and runs everywhere.
@@ -53,6 +63,8 @@ _PACKAGES = ("relsdk", "torch", "transformers", "onnx", "onnxscript", "onnxrunti
 
 Inputs = Mapping[str, NDArray[np.int64]]
 OnStep = Callable[[str], None]
+# What one file gives: how close it is to the checkpoint, in a JSON form, and its golden outputs (N, D).
+Compared = tuple[Mapping[str, float], NDArray[np.float32]]
 
 
 class ExportJob(Protocol):
@@ -77,8 +89,12 @@ class ExportJob(Protocol):
     def typical_inputs(self, folder: Path, tower: Tower) -> Iterator[Inputs]:
         """Yield batches of (B, T) inputs that a tower's activations are measured on."""
 
-    def compare(self, bundle: Bundle, variant: Variant) -> Mapping[str, float]:
-        """Compare a variant with the checkpoint; raises `QualityError` when it differs too much."""
+    def compare(self, bundle: Bundle, variant: Variant) -> Compared:
+        """Compare a variant with the checkpoint, and run the golden inputs while it is open.
+
+        Raises:
+            QualityError: It differs too much.
+        """
 
     def cuts(self) -> Mapping[str, Any]:
         """Return the cuts in a JSON form; empty when the bundle is the whole model."""
@@ -130,7 +146,7 @@ def export_bundle(
         variants: Names out of `DEFAULT_VARIANTS`.
         gate: Labelled pairs: measure what each variant loses against fp32 and leave out those over budget.
         overwrite: Replace a bundle that is there.
-        on_step: Called with a short description before each step.
+        on_step: Called with a short description before each step, and with notes, which begin with "note: ".
 
     Returns:
         The bundle, in place.
@@ -150,19 +166,22 @@ def export_bundle(
     with staged_folder(target, marker=RELSDK_JSON, overwrite=overwrite, sources=[job.checkpoint]) as staging:
         on_step("load the checkpoint")
         job.prepare(staging, on_step)
-        written = _write_variants(job, staging, variants, on_step)
+        with bounded_blas():
+            written = _write_variants(job, staging, variants, on_step)
         on_step("compare with the checkpoint")
         provenance = _provenance(job)
-        bundle = _compare_variants(staging, job, name, written, provenance)
+        bundle = _finish(staging, job, name, written, provenance)
+        compared = _compare_variants(job, bundle)
+        bundle = _with_measures(bundle, compared)
         if gate is not None and gate.pairs:
             bundle = _apply_gate(job, bundle, variants, gate, on_step)
-        on_step("record golden vectors")
+        on_step("describe and hash")
         names = set(variants).difference(bundle.provenance.get("left_out", ()))
         kept = [variant for variant in bundle.variants if variant.name in names]
-        write_golden(staging, job.settings, _golden(bundle, kept))
+        golden = {variant.name: compared[_measurable(bundle, variant).name][1] for variant in kept}
+        write_golden(staging, job.settings, golden)
         _remove_files(bundle, [variant for variant in bundle.variants if variant not in kept])
-        described = _finish(staging, job, name, kept, bundle.provenance)
-        write_model_card(staging, model_card(described))
+        write_model_card(staging, model_card(replace(bundle, variants=tuple(kept))))
         _finish(staging, job, name, kept, bundle.provenance)
     return read_bundle(target)
 
@@ -182,10 +201,12 @@ def _write_variants(
     for tower, reference in exact.items() if variants[1:] else ():
         on_step("measure activations")
         activations = measure_activations(reference, job.typical_inputs(folder, tower))
-        for variant in variants[1:]:
-            on_step(f"quantise {variant.name}")
-            target = folder / onnx_file(variant.quantisation, variant.isa, tower=tower)
-            quantize_int8(reference, target, isa=variant.isa, activations=activations)
+        on_step(f"quantise {', '.join(variant.name for variant in variants[1:])}")
+        targets = {
+            variant.isa: folder / onnx_file(variant.quantisation, variant.isa, tower=tower)
+            for variant in variants[1:]
+        }
+        quantize_int8(reference, targets, activations)
     return tuple(variants)
 
 
@@ -197,23 +218,27 @@ def _variant(job: ExportJob, name: str) -> Variant:
     return Variant(name, files["model"], quantisation, isa, query_file=files.get("query_model", ""))
 
 
-def _compare_variants(
-    folder: Path, job: ExportJob, name: str, variants: Sequence[Variant], provenance: Mapping[str, Any]
-) -> Bundle:
-    """Compare each variant with the checkpoint; return the bundle with what was measured."""
-    bundle = _finish(folder, job, name, variants, provenance)
-    return _finish(
-        folder, job, name, [_compare(job, bundle, variant) for variant in bundle.variants], provenance
-    )
+def _compare_variants(job: ExportJob, bundle: Bundle) -> dict[str, Compared]:
+    """Compare with the checkpoint, by name, each variant that is measurable here."""
+    measurable = {_measurable(bundle, variant).name for variant in bundle.variants}
+    return {
+        variant.name: job.compare(bundle, variant)
+        for variant in bundle.variants
+        if variant.name in measurable
+    }
 
 
-def _compare(job: ExportJob, bundle: Bundle, variant: Variant) -> Variant:
-    """Compare a variant with the checkpoint; return it with what was measured."""
-    parity = dict(job.compare(bundle, _measurable(bundle, variant)))
-    size = sum((bundle.path / name).stat().st_size for name in bundle.variant_files(variant))
-    exact_file = bundle.path / onnx_file("fp32", "any")
-    operators = compare_operators(exact_file, bundle.onnx_path(variant))
-    return replace(variant, quality={"parity": parity, "bytes": size, "operators": operators.to_dict()})
+def _with_measures(bundle: Bundle, compared: Mapping[str, Compared]) -> Bundle:
+    """Return the bundle with what was measured of each variant, or of what stands for it here."""
+    exact = count_operators(bundle.path / onnx_file("fp32", "any"))
+    measured = []
+    for variant in bundle.variants:
+        parity, _ = compared[_measurable(bundle, variant).name]
+        size = bundle.variant_bytes(variant)
+        operators = exact.compare(count_operators(bundle.onnx_path(variant)))
+        quality = {"parity": dict(parity), "bytes": size, "operators": operators}
+        measured.append(replace(variant, quality=quality))
+    return replace(bundle, variants=tuple(measured))
 
 
 def _apply_gate(job: ExportJob, bundle: Bundle, wanted: Sequence[str], gate: Gate, on_step: OnStep) -> Bundle:
@@ -232,7 +257,7 @@ def _apply_gate(job: ExportJob, bundle: Bundle, wanted: Sequence[str], gate: Gat
         record = by_name[stand_in]
         if record.over_budget and variant.name in wanted:
             left_out[variant.name] = list(record.over_budget)
-            on_step(f"{variant.name} is left out: {'; '.join(record.over_budget)}")
+            on_step(f"note: {variant.name} is left out: {'; '.join(record.over_budget)}")
         measured.append(replace(variant, quality={**variant.quality, "gate": record.to_dict()}))
     provenance = dict(bundle.provenance)
     if job.cuts():
@@ -271,16 +296,6 @@ def _remove_files(bundle: Bundle, variants: Sequence[Variant]) -> None:
             (bundle.path / name).unlink()
 
 
-def _golden(bundle: Bundle, variants: Sequence[Variant]) -> dict[str, NDArray[np.float32]]:
-    """Run the golden inputs with each variant, or what gives its outputs here."""
-    inputs = golden_inputs(bundle.settings)
-    stand_ins = {variant.name: _measurable(bundle, variant).name for variant in variants}
-    outputs = {
-        name: open_pair_model(bundle.path, variant=name).golden(inputs) for name in set(stand_ins.values())
-    }
-    return {name: outputs[stand_in] for name, stand_in in stand_ins.items()}
-
-
 def _finish(
     folder: Path, job: ExportJob, name: str, variants: Sequence[Variant], provenance: Mapping[str, Any]
 ) -> Bundle:
@@ -316,5 +331,7 @@ def _provenance(job: ExportJob) -> dict[str, Any]:
 
 
 def _weights_sha256(checkpoint: Path) -> str:
-    files = sorted(checkpoint.glob("*.safetensors"))
-    return json_sha256([[file.name, file_sha256(file)] for file in files])
+    """Return a hash of the weights, those in the folders of linear layers among them."""
+    dense = () if is_scorer_folder(checkpoint) else read_encoder_settings(checkpoint).dense
+    files = [file for name in ("", *dense) for file in sorted((checkpoint / name).glob("*.safetensors"))]
+    return json_sha256([[file.relative_to(checkpoint).as_posix(), file_sha256(file)] for file in files])

@@ -16,6 +16,7 @@ from relsdk.bundle import (
     Tower,
     Variant,
     copy_tokenizer,
+    golden_inputs,
     read_scorer_settings,
     tokenizer_path,
     update_model_config,
@@ -31,7 +32,7 @@ from relsdk_export.gate.corpus import SAMPLE_SIZE, Sample, head, input_batches, 
 from relsdk_export.gate.parity import ParityBudget, check_logits, torch_logits
 from relsdk_export.onnx.convert import PairClassifier, load_scorer
 from relsdk_export.onnx.write import write_onnx
-from relsdk_export.pipeline import DEFAULT_VARIANTS, Gate, Inputs, OnStep, export_bundle, own_sample
+from relsdk_export.pipeline import DEFAULT_VARIANTS, Compared, Gate, Inputs, OnStep, export_bundle, own_sample
 
 __all__ = ["ScorerCuts", "export_scorer"]
 
@@ -74,7 +75,7 @@ def export_scorer(
         budget: How close to the checkpoint a variant must be.
         gate: Labelled pairs, and what a variant may lose on them.
         overwrite: Replace a bundle that is there.
-        on_step: Called with a short description before each step.
+        on_step: Called with a short description before each step, and with notes, which begin with "note: ".
 
     Returns:
         The bundle, in place.
@@ -151,9 +152,10 @@ class _ScorerJob:
         tokenizer = open_tokenizer(folder, self.settings)
         return input_batches(tokenizer, self._typical)
 
-    def compare(self, bundle: Bundle, variant: Variant) -> Mapping[str, float]:
+    def compare(self, bundle: Bundle, variant: Variant) -> Compared:
         scorer = CrossEncoder(bundle, variant=variant.name)
-        return check_logits(scorer, self.pairs, self.expected, self.budget).to_dict()
+        report = check_logits(scorer, self.pairs, self.expected, self.budget)
+        return report.to_dict(), scorer.golden(golden_inputs(self.settings))
 
     def cuts(self) -> Mapping[str, Any]:
         return self._cuts

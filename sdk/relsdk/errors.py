@@ -1,4 +1,4 @@
-"""Every error that relsdk raises on purpose, each a `RelsdkError`.
+"""Every error that relsdk raises on purpose, each a `RelsdkError`, and its one warning.
 
 A message says what was got, what is allowed and what to do; the command line prints it on one line and exits
 with code 2.
@@ -16,8 +16,11 @@ __all__ = [
     "MissingExtraError",
     "QualityError",
     "RelsdkError",
+    "ServerError",
+    "StoreError",
     "TrainingError",
     "TruncationError",
+    "TruncationWarning",
 ]
 
 
@@ -33,6 +36,10 @@ class TruncationError(InputError):
     """A text is longer than the model's limit and the caller asked for an error."""
 
 
+class TruncationWarning(UserWarning):
+    """Some inputs were longer than the model's limit and were cut."""
+
+
 class BundleError(RelsdkError):
     """A model folder is missing, damaged, foreign or of an unknown version."""
 
@@ -43,6 +50,10 @@ class CalibrationError(RelsdkError):
 
 class IndexFolderError(RelsdkError):
     """An index folder is missing, damaged or of an unknown version."""
+
+
+class StoreError(RelsdkError):
+    """A vector store did not answer, or refused."""
 
 
 class EncoderMismatchError(RelsdkError):
@@ -67,8 +78,30 @@ class MissingExtraError(RelsdkError, ImportError):
 
     def __init__(self, feature: str, extra: str) -> None:
         super().__init__(f"{feature} needs packages not installed here; run: pip install 'relsdk[{extra}]'")
+        self.feature = feature
         self.extra = extra
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:
+        return type(self), (self.feature, self.extra)  # else a pickle would hold the message
 
 
 class TrainingError(RelsdkError):
     """Training cannot go on: numbers that are not finite, or a disk that is full."""
+
+
+class ServerError(RelsdkError):
+    """A server did not answer, refused, or answered something else than a relsdk server does.
+
+    What it refuses because of the request itself is raised as in the library: `InputError` and the others.
+
+    Args:
+        message: For people.
+        status: Of HTTP; None without an answer.
+        code: "unreachable", "overloaded", "unavailable", "unauthorized", "forbidden", "wrong_answer", or what
+            else the server calls it.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None, code: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-__all__ = ["Progress", "draws_on"]
+__all__ = ["Progress", "draws_on", "duration"]
 
 _FIRST_LINE = 10.0  # seconds until the first line where nothing can be redrawn
 _LINE_SHARE = 0.1  # then a line each tenth of the time so far,
@@ -99,11 +99,12 @@ def _line(stage: str, done: int, total: int | None, timed: int, seconds: float) 
         return f"{stage} {done:,}{rate}"
     line = f"{stage} {done:,} of {total:,}"
     if timed > 0 and done < total and seconds >= 1:
-        line += f", {_duration(seconds / timed * (total - done))} left"
+        line += f", {duration(seconds / timed * (total - done))} left"
     return line
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a time in words: "2h 05m", "3m 20s" or "7s"."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

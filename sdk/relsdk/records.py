@@ -1,12 +1,16 @@
-"""Frozen records that travel between the steps: documents, labelled pairs, relevance, hits."""
+"""Frozen records that travel between the steps: documents, labelled pairs, relevance, hits.
+
+Shape letters: N pairs, L = 4 levels.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from relsdk.errors import InputError
 from relsdk.levels import RelevanceLevel
@@ -17,12 +21,16 @@ __all__ = [
     "LabelledPair",
     "Matrix",
     "Passage",
+    "Predictions",
+    "RankedDocument",
     "Relevance",
     "SearchResult",
     "Signals",
     "Vector",
     "document_text",
 ]
+
+_LEVELS = tuple(RelevanceLevel)
 
 # (D,) and (N, D), for signatures.
 Vector = np.ndarray[tuple[int], np.dtype[Any]]
@@ -86,6 +94,55 @@ class Relevance:
     probabilities: tuple[float, float, float, float]
     expected_level: float
     score: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Predictions:
+    """Relevance of N pairs, as arrays.
+
+    Attributes:
+        scores: (N,) float32 raw scores.
+        levels: (N,) int64 most probable levels.
+        probabilities: (N, L) float64.
+        expected_levels: (N,) float64 in [0, 3].
+    """
+
+    scores: NDArray[np.float32]
+    levels: NDArray[np.int64]
+    probabilities: NDArray[np.float64]
+    expected_levels: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Predictions]) -> Predictions:
+        """Put the pairs of several calls, at least one, behind each other."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(
+            np.concatenate([part.scores for part in parts]),
+            np.concatenate([part.levels for part in parts]),
+            np.concatenate([part.probabilities for part in parts]),
+            np.concatenate([part.expected_levels for part in parts]),
+        )
+
+    def __getitem__(self, row: int) -> Relevance:
+        p0, p1, p2, p3 = self.probabilities[row].tolist()
+        return Relevance(
+            level=_LEVELS[self.levels[row]],
+            probabilities=(p0, p1, p2, p3),
+            expected_level=float(self.expected_levels[row]),
+            score=float(self.scores[row]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RankedDocument:
+    """One row of `RelevanceScorer.rank`: where the document stood in the input, and how relevant it is."""
+
+    index: int
+    relevance: Relevance
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,21 +225,32 @@ class SearchResult(list[Hit]):
         scored_hits: How many of the hits the scorer saw: they come first, and only their `score` is the
             scorer's.
         elapsed_ms: From the call of the search to its result, in milliseconds.
-        matching: How many documents the filter allowed; without a filter, all of the index.
+        matching: How many documents the filter allowed; without a filter, all of the index. None of a vector
+            store, which would have to look for them.
         order: What the score is: "cosine", "bm25", "hybrid" (the calibrated model of both) or "scorer".
         scanned: Whether the filter read documents because no column answers it: the first time that costs a
             look at each of them.
+        facets: Of each field that was asked for, its values and how many of the allowed documents have them.
+        generation: The name of the index's generation that answered.
+        steps: Milliseconds of each step: "encode", "count", "retrieve", "score"; of several queries those up
+            to this one.
+        best: The first candidate in the order of relevance, whatever conditions, a sort and an offset leave
+            of it; of a scorer, the first that it saw. None when there is none.
     """
 
     __slots__ = (
+        "best",
         "candidates",
         "elapsed_ms",
+        "facets",
+        "generation",
         "matching",
         "order",
         "scanned",
         "scored",
         "scored_hits",
         "skipped",
+        "steps",
     )
 
     def __init__(
@@ -194,9 +262,13 @@ class SearchResult(list[Hit]):
         skipped: int = 0,
         scored_hits: int = 0,
         elapsed_ms: float = 0.0,
-        matching: int = 0,
+        matching: int | None = 0,
         order: str = "cosine",
         scanned: bool = False,
+        facets: Mapping[str, list[tuple[str | float | bool, int]]] | None = None,
+        generation: str = "",
+        steps: Mapping[str, float] | None = None,
+        best: Hit | None = None,
     ) -> None:
         super().__init__(hits)
         self.candidates = candidates
@@ -207,3 +279,7 @@ class SearchResult(list[Hit]):
         self.matching = matching
         self.order = order
         self.scanned = scanned
+        self.facets = dict(facets or {})
+        self.generation = generation
+        self.steps = dict(steps or {})
+        self.best = best

@@ -189,7 +189,9 @@ def _explain(problem: str, value: Any, kind: Any, at: str) -> str:
     if what.startswith("Invalid enum value"):
         allowed = _type_at(_type_info(kind), path)
         what = "not an allowed value"
-        if isinstance(allowed, inspect.LiteralType):
+        options = allowed.types if isinstance(allowed, inspect.UnionType) else (allowed,)
+        allowed = next((one for one in options if isinstance(one, inspect.LiteralType)), None)
+        if allowed is not None:
             what = f"allowed are {', '.join(map(repr, allowed.values))}"
     shown = f" = {_shown(got)}" if known and not isinstance(got, dict | list) else ""
     return f"{place}{shown}: {what}"

@@ -134,29 +134,6 @@ def test_a_stale_number_is_found(tmp_path, monkeypatch):
     assert readme.fill(page, readme.blocks(latency, *others)) != page
 
 
-def test_a_table_of_peers_by_hand():
-    def row(contender, role, **fields):
-        return {"suite": "s", "case": "c", "contender": contender, "role": role, **fields}
-
-    rows = [
-        row("relsdk int8", "ours", p50_ms=1234.0, quality={"recall": 0.98765}),
-        row("peer", "peer", p50_ms=2000.0, quality={}),
-        row("numpy products", "yardstick", p50_ms=3.0),
-        row("other", "peer", p50_ms=9.0) | {"case": "another"},
-    ]
-    lines = {
-        "start, s": (("s", "c"), "p50_s", "{:.2f}"),
-        "recall": (("s", "c"), "quality.recall", "{:.3f}"),
-        "not run": (("t", "c"), "p50_ms", "{:.2f}"),
-    }
-    assert readme._peers_table(rows, lines).splitlines() == [
-        "| | relsdk int8 | peer |",
-        "|---|---|---|",
-        "| start, s | 1.23 | 2.00 |",
-        "| recall | 0.988 |  |",
-    ]
-
-
 def test_a_table_of_ssra_by_hand():
     def row(ap):
         return {"test": {"mean_ap": ap, "ndcg_at_10": 0.5}}

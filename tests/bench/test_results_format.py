@@ -1,5 +1,6 @@
 """Results as data: summaries against other libraries, comparison of runs, report, command line."""
 
+import functools
 import json
 import sys
 
@@ -24,6 +25,7 @@ from tests.bench.test_interleave import FakeClock
 PLAN = Plan(rounds=15, calls=8)
 
 
+@functools.cache  # a second of bootstraps each, and many tests look at the same run
 def rows_of(seed, ours=1.0, machine=1.0, jitter=0.03):
     """Rows of one simulated run: a build, a peer and the yardstick on a machine with jitter."""
     clock, rng = FakeClock(), np.random.default_rng(seed)
@@ -133,7 +135,9 @@ def test_wrong_samples_are_named():
         noise_of([1.0, 1.0], [1.0])
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(
+    "seed", [*range(2), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 6))]
+)
 def test_two_runs_of_the_same_build_are_no_change(run_file, seed):
     found = verdicts(run_file("a", seed), run_file("b", seed + 100))
     assert set(found.values()) == {"noise"}
@@ -160,6 +164,7 @@ def test_a_slower_machine_is_no_regression(run_file):
     assert changes[0].reason == "the yardstick moved as well"
 
 
+@pytest.mark.slow
 def test_noise_of_the_run_is_the_floor(run_file):
     """10 % slower cannot be told where identical contenders differ by more."""
     quiet = verdicts(run_file("a", 0, jitter=0.01), run_file("b", 1, ours=1.15, jitter=0.01))

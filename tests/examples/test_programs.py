@@ -21,7 +21,7 @@ def files(tmp_path, monkeypatch):
     """A bundle and a small sample corpus in the current folder."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / "tests/fixtures/encoder-bundle-v1", "bundle")
-    world = generate(seed=1, n_documents=200, n_queries=60)
+    world = generate(seed=1, n_documents=200, n_queries=60, pairs_per_query=10)
     write_documents("docs.jsonl", world.documents)
     for name in ("train", "dev", "test"):
         queries = {query.text for query in world.split_queries(name)}

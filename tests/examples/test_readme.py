@@ -56,7 +56,7 @@ def test_who_does_not_train_gets_there_by_readmes_commands(toy_checkpoint, relsd
     pull, export, build, query, doctor = _block("journey")
     assert pull == ["model", "pull", "multilingual-e5-small", "--output", "checkpoint"]
     shutil.copytree(toy_checkpoint, "checkpoint")  # the real one is tested with the demo
-    world = generate(seed=3, n_documents=100, n_queries=40)
+    world = generate(seed=3, n_documents=100, n_queries=12)
     readme = (ROOT / "README.md").read_text()
     own = [json.loads(line) for line in readme.splitlines() if line.startswith('{"_id"')]
     assert [document["_id"] for document in own] == ["v1", "v2"]

@@ -222,6 +222,7 @@ def test_bad_numbers(arguments, message):
         generate(**arguments)
 
 
+@pytest.mark.slow
 def test_more_queries_than_the_documents_support():
     source = DocumentFacts("travel", "大理", frozenset({"food"}), frozenset())
     with pytest.raises(InputError, match=r"1 documents support only .* fewer queries or more documents"):

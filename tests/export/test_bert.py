@@ -194,7 +194,7 @@ def test_the_traced_graph_has_the_same_bits(kind, tmp_path):
     feed, got = inputs(), {}
     for name, graph in graphs.items():
         exact, small = save(graph, tmp_path / f"{name}.onnx"), tmp_path / f"{name}_int8.onnx"
-        quantize_int8(exact, small, isa="avx2", activations=measure_activations(exact, [feed]))
+        quantize_int8(exact, {"avx2": small}, measure_activations(exact, [feed]))
         got[name] = [run(path, feed) for path in (exact, small)]
     for built, traced in zip(got["built"], got["traced"], strict=True):
         assert list(built) == list(traced) == ["last_hidden_state", "sentence_embedding"]

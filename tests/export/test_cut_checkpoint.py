@@ -74,10 +74,10 @@ def test_weights_that_cannot_be_written_are_told_in_a_line(relsdk_on_small_disk,
     (tmp_path / "queries.txt").write_text("\n".join(TEXTS), encoding="utf-8")
     folders = [str(toy_checkpoint), str(tmp_path / "cut")]
     corpus = ["--corpus", str(tmp_path / "queries.txt")]
-    done = relsdk_on_small_disk(60_000, "model", "cut", *folders, *corpus)
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    told = done.stderr.splitlines()[-1]
+    code, _, err = relsdk_on_small_disk(60_000, "model", "cut", *folders, *corpus)
+    assert code == 2, err
+    assert "Traceback" not in err
+    told = err.splitlines()[-1]
     assert f"cannot write {tmp_path / 'cut'}: " in told
     assert told.endswith("free some space")  # the weights, and not a smaller file before them
     assert [path.name for path in tmp_path.iterdir()] == ["queries.txt"]

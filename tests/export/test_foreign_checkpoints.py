@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from relsdk import Embedder
-from relsdk.bundle import read_encoder_settings
+from relsdk.bundle import read_dense, read_encoder_settings
 from relsdk.errors import InputError
 from relsdk_checkpoint.encoder import TextEncoder
+from relsdk_checkpoint.pair_scores import TextEmbedder
 from relsdk_export.cuts.checkpoint import cut_checkpoint
 from relsdk_export.encoder import EncoderCuts, export_encoder
 from tests.bundle_changes import change_json
@@ -66,9 +67,27 @@ def test_a_checkpoint_with_fewer_pieces_keeps_its_layer(checkpoint, corpus, tmp_
     )
 
 
+def test_a_checkpoint_with_a_layer_is_read_and_written_for_training(checkpoint, expected, corpus, tmp_path):
+    (tmp_path / "saved").mkdir()
+    TextEncoder.load(checkpoint).save(tmp_path / "saved")
+    unit = expected / np.linalg.norm(expected, axis=1, keepdims=True)
+    for folder in (checkpoint, tmp_path / "saved"):
+        vectors = TextEmbedder(folder)._embed("", corpus)
+        np.testing.assert_allclose(vectors, unit, atol=1e-5)
+    read = [read_dense(folder, "2_Dense") for folder in (checkpoint, tmp_path / "saved")]
+    assert read[0].activation == read[1].activation == "Tanh"
+    np.testing.assert_array_equal(read[0].weight, read[1].weight)
+    np.testing.assert_array_equal(read[0].bias, read[1].bias)
+
+
+def test_other_weights_of_a_layer_are_another_model(checkpoint, tmp_path):
+    first = export_encoder(checkpoint, tmp_path / "first", variants=["fp32"])
+    shutil.rmtree(checkpoint / "2_Dense")
+    write_dense(checkpoint / "2_Dense", np.eye(12, 32), np.zeros(12), "activation.Tanh")
+    assert export_encoder(checkpoint, tmp_path / "b", variants=["fp32"]).fingerprint != first.fingerprint
+
+
 def test_training_refuses_what_it_does_not_compute(checkpoint):
-    with pytest.raises(InputError, match="has Dense layers, which is exported and served, not trained"):
-        TextEncoder.load(checkpoint)
     write_modules(checkpoint, [("", "Transformer"), ("1_Pooling", "Pooling")])
     change_json(checkpoint / "1_Pooling/config.json", pooling_mode="max")
     with pytest.raises(InputError, match="has max pooling"):

@@ -15,7 +15,7 @@ FILES = {"model.onnx", "model_qint8_avx512_vnni.onnx", "model_qint8_avx2.onnx", 
 
 @pytest.fixture
 def large(toy_checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr("relsdk_export.onnx.graphs.EXTERNAL_ABOVE", 1000)
+    monkeypatch.setattr("relsdk_export.onnx.graphs._EXTERNAL_ABOVE", 1000)
     return export_encoder(toy_checkpoint, tmp_path / "large").path
 
 
@@ -51,7 +51,7 @@ def test_a_changed_data_file_is_found(large, toy_bundle_copy):
 
 
 def test_a_variant_that_is_not_kept_takes_its_data_along(toy_checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr("relsdk_export.onnx.graphs.EXTERNAL_ABOVE", 1000)
+    monkeypatch.setattr("relsdk_export.onnx.graphs._EXTERNAL_ABOVE", 1000)
     bundle = export_encoder(toy_checkpoint, tmp_path / "out", variants=["int8_avx2"])
     assert {path.name for path in (bundle.path / "onnx").iterdir()} == {
         "model_qint8_avx2.onnx",

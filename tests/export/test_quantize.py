@@ -47,7 +47,7 @@ def test_matmul_equals_the_scheme_by_hand(tmp_path, isa):
     rng = np.random.default_rng(0)
     weights = rng.normal(size=(48, 24)).astype(np.float32)
     make_graph(tmp_path / "m.onnx", weights)
-    assert quantize_int8(tmp_path / "m.onnx", tmp_path / "q.onnx", isa=isa) == 1
+    assert quantize_int8(tmp_path / "m.onnx", {isa: tmp_path / "q.onnx"}) == 1
     x = rng.normal(size=(3, 5, 48)).astype(np.float32)
     np.testing.assert_allclose(
         run(tmp_path / "q.onnx", x=x), by_hand(x, weights, WEIGHT_RANGE[isa]), atol=1e-4
@@ -59,7 +59,7 @@ def test_matmul_equals_the_scheme_by_hand(tmp_path, isa):
 def test_a_row_depends_on_nothing_but_itself(tmp_path):
     rng = np.random.default_rng(1)
     make_graph(tmp_path / "m.onnx", rng.normal(size=(48, 24)).astype(np.float32))
-    quantize_int8(tmp_path / "m.onnx", tmp_path / "q.onnx", isa="avx2")
+    quantize_int8(tmp_path / "m.onnx", {"avx2": tmp_path / "q.onnx"})
     x = rng.normal(size=(4, 6, 48)).astype(np.float32)
     loud = x.copy()
     loud[1:] *= 1000
@@ -70,7 +70,7 @@ def test_a_row_depends_on_nothing_but_itself(tmp_path):
 def test_avx2_weights_cannot_overflow_sixteen_bits(tmp_path):
     rng = np.random.default_rng(2)
     make_graph(tmp_path / "m.onnx", rng.normal(size=(48, 24)).astype(np.float32))
-    quantize_int8(tmp_path / "m.onnx", tmp_path / "q.onnx", isa="avx2")
+    quantize_int8(tmp_path / "m.onnx", {"avx2": tmp_path / "q.onnx"})
     stored = {
         item.name: numpy_helper.to_array(item) for item in onnx.load(tmp_path / "q.onnx").graph.initializer
     }
@@ -84,7 +84,7 @@ def test_the_file_for_any_cpu_holds_the_integers_of_the_full_range_one(tmp_path)
     make_graph(tmp_path / "m.onnx", rng.normal(size=(48, 24)).astype(np.float32))
     held = {}
     for isa in ("any", "avx512_vnni"):
-        quantize_int8(tmp_path / "m.onnx", tmp_path / f"{isa}.onnx", isa=isa)
+        quantize_int8(tmp_path / "m.onnx", {isa: tmp_path / f"{isa}.onnx"})
         model = onnx.load(tmp_path / f"{isa}.onnx")
         held[isa] = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
     unsigned, signed = (held[isa].pop("relsdk_int8_x_weights") for isa in ("any", "avx512_vnni"))
@@ -95,9 +95,20 @@ def test_the_file_for_any_cpu_holds_the_integers_of_the_full_range_one(tmp_path)
         np.testing.assert_array_equal(value, held["avx512_vnni"][name])
 
 
+def test_files_written_together_are_those_written_alone(tmp_path):
+    rng = np.random.default_rng(8)
+    make_layer(tmp_path / "m.onnx", rng)
+    activations = measured(tmp_path / "m.onnx", rng.normal(size=(8, 16, 48)).astype(np.float32))
+    for order in (list(WEIGHT_RANGE), list(WEIGHT_RANGE)[::-1]):
+        quantize_int8(tmp_path / "m.onnx", {isa: tmp_path / f"{isa}.onnx" for isa in order}, activations)
+        for isa in order:
+            quantize_int8(tmp_path / "m.onnx", {isa: tmp_path / "alone.onnx"}, activations)
+            assert (tmp_path / f"{isa}.onnx").read_bytes() == (tmp_path / "alone.onnx").read_bytes()
+
+
 def test_a_row_of_zeros_stays_zero(tmp_path):
     make_graph(tmp_path / "m.onnx", np.ones((8, 4), dtype=np.float32))
-    quantize_int8(tmp_path / "m.onnx", tmp_path / "q.onnx", isa="avx2")
+    quantize_int8(tmp_path / "m.onnx", {"avx2": tmp_path / "q.onnx"})
     np.testing.assert_array_equal(
         run(tmp_path / "q.onnx", x=np.zeros((1, 2, 8), np.float32)), np.zeros((1, 2, 4))
     )
@@ -122,7 +133,7 @@ def test_behind_a_gelu_rows_use_all_of_their_range(tmp_path, measured, approxima
     if measured:
         feed = {"before": before, "attention_mask": np.ones((3, 5), np.int64)}
         seen = measure_activations(tmp_path / "m.onnx", [feed])
-    quantize_int8(tmp_path / "m.onnx", tmp_path / "q.onnx", isa="any", activations=seen)
+    quantize_int8(tmp_path / "m.onnx", {"any": tmp_path / "q.onnx"}, seen)
     exact, found = (run(tmp_path / name, before=before) for name in ("m.onnx", "q.onnx"))
     symmetric = by_hand(gelu_of(before, approximate), weights, 127)
     assert ((found - exact) ** 2).mean() < (0.6 if measured else 0.35) * ((symmetric - exact) ** 2).mean()
@@ -137,11 +148,32 @@ def test_the_embedding_table_is_quantised_by_row(tmp_path):
     table = rng.normal(size=(10, 48)).astype(np.float32) * np.logspace(-3, 3, 10, dtype=np.float32)[:, None]
     weights = np.eye(48, dtype=np.float32)
     make_graph(tmp_path / "m.onnx", weights, table)
-    assert quantize_int8(tmp_path / "m.onnx", tmp_path / "q.onnx", isa="any") == 2
+    assert quantize_int8(tmp_path / "m.onnx", {"any": tmp_path / "q.onnx"}) == 2
     found = run(tmp_path / "q.onnx", ids=np.arange(10)[None])[0]
     relative = np.abs(found - table).max(axis=1) / np.abs(table).max(axis=1)
     assert relative.max() < 0.012
     assert (tmp_path / "q.onnx").stat().st_size < (tmp_path / "m.onnx").stat().st_size / 2
+
+
+def test_a_table_without_products_is_quantised(tmp_path):
+    """The graph of a static query tower."""
+    rng = np.random.default_rng(3)
+    make_graph(
+        tmp_path / "m.onnx", np.eye(48, dtype=np.float32), rng.normal(size=(10, 48)).astype(np.float32)
+    )
+    model = onnx.load(tmp_path / "m.onnx")
+    gather = next(node for node in model.graph.node if node.op_type == "Gather")
+    gather.output[0] = model.graph.output[0].name
+    kept = helper.make_node("Gather", list(gather.input), list(gather.output), name="rows", axis=0)
+    del model.graph.node[:]
+    model.graph.node.append(kept)
+    onnx.save(model, tmp_path / "m.onnx")
+    feed = {"ids": np.arange(10)[None], "attention_mask": np.ones((1, 10), np.int64)}
+    seen = measure_activations(tmp_path / "m.onnx", [feed])
+    assert seen == {}
+    assert quantize_int8(tmp_path / "m.onnx", {"any": tmp_path / "q.onnx"}, activations=seen) == 1
+    exact, found = (run(tmp_path / name, ids=feed["ids"]) for name in ("m.onnx", "q.onnx"))
+    np.testing.assert_allclose(found, exact, atol=np.abs(exact).max() / 127)
 
 
 def test_nothing_to_quantise_is_an_error(tmp_path):
@@ -151,7 +183,7 @@ def test_nothing_to_quantise_is_an_error(tmp_path):
     model.graph.input.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, [8, 4]))
     onnx.save(model, tmp_path / "n.onnx")
     with pytest.raises(RelsdkError, match="no matrix product"):
-        quantize_int8(tmp_path / "n.onnx", tmp_path / "q.onnx", isa="avx2")
+        quantize_int8(tmp_path / "n.onnx", {"avx2": tmp_path / "q.onnx"})
 
 
 def make_layer(path, rng, middle=0.0):
@@ -198,9 +230,9 @@ def test_products_that_share_an_activation_become_one_and_outliers_are_smoothed(
     rng = np.random.default_rng(5)
     make_layer(tmp_path / "m.onnx", rng)
     x = rng.normal(size=(8, 16, 48)).astype(np.float32)
-    assert quantize_int8(tmp_path / "m.onnx", tmp_path / "plain.onnx", isa="any") == 3
+    assert quantize_int8(tmp_path / "m.onnx", {"any": tmp_path / "plain.onnx"}) == 3
     activations = measured(tmp_path / "m.onnx", x)
-    quantize_int8(tmp_path / "m.onnx", tmp_path / "smooth.onnx", isa="any", activations=activations)
+    quantize_int8(tmp_path / "m.onnx", {"any": tmp_path / "smooth.onnx"}, activations)
     operators = [node.op_type for node in onnx.load(tmp_path / "smooth.onnx").graph.node]
     assert operators.count("MatMulIntegerToFloat") == 1
     assert "Add" not in operators  # biases belong to the product
@@ -219,7 +251,7 @@ def test_values_beyond_the_measured_range_saturate(tmp_path):
         name: replace(seen, low=seen.low * 0.5, high=seen.high * 0.5)
         for name, seen in measured(tmp_path / "m.onnx", x).items()
     }
-    quantize_int8(tmp_path / "m.onnx", tmp_path / "q.onnx", isa="any", activations=small)
+    quantize_int8(tmp_path / "m.onnx", {"any": tmp_path / "q.onnx"}, small)
     exact, found = run(tmp_path / "m.onnx", x=x), run(tmp_path / "q.onnx", x=x)
     assert np.isfinite(found).all()
     assert np.corrcoef(exact.ravel(), found.ravel())[0, 1] > 0.9
@@ -232,7 +264,7 @@ def test_ranges_far_from_zero_cost_no_precision(tmp_path):
         make_layer(tmp_path / "m.onnx", rng, middle)
         x = rng.normal(size=(8, 16, 48)).astype(np.float32)
         activations = measured(tmp_path / "m.onnx", x)
-        quantize_int8(tmp_path / "m.onnx", tmp_path / "q.onnx", isa="any", activations=activations)
+        quantize_int8(tmp_path / "m.onnx", {"any": tmp_path / "q.onnx"}, activations)
         errors.append(np.abs(run(tmp_path / "m.onnx", x=x) - run(tmp_path / "q.onnx", x=x)).mean())
     assert errors[1] < 1.2 * errors[0]
 
@@ -247,7 +279,7 @@ def test_what_rounding_costs_the_mean_goes_into_the_bias(tmp_path):
     without = {name: replace(seen, mean=0 * seen.mean) for name, seen in activations.items()}
     errors = []
     for measures in (activations, without):
-        quantize_int8(tmp_path / "m.onnx", tmp_path / "q.onnx", isa="avx2", activations=measures)
+        quantize_int8(tmp_path / "m.onnx", {"avx2": tmp_path / "q.onnx"}, measures)
         error = run(tmp_path / "q.onnx", x=x) - run(tmp_path / "m.onnx", x=x)
         errors.append(np.abs(error.mean(axis=(0, 1))).mean())
     assert errors[0] < 0.5 * errors[1]
@@ -284,8 +316,8 @@ def test_scaling_behind_attention_costs_no_operator(tmp_path):
     make_attention(tmp_path / "m.onnx", rng)
     x = (0.1 * rng.normal(size=(4, 8, 32))).astype(np.float32)
     activations = measured(tmp_path / "m.onnx", x)
-    quantize_int8(tmp_path / "m.onnx", tmp_path / "plain.onnx", isa="any")
-    quantize_int8(tmp_path / "m.onnx", tmp_path / "q.onnx", isa="any", activations=activations)
+    quantize_int8(tmp_path / "m.onnx", {"any": tmp_path / "plain.onnx"})
+    quantize_int8(tmp_path / "m.onnx", {"any": tmp_path / "q.onnx"}, activations)
     graph = onnx.load(tmp_path / "q.onnx").graph
     (behind,) = [node for node in graph.node if "a" in node.input]
     assert behind.op_type == "QuantizeLinear"
@@ -307,6 +339,6 @@ def test_rounding_for_the_measured_activations_is_closer_than_to_the_nearest(tmp
     exact = run(tmp_path / "m.onnx", x=other)
     errors = []
     for measures in (activations, nearest):
-        quantize_int8(tmp_path / "m.onnx", tmp_path / "q.onnx", isa="avx2", activations=measures)
+        quantize_int8(tmp_path / "m.onnx", {"avx2": tmp_path / "q.onnx"}, measures)
         errors.append(np.square(run(tmp_path / "q.onnx", x=other) - exact).mean())
     assert errors[0] < 0.8 * errors[1]

@@ -61,7 +61,9 @@ def texts_of(pairs):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.slow if name in ("roberta", "distilbert") else ())
+        pytest.param(
+            name, marks=pytest.mark.slow if name in ("roberta", "distilbert", "qwen3", "modernbert") else ()
+        )
         for name in TESTED_ARCHITECTURES
     ],
 )
@@ -142,7 +144,7 @@ def test_it_equals_sentence_transformers(scorers, pairs):
 
 @pytest.fixture(scope="module")
 def world():
-    return generate(seed=4, n_documents=300, n_queries=80)
+    return generate(seed=4, n_documents=300, n_queries=24)
 
 
 def test_calibration_evaluation_and_levels(scorers, world, tmp_path):
@@ -244,6 +246,7 @@ def test_the_gate_and_cuts(scorers, world, corpus, tmp_path):
     bundle = export_scorer(
         scorers().checkpoint,
         tmp_path / "out",
+        variants=["fp32", "int8_any"],
         cuts=ScorerCuts(vocabulary_from=corpus[:6], layers=[1]),
         budget=LOOSE,
         gate=Gate(world.pairs, QualityBudget(1.0, 1.0, 1.0)),

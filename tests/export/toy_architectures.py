@@ -32,12 +32,13 @@ CONFIGS = {
 _SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 
 
-def make_architecture(name, folder, corpus):
-    """Write an encoder's checkpoint as published."""
+def make_architecture(name, folder, corpus, **changes):
+    """Write an encoder's checkpoint as published; `changes`: settings of its configuration."""
     import torch
     import transformers
 
     config = write_tokenizer_and_config(name, folder, corpus)
+    config.update(changes)
     torch.manual_seed(0)
     transformers.AutoModel.from_config(config).save_pretrained(folder)
     pooling = CONFIGS[name][2]
@@ -55,12 +56,18 @@ def make_architecture(name, folder, corpus):
     return folder
 
 
-def make_cross_encoder(name, folder, corpus, head="categorical", types=False):
-    """Write a sequence classifier's checkpoint; `types`: tokens of the two texts have types 0 and 1."""
+def make_cross_encoder(name, folder, corpus, head="categorical", types=False, **changes):
+    """Write a sequence classifier's checkpoint.
+
+    Args:
+        types: Tokens of the two texts have types 0 and 1.
+        changes: Settings of its configuration.
+    """
     import torch
     import transformers
 
     config = write_tokenizer_and_config(name, folder, corpus, types=types)
+    config.update(changes)
     config.max_position_embeddings = 258  # pairs are longer than texts
     config.num_labels = {"categorical": 4, "ordinal": 3, "regression": 1}[head]
     torch.manual_seed(0)

@@ -74,6 +74,16 @@ def test_isotonic_equals_scikit_learn():
         )
 
 
+def test_how_many_likelihoods_are_computed_at_once_changes_nothing(monkeypatch):
+    rng = np.random.default_rng(5)
+    scores = rng.normal(size=300)
+    labels = np.digitize(scores + rng.logistic(size=300), [-1, 0, 1])
+    whole = fit_cumulative_link(scores, labels)
+    for at_once in (1, 1000):
+        monkeypatch.setattr("relsdk.calibration.fitting._AT_ONCE", at_once)
+        assert fit_cumulative_link(scores, labels) == whole
+
+
 @given(st.integers(0, 10_000), st.sampled_from([fit_cumulative_link, fit_isotonic]))
 @settings(max_examples=20, deadline=None)
 def test_probabilities_are_proper_and_monotone(seed, fit):

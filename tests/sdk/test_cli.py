@@ -21,7 +21,10 @@ SCORER = Path(__file__).resolve().parents[1] / "fixtures" / "scorer-bundle-v1"
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    return write(generate(seed=3, n_documents=200, n_queries=60), tmp_path_factory.mktemp("world") / "w")
+    return write(
+        generate(seed=3, n_documents=200, n_queries=60, pairs_per_query=8),
+        tmp_path_factory.mktemp("world") / "w",
+    )
 
 
 @pytest.fixture(scope="module")

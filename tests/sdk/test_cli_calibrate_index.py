@@ -51,7 +51,48 @@ def test_it_is_fitted_stored_and_used(relsdk, world):
     ]
 
 
+def test_it_notes_what_searches_find(relsdk, world):
+    """Counted again here, from what the searcher gives for the same queries."""
+    index, bundle, pairs, _ = world
+    queries = [pair["query"] for pair in map(json.loads, pairs.read_text().splitlines())][:310]
+    (pairs.parent / "q.txt").write_text("\n".join(queries))
+    arguments = (
+        "calibrate",
+        bundle,
+        pairs,
+        "--index",
+        index,
+        "--variant",
+        "fp32",
+        "--queries",
+        pairs.parent / "q.txt",
+    )
+    code, out, err = relsdk(*arguments)
+    assert code == 0, err
+    assert "noted what 310 searches find" in out
+    with Index.open(index) as opened:
+        profiles = opened.profiles("fp32")
+        searcher = Searcher(Embedder(bundle, variant="fp32", threads=1), opened)
+        assert set(profiles) == {"cosine", "bm25", "hybrid"}
+        for mode, order in (("dense", "cosine"), ("lexical", "bm25"), ("hybrid", "hybrid")):
+            first = [hits[0] for hits in searcher.search_batch(queries, k=1, mode=mode)]
+            levels = [
+                sum(int(hit.level) == level for hit in first if hit.level is not None) for level in range(4)
+            ]
+            assert profiles[order].level == [0, *levels]
+            assert sum(levels) in (0, 310)  # the bundle has no levels of its own
+            assert profiles[order].searches("cosine") == profiles[order].searches("tokens") == 310
+    assert json.loads(relsdk(*arguments, "--json")[1])["searches"] == 310
+
+
 def test_what_does_not_go_together(fails, world):
     index, bundle, pairs, _ = world
+    (pairs.parent / "few").write_text("\n".join(["红烧肉"] * 299))
+    assert "there are 299 queries; at least 300 are needed" in fails(
+        "calibrate", bundle, pairs, "--index", index, "--queries", pairs.parent / "few"
+    )
+    assert "pass --index INDEX as well" in fails(
+        "calibrate", bundle, pairs, "--queries", pairs.parent / "few"
+    )
     assert "leave out --dim" in fails("calibrate", bundle, pairs, "--index", index, "--dim", "8")
     assert "does not exist" in fails("calibrate", bundle, pairs, "--index", index.with_name("none"))

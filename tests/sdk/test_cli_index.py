@@ -179,9 +179,9 @@ def test_export_of_an_index_of_a_version_before(relsdk, tmp_path):
 def test_export_to_a_full_disk_leaves_what_was_there(index, relsdk_on_small_disk, tmp_path):
     (tmp_path / "out.jsonl").write_text("old")
     output = str(tmp_path / "out.jsonl")
-    done = relsdk_on_small_disk(20_000, "index", "export", str(index), output, "--overwrite")
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "cannot be written" in done.stderr
+    code, _, err = relsdk_on_small_disk(20_000, "index", "export", str(index), output, "--overwrite")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "cannot be written" in err
     assert os.listdir(tmp_path) == ["out.jsonl"]
     assert (tmp_path / "out.jsonl").read_text() == "old"
 

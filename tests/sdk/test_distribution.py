@@ -2,6 +2,9 @@
 
 import importlib
 import io
+import os
+import subprocess
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -28,6 +31,7 @@ def test_every_file_of_a_package_is_in_the_wheel(package):
     data = {path for glob in SETUPTOOLS["package-data"][package.name] for path in package.glob(glob)}
     assert package / "py.typed" in data
     files = {path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    files = {path for path in files if path.suffix != ".so"}  # the native engine, which is compiled
     modules = {path for path in files if path.suffix == ".py"}
     assert files - modules == data
     assert all(
@@ -78,3 +82,23 @@ def test_archives_that_hold_everything_pass(dist, tmp_path):
 def test_archives_that_lack_a_file_or_have_one_more_are_refused(dist, tmp_path, members, contents, reason):
     with pytest.raises(dist.TrialError, match=reason):
         dist.check_files(*archives(tmp_path, members, contents), TRACKED)
+
+
+def test_an_engine_that_cannot_be_built_leaves_no_earlier_one(tmp_path):
+    pytest.importorskip("setuptools", reason="setup.py needs setuptools")
+    old = tmp_path / "relsdk/runtime/librelsdk.so"
+    old.parent.mkdir(parents=True)
+    old.write_bytes(b"of an earlier version")
+    command = [
+        sys.executable,
+        "setup.py",
+        "build_ext",
+        "--build-lib",
+        tmp_path,
+        "--build-temp",
+        tmp_path / "temp",
+    ]
+    environment = {**os.environ, "CC": "false", "CXX": "false"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert "relsdk works without its native engine" in done.stdout + done.stderr
+    assert not old.exists()

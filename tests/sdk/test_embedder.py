@@ -10,8 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from relsdk import Document, Embedder
-from relsdk.errors import BundleError, CalibrationError, InputError, TruncationError
-from relsdk.models.embedder import TruncationWarning
+from relsdk.errors import BundleError, CalibrationError, InputError, TruncationError, TruncationWarning
 from tests.bundle_changes import make_foreign
 
 

@@ -13,8 +13,7 @@ from relsdk.bundle import (
     read_scorer_settings,
     settings_content,
 )
-from relsdk.errors import BundleError
-from relsdk.models.embedder import TruncationWarning
+from relsdk.errors import BundleError, TruncationWarning
 from tests.bundle_changes import change_json
 from tests.sdk.foreign_folder import FIXTURE, make_folder, rows, unit
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from relsdk import Document, Embedder, Index, Searcher
-from relsdk.bundle import read_bundle, read_dense
+from relsdk.bundle import DenseLayer, read_bundle, read_dense
 from relsdk.errors import BundleError, InputError
 from relsdk.models.bi_encoder import BiEncoder
 from relsdk.records import LabelledPair
@@ -75,6 +75,23 @@ def test_dense_layers_follow_each_other_and_a_text_keeps_its_vector(tmp_path, co
     pooled = np.stack([rows(text).mean(axis=0) for text in corpus])
     np.testing.assert_allclose(together, np.tanh(pooled @ first.T) @ second.T, atol=1e-5)
     np.testing.assert_allclose(np.stack([embedder.encode(text) for text in corpus]), together, atol=1e-6)
+
+
+@pytest.mark.parametrize("activation", ["Identity", "Tanh", "ReLU", "Sigmoid"])
+def test_a_dense_layer_that_was_written_is_read_again(tmp_path, activation):
+    rng = np.random.default_rng(5)
+    layer = DenseLayer(
+        rng.normal(size=(5, WIDTH)).astype(np.float32), rng.normal(size=5).astype(np.float32), activation
+    )
+    layer.write(tmp_path, "2_Dense")
+    read = read_dense(tmp_path, "2_Dense")
+    assert read.activation == activation
+    np.testing.assert_array_equal(read.weight, layer.weight)
+    np.testing.assert_array_equal(read.bias, layer.bias)
+    safetensors = pytest.importorskip("safetensors.numpy")
+    tensors = safetensors.load_file(tmp_path / "2_Dense" / "model.safetensors")
+    np.testing.assert_array_equal(tensors["linear.weight"], layer.weight)
+    np.testing.assert_array_equal(tensors["linear.bias"], layer.bias)
 
 
 def test_other_weights_of_a_dense_layer_are_another_model(tmp_path):

@@ -390,3 +390,13 @@ def test_parquet_columns_of_one_name(tmp_path):
     pq.write_table(table, tmp_path / "d.parquet")
     with pytest.raises(InputError, match="column name 'title' is there twice"):
         list(formats.read_documents(tmp_path / "d.parquet"))
+
+
+@pytest.mark.parametrize("name", ["s3:docs.parquet", os.fsdecode(b"d\xff.parquet")])
+def test_parquet_names_that_mean_something_to_pyarrow(tmp_path, monkeypatch, name):
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.chdir(tmp_path)
+    pq.write_table(pa.table({"id": ["a"], "title": ["大理"]}), tmp_path / "d.parquet")
+    (tmp_path / "d.parquet").rename(name)
+    assert [document.id for document in formats.read_documents(name)] == ["a"]

@@ -241,10 +241,10 @@ def test_vectors_that_do_not_fit_leave_the_old_file(relsdk_on_small_disk, tmp_pa
     (tmp_path / "out.npy").write_bytes(b"old")
     bundle = str(FIXTURES / "encoder-bundle-v1")
     arguments = [bundle, str(tmp_path / "q.txt"), str(tmp_path / "out.npy"), "--overwrite"]
-    done = relsdk_on_small_disk(20_000, "encode", *arguments)
-    assert done.returncode == 2
-    assert "cannot write" in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr
+    code, _, err = relsdk_on_small_disk(20_000, "encode", *arguments)
+    assert code == 2
+    assert "cannot write" in err.splitlines()[-1]
+    assert "Traceback" not in err
     assert sorted(os.listdir(tmp_path)) == ["out.npy", "q.txt"]
     assert (tmp_path / "out.npy").read_bytes() == b"old"
 
@@ -254,7 +254,7 @@ def test_vectors_that_do_not_fit_leave_the_old_file(relsdk_on_small_disk, tmp_pa
 @pytest.mark.parametrize(
     "command",
     [
-        ["encode", "BUNDLE", "QUERIES", "OUT"],
+        ["encode", "BUNDLE", "QUERIES", "OUT", "--as", "query"],
         ["index", "build", "OUT", "-m", "BUNDLE", "-i", "DOCUMENTS"],
         ["index", "export", "INDEX", "OUT"],
         ["index", "export", "INDEX", "/dev/null", "--vectors", "OUT"],
@@ -263,6 +263,8 @@ def test_vectors_that_do_not_fit_leave_the_old_file(relsdk_on_small_disk, tmp_pa
     ids=lambda command: " ".join(command[:2]),
 )
 def test_a_name_that_is_too_long_is_told_before_the_work(relsdk, tmp_path, command, inside, length):
+    if command[0] == "encode":
+        pytest.importorskip("pyarrow", reason="a folder of parts needs the extra parquet")
     out = tmp_path / ("x" * length)
     inputs = {"QUERIES": "红烧肉\n", "DOCUMENTS": '{"_id": "1", "title": "x"}\n', "PAIRS": "{}\n"}
     for name, text in inputs.items():

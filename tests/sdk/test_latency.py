@@ -160,10 +160,10 @@ def test_a_run_searches_in_turns_and_is_timed_by_its_clock(made, tmp_path):
     now, calls = [0.0], []
 
     class Noted(RelevanceScorer):
-        def predict(self, pairs, **options):
+        def flow(self, pairs, **options):
             now[0] += 1e-3 * len(pairs)
             calls.append(len(pairs))
-            return super().predict(pairs, **options)
+            return (yield from super().flow(pairs, **options))
 
     with Index.build(tmp_path / "i", world.documents, embedder) as index:
         found = run_benchmark(

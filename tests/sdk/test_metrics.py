@@ -146,6 +146,40 @@ class TestRankingAgainstReferences:
         assert metrics.spearman(labels, scores) == pytest.approx(stats.spearmanr(labels, scores).statistic)
 
 
+class TestPopulationStability:
+    @given(st.lists(st.tuples(st.integers(0, 500), st.integers(0, 500)), min_size=2, max_size=12))
+    def test_is_the_symmetric_divergence_of_scipy(self, pairs):
+        before, now = np.array(pairs, dtype=float).T
+        if not before.sum() or not now.sum():
+            return
+        both = [(counts + 0.5) / (counts + 0.5).sum() for counts in (before, now)]
+        expected = stats.entropy(both[0], both[1]) + stats.entropy(both[1], both[0])
+        found = metrics.population_stability_index(before, now)
+        assert found == pytest.approx(expected, abs=1e-12)
+        assert found == pytest.approx(metrics.population_stability_index(now, before))
+
+    def test_by_hand(self):
+        """Shares of 3/4 and 1/4 against halves: (1/4) ln(3/2) - (1/4) ln(1/2) = (1/4) ln 3."""
+        large = 10**9
+        assert metrics.population_stability_index([large, large], [3 * large, large]) == pytest.approx(
+            math.log(3) / 4
+        )
+        assert metrics.population_stability_index([700, 300, 0], [7000, 3000, 0]) < 0.002
+
+    def test_without_a_change_it_is_a_chi_squared_variable(self):
+        """Of (1/n + 1/m) times B - 1 degrees of freedom: mean and 99 % quantile."""
+        rng = np.random.default_rng(0)
+        shares = rng.dirichlet(np.full(10, 20.0))
+        n, m = 2000, 1000
+        found = [
+            metrics.population_stability_index(rng.multinomial(n, shares), rng.multinomial(m, shares))
+            for _ in range(4000)
+        ]
+        scaled = np.array(found) / (1 / n + 1 / m)
+        assert scaled.mean() == pytest.approx(9, rel=0.03)
+        assert np.quantile(scaled, 0.99) == pytest.approx(stats.chi2.ppf(0.99, 9), rel=0.07)
+
+
 class TestRankingByHand:
     def test_ndcg_of_what_is_in_the_wrong_order(self):
         assert metrics.ndcg([0, 3, 1], [3, 2, 1]) == pytest.approx(
@@ -340,6 +374,8 @@ class TestUndefined:
             lambda: metrics.reciprocal_rank([0], [1]),
             lambda: metrics.spearman([1, 1], [1, 2]),
             lambda: metrics.spearman([], []),
+            lambda: metrics.population_stability_index([0, 0], [1, 2]),
+            lambda: metrics.population_stability_index([], []),
             lambda: metrics.quadratic_weighted_kappa([2, 2], [2, 2]),
             lambda: metrics.accuracy([], []),
             lambda: metrics.log_loss([], []),
@@ -385,6 +421,8 @@ class TestWrongInput:
             (lambda: metrics.paired_bootstrap([1, 2], [1], 0), "2 values of a but 1"),
             (lambda: metrics.mean_ndcg(["q"], [1, 0], [1, 2]), "1 query ids but 2 labels"),
             (lambda: metrics.ranking_report(["q"], [1], [math.nan]), "scores hold NaN"),
+            (lambda: metrics.population_stability_index([1, 2], [1]), "2 counts of the reference but 1"),
+            (lambda: metrics.population_stability_index([1, -2], [1, 2]), "below 0"),
         ],
     )
     def test_says_what_is_wrong(self, call, reason):

@@ -25,6 +25,7 @@ from relsdk.models.bi_encoder import BiEncoder
 from relsdk.models.cross_encoder import CrossEncoder
 from relsdk.models.open import open_pair_model
 from relsdk.models.pooled_scorer import PooledScorer
+from relsdk.models.steps import run_flow
 from relsdk.tools.evaluation import calibrate_bundle, evaluate
 from relsdk_sample import generate
 from tests.bundle_changes import make_foreign
@@ -105,7 +106,7 @@ def test_a_judge_that_knows_nothing_has_no_say():
 
 @pytest.fixture(scope="module")
 def world():
-    return generate(seed=3, n_documents=200, n_queries=40)
+    return generate(seed=3, n_documents=200, n_queries=20)
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +120,7 @@ def made(tmp_path_factory, world, toy_bundle):
     return embedder, index, bundle, report
 
 
+@pytest.mark.slow
 def test_a_pool_is_measured_as_it_is_served(made, world):
     embedder, _, bundle, report = made
     assert report.method == "log_linear_pool"
@@ -152,7 +154,7 @@ def test_what_does_not_fit_together_is_told(made, toy_bundle, tmp_path):
     with pytest.raises(InputError, match="is no scorer"):
         RelevanceScorer(toy_bundle, encoder=embedder)
     with pytest.raises(InputError, match="one each is needed"):
-        RelevanceScorer(bundle, encoder=embedder).model.with_cosines([("a", "b")], [0.5, 0.6])
+        run_flow(RelevanceScorer(bundle, encoder=embedder).model.flow([("a", "b")], [0.5, 0.6]))
     other = Embedder(make_foreign(copy_bundle("encoder-bundle-v1", tmp_path / "another")))
     with pytest.raises(CalibrationError, match=r"was not calibrated beside another.*--encoder"):
         RelevanceScorer(bundle, encoder=other)

@@ -64,6 +64,7 @@ def test_forks_while_threads_search(ending):
     assert (done.returncode, done.stdout) == (0, "60 {0}\n"), done.stderr
 
 
+@pytest.mark.slow
 def test_a_forked_child_that_ends_as_programs_do():
     """The interpreter tears everything down: what was inherited must outlive it."""
     program = FORKS.replace("os._exit(0 if right else 3)", "sys.exit(0 if right else 3)")

@@ -50,14 +50,36 @@ def test_search_batch_is_search(searcher, world):
         assert [hit.document.id for hit in hits] == [hit.document.id for hit in searcher.search(one, 3)]
 
 
+@pytest.mark.parametrize("mode", ["dense", "lexical", "hybrid"])
+def test_the_best_is_told_whatever_is_left_out(searcher, world, mode):
+    query = world.queries[0].text
+    (expected,) = searcher.search(query, k=1, mode=mode)
+    for conditions in (
+        {"min_level": 3, "min_score": 9e9},
+        {"offset": 3},
+        {"sort": "topic"},
+        {"group_by": "topic"},
+    ):
+        result = searcher.search(query, k=4, mode=mode, **conditions)
+        assert result.best == expected
+        assert ("min_score" in conditions) == (not result)
+    assert searcher.search("〓〓", mode="lexical").best is None
+
+
+def test_the_best_of_a_scorer_is_the_first_that_it_saw(embedder, slow, world):
+    query = world.queries[0].text
+    first = slow.search(query, k=4, budget_ms=1e9)
+    assert slow.search(query, k=4, budget_ms=1e9, min_score=9e9).best == first[0] == first.best
+
+
 def test_a_scorer_reorders_the_candidates(embedder, searcher, world):
     class Backwards(RelevanceScorer):
         """Grades like the encoder and ranks the other way round."""
 
-        def predict(self, pairs, **options):
+        def flow(self, pairs, **options):
             from dataclasses import replace
 
-            found = super().predict(pairs, **options)
+            found = yield from super().flow(pairs, **options)
             return replace(found, scores=-found.scores)
 
     query = world.queries[0].text
@@ -171,12 +193,12 @@ class Slow(RelevanceScorer):
         super().__init__(model)
         self.clock, self.ms, self.chunks = clock, ms, []
 
-    def predict(self, pairs, **options):
+    def flow(self, pairs, **options):
         from dataclasses import replace
 
         self.clock.now += self.ms * 1e-3 * len(pairs)
         self.chunks.append(len(pairs))
-        found = super().predict(pairs, **options)
+        found = yield from super().flow(pairs, **options)
         return replace(found, scores=-found.scores)
 
 

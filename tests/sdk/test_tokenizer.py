@@ -184,7 +184,7 @@ def test_a_limit_that_leaves_no_room_for_a_text_is_refused(kind, needed):
         ("[(text[:90_000], text[:90_000])]", 150),
         ("[(text[:2_000], text[:20_000])] * 20", 150),
         ("[text]", 400),
-        ("[text[:200_000]] * 40", 600),
+        pytest.param("[text[:200_000]] * 40", 600, marks=pytest.mark.slow),
     ],
 )
 def test_memory_of_long_texts_is_bounded(what, megabytes):

@@ -14,10 +14,9 @@ from onnx import helper, numpy_helper
 from relsdk import Embedder
 from relsdk.bundle import GOLDEN_TEXTS, read_golden
 from relsdk.cli import main
-from relsdk.errors import BundleError
+from relsdk.errors import BundleError, TruncationWarning
 from relsdk.files.folders import file_sha256
 from relsdk.models.open import open_pair_model
-from relsdk.runtime.batch_runner import TruncationWarning
 from relsdk.runtime.session import ModelSession
 from tests.bundle_changes import read_description, write_description
 

@@ -7,7 +7,7 @@ from torch import distributed, multiprocessing, nn
 
 from relsdk.errors import InputError
 from relsdk_training.engine.gather import all_gather, all_gather_with_gradient
-from relsdk_training.engine.processes import average_gradients, leave, wait
+from relsdk_training.engine.processes import average_gradients, gather_values, leave
 from relsdk_training.losses.contrastive import label_weighted_info_nce
 from relsdk_training.objectives._grad_cache import encode_in_chunks
 
@@ -83,7 +83,7 @@ def rank_main(rank, folder):
         "message": message,
     }
     torch.save(results, f"{folder}/{rank}.pt")
-    wait()
+    gather_values(None)  # nobody leaves before all are here
     leave()
 
 

@@ -9,10 +9,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 
-from relsdk.bundle import EncoderSettings, copy_tokenizer, read_encoder_settings, write_layout
+from relsdk.bundle import (
+    DenseLayer,
+    EncoderSettings,
+    copy_tokenizer,
+    read_dense,
+    read_encoder_settings,
+    write_layout,
+)
 from relsdk.errors import InputError
 from relsdk_checkpoint.loading import (
     add_lora,
@@ -23,9 +31,15 @@ from relsdk_checkpoint.loading import (
     set_dropout,
 )
 
-__all__ = ["TextEncoder", "pool"]
+__all__ = ["TextEncoder", "dense_module", "pool"]
 
 _POOLINGS = ("mean", "cls", "lasttoken")
+_ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "Identity": nn.Identity,
+    "Tanh": nn.Tanh,
+    "ReLU": nn.ReLU,
+    "Sigmoid": nn.Sigmoid,
+}
 
 
 class TextEncoder(nn.Module):
@@ -33,13 +47,21 @@ class TextEncoder(nn.Module):
 
     Args:
         transformer: Gives `last_hidden_state` (B, T, D).
-        settings: Pooling, prompts, limit.
+        settings: Pooling, prompts, limit, the folders of the linear layers.
         source: The checkpoint's folder, from which tokenizer and configuration are copied.
+        dense: The linear layers behind the pooling.
     """
 
-    def __init__(self, transformer: nn.Module, settings: EncoderSettings, source: Path) -> None:
+    def __init__(
+        self,
+        transformer: nn.Module,
+        settings: EncoderSettings,
+        source: Path,
+        dense: Sequence[DenseLayer] = (),
+    ) -> None:
         super().__init__()
         self.transformer = transformer
+        self.dense = nn.Sequential(*map(dense_module, dense))
         self.settings = settings
         self.source = source
 
@@ -69,11 +91,10 @@ class TextEncoder(nn.Module):
             MissingExtraError: LoRA without peft.
         """
         settings = read_encoder_settings(checkpoint)
-        if settings.pooling not in _POOLINGS or settings.dense:
-            what = "Dense layers" if settings.dense else f"{settings.pooling} pooling"
+        if settings.pooling not in _POOLINGS:
             raise InputError(
-                f"{checkpoint} has {what}, which is exported and served, not trained; start from an encoder "
-                f"with one of {list(_POOLINGS)} pooling and no Dense layer"
+                f"{checkpoint} has {settings.pooling} pooling, which is exported and served, not trained; "
+                f"start from an encoder with one of {list(_POOLINGS)} pooling"
             )
         if prompts is not None:
             default = settings.default_prompt if settings.default_prompt in prompts else ""
@@ -87,7 +108,9 @@ class TextEncoder(nn.Module):
             keep_layers(transformer, layers)
         if dropout is not None:
             set_dropout(transformer, dropout)
-        return cls(add_lora(transformer, lora_rank) if lora_rank else transformer, settings, checkpoint)
+        dense = [read_dense(checkpoint, layer) for layer in settings.dense]
+        trained = add_lora(transformer, lora_rank) if lora_rank else transformer
+        return cls(trained, settings, checkpoint, dense)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Embed a batch.
@@ -101,7 +124,8 @@ class TextEncoder(nn.Module):
         mask = inputs["attention_mask"]
         output = self.transformer(input_ids=inputs["input_ids"], attention_mask=mask)
         hidden: Tensor = output.last_hidden_state.float()  # (B, T, D)
-        return pool(hidden, mask, self.settings.pooling)
+        vectors: Tensor = self.dense(pool(hidden, mask, self.settings.pooling)).float()
+        return vectors
 
     def save(self, folder: Path, *, matryoshka_dims: Sequence[int] = ()) -> None:
         """Write weights (safetensors), configuration, tokenizer and the sentence-transformers layout.
@@ -114,11 +138,25 @@ class TextEncoder(nn.Module):
         transformer: PreTrainedModel = merge_lora(self.transformer)
         with quiet():
             transformer.save_pretrained(folder)
+        for name, module in zip(self.settings.dense, self.dense, strict=True):
+            weight, bias = (value.detach().float().cpu().numpy() for value in module.parameters())
+            *_, activation = module.children()
+            DenseLayer(weight, bias, type(activation).__name__).write(folder, name)
         # Normalised: what was trained is the cosine.
         trained = replace(
             self.settings, normalize=True, similarity="cosine", matryoshka_dims=tuple(matryoshka_dims)
         )
         write_layout(folder, trained)
+
+
+def dense_module(layer: DenseLayer) -> nn.Sequential:
+    """Return a linear layer (E, D) and its activation in torch."""
+    behind, before = layer.weight.shape
+    linear = nn.Linear(before, behind)
+    with torch.no_grad():
+        linear.weight.copy_(torch.from_numpy(layer.weight))
+        linear.bias.copy_(torch.from_numpy(layer.bias))
+    return nn.Sequential(linear, _ACTIVATIONS[layer.activation]())
 
 
 def pool(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:

@@ -167,6 +167,7 @@ def keep_layers(model: PreTrainedModel, layers: Sequence[int]) -> dict[str, Any]
     Args:
         model: A transformer.
         layers: Which to keep, counted from 0, in rising order; below 0, from the end: -1 is the last.
+            Without any, only the embeddings stay.
 
     Returns:
         What changes in the model's configuration.
@@ -177,7 +178,7 @@ def keep_layers(model: PreTrainedModel, layers: Sequence[int]) -> dict[str, Any]
     config = model.config
     count = int(config.num_hidden_layers)
     numbers = [layer + count if layer < 0 else layer for layer in layers]
-    if not numbers or numbers != sorted(set(numbers)) or not 0 <= numbers[0] <= numbers[-1] < count:
+    if numbers != sorted(set(numbers)) or any(not 0 <= number < count for number in numbers):
         raise InputError(f"layers {list(layers)}; rising numbers out of 0 to {count - 1} are needed")
     stacks = [
         (parent, name)

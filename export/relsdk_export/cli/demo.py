@@ -36,8 +36,6 @@ __all__ = ["demo"]
 BACKBONE = "multilingual-e5-small"
 _QUERIES = 5
 _DOCUMENTS_PER_QUERY = 5  # of those that labelled pairs are made for
-# Texts that activations are measured on: an export has 256. The worst cosine to the checkpoint stays 0.9998.
-_SAMPLE = 40
 
 
 class _Clock:
@@ -101,7 +99,7 @@ class _Demo:
             self._export()
         bundle = read_bundle(self.bundle_path)
         chosen = choose_variant(bundle)
-        size = bundle.onnx_path(chosen).stat().st_size / 1e6
+        size = bundle.variant_bytes(chosen) / 1e6
         return _outcome(reused, f"{chosen.name}, {size:.0f} MB")
 
     def _has_bundle(self) -> bool:
@@ -129,7 +127,6 @@ class _Demo:
             self.bundle_path,
             variants=[best_int8()],
             cuts=EncoderCuts(vocabulary_from=texts),
-            sample_size=_SAMPLE,
             overwrite=True,
             on_step=lambda step: echo(f"    {step}", dim=True, err=True),
         )

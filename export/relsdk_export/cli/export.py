@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from itertools import chain, islice
@@ -16,6 +15,7 @@ from relsdk.cli.output import echo, echo_json, echo_next, percent
 from relsdk.errors import InputError
 from relsdk.formats import read_pairs
 from relsdk.records import LabelledPair
+from relsdk_export.cli._steps import Steps
 
 __all__ = ["export"]
 
@@ -78,7 +78,7 @@ def _shared_options(command: F) -> F:
 @click.option(
     "--query-tower",
     type=click.Path(path_type=Path),
-    help="Encode queries with this smaller checkpoint (relsdk train distill, distill.student=query).",
+    help="Encode queries with this smaller checkpoint: a query tower of relsdk train distill.",
 )
 @click.option(
     "--exporter",
@@ -104,7 +104,9 @@ def encoder(
     as_json: bool,
 ) -> None:
     """Export the encoder CHECKPOINT to BUNDLE: fp32 and int8 ONNX, checked against the checkpoint."""
+    steps = Steps()
     settings = _Inputs(checkpoint, corpus, layers, pairs, query_tower)
+    steps("import torch")
     from relsdk_export.encoder import EncoderCuts, export_encoder
     from relsdk_export.pipeline import DEFAULT_VARIANTS
 
@@ -117,10 +119,11 @@ def encoder(
         exporter=exporter,
         query_tower=query_tower,
         overwrite=overwrite,
-        on_step=_clock(),
+        on_step=steps,
     )
+    seconds = steps.finish()
     if as_json:
-        echo_json({**asdict(exported), "path": str(exported.path)})
+        echo_json({**asdict(exported), "path": str(exported.path), "seconds": seconds})
         return
     for variant in exported.variants:
         parity = variant.quality["parity"]
@@ -151,7 +154,9 @@ def scorer(
 
     Its head has 4 outputs (one a level), 3 (an ordinal head of relsdk train score) or 1 (a score).
     """
+    steps = Steps()
     settings = _Inputs(checkpoint, corpus, layers, pairs)
+    steps("import torch")
     from relsdk_export.pipeline import DEFAULT_VARIANTS
     from relsdk_export.scorer import ScorerCuts, export_scorer
 
@@ -162,10 +167,11 @@ def scorer(
         cuts=ScorerCuts(settings.texts, settings.layers),
         gate=_gate(settings.pairs, max_ap_loss, max_ndcg_loss, max_level_changes),
         overwrite=overwrite,
-        on_step=_clock(),
+        on_step=steps,
     )
+    seconds = steps.finish()
     if as_json:
-        echo_json({**asdict(exported), "path": str(exported.path)})
+        echo_json({**asdict(exported), "path": str(exported.path), "seconds": seconds})
         return
     for variant in exported.variants:
         parity = variant.quality["parity"]
@@ -201,11 +207,6 @@ class _Inputs:
         if corpus is not None:
             texts = read_texts(Path(corpus))
             self.texts = chain(list(islice(texts, 1)), texts)  # reads the first row now
-
-
-def _clock() -> Callable[[str], None]:
-    started = time.perf_counter()
-    return lambda step: echo(f"{time.perf_counter() - started:6.1f} s  {step}", err=True)
 
 
 def _gate(pairs: list[LabelledPair] | None, ap: float, ndcg: float, level_changes: float) -> Any:

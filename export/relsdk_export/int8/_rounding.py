@@ -5,17 +5,50 @@ Shape letters: K inner width, N output width, V vocabulary.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["round_columns", "round_rows"]
+__all__ = ["ErrorPassing", "pass_errors", "round_columns", "round_rows"]
 
-# Rows rounded before their errors are passed on to all the rest at once.
-_BLOCK = 128
+# Rows whose errors are passed on to later ones by one product.
+_BLOCK = 64
 # Part of the mean variance that is added to every channel's, so that rare channels are not trusted too far.
 _DAMPING = 0.1
 
 Rounded = tuple[NDArray[np.int8], NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ErrorPassing:
+    """How the rows of weights (K, N) take up each other's rounding errors, in any range.
+
+    Attributes:
+        order: (K,) rows in the order in which they are rounded.
+        shares: (K, K) of the j-th row's error, the part that the k-th takes up, k > j; rows in that order.
+    """
+
+    order: NDArray[np.int64]
+    shares: NDArray[np.float64]
+
+
+def pass_errors(covariance: NDArray[np.float32]) -> ErrorPassing:
+    """Choose how errors are passed on for an activation x (K,) of covariance C.
+
+    The variance of the product's error E = W - Q is tr(E^T C E). With C = R R^T and R upper triangular that
+    is the sum over k of |R_kk (E_k + sum over j < k of E_j R_jk / R_kk)|^2: a row is best rounded after the
+    errors before it, so weighted, were added to it. The most varying rows come first.
+
+    Args:
+        covariance: (K, K), symmetric and positive semi-definite.
+    """
+    order = np.argsort(-np.diagonal(covariance), kind="stable")
+    damped = covariance[np.ix_(order, order)].astype(np.float64)
+    damped[np.diag_indices_from(damped)] += _DAMPING * np.diagonal(damped).mean() or 1.0
+    # numpy's factor is lower triangular: that of the reversed matrix, reversed, is upper.
+    factor = np.linalg.cholesky(damped[::-1, ::-1])[::-1, ::-1]
+    return ErrorPassing(order, np.ascontiguousarray(factor / np.diagonal(factor)))
 
 
 def round_rows(table: NDArray[np.float32], largest: int) -> Rounded:
@@ -24,46 +57,34 @@ def round_rows(table: NDArray[np.float32], largest: int) -> Rounded:
     return np.rint(table / scale).astype(np.int8), scale
 
 
-def round_columns(
-    weights: NDArray[np.float32], largest: int, covariance: NDArray[np.float32] | None = None
-) -> Rounded:
+def round_columns(weights: NDArray[np.float32], largest: int, passing: ErrorPassing | None = None) -> Rounded:
     """Round weights (K, N) to [-largest, largest]; one scale a column, (1, N).
 
-    With the covariance C of the activation x (K,) that meets them, the variance of the product's error,
-    tr((W - Q)^T C (W - Q)), is made small instead of W - Q itself: one row after the other is rounded, most
-    varying first, and its error is taken up by the rows to come (Frantar et al. 2023, GPTQ, algorithm 1).
+    With `passing`, the error of the product is made small instead of W - Q itself: one row after the other is
+    rounded, and its error is taken up by the rows to come (Frantar et al. 2023, GPTQ, in the form of Chee et
+    al. 2023, QuIP, which needs no inverse).
 
     Args:
         weights: (K, N).
         largest: At most 127.
-        covariance: (K, K), symmetric and positive semi-definite; None rounds to the nearest.
+        passing: Made of the covariance of the activation that meets the weights; None rounds to the nearest.
     """
     scale = _scale(weights, largest, axis=0)
     units = (weights / scale).astype(np.float64)  # (K, N)
-    if covariance is None or not np.diagonal(covariance).any():
+    if passing is None:
         return np.rint(units).astype(np.int8), scale
-    order = np.argsort(-np.diagonal(covariance), kind="stable")
-    passing = _inverse_factor(covariance[np.ix_(order, order)])  # (K, K)
-    rest, rounded = units[order], np.empty(weights.shape, dtype=np.int8)
+    order, shares = passing.order, passing.shares
+    exact, rounded = units[order], np.empty(weights.shape, dtype=np.int8)
+    errors = np.empty_like(exact)
     for start in range(0, len(order), _BLOCK):
         rows = slice(start, min(start + _BLOCK, len(order)))
-        errors = np.empty_like(rest[rows])
+        corrected = exact[rows] + shares[:start, rows].T @ errors[:start]
         for row in range(rows.start, rows.stop):
-            whole = np.clip(np.rint(rest[row]), -largest, largest)
+            here = corrected[row - start] + shares[start:row, row] @ errors[start:row]
+            whole = np.clip(np.rint(here), -largest, largest)
             rounded[order[row]] = whole
-            error = (rest[row] - whole) / passing[row, row]
-            rest[row + 1 : rows.stop] -= np.outer(passing[row, row + 1 : rows.stop], error)
-            errors[row - start] = error
-        rest[rows.stop :] -= passing[rows, rows.stop :].T @ errors
+            errors[row] = exact[row] - whole
     return rounded, scale
-
-
-def _inverse_factor(covariance: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the upper Cholesky factor of the damped covariance's inverse."""
-    damped = covariance.astype(np.float64)
-    damped[np.diag_indices_from(damped)] += _DAMPING * np.diagonal(damped).mean()
-    inverse = np.linalg.inv(damped)
-    return np.asarray(np.linalg.cholesky((inverse + inverse.T) / 2).T)
 
 
 def _scale(values: NDArray[np.float32], largest: int, *, axis: int) -> NDArray[np.float32]:

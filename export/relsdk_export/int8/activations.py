@@ -15,6 +15,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from relsdk.runtime.hardware import choose_threads
 from relsdk.runtime.onnx_runtime import onnxruntime
 from relsdk_export.onnx.graphs import save_graph
 
@@ -74,9 +75,12 @@ def measure_activations(
     """
     model = onnx.load(path)
     names = list(weighted_inputs(model))
+    if not names:
+        return {}
     model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = choose_threads().threads
     with TemporaryDirectory() as folder:  # a graph of any size loads from a file only
         save_graph(model, Path(folder) / "model.onnx")
         session = onnxruntime.InferenceSession(

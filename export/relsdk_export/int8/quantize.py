@@ -22,7 +22,7 @@ Shape letters: B texts, T tokens, K inner width, N output width, V vocabulary.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from relsdk.errors import RelsdkError
-from relsdk_export.int8._rounding import round_columns, round_rows
+from relsdk_export.int8._encoder_function import wrap_encoder
+from relsdk_export.int8._products import round_product
+from relsdk_export.int8._rounding import round_rows
 from relsdk_export.int8._scaling import Scale, choose_scale
 from relsdk_export.int8.activations import Activation, weighted_inputs
 from relsdk_export.onnx.graphs import check_graph, save_graph
@@ -66,18 +68,23 @@ _ZERO_POINT, _NO_ZERO_POINT, _LAST_AXIS, _TINY, _ONE, _PER_127, _PER_255 = (
 
 @dataclass
 class _Rewrite:
-    """The new parts of a graph, gathered while it is walked."""
+    """The new parts of a graph, gathered while it is walked.
+
+    Attributes:
+        ranges: The largest magnitudes that weights are rounded to.
+        rounded: The constants that depend on a range, by it and by their name; weights are int8.
+    """
 
     weights: dict[str, NDArray[np.float32]]
     activations: Mapping[str, Activation]
-    largest: int
-    unsigned: bool
+    ranges: tuple[int, ...]
     vectors: dict[str, NDArray[np.float32]]
     biases: dict[str, tuple[onnx.NodeProto, NDArray[np.float32]]]
     lowest: dict[str, float]
     steady: dict[str, onnx.NodeProto | None] = field(default_factory=dict)
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     added: dict[str, NDArray[Any]] = field(default_factory=dict)
+    rounded: dict[int, dict[str, NDArray[Any]]] = field(default_factory=dict)
     replaced: set[str] = field(default_factory=set)
     merged: set[str] = field(default_factory=set)
 
@@ -93,14 +100,13 @@ class _Rewrite:
 
 
 def quantize_int8(
-    source: Path, target: Path, *, isa: str, activations: Mapping[str, Activation] | None = None
+    source: Path, targets: Mapping[str, Path], activations: Mapping[str, Activation] | None = None
 ) -> int:
     """Rewrite an fp32 graph with int8 weights and int8 activations.
 
     Args:
         source: The fp32 ONNX file.
-        target: The file to write.
-        isa: A key of `WEIGHT_RANGE`.
+        targets: The files to write, by keys of `WEIGHT_RANGE`; those of one range get the same integers.
         activations: `relsdk_export.int8.activations.measure_activations` of the source; without it every
             activation is scaled row by row, nothing is smoothed, and weights are rounded to the nearest.
 
@@ -108,18 +114,15 @@ def quantize_int8(
         How many weight matrices and embedding tables were quantised.
 
     Raises:
-        RelsdkError: The graph has no matrix product with constant weights.
+        RelsdkError: The graph has no matrix product with constant weights, and no embedding table.
     """
     model = onnx.load(source)
     products = weighted_inputs(model)
-    if not products:
-        raise RelsdkError(f"{source} has no matrix product with constant weights")
     floats = [item for item in model.graph.initializer if item.data_type == TensorProto.FLOAT]
     rewrite = _Rewrite(
         weights={item.name: numpy_helper.to_array(item) for item in floats if len(item.dims) == 2},
         activations=activations or {},
-        largest=WEIGHT_RANGE[isa],
-        unsigned=isa == "any",
+        ranges=tuple(sorted({WEIGHT_RANGE[isa] for isa in targets})),
         vectors={item.name: numpy_helper.to_array(item) for item in floats if len(item.dims) == 1},
         biases=_biases(model),
         lowest={
@@ -137,9 +140,15 @@ def quantize_int8(
             _quantize_gather(node, rewrite)
         elif node.name not in others and node.name not in rewrite.merged:
             rewrite.nodes.append(node)
-    _install(model, rewrite)
-    save_graph(model, target)
-    check_graph(target)
+    if not rewrite.replaced:
+        raise RelsdkError(f"{source} has no matrix product with constant weights and no embedding table")
+    originals = list(model.graph.initializer)
+    for isa, target in targets.items():
+        _install(model, rewrite, originals, isa)
+        written = onnx.ModelProto()
+        written.CopyFrom(model)
+        save_graph(written, target, mapped=wrap_encoder(written))
+        check_graph(target)
     return len(rewrite.replaced)
 
 
@@ -157,16 +166,6 @@ def _quantize_products(activation: str, nodes: list[onnx.NodeProto], rewrite: _R
     if statistics is not None:
         scale = choose_scale(statistics, matrices, statistics.middle if steady else middle)
         middle = scale.middle
-    lost = middle @ exact  # (N,) what the moved ranges take away
-    if scale is None or statistics is None:
-        values, columns = round_columns(exact, rewrite.largest)
-    else:
-        weights = exact * scale.smooth[:, None]
-        values, columns = round_columns(weights, rewrite.largest, scale.covariance(statistics))
-        # What rounding the weights costs the mean activation.
-        lost = lost + ((statistics.mean - middle) / scale.smooth) @ (weights - values * columns)
-    if lost.any():
-        bias = lost if bias is None else bias + lost
     rows, zero_point = None, _ZERO_POINT
     if scale is not None and steady:
         step = scale.step
@@ -174,34 +173,28 @@ def _quantize_products(activation: str, nodes: list[onnx.NodeProto], rewrite: _R
     else:
         step, zero_point = (1 / 127, _ZERO_POINT) if lowest is None else (1 / 255, _NO_ZERO_POINT)
         quantised, rows = _own_rows(activation, site, scale, lowest, rewrite)
-    inputs = [
-        quantised,
-        rewrite.constant(f"{site}_weights", _store(values, rewrite)),
-        _ONE,
-        rewrite.constant(f"{site}_columns", (columns[0] * step).astype(np.float32)),
-        zero_point,
-        _ZERO_POINT if rewrite.unsigned else "",
-    ]
-    if bias is not None:
-        bias_name = rewrite.constant(f"{site}_bias", bias.astype(np.float32))
-    if bias is not None and rows is None:
+    weights, columns, bias_name = f"{site}_weights", f"{site}_columns", f"{site}_bias"
+    inputs = [quantised, weights, _ONE, columns, zero_point, ""]
+    biased = bias is not None or statistics is not None or middle.any()
+    if biased and rows is None:
         inputs.append(bias_name)
+    for largest, rounded in round_product(exact, statistics, scale, middle, rewrite.ranges).items():
+        constants = rewrite.rounded.setdefault(largest, {})
+        constants[weights] = rounded.values
+        constants[columns] = (rounded.columns * step).astype(np.float32)
+        if biased:
+            constants[bias_name] = (rounded.lost if bias is None else rounded.lost + bias).astype(np.float32)
     result = outputs[0] if len(nodes) == 1 else f"{site}_result"
     product = result if rows is None else f"{site}_product"
     rewrite.add("MatMulIntegerToFloat", inputs, product, domain=MICROSOFT)
     if rows is not None:
-        product = rewrite.add("Mul", [product, rows], result if bias is None else f"{site}_real")
-        if bias is not None:
+        product = rewrite.add("Mul", [product, rows], f"{site}_real" if biased else result)
+        if biased:
             rewrite.add("Add", [product, bias_name], result)
     if len(nodes) > 1:
         sizes = rewrite.constant(f"{site}_sizes", np.array([m.shape[1] for m in matrices], dtype=np.int64))
         split = helper.make_node("Split", [result, sizes], outputs, axis=-1, name=f"{site}_split")
         rewrite.nodes.append(split)
-
-
-def _store(values: NDArray[np.int8], rewrite: _Rewrite) -> NDArray[Any]:
-    """Return integer weights as the graph holds them: unsigned ones around the zero point."""
-    return (values.astype(np.int16) + 128).astype(np.uint8) if rewrite.unsigned else values
 
 
 def _outputs(nodes: list[onnx.NodeProto], rewrite: _Rewrite) -> tuple[list[str], NDArray[np.float32] | None]:
@@ -330,17 +323,25 @@ def _axis(node: onnx.NodeProto) -> int:
     return next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
 
 
-def _install(model: onnx.ModelProto, rewrite: _Rewrite) -> None:
-    """Put the new nodes and constants into the graph; drop constants that nothing uses any more."""
+def _install(
+    model: onnx.ModelProto, rewrite: _Rewrite, originals: Iterable[onnx.TensorProto], isa: str
+) -> None:
+    """Put the new nodes and constants for a key of `WEIGHT_RANGE` into the graph, in place of what is there.
+
+    Of the original constants those stay that are used.
+    """
     graph = model.graph
-    rewrite.added.update({_PREFIX + name: value for name, value in _CONSTANTS.items()})
-    del graph.node[:]
-    graph.node.extend(rewrite.nodes)
+    new = {**{_PREFIX + name: value for name, value in _CONSTANTS.items()}, **rewrite.added}
+    new.update(rewrite.rounded.get(WEIGHT_RANGE[isa], {}))  # none of a graph without products
+    for node in rewrite.nodes:
+        if node.op_type == "MatMulIntegerToFloat":
+            node.input[5] = _ZERO_POINT if isa == "any" else ""
+            if isa == "any":  # unsigned, around the zero point
+                new[node.input[1]] = (new[node.input[1]].astype(np.int16) + 128).astype(np.uint8)
     used = {name for node in rewrite.nodes for name in node.input} | {item.name for item in graph.output}
-    kept = [item for item in graph.initializer if item.name in used]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(rewrite.nodes)
+    graph.initializer.extend(item for item in originals if item.name in used)
+    graph.initializer.extend(numpy_helper.from_array(new[name], name) for name in new if name in used)
     if MICROSOFT not in {item.domain for item in model.opset_import}:
         model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
-    constants = {name: value for name, value in rewrite.added.items() if name in used}
-    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())

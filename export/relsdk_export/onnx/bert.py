@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from relsdk_export.onnx.convert import PairClassifier, SentenceEncoder
 
-__all__ = ["OPSET", "encoder_graph", "scorer_graph"]
+__all__ = ["DENSE_ACTIVATIONS", "OPSET", "encoder_graph", "scorer_graph"]
 
 OPSET = 20  # the first with Gelu as one operator
 _IR_VERSION = 10  # what torch writes, too
@@ -31,8 +31,7 @@ _CLASSIFIERS = {
 }
 # Configured names -> operators; others are traced.
 _ACTIVATIONS = {"gelu": "Gelu", "relu": "Relu"}
-_MODULES: dict[type[nn.Module], str] = {nn.Tanh: "Tanh", nn.ReLU: "Relu", nn.Sigmoid: "Sigmoid"}
-_LOWEST = float(np.finfo(np.float32).min)
+DENSE_ACTIVATIONS: dict[type[nn.Module], str] = {nn.Tanh: "Tanh", nn.ReLU: "Relu", nn.Sigmoid: "Sigmoid"}
 
 
 def encoder_graph(model: SentenceEncoder) -> ir.Model | None:
@@ -45,8 +44,8 @@ def encoder_graph(model: SentenceEncoder) -> ir.Model | None:
     for number, layer in enumerate(model.dense):
         linear, activation = layer.children()
         pooled = graph.head(pooled, linear, f"dense.{number}")
-        if type(activation) in _MODULES:
-            pooled = graph.op(_MODULES[type(activation)], pooled)
+        if type(activation) in DENSE_ACTIVATIONS:
+            pooled = graph.op(DENSE_ACTIVATIONS[type(activation)], pooled)
     if model.cut is not None:
         pooled = graph.op("Slice", pooled, graph.vector(0), graph.vector(model.cut), graph.vector(1))
     if model.normalize:
@@ -137,9 +136,9 @@ class _Graph:
     def transformer(self, model: Any) -> ir.Value:
         """Add the embeddings and all layers; return the token vectors (B, T, D)."""
         hidden = self._embeddings(model.embeddings)
-        bias = self._attention_bias()
+        real = self.op("Cast", self.mask, to=ir.DataType.INT32)  # (B, T)
         for number, layer in enumerate(model.encoder.layer):
-            hidden = self._layer(hidden, bias, layer, f"layer.{number}", model.config.hidden_act)
+            hidden = self._layer(hidden, real, layer, f"layer.{number}", model.config.hidden_act)
         return hidden
 
     def _embeddings(self, part: Any) -> ir.Value:
@@ -162,26 +161,14 @@ class _Graph:
         RoBERTa's family counts what is no padding, from the row behind the padding's.
         """
         if padding is None:
-            length = self.op("Squeeze", self._length())
+            length = self.op("Squeeze", self.op("Shape", self.ids, start=1, end=2))
             return self.op("Range", self.whole(0), length, self.whole(1))
         pad = self.whole(padding)
         real = self.op("Cast", self.op("Not", self.op("Equal", self.ids, pad)), to=ir.DataType.INT64)
         counted = self.op("Mul", self.op("CumSum", real, self.vector(1)), real)
         return self.op("Add", counted, pad)
 
-    def _length(self) -> ir.Value:
-        """Return T as a vector of one number."""
-        return self.op("Shape", self.ids, start=1, end=2)
-
-    def _attention_bias(self) -> ir.Value:
-        """Return what is added to attention scores: (B, 1, T, T), 0 or, for padding, the lowest number."""
-        mask = self.op("Unsqueeze", self.mask, self.vector(1, 2))  # (B, 1, 1, T)
-        real = self.op("Cast", mask, to=ir.DataType.BOOL)
-        bias = self.op("Where", real, self.number(0.0), self.number(_LOWEST))
-        shape = self.op("Concat", self.vector(1, 1), self._length(), self.vector(1), axis=0)
-        return self.op("Expand", bias, shape)
-
-    def _layer(self, hidden: ir.Value, bias: ir.Value, layer: Any, name: str, activation: str) -> ir.Value:
+    def _layer(self, hidden: ir.Value, real: ir.Value, layer: Any, name: str, activation: str) -> ir.Value:
         attention = layer.attention.self
         parts = [
             self._linear(hidden, getattr(attention, part), f"{name}.{part}")
@@ -191,8 +178,7 @@ class _Graph:
             "MultiHeadAttention",
             *parts,
             None,
-            None,
-            bias,
+            real,
             name=f"{name}.attention",
             domain=_MICROSOFT,
             num_heads=attention.num_attention_heads,
@@ -236,18 +222,19 @@ class _Graph:
             count = self.op("ReduceSum", self.mask, self.vector(1), keepdims=1)  # (B, 1)
             last = self.op("Max", self.op("Sub", count, self.whole(1)), self.whole(0))
             return self.op("GatherND", hidden, last, batch_dims=1)
-        weights = self.op("Cast", self.op("Unsqueeze", self.mask, self.vector(-1)), to=ir.DataType.FLOAT)
         if pooling == "max":
-            real = self.op("Cast", weights, to=ir.DataType.BOOL)
+            real = self.op("Cast", self.op("Unsqueeze", self.mask, self.vector(-1)), to=ir.DataType.BOOL)
             masked = self.op("Where", real, hidden, self.number(float("-inf")))
             return self.op("ReduceMax", masked, self.vector(1), keepdims=0)
+        weights = self.op("Cast", self.op("Unsqueeze", self.mask, self.vector(1)), to=ir.DataType.FLOAT)
         if pooling == "weightedmean":
-            weights = self.op("Mul", weights, self.op("CumSum", weights, self.vector(1)))
-        total = self.op("ReduceSum", weights, self.vector(1), keepdims=0)  # (B, 1)
+            weights = self.op("Mul", weights, self.op("CumSum", weights, self.vector(2)))
+        total = self.op("ReduceSum", weights, self.vector(2), keepdims=0)  # (B, 1)
         total = self.op("Clip", total, self.number(1e-9))
         if pooling == "mean_sqrt_len_tokens":
             total = self.op("Sqrt", total)
-        summed = self.op("ReduceSum", self.op("Mul", hidden, weights), self.vector(1), keepdims=0)
+        # A product, whose order of adding depends less on the padding than a sum's.
+        summed = self.op("Squeeze", self.op("MatMul", weights, hidden), self.vector(1))
         return self.op("Div", summed, total)
 
     def normalise(self, vectors: ir.Value) -> ir.Value:

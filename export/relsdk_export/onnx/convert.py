@@ -15,7 +15,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, PreTrain
 
 from relsdk.bundle import DenseLayer, EncoderSettings, ScorerSettings, read_dense
 from relsdk.errors import BundleError
-from relsdk_checkpoint.encoder import pool
+from relsdk_checkpoint.encoder import dense_module, pool
 from relsdk_checkpoint.loading import first_reason, load_tokenizer, load_transformer, quiet, uses_token_types
 
 __all__ = [
@@ -27,12 +27,6 @@ __all__ = [
 
 # Others are tried, too: the parity check decides.
 TESTED_ARCHITECTURES = ("bert", "roberta", "xlm-roberta", "distilbert", "modernbert", "qwen3")
-_ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "Identity": nn.Identity,
-    "Tanh": nn.Tanh,
-    "ReLU": nn.ReLU,
-    "Sigmoid": nn.Sigmoid,
-}
 
 
 class SentenceEncoder(nn.Module):
@@ -49,7 +43,7 @@ class SentenceEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.transformer = transformer
-        self.dense = nn.Sequential(*(_dense(layer) for layer in dense))
+        self.dense = nn.Sequential(*map(dense_module, dense))
         self.pooling = settings.pooling
         self.normalize = settings.normalize
         self.max_tokens = settings.max_tokens
@@ -74,15 +68,6 @@ class SentenceEncoder(nn.Module):
         if self.normalize:
             pooled = nn.functional.normalize(pooled, p=2.0, dim=-1)
         return hidden, pooled
-
-
-def _dense(layer: DenseLayer) -> nn.Sequential:
-    behind, before = layer.weight.shape
-    linear = nn.Linear(before, behind)
-    with torch.no_grad():
-        linear.weight.copy_(torch.from_numpy(layer.weight))
-        linear.bias.copy_(torch.from_numpy(layer.bias))
-    return nn.Sequential(linear, _ACTIVATIONS[layer.activation]())
 
 
 class PairClassifier(nn.Module):

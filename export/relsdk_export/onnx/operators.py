@@ -3,41 +3,46 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 from onnx import TensorProto
 
-__all__ = ["compare_operators"]
+__all__ = ["count_operators"]
 
 
 @dataclass(frozen=True, slots=True)
-class _OperatorReport:
-    """Operators of a variant against the fp32 graph that it was made of.
+class _Operators:
+    """What a graph is made of.
 
     Attributes:
-        before: Nodes of the fp32 graph by operator.
-        after: Nodes of the variant by operator.
-        quantised: Matrix products with constant fp32 weights that are gone; some are merged into one.
-        left: Matrix products with constant fp32 weights that remain.
+        counts: Nodes by operator.
+        products: Matrix products with constant fp32 weights.
     """
 
-    before: dict[str, int]
-    after: dict[str, int]
-    quantised: int
-    left: int
+    counts: dict[str, int]
+    products: int
 
-    def to_dict(self) -> dict[str, object]:
-        """Return a JSON form."""
-        return asdict(self)
+    def compare(self, variant: _Operators) -> dict[str, object]:
+        """Compare an fp32 graph with a variant made of it, in a JSON form.
+
+        Returns:
+            Nodes by operator "before" and "after", how many of the products are "quantised" (gone; some are
+            merged into one), and how many are "left".
+        """
+        return {
+            "before": self.counts,
+            "after": variant.counts,
+            "quantised": self.products - variant.products,
+            "left": variant.products,
+        }
 
 
-def compare_operators(reference: Path, variant: Path) -> _OperatorReport:
-    """Count the operators of an fp32 graph and of a variant made of it (weights are not read)."""
-    before, after = (onnx.load(path, load_external_data=False) for path in (reference, variant))
-    left = len(_constant_products(after))
-    return _OperatorReport(_counts(before), _counts(after), len(_constant_products(before)) - left, left)
+def count_operators(path: Path) -> _Operators:
+    """Count the operators of a graph (weights in other files are not read)."""
+    model = onnx.load(path, load_external_data=False)
+    return _Operators(_counts(model), len(_constant_products(model)))
 
 
 def _constant_products(model: onnx.ModelProto) -> list[onnx.NodeProto]:
@@ -57,4 +62,7 @@ def _constant_products(model: onnx.ModelProto) -> list[onnx.NodeProto]:
 
 
 def _counts(model: onnx.ModelProto) -> dict[str, int]:
-    return dict(sorted(Counter(node.op_type for node in model.graph.node).items()))
+    """Count operators; of a function those of its body that run for each input."""
+    bodies = {(function.domain, function.name): function.node for function in model.functions}
+    nodes = [one for node in model.graph.node for one in bodies.get((node.domain, node.op_type), [node])]
+    return dict(sorted(Counter(node.op_type for node in nodes if node.op_type != "Constant").items()))

@@ -30,7 +30,7 @@ from relsdk.bundle.layout import (
 )
 from relsdk.bundle.model import RELSDK_JSON, Bundle, Tower, Variant, onnx_file
 from relsdk.bundle.reading import open_bundle, read_bundle
-from relsdk.bundle.writing import finish_bundle, open_for_calibration, save_calibration
+from relsdk.bundle.writing import finish_bundle, open_for_calibration, repository_files, save_calibration
 
 __all__ = [
     "GOLDEN_TEXTS",
@@ -61,6 +61,7 @@ __all__ = [
     "read_golden",
     "read_scorer_settings",
     "read_training",
+    "repository_files",
     "save_calibration",
     "settings_content",
     "states_pooling",

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from relsdk.bundle._json_files import DenseConfig, read_json
+from relsdk.bundle._json_files import DenseConfig, read_json, write_json
 from relsdk.bundle.inside import check_inside
 from relsdk.errors import BundleError
 
@@ -36,6 +36,10 @@ _ACTIVATIONS: dict[str, _Activation] = {
     "Tanh": np.tanh,
     "ReLU": lambda x: np.maximum(x, np.float32(0)),
     "Sigmoid": lambda x: np.float32(0.5) * (np.float32(1) + np.tanh(np.float32(0.5) * x)),
+}
+_CLASSES = {
+    name: f"torch.nn.modules.{'linear' if name == 'Identity' else 'activation'}.{name}"
+    for name in _ACTIVATIONS
 }
 
 
@@ -59,6 +63,21 @@ class DenseLayer:
         rows = [self.weight @ vector for vector in vectors]
         mapped = np.stack(rows) if rows else np.empty((0, len(self.weight)), dtype=np.float32)
         return _ACTIVATIONS[self.activation](mapped + self.bias)
+
+    def write(self, folder: Path, layer: str) -> None:
+        """Write the layer into the folder `layer` of a model folder being made, for `read_dense`."""
+        behind, before = self.weight.shape
+        config = {
+            "in_features": before,
+            "out_features": behind,
+            "bias": True,
+            "activation_function": _CLASSES[self.activation],
+        }
+        (folder / layer).mkdir(parents=True, exist_ok=True)
+        write_json(folder / layer / _CONFIG, config)
+        _write_safetensors(
+            folder / layer / _WEIGHTS, {"linear.weight": self.weight, "linear.bias": self.bias}
+        )
 
 
 def dense_files(layers: Sequence[str]) -> tuple[str, ...]:
@@ -138,6 +157,18 @@ def _read_safetensors(path: Path) -> dict[str, NDArray[np.float32]]:
         return {name: _tensor(item, tensors) for name, item in header.items() if name != "__metadata__"}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BundleError(f"{path} is not a readable safetensors file: {error}") from error
+
+
+def _write_safetensors(path: Path, tensors: Mapping[str, NDArray[np.float32]]) -> None:
+    header: dict[str, Any] = {}
+    end = 0
+    for name, values in tensors.items():
+        start, end = end, end + 4 * values.size
+        header[name] = {"dtype": "F32", "shape": list(values.shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode("utf-8")
+    text += b" " * (-len(text) % 8)  # as safetensors' own writer: tensors start at a multiple of 8 bytes
+    content = [np.ascontiguousarray(values, dtype="<f4").tobytes() for values in tensors.values()]
+    path.write_bytes(b"".join([len(text).to_bytes(8, "little"), text, *content]))
 
 
 def _tensor(item: Mapping[str, Any], content: memoryview) -> NDArray[np.float32]:

@@ -15,7 +15,7 @@ __all__ = ["download", "is_hub_id", "local_model"]
 _NAME = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?"
 _HUB_ID = re.compile(rf"{_NAME}/{_NAME}")
 _LONGEST = 96
-_CONFIGURATION = ["*.json", "1_Pooling/*", "2_Normalize/*", "*_Dense/model.safetensors"]
+_CONFIGURATION = ["*.json", "README.md", "1_Pooling/*", "2_Normalize/*", "*_Dense/model.safetensors"]
 
 
 def is_hub_id(model: str) -> bool:

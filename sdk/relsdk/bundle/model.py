@@ -129,6 +129,10 @@ class Bundle:
         """Return the path of the ONNX file that encodes queries."""
         return self.path / (variant.query_file or variant.file)
 
+    def variant_bytes(self, variant: Variant) -> int:
+        """Return the size of a variant's graphs and of their weights on disk; raises as `variant_files`."""
+        return sum((self.path / name).stat().st_size for name in self.variant_files(variant))
+
     def variant_files(self, variant: Variant) -> tuple[str, ...]:
         """Return paths inside the bundle: a variant's graphs, and the files that hold their weights.
 

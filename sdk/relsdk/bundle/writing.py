@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 from relsdk.bundle._description import LOCK, check_variants, description
 from relsdk.bundle.calibration_key import CalibrationKey
 from relsdk.bundle.layout import (
+    MODEL_CARD,
     TOKENIZER_JSON,
     EncoderSettings,
     ScorerSettings,
@@ -25,7 +27,7 @@ from relsdk.errors import BundleError
 from relsdk.files.atomic import hold_lock, remove
 from relsdk.files.folders import file_sha256, json_sha256, write_file_atomically
 
-__all__ = ["finish_bundle", "open_for_calibration", "save_calibration"]
+__all__ = ["finish_bundle", "open_for_calibration", "repository_files", "save_calibration"]
 
 
 def finish_bundle(
@@ -132,6 +134,23 @@ def save_calibration(
             quality={**old.quality, "calibration": measured},
         )
         return _write(replace(now, variants=tuple(fitted if v.name == old.name else v for v in now.variants)))
+
+
+def repository_files(bundle: Bundle, card: str) -> dict[str, Path | bytes]:
+    """Return what a repository of a bundle holds: its files, and the `relsdk.json` that belongs to its card.
+
+    Args:
+        bundle: As it was read.
+        card: The model card to put in place of the bundle's own.
+
+    Returns:
+        Files to copy and bytes to write, by their path in the repository.
+    """
+    changed = {MODEL_CARD: card.encode()}
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in changed.items()}
+    described = replace(bundle, files={**bundle.files, **hashes})
+    files: dict[str, Path | bytes] = {name: bundle.path / name for name in bundle.files}
+    return {**files, **changed, RELSDK_JSON: _to_json(description(described)).encode()}
 
 
 @contextmanager

@@ -5,7 +5,8 @@ cumulative link model P(level >= k) = sigmoid(slope * x - cut_k) (McCullagh 1980
 score and on its distance from 1, which needs few labels, and isotonic regression for each k (Zadrozny & Elkan
 2002), which assumes no shape. A head that has levels of its own gets a temperature (Guo et al. 2017).
 A cross-encoder and the encoder that found its candidates are pooled (Genest & Zidek 1986).
-A hybrid search orders and grades by one link of cosine and words.
+A hybrid search orders and grades by one link of cosine and words. A profile of searches tells later whether
+they have changed since.
 """
 
 from relsdk.calibration._hybrid import HybridLink, hybrid_features
@@ -18,6 +19,7 @@ from relsdk.calibration._models import (
     calibration_from_dict,
     method_name,
 )
+from relsdk.calibration._profile import SearchProfile
 from relsdk.calibration.selection import (
     cross_validated_probabilities,
     fit_calibration,
@@ -32,6 +34,7 @@ __all__ = [
     "HybridLink",
     "Isotonic",
     "LogLinearPool",
+    "SearchProfile",
     "Temperature",
     "calibration_from_dict",
     "cross_validated_probabilities",

@@ -1,6 +1,6 @@
 """Fit the models: maximum likelihood for the cumulative link, pooled adjacent violators for isotonic curves.
 
-Shape letters: N pairs.
+Shape letters: N pairs, P points in the space of parameters.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from relsdk.calibration._models import (
     sigmoid,
     split_outputs,
 )
-from relsdk.levels import NUM_LEVELS, cumulative_to_probabilities
+from relsdk.levels import NUM_LEVELS
 
 __all__ = ["fit_cumulative_link", "fit_isotonic", "fit_log_linear_pool", "fit_temperature"]
 
@@ -30,6 +30,11 @@ __all__ = ["fit_cumulative_link", "fit_isotonic", "fit_log_linear_pool", "fit_te
 _RIDGE = 1e-6
 # A loss that a step lowers by less is at its minimum.
 _ENOUGH = 1e-12
+# Of finite differences, and Newton steps at most.
+_WIDTH = 1e-4
+_ITERATIONS = 60
+# Likelihoods computed at once: a call of numpy costs as much as some thousand of them.
+_AT_ONCE = 50_000
 
 
 def fit_cumulative_link(scores: Float, labels: Int, transform: Transform = "identity") -> CumulativeLink:
@@ -45,16 +50,22 @@ def fit_cumulative_link(scores: Float, labels: Int, transform: Transform = "iden
     steps = np.log(np.maximum(np.diff(cuts), 1e-2))
     theta = np.array([0.0, cuts[0], *steps])
 
-    def unpack(p: Float) -> tuple[float, Float]:
-        return float(np.exp(p[0])), np.cumsum([p[1], *np.exp(p[2:])])
+    def unpack(points: Float) -> tuple[Float, Float]:
+        p = np.clip(points, -20, 20)
+        return np.exp(p[:, :1]), np.cumsum(np.hstack([p[:, 1:2], np.exp(p[:, 2:])]), axis=1)
 
-    def loss(p: Float) -> float:
-        slope, at = unpack(np.clip(p, -20, 20))
-        likelihood = cumulative_to_probabilities(sigmoid(slope * z[:, None] - at))[np.arange(len(z)), labels]
-        return float(-np.log(np.maximum(likelihood, 1e-12)).mean() + _RIDGE * (p**2).sum())
+    def losses(points: Float) -> Float:
+        slopes, at = unpack(points)  # (P, 1), (P, 3)
+        edge = np.full_like(slopes, np.inf)
+        edges = np.hstack([-edge, at, edge])  # (P, 5): a level lies between two
+        x = slopes * z  # (P, N)
+        likelihood = sigmoid(x - edges[:, labels]) - sigmoid(x - edges[:, labels + 1])
+        ridge = _RIDGE * (points**2).sum(axis=1)
+        return np.asarray(ridge - np.log(np.maximum(likelihood, 1e-12)).mean(axis=1))
 
-    theta = _minimise(loss, theta)
-    slope, at = unpack(np.clip(theta, -20, 20))
+    theta = _minimise(losses, theta, max(1, _AT_ONCE // len(z)))
+    slopes, cuts_at = unpack(theta[None])
+    slope, at = float(slopes[0, 0]), cuts_at[0]
     first, second, third = (float(cut) for cut in at + slope * centre / scale)
     return CumulativeLink(slope / scale, (first, second, third), transform)
 
@@ -78,7 +89,7 @@ def fit_temperature(logits: Float, labels: Int, *, biased: bool = False) -> Temp
         likelihood = scaled(theta).probabilities(logits)[np.arange(len(labels)), labels]
         return float(-np.log(likelihood).mean() + _RIDGE * (theta**2).sum())
 
-    return scaled(_minimise(loss, np.zeros(NUM_LEVELS if biased else 1)))
+    return scaled(_minimise(_one_by_one(loss), np.zeros(NUM_LEVELS if biased else 1)))
 
 
 def fit_log_linear_pool(outputs: Float, labels: Int) -> LogLinearPool:
@@ -99,41 +110,48 @@ def fit_log_linear_pool(outputs: Float, labels: Int) -> LogLinearPool:
         likelihood = pooled(theta).probabilities(outputs)[np.arange(len(labels)), labels]
         return float(-np.log(likelihood).mean())
 
-    return pooled(_minimise(loss, np.log([0.5, 0.5])))
+    return pooled(_minimise(_one_by_one(loss), np.log([0.5, 0.5])))
 
 
-def _minimise(
-    loss: Callable[[Float], float], theta: Float, iterations: int = 60, width: float = 1e-4
-) -> Float:
+def _one_by_one(loss: Callable[[Float], float]) -> Callable[[Float], Float]:
+    return lambda points: np.array([loss(point) for point in points])
+
+
+def _minimise(losses: Callable[[Float], Float], theta: Float, at_once: int = 1) -> Float:
     """Damped Newton for a smooth function of a handful of parameters, with finite differences.
 
     The gradient's are central, for the minimum is where it vanishes; the Hessian's mixed ones are forward: it
     only chooses the way there.
+
+    Args:
+        losses: The function's values (P,) at points (P, size).
+        theta: (size,) where to begin.
+        at_once: How many points to give it in one call.
     """
     size = len(theta)
-    eye = np.eye(size) * width
-    value = loss(theta)
-    for _ in range(iterations):
-        ahead = np.array([loss(theta + step) for step in eye])
-        behind = np.array([loss(theta - step) for step in eye])
-        gradient = (ahead - behind) / (2 * width)
+    eye = np.eye(size) * _WIDTH
+    pairs = np.tril_indices(size, -1)
+    shifts = np.concatenate([eye, -eye, eye[pairs[0]] + eye[pairs[1]]])
+    blocks = np.split(shifts, range(at_once, len(shifts), at_once))
+    (value,) = losses(theta[None])
+    for _ in range(_ITERATIONS):
+        around = np.concatenate([losses(theta + block) for block in blocks])
+        ahead, behind, mixed = np.split(around, [size, 2 * size])
+        gradient = (ahead - behind) / (2 * _WIDTH)
         hessian = np.diag(ahead - 2 * value + behind)
-        for i in range(size):
-            for j in range(i):
-                mixed = loss(theta + eye[i] + eye[j]) - ahead[i] - ahead[j] + value
-                hessian[i, j] = hessian[j, i] = mixed
-        eigenvalues, vectors = np.linalg.eigh(hessian / width**2)
+        hessian[pairs] = hessian[pairs[::-1]] = mixed - ahead[pairs[0]] - ahead[pairs[1]] + value
+        eigenvalues, vectors = np.linalg.eigh(hessian / _WIDTH**2)
         direction = -vectors @ ((vectors.T @ gradient) / np.maximum(np.abs(eigenvalues), 1e-4))
         if -gradient @ direction <= _ENOUGH:
             break
         step = 1.0
-        while step > 1e-6 and loss(theta + step * direction) >= value:
+        (lower,) = losses((theta + direction)[None])
+        while step > 1e-6 and lower >= value:
             step /= 2
-        candidate = theta + step * direction
-        improved = value - loss(candidate)
-        if improved <= _ENOUGH:
+            (lower,) = losses((theta + step * direction)[None])
+        if value - lower <= _ENOUGH:
             break
-        theta, value = candidate, value - improved
+        theta, value = theta + step * direction, lower
     return theta
 
 

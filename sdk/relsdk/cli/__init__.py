@@ -25,8 +25,9 @@ _COMMANDS = {
     "demo": ("relsdk_export.cli.demo", "demo", "The whole product in one command, on a sample corpus."),
     "index": ("relsdk.cli.index", "index", "Build, change, inspect, read and verify an index."),
     "query": ("relsdk.cli.query", "query", "Search an index."),
-    "encode": ("relsdk.cli.encode", "encode", "Turn texts into vectors (.npy)."),
-    "score": ("relsdk.cli.score", "score", "Grade pairs of query and document."),
+    "serve": ("relsdk_serve.cli.serve", "serve", "Serve models and indexes over HTTP, with a page."),
+    "encode": ("relsdk.cli.encode", "encode", "Turn texts into vectors: an .npy file, or a folder of parts."),
+    "score": ("relsdk.cli.score", "score", "Grade pairs of query and document, one or a file of them."),
     "eval": (
         "relsdk.cli.evaluate",
         "evaluate",

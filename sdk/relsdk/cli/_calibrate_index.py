@@ -7,13 +7,15 @@ from pathlib import Path
 
 from relsdk.bundle import read_bundle
 from relsdk.bundle.hub import local_model
-from relsdk.cli.opening import open_encoder
+from relsdk.calibration import SearchProfile
 from relsdk.cli.output import echo, echo_json, echo_next, echo_table
 from relsdk.errors import InputError
 from relsdk.index import Index
 from relsdk.records import LabelledPair
 from relsdk.runtime.variants import runs_exactly
+from relsdk.search.opening import open_encoder
 from relsdk.tools.hybrid_calibration import HybridReport, calibrate_hybrid
+from relsdk.tools.search_profiles import check_queries, profile_searches
 
 __all__ = ["calibrate_index"]
 
@@ -25,8 +27,14 @@ def calibrate_index(
     variants: Sequence[str],
     threads: int | None,
     as_json: bool,
+    queries: Sequence[str] | None = None,
 ) -> None:
-    """Fit a model for each variant, store them in the index, and print how good they are."""
+    """Fit a model for each variant, store them in the index, and print how good they are.
+
+    With queries, store what searches for them find, too.
+    """
+    if queries is not None:
+        check_queries(queries)
     names = list(variants) or [
         variant.name for variant in read_bundle(local_model(str(bundle))).variants if runs_exactly(variant)
     ]
@@ -40,12 +48,25 @@ def calibrate_index(
             models[name], report = calibrate_hybrid(opened, embedder, pairs, show_progress_bar=True)
             reports.append(report)
         opened.store_hybrid(models)
+        if queries is not None:
+            opened.store_profiles({name: _profiles(opened, bundle, name, threads, queries) for name in names})
     if as_json:
         calibrations = [{**report.to_dict(), "model": models[report.variant].to_dict()} for report in reports]
-        echo_json({"index": str(index), "calibrations": calibrations})
+        echo_json({"index": str(index), "calibrations": calibrations, "searches": len(queries or ())})
         return
     _echo_reports(reports)
+    if queries is not None:
+        echo(f"noted what {len(queries):,} searches find; relsdk serve {index} compares later ones with them")
     echo_next("query", index, '"..." --mode hybrid --min-level 2')
+
+
+def _profiles(
+    index: Index, bundle: Path, variant: str, threads: int | None, queries: Sequence[str]
+) -> dict[str, SearchProfile]:
+    """Search, now that the index has its model."""
+    echo(f"{variant}: search for {len(queries):,} queries", err=True)
+    embedder = open_encoder(index.info(), str(bundle), variant, threads)
+    return profile_searches(index, embedder, queries)
 
 
 def _echo_reports(reports: Sequence[HybridReport]) -> None:

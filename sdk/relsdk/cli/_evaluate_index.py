@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
-from relsdk.cli.opening import open_searcher
 from relsdk.cli.output import counted, echo, echo_table, percent
 from relsdk.errors import InputError
 from relsdk.files.folders import check_file_target
@@ -18,6 +18,7 @@ from relsdk.formats import read_qrels, read_queries, write_run
 from relsdk.index import MODES, Mode
 from relsdk.metrics import GradeReport, RunReport
 from relsdk.progress import Progress
+from relsdk.search.opening import open_searcher
 from relsdk.tools.index_evaluation import IndexEvaluation, evaluate_index
 
 __all__ = ["Searching", "echo_index_evaluation", "echo_run_report", "evaluate_searches", "search_options"]
@@ -94,15 +95,15 @@ def evaluate_searches(
         check_file_target(searching.output_run, overwrite=True)
     judgements = read_qrels(qrels)
     queries = list(read_queries(searching.queries, **reading))
-    searcher = open_searcher(Path(searching.index), searching.model, variant, threads, searching.scorer)
+    searcher = open_searcher(searching.index, searching.model, variant, threads, searching.scorer)
     k = searching.k or _HITS
-    with searcher.index as index, Progress(len(queries)) as progress:
+    with closing(searcher.reader) as index, Progress(len(queries)) as progress:
         evaluation = evaluate_index(
             searcher, queries, judgements, k=k, mode=searching.mode, on_progress=progress
         )
         what = {
             "index": searching.index,
-            "generation": index.info().generation,
+            "generation": index.generation,
             "documents": len(index),
             "model": searcher.embedder.name,
             "variant": searcher.embedder.variant.name,

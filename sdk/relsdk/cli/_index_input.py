@@ -12,18 +12,23 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from relsdk.cli.output import echo
 from relsdk.errors import InputError
+from relsdk.files.folders import file_sha256
+from relsdk.models.embedder import Embedder
+from relsdk.shards import PartsEncoder
 
-__all__ = ["count_lines", "input_option", "open_vectors", "vectors_option"]
+__all__ = ["count_lines", "input_option", "open_parts", "open_vectors", "vectors_option"]
 
 input_option = click.option(
     "--input", "-i", "source", required=True, help="Documents: .jsonl, .csv, .tsv, .parquet (or .gz)."
 )
 vectors_option = click.option(
     "--vectors",
-    metavar="FILE.npy",
+    metavar="FILE.npy|FOLDER",
     type=click.Path(path_type=Path),
-    help="Vectors of the same model, made before: row n is document n. Nothing is encoded.",
+    help="Vectors of the same model, made before: row n of a file is document n; a folder of parts has "
+    "them by id. Nothing is encoded.",
 )
 
 # Of NPY files: bytes of the number that says how long the header is, by version; the longest one.
@@ -41,6 +46,28 @@ def count_lines(source: str) -> int | None:
             return sum(block.count(b"\n") for block in iter(lambda: stream.read(1 << 20), b""))
     except OSError:
         return None  # who reads it says why
+
+
+def open_parts(folder: Path, embedder: Embedder, source: str) -> PartsEncoder:
+    """Take the vectors of documents out of a folder of parts; say so when those were made of another file.
+
+    Args:
+        folder: What `relsdk encode` filled.
+        embedder: The model that did.
+        source: The documents.
+
+    Raises:
+        InputError: See `PartsEncoder`.
+    """
+    parts = PartsEncoder(folder, embedder)
+    path = Path(source)
+    if path.is_file() and file_sha256(path) != parts.source_digest:
+        echo(
+            f"relsdk: warning: {folder} was made of another file than {source}; vectors are taken by id, "
+            "also where a text has changed",
+            err=True,
+        )
+    return parts
 
 
 def open_vectors(path: Path, dimension: int) -> NDArray[Any]:
@@ -84,7 +111,9 @@ def open_vectors(path: Path, dimension: int) -> NDArray[Any]:
         raise
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path, or it shrank meanwhile
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path} cannot be read ({reason}); name an .npy file of vectors") from None
+        raise InputError(
+            f"{path} cannot be read ({reason}); name an .npy file or a folder of parts"
+        ) from None
 
 
 def _read_header(path: Path, stream: BinaryIO) -> tuple[str, bool, tuple[int, ...]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from relsdk.cli.options import dim_option, json_option
+from relsdk.cli.options import INDEX_FOLDER, dim_option, json_option
 from relsdk.cli.output import counted, echo, echo_json, echo_table
 from relsdk.errors import InputError
 from relsdk.formats import read_documents, read_queries
@@ -27,7 +27,7 @@ __all__ = ["bench"]
 @click.option("--model", "-m", required=True, help="Bundle of the encoder.")
 @click.option("--queries", "-q", "source", required=True, help="File of queries, one a line (or .jsonl).")
 @click.option("--documents", "-d", help="Documents; a temporary index is built of them.")
-@click.option("--index", "index_path", type=click.Path(path_type=Path), help="An index instead of documents.")
+@click.option("--index", "index_path", type=INDEX_FOLDER, help="An index instead of documents.")
 @click.option("--scorer", help="Bundle that re-scores the top candidates.")
 @click.option("--variant", default="auto", show_default=True, help="ONNX file of the encoder.")
 @dim_option

@@ -11,10 +11,10 @@ import click
 from relsdk.cli._calibrate_index import calibrate_index
 from relsdk.cli.evaluate import open_companion
 from relsdk.cli.inputs import input_options
-from relsdk.cli.options import json_option, threads_option, variants_option
+from relsdk.cli.options import INDEX_FOLDER, json_option, threads_option, variants_option
 from relsdk.cli.output import echo, echo_json, echo_next, echo_table
 from relsdk.errors import CalibrationError, InputError
-from relsdk.formats import read_pairs
+from relsdk.formats import read_pairs, read_queries
 from relsdk.models.open import open_pair_model
 from relsdk.models.pooled_scorer import pooled
 from relsdk.tools.evaluation import CalibrationReport, OperatingPoint, calibrate_bundle, operating_point
@@ -33,8 +33,14 @@ __all__ = ["calibrate"]
 )
 @click.option(
     "--index",
-    type=click.Path(path_type=Path),
+    type=INDEX_FOLDER,
     help="Fit the model of meaning and words of this index, and store it there: --mode hybrid.",
+)
+@click.option(
+    "--queries",
+    metavar="FILE",
+    help="With --index: also note what searches for these queries find, with which relsdk serve compares the "
+    "searches of each day.",
 )
 @click.option(
     "--target-precision",
@@ -56,6 +62,7 @@ def calibrate(
     truncate_dim: int | None,
     encoder: str | None,
     index: Path | None,
+    queries: str | None,
     target_precision: float | None,
     level: int | None,
     threads: int | None,
@@ -68,17 +75,17 @@ def calibrate(
     --encoder, a search with both (relsdk query --scorer) orders and grades by the pool of scorer and cosine.
 
     With --index nothing is stored in BUNDLE: the index gets a model of cosine and words, by which hybrid
-    searches order and grade. The pairs should be none that the encoder was trained on.
+    searches order and grade. The pairs should be none that the encoder was trained on. With --queries (some
+    thousands that people typed, as often as they did) it also keeps how good the first hits are, and relsdk
+    serve tells when they no longer are: see relsdk doctor --state.
     """
     if (target_precision is None) != (level is None):
         raise InputError("--target-precision and --level go together")
-    if index is not None and (encoder or target_precision or truncate_dim):
-        raise InputError(
-            "--index takes the index's dimension; leave out --dim, --encoder, --target-precision"
-        )
+    _check_index(index, queries, alone=not (encoder or target_precision or truncate_dim))
     labelled = list(read_pairs(pairs, **reading))
     if index is not None:
-        calibrate_index(index, bundle, labelled, variants, threads, as_json)
+        searched = None if queries is None else [query.text for query in read_queries(queries, **reading)]
+        calibrate_index(index, bundle, labelled, variants, threads, as_json, searched)
         return
     companion, truncate_dim = open_companion(encoder, threads, truncate_dim)
     reports = calibrate_bundle(
@@ -118,6 +125,16 @@ def calibrate(
     else:
         thresholds = {name: point and asdict(point) for name, point in points.items()}
         echo_json({"calibrations": [report.to_dict() for report in reports], "operating_points": thresholds})
+
+
+def _check_index(index: Path | None, queries: str | None, *, alone: bool) -> None:
+    """Refuse options that do not go with --index, or not without it."""
+    if index is not None and not alone:
+        raise InputError(
+            "--index takes the index's dimension; leave out --dim, --encoder, --target-precision"
+        )
+    if queries is not None and index is None:
+        raise InputError("--queries notes what an index finds; pass --index INDEX as well")
 
 
 def _echo_following(bundle: Path, scores: bool, encoder: str | None) -> None:

@@ -13,15 +13,26 @@ from typing import Any
 
 import click
 
-from relsdk.cli._index_input import count_lines, input_option, open_vectors, vectors_option
+from relsdk.cli._index_input import count_lines, input_option, open_parts, open_vectors, vectors_option
+from relsdk.cli._index_stores import build_in_store, show_store
 from relsdk.cli.index_changes import add, compact, delete
 from relsdk.cli.index_documents import export, get, list_documents
 from relsdk.cli.index_search import facets, similar
 from relsdk.cli.inputs import document_options, typed_documents
-from relsdk.cli.options import dim_option, json_option, threads_option, variant_option
+from relsdk.cli.options import (
+    dim_option,
+    folder_argument,
+    index_argument,
+    json_option,
+    threads_option,
+    variant_option,
+)
 from relsdk.cli.output import counted, echo, echo_json, echo_next, echo_table
-from relsdk.errors import IndexFolderError
+from relsdk.errors import IndexFolderError, InputError
 from relsdk.index import Index, IndexConfig, verify_index
+from relsdk.index.opening import open_index
+from relsdk.index.store import Store
+from relsdk.index.store_uri import is_store_uri
 from relsdk.models.embedder import Embedder
 from relsdk.progress import Progress
 
@@ -34,7 +45,7 @@ def index() -> None:
 
 
 @index.command(epilog="Example: relsdk index build docs.idx -m bundle -i docs.jsonl")
-@click.argument("path", metavar="INDEX", type=click.Path(path_type=Path))
+@index_argument
 @click.option("--model", "-m", required=True, help="Bundle (folder) or Hugging Face id.")
 @input_option
 @document_options
@@ -88,7 +99,7 @@ def index() -> None:
 @click.option("--overwrite", is_flag=True, help="Replace an index that is there.")
 @json_option
 def build(
-    path: Path,
+    path: str,
     model: str,
     source: str,
     vectors: Path | None,
@@ -107,7 +118,7 @@ def build(
     as_json: bool,
     reading: dict[str, Any],
 ) -> None:
-    """Encode documents and build INDEX."""
+    """Encode documents and build INDEX, a folder or a collection of a vector store."""
     config = IndexConfig(
         kind=kind,
         M=m,
@@ -117,13 +128,32 @@ def build(
         passage_characters=passage_characters or 0,
     )
     embedder = Embedder(model, variant=variant, threads=threads, truncate_dim=truncate_dim)
-    given = None if vectors is None else open_vectors(vectors, embedder.dimension)
+    parts, given = None, None
+    if vectors is not None and vectors.is_dir():
+        if passage_characters:
+            raise InputError("--vectors has one vector a document; leave out --chunk, or the vectors")
+        parts = open_parts(vectors, embedder, source)
+    elif vectors is not None:
+        given = open_vectors(vectors, embedder.dimension)
+    if is_store_uri(path):
+        build_in_store(
+            path,
+            typed_documents(source, reading),
+            parts or embedder,
+            config,
+            count_lines(source) if given is None else len(given),
+            vectors=given,
+            overwrite=overwrite,
+            on_duplicate=on_duplicate,
+            as_json=as_json,
+        )
+        return
     started = time.perf_counter()
     with Progress(count_lines(source) if given is None else len(given)) as progress:
         built = Index.build(
             path,
             typed_documents(source, reading),
-            embedder,
+            parts or embedder,
             vectors=given,
             config=config,
             lexical=not no_lexical,
@@ -142,18 +172,21 @@ def build(
         passages = f" in {counted(vectors_written, 'passage')}" if passage_characters else ""
         size = f"{counted(info.count, 'document')}{passages}, {info.dimension} dimensions"
         echo(f"{path}: {size}, {info.kind}, {seconds:.1f} s")
-        echo_next("query", path, '"..."')
+        echo_next("query", Path(path), '"..."')
     if embedder.truncated_count and not passage_characters:
         long = counted(embedder.truncated_count, "text")
         echo(f"{long} longer than the model reads; --chunk 400 splits such texts into passages", err=True)
 
 
 @index.command(epilog="Example: relsdk index info docs.idx --json")
-@click.argument("path", metavar="INDEX", type=click.Path(path_type=Path))
+@index_argument
 @json_option
-def info(path: Path, as_json: bool) -> None:
+def info(path: str, as_json: bool) -> None:
     """Show what INDEX holds, and the segments that it consists of."""
-    with Index.open(path) as opened:
+    with open_index(path) as opened:
+        if isinstance(opened, Store):
+            show_store(opened, as_json)
+            return
         content, stats = _plain(asdict(opened.info())), asdict(opened.stats())
     if as_json:
         echo_json({**content, **stats})
@@ -184,7 +217,7 @@ def _cell(value: object) -> str:
 
 
 @index.command(epilog="Example: relsdk index verify docs.idx")
-@click.argument("path", metavar="INDEX", type=click.Path(path_type=Path))
+@folder_argument
 @json_option
 def verify(path: Path, as_json: bool) -> None:
     """Check INDEX: hashes, counts, vectors, graph. Exit code 2 when a check fails."""

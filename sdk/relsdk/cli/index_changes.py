@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from relsdk.cli._index_input import count_lines, input_option, open_vectors, vectors_option
+from relsdk.cli._index_input import count_lines, input_option, open_parts, open_vectors, vectors_option
+from relsdk.cli._index_stores import add_to_store, count_ids, delete_from_store, refuse_for_store
 from relsdk.cli.inputs import document_options, typed_documents
-from relsdk.cli.opening import open_encoder
-from relsdk.cli.options import json_option, threads_option, variant_option
+from relsdk.cli.options import folder_argument, index_argument, json_option, threads_option, variant_option
 from relsdk.cli.output import counted, echo, echo_json, echo_next, echo_table, shell
 from relsdk.errors import InputError
 from relsdk.formats import read_ids
 from relsdk.index import Index, IndexStats
 from relsdk.index.filter_text import WHERE_HELP, parse_where
+from relsdk.index.opening import open_index
+from relsdk.index.store import Store
 from relsdk.progress import Progress
+from relsdk.search.opening import open_encoder
 
 __all__ = ["add", "compact", "delete"]
 
 # Ids that are looked up at a time.
-_IDS = 10_000
 
 
 @click.command(epilog="Example: relsdk index add docs.idx -i new.jsonl --replace")
-@click.argument("path", metavar="INDEX", type=click.Path(path_type=Path))
+@index_argument
 @input_option
 @document_options
 @click.option(
@@ -45,7 +46,7 @@ _IDS = 10_000
 @click.option("--compact", "compacts", is_flag=True, help="Then do as relsdk index compact.")
 @json_option
 def add(
-    path: Path,
+    path: str,
     source: str,
     replace: bool,
     vectors: Path | None,
@@ -57,21 +58,34 @@ def add(
     as_json: bool,
     reading: dict[str, Any],
 ) -> None:
-    """Encode documents and add them to INDEX, in one change: all of them or none."""
-    with Index.open(path) as index:
+    """Encode documents and add them to INDEX, in one change: all of them or none.
+
+    Into a vector store they go chunk by chunk: what was written before an error stays.
+    """
+    with open_index(path) as index:
         info = index.info()
-        given = None if vectors is None else open_vectors(vectors, info.dimension)
-        embedder = None
+        folder = vectors if vectors is not None and vectors.is_dir() else None
+        given = None if vectors is None or folder else open_vectors(vectors, info.dimension)
+        embedder = parts = None
         if model is not None or given is None:
             embedder = open_encoder(info, model, variant, threads)
             threads = embedder.threads
+            parts = None if folder is None else open_parts(folder, embedder, source)
+        if isinstance(index, Store):
+            refuse_for_store(path, {"--no-sync": no_sync, "--compact": compacts})
+            total = count_lines(source) if given is None else len(given)
+            documents = typed_documents(source, reading)
+            add_to_store(
+                index, documents, parts or embedder, total, vectors=given, replace=replace, as_json=as_json
+            )
+            return
         started = time.perf_counter()
         index.refresh()
         before = index.stats()
         with Progress(count_lines(source) if given is None else len(given)) as progress:
             written = (index.upsert if replace else index.add)(
                 typed_documents(source, reading),
-                embedder,
+                parts or embedder,
                 vectors=given,
                 num_threads=threads,
                 on_progress=progress,
@@ -89,7 +103,7 @@ def add(
         return
     others = f" ({replaced:,} replaced)" if replace and replaced is not None else ""
     echo(f"{path}: {counted(written, 'document')} added{others}, {seconds:.1f} s; now {_describe(stats)}")
-    echo_next("query", path, '"..."')
+    echo_next("query", Path(path), '"..."')
 
 
 def _replaced(before: IndexStats, after: IndexStats, written: int) -> int | None:
@@ -104,7 +118,7 @@ def _describe(stats: IndexStats) -> str:
 
 
 @click.command(epilog='Example: relsdk index delete docs.idx --where "year<2020" --dry-run')
-@click.argument("path", metavar="INDEX", type=click.Path(path_type=Path))
+@index_argument
 @click.argument("ids", metavar="[ID]...", nargs=-1)
 @click.option(
     "--ids",
@@ -116,7 +130,7 @@ def _describe(stats: IndexStats) -> str:
 @click.option("--dry-run", is_flag=True, help="Say how many would be deleted, and delete nothing.")
 @json_option
 def delete(
-    path: Path,
+    path: str,
     ids: tuple[str, ...],
     ids_file: str | None,
     where: tuple[str, ...],
@@ -132,9 +146,13 @@ def delete(
         raise InputError("give either ids (ID..., --ids FILE) or --where: which documents to delete")
     condition = parse_where(where)
     wanted = list(dict.fromkeys([*ids, *(read_ids(ids_file) if ids_file else ())]))
-    with Index.open(path) as index:
+    with open_index(path) as index:
+        if isinstance(index, Store):
+            chosen = None if where else wanted
+            delete_from_store(index, chosen, condition, dry_run=dry_run, as_json=as_json)
+            return
         if dry_run:
-            found = index.count(condition) if where else _count_ids(index, wanted)
+            found = index.count(condition) if where else count_ids(index, wanted)
         else:
             found = index.delete(where=condition) if where else index.delete(wanted)
         stats = index.stats()
@@ -153,14 +171,8 @@ def delete(
         echo(f"on the disk they are until this has been run twice: relsdk index compact {shell(path)} --full")
 
 
-def _count_ids(index: Index, ids: Sequence[str]) -> int:
-    """Return how many ids are in the index."""
-    some = (ids[start : start + _IDS] for start in range(0, len(ids), _IDS))
-    return sum(index.count({"_id": {"in": list(few)}}) for few in some)
-
-
 @click.command(epilog="Example: relsdk index compact docs.idx --full")
-@click.argument("path", metavar="INDEX", type=click.Path(path_type=Path))
+@folder_argument
 @click.option(
     "--full",
     is_flag=True,

@@ -12,7 +12,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from relsdk.cli.options import json_option
+from relsdk.cli.options import folder_argument, index_argument, json_option
 from relsdk.cli.output import clip, counted, echo, echo_json, echo_table
 from relsdk.errors import InputError, RelsdkError
 from relsdk.files.atomic import output_file
@@ -20,6 +20,8 @@ from relsdk.files.folders import check_file_target
 from relsdk.formats import write_documents
 from relsdk.index import Index
 from relsdk.index.filter_text import WHERE_HELP, parse_where
+from relsdk.index.opening import open_index
+from relsdk.index.store import Store
 from relsdk.records import Document
 
 __all__ = ["export", "get", "list_documents"]
@@ -28,7 +30,7 @@ _BLOCK = 4096  # vectors that are copied at a time
 
 
 @click.command("list", epilog='Example: relsdk index list docs.idx --where "duration<60" --limit 10')
-@click.argument("path", metavar="INDEX", type=click.Path(path_type=Path))
+@folder_argument
 @click.option("--where", multiple=True, help=WHERE_HELP)
 @click.option("--limit", "-n", type=click.IntRange(min=1), help="List so many at most [default: all].")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
@@ -51,12 +53,12 @@ def list_documents(path: Path, where: tuple[str, ...], limit: int | None, as_jso
 
 
 @click.command(epilog="Example: relsdk index get docs.idx v1 v2 --json")
-@click.argument("path", metavar="INDEX", type=click.Path(path_type=Path))
+@index_argument
 @click.argument("ids", metavar="ID...", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a document.")
-def get(path: Path, ids: tuple[str, ...], as_json: bool) -> None:
+def get(path: str, ids: tuple[str, ...], as_json: bool) -> None:
     """Show the documents of INDEX that have these ids. Exit code 2 when one is not there."""
-    with Index.open(path) as index:
+    with open_index(path) as index:
         try:
             documents, missing = index.get(ids), None
         except InputError as error:
@@ -75,7 +77,7 @@ def get(path: Path, ids: tuple[str, ...], as_json: bool) -> None:
         raise missing
 
 
-def _get_one(index: Index, id_: str) -> list[Document]:
+def _get_one(index: Index | Store, id_: str) -> list[Document]:
     try:
         return index.get([id_])
     except InputError:
@@ -88,7 +90,7 @@ def _on_one_line(value: object) -> str:
 
 
 @click.command(epilog="Example: relsdk index export docs.idx docs.jsonl")
-@click.argument("path", metavar="INDEX", type=click.Path(path_type=Path))
+@folder_argument
 @click.argument("output", metavar="OUTPUT.jsonl", type=click.Path(path_type=Path))
 @click.option("--where", multiple=True, help=WHERE_HELP)
 @click.option(

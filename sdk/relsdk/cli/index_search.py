@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from relsdk.cli.options import json_option
+from relsdk.cli.options import folder_argument, json_option
 from relsdk.cli.output import clip, counted, echo, echo_json, echo_table, hit_to_dict
 from relsdk.index import Index
 from relsdk.index.filter_text import WHERE_HELP, parse_where
@@ -15,7 +15,7 @@ __all__ = ["facets", "similar"]
 
 
 @click.command(epilog="Example: relsdk index similar docs.idx v1 -k 5")
-@click.argument("path", metavar="INDEX", type=click.Path(path_type=Path))
+@folder_argument
 @click.argument("id_", metavar="ID")
 @click.option("-k", type=int, default=10, show_default=True, help="Hits.")
 @click.option("--where", multiple=True, help=WHERE_HELP)
@@ -35,7 +35,7 @@ def similar(path: Path, id_: str, k: int, where: tuple[str, ...], as_json: bool)
 
 
 @click.command(epilog='Example: relsdk index facets docs.idx author --where "duration<60" --limit 10')
-@click.argument("path", metavar="INDEX", type=click.Path(path_type=Path))
+@folder_argument
 @click.argument("field", metavar="FIELD")
 @click.option("--where", multiple=True, help=WHERE_HELP)
 @click.option("--limit", "-n", type=click.IntRange(min=1), help="Show so many values [default: all].")

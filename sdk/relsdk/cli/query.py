@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import click
 
 from relsdk.cli._cells import cells_left, cut, width
 from relsdk.cli.inputs import input_options
-from relsdk.cli.opening import open_searcher
-from relsdk.cli.options import threads_option, variant_option
+from relsdk.cli.options import index_argument, threads_option, variant_option
 from relsdk.cli.output import (
     clip,
     counted,
@@ -31,6 +29,7 @@ from relsdk.index.filter_parser import parse_field
 from relsdk.index.filter_text import WHERE_HELP, parse_where
 from relsdk.models.embedder import Embedder
 from relsdk.records import Document, Hit, SearchResult
+from relsdk.search.opening import open_searcher
 
 __all__ = ["echo_hits", "query"]
 
@@ -40,7 +39,7 @@ _TITLE_CELLS = 20  # at least, before the bar is left out
 
 
 @click.command(epilog='Example: relsdk query docs.idx "红烧肉怎么做" --min-level 2 --where "duration<60"')
-@click.argument("path", metavar="INDEX", type=click.Path(path_type=Path))
+@index_argument
 @click.argument("text", metavar="[QUERY]", required=False)
 @click.option("--input", "-i", "source", help="File of queries, one a line (or .jsonl) instead of QUERY.")
 @input_options
@@ -76,7 +75,7 @@ _TITLE_CELLS = 20  # at least, before the bar is left out
 )
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 def query(
-    path: Path,
+    path: str,
     text: str | None,
     source: str | None,
     k: int,
@@ -169,7 +168,7 @@ def _echo_run(query: Query, hits: list[Hit]) -> None:
         echo(line)
 
 
-def _say_how_to_calibrate(path: Path, embedder: Embedder) -> None:
+def _say_how_to_calibrate(path: str, embedder: Embedder) -> None:
     echo(
         f"hits are in the order of the cosine: {path} has no model of meaning and words for "
         f"{embedder.variant.name}; run: relsdk calibrate BUNDLE PAIRS --index {path}",
@@ -185,7 +184,9 @@ def _say_why_no_levels(embedder: Embedder) -> None:
 
 
 def _summary(hits: SearchResult, filtered: bool, min_level: int | None) -> str:
-    left = f" among the {counted(hits.matching, 'document')} that the filter leaves" if filtered else ""
+    left = ""
+    if filtered and hits.matching is not None:
+        left = f" among the {counted(hits.matching, 'document')} that the filter leaves"
     skipped = f", {hits.skipped} of {hits.candidates} candidates not scored" if hits.skipped else ""
     level = f" of level {min_level} or above" if min_level else ""
     return f"{counted(len(hits), 'hit')}{level}{left}, {hits.elapsed_ms:.1f} ms{skipped}"

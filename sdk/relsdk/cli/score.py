@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
+from relsdk.cli._parts import echo_summary, parts_progress, ray_option, refuse_workers, workers_option
 from relsdk.cli.inputs import input_options
 from relsdk.cli.options import threads_option, variant_option
 from relsdk.cli.output import clip, echo_json, echo_table, relevance_cells, relevance_to_dict
@@ -13,6 +15,7 @@ from relsdk.errors import InputError
 from relsdk.formats import read_unlabelled_pairs
 from relsdk.models.relevance_scorer import RelevanceScorer
 from relsdk.records import Document
+from relsdk.shards import open_runner, score_shards
 
 __all__ = ["score"]
 
@@ -22,21 +25,59 @@ __all__ = ["score"]
 @click.argument("query", metavar="[QUERY]", required=False)
 @click.argument("document", metavar="[DOCUMENT]", required=False)
 @click.option("--input", "-i", "source", help="File of pairs (query, title, text) instead of QUERY DOCUMENT.")
+@click.option(
+    "--output",
+    "-o",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path),
+    help="Write parts (Parquet with query, id, score, level and p0 to p3) of the pairs of --input there.",
+)
 @input_options
 @variant_option
 @threads_option
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a pair.")
+@workers_option
+@ray_option
+@click.option("--overwrite", is_flag=True, help="Remove parts of another input or model from FOLDER.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object a pair; of FOLDER, what is in it."
+)
 def score(
     model: str,
     query: str | None,
     document: str | None,
     source: str | None,
+    output: Path | None,
     variant: str,
     threads: int | None,
+    workers: int | None,
+    ray: str | None,
+    overwrite: bool,
     as_json: bool,
     reading: dict[str, Any],
 ) -> None:
-    """Grade a QUERY and a DOCUMENT, or the pairs of a file."""
+    """Grade a QUERY and a DOCUMENT, or the pairs of a file.
+
+    With --output the grades go into a folder of parts, and any number of workers makes the same ones. When
+    the command was stopped, the same command goes on with what is missing.
+    """
+    if output is not None:
+        if source is None or query is not None:
+            raise InputError("--output is for the pairs of --input FILE")
+        with parts_progress() as progress:
+            filled = score_shards(
+                model,
+                source,
+                output,
+                runner=open_runner(workers, ray),
+                variant=variant,
+                threads=threads,
+                reading=reading,
+                overwrite=overwrite,
+                on_progress=progress,
+            )
+        echo_summary(filled, as_json)
+        return
+    refuse_workers(workers, ray, "name one with --output")
     pairs: list[tuple[str, Document]]
     if source is not None and query is None:
         pairs = list(read_unlabelled_pairs(source, **reading))

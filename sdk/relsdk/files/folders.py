@@ -66,6 +66,14 @@ class FileStamp:
         """Whether the file is still the same."""
         return self.status is not None and _status(self.path) == self.status
 
+    @property
+    def written_over(self) -> bool:
+        """Whether the file is the same one with other content; another file may be in its place."""
+        now = _status(self.path)
+        return (
+            now is not None and self.status is not None and now[:2] == self.status[:2] and now != self.status
+        )
+
 
 def _status(path: Path) -> tuple[int, int, int, int] | None:
     try:

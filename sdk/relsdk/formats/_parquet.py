@@ -1,4 +1,4 @@
-"""Rows out of a Parquet file, a batch in memory at a time. The only module that imports pyarrow."""
+"""Rows out of a Parquet file, a batch in memory at a time."""
 
 from __future__ import annotations
 
@@ -37,10 +37,17 @@ def _import_parquet() -> Any:
     return pyarrow.parquet
 
 
+def _open(path: Source) -> Any:
+    """Open a file for pyarrow, which takes a path `a:b` for a URI, and refuses names that are not UTF-8."""
+    import pyarrow
+
+    return pyarrow.OSFile(os.fsencode(path))
+
+
 def _batched_rows(path: Source, parquet: Any) -> Iterator[Row]:
     number = 0
     try:
-        with parquet.ParquetFile(os.fspath(path)) as file:
+        with _open(path) as stream, parquet.ParquetFile(stream) as file:
             twice = first_duplicate(file.schema_arrow.names)
             if twice is not None:
                 raise error_at(path, 1, f"column name {twice!r} is there twice; name every column once")

@@ -130,6 +130,7 @@ def read_queries(
     delimiter: str | None = None,
     skip_empty: bool = False,
     row_is_line: bool = False,
+    unique_ids: bool = True,
 ) -> Iterator[Query]:
     """Read queries: plain text, one a line, or rows with an id and a text.
 
@@ -145,6 +146,7 @@ def read_queries(
         skip_empty: Leave out rows whose text is empty, and log how many, instead of raising. Blank lines are
             no rows.
         row_is_line: Raise for a blank line in front of another, so that row n is line n.
+        unique_ids: Raise for an id that occurred before, which takes memory for all ids.
 
     Returns:
         An iterator that checks each row when it is reached.
@@ -159,6 +161,8 @@ def read_queries(
     if name == "text" and delimiter is not None:
         raise InputError(f"{source_name(path)}: no delimiter for text; leave out what is for CSV and TSV")
     rows = at_least_one(path, _text_rows(path, reading)) if name == "text" else open_rows(path, name, reading)
+    if not unique_ids:
+        return parsed_rows(path, rows, _parse_query, skip_empty=skip_empty)
     return _queries(path, rows, skip_empty)
 
 

@@ -225,6 +225,14 @@ class Generation:
         if field.column is None:
             self._filters.check_field(field)
 
+    def fields(self) -> dict[str, tuple[str, ...]]:
+        """Return the fields of the metadata and the kinds of their values; see `Index.fields`."""
+        kinds: dict[str, set[str]] = {}
+        for segment in self.segments:
+            for name in segment.filter.names():
+                kinds.setdefault(name, set()).update(segment.filter.kinds(parse_field(name)))
+        return {name: tuple(sorted(kinds[name])) for name in sorted(kinds)}
+
     def facets(self, name: str, where: Mapping[str, Any] | None) -> list[tuple[str | float | bool, int]]:
         """Count the values of a field; see `Index.facets`."""
         field = parse_field(name)

@@ -24,7 +24,7 @@ from relsdk.index._vectors import VECTORS_FILE, VectorWriter, check_vectors
 from relsdk.index.base import Encoder, IndexConfig, Progress
 from relsdk.records import Document
 
-__all__ = ["Part", "Source", "check_given_vectors", "made_by", "write_part"]
+__all__ = ["Part", "Source", "check_given_vectors", "chunk_vectors", "made_by", "write_part"]
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def write_part(
             chosen = [chunk[position - first] for position in positions]
             metadata = [checked_metadata(at, one) for at, one in zip(positions, chosen, strict=True)]
             passages, chunk_spans = split(chosen, config.passage_characters)
-            encoded = _vectors(source, passages, np.array(positions) - 1, first)  # (v, D)
+            encoded = chunk_vectors(source, passages, np.array(positions) - 1, first)  # (v, D)
             documents.remove(known.values())
             dead.update(known.values())
             documents.put(range(count, count + len(chosen)), chosen, metadata)
@@ -142,7 +142,7 @@ def _refuse_duplicates(first: int, chunk: list[Document], known: Mapping[str, in
             )
 
 
-def _vectors(
+def chunk_vectors(
     source: Source, passages: list[Document], positions: NDArray[np.int64], first: int
 ) -> NDArray[np.float32]:
     """Encode, or take the vectors that are given, and check: (v, D) float32."""

@@ -15,11 +15,12 @@ from typing import Any, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from relsdk.calibration import HybridLink
+from relsdk.calibration import HybridLink, SearchProfile
 from relsdk.errors import EncoderMismatchError, IndexFolderError, InputError
 from relsdk.index._arguments import check_analyser, check_encoder_parts, check_ids, check_texts, tokens_of
 from relsdk.index._generation import Generation
 from relsdk.index._info import IndexInfo, IndexStats, index_info, index_stats
+from relsdk.index._profiles_file import read_profiles
 from relsdk.index._retrieval import MODES, Mode, candidate_hits, found_hits, hybrid_scores, retrieve
 from relsdk.index._vectors import UNIT_TOLERANCE, check_queries
 from relsdk.index.analysis import Analyser
@@ -181,6 +182,17 @@ class IndexReader:
     def hybrid_models(self) -> Mapping[str, HybridLink]:
         """What turns cosine and BM25 into an order and levels, by variant of the encoder (`store_hybrid`)."""
         return self._open().hybrid
+
+    def profiles(self, variant: str) -> Mapping[str, SearchProfile]:
+        """Return what searches found when the index was calibrated (`store_profiles`), by their order.
+
+        Args:
+            variant: Of the encoder.
+
+        Raises:
+            IndexFolderError: Their file is damaged.
+        """
+        return read_profiles(self.path, self.info().encoder_fingerprint).get(variant, {})
 
     def snapshot(self: Opened) -> Opened:
         """Return the same index, which stays with the generation that is open now.
@@ -364,6 +376,19 @@ class IndexReader:
         """
         generation = self._open()
         return generation.facets(field, where)
+
+    def fields(self) -> dict[str, tuple[str, ...]]:
+        """Return the fields of the metadata, nested ones with dots, and what their values are.
+
+        Returns:
+            By name, some of "boolean", "null", "number", "object" and "text".
+        """
+        return self._open().fields()
+
+    @property
+    def generation(self) -> str:
+        """The name of the generation that is open."""
+        return self._open().name
 
     def stats(self) -> IndexStats:
         """Return what the index consists of: segments, dead documents, bytes."""

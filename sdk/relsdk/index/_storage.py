@@ -5,6 +5,7 @@
     INDEX/segments/seg-000041/         vectors.npy, documents.sqlite, graph.hnsw, twins.npy, ...
     INDEX/.tmp-gen-000043-<pid>/       a generation being written
     INDEX/.tmp-part-<random>/          documents being written; beside it, its lock
+    INDEX/profiles.json                see _profiles_file.py; no part of a generation
     INDEX/.lock, INDEX/.writer         held by the writer that commits; who that is
 
 Neither a segment nor a generation changes once its folder has its name. A crash at any point leaves CURRENT
@@ -29,6 +30,7 @@ from relsdk.errors import IndexFolderError, InputError, LockedError, RelsdkError
 from relsdk.files.atomic import HeldLock, hold_lock, remove, sync, sync_tree
 from relsdk.files.folders import write_file_atomically
 from relsdk.index._manifest import read_manifest
+from relsdk.index._profiles_file import PROFILES_FILE
 from relsdk.index._writing import writing
 
 __all__ = [
@@ -50,6 +52,7 @@ _PART = re.compile(r"\.tmp-part-[0-9a-f]{8}")
 _LEFTOVER = re.compile(r"\.tmp-gen-[0-9]{6,12}-[0-9]+|\.CURRENT\..*|\.\.writer\..*")
 _OURS = re.compile(
     rf"{CURRENT}|\.lock|\.writer|segments|{_GENERATION.pattern}|{_LEFTOVER.pattern}|{_PART.pattern}(\.lock)?"
+    rf"|{re.escape(PROFILES_FILE)}|\.{re.escape(PROFILES_FILE)}\..*"
 )
 # How long a change waits for another writer's commit, and how often it looks.
 _PATIENCE_SECONDS, _LOOK_SECONDS = 30.0, 0.01

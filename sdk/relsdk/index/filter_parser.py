@@ -1,4 +1,4 @@
-"""The parser of filters: it checks a mapping and returns its tree.
+"""The parser of filters: it checks a mapping and returns its tree, whose parts are here, too, for stores.
 
 The types of JSON are kept apart: 1 is not "1" and not true.
 """
@@ -25,7 +25,23 @@ from relsdk.index._filter_tree import (
     comparisons,
 )
 
-__all__ = ["MAX_CHARACTERS", "MAX_COMPARISONS", "MAX_DEPTH", "MAX_VALUES", "parse_field", "parse_filter"]
+__all__ = [
+    "MAX_CHARACTERS",
+    "MAX_COMPARISONS",
+    "MAX_DEPTH",
+    "MAX_VALUES",
+    "And",
+    "Equals",
+    "Exists",
+    "Field",
+    "Filter",
+    "Not",
+    "Or",
+    "Within",
+    "comparisons",
+    "parse_field",
+    "parse_filter",
+]
 
 # What every SQLite bears with room to spare: it allows 1,000 levels of an expression, 100 entries of its
 # parser's stack and, before 3.32, 999 parameters. So many values cost a tenth of a second.

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -94,8 +95,8 @@ class _Parser:
         return wanted
 
     def _split(self, text: str) -> list[_Token]:
-        tokens, at = [], 0
-        while at < len(text.rstrip()):
+        tokens, at, end = [], 0, len(text.rstrip())
+        while at < end:
             match = _TOKEN.match(text, at)
             if match is None:
                 self._fail_at(at, "this is no part of a condition")
@@ -263,20 +264,23 @@ def _conjuncts(wanted: dict[str, Any]) -> list[dict[str, Any]]:
 def _all_of(parts: list[dict[str, Any]]) -> dict[str, Any]:
     """Put parts together; a lower and an upper bound of one field become one range."""
     merged: list[dict[str, Any]] = []
+    waiting: dict[tuple[str, bool], deque[int]] = {}  # where a bound is, and whether it is a lower one
     for part in parts:
         ((name, operators),) = part.items()
-        joined = name in ("and", "or", "not")
-        partner = next((one for one in merged if not joined and _completes(one.get(name), operators)), None)
-        if partner is None:
-            merged.append(part)
-        else:
-            merged[merged.index(partner)] = {name: {**partner[name], **operators}}
+        lower = _is_lower(operators) if name not in ("and", "or", "not") else None
+        if lower is not None:
+            if partners := waiting.get((name, not lower)):
+                at = partners.popleft()
+                merged[at] = {name: {**merged[at][name], **operators}}
+                continue
+            waiting.setdefault((name, lower), deque()).append(len(merged))
+        merged.append(part)
     return merged[0] if len(merged) == 1 else {"and": merged}
 
 
-def _completes(bound: object, other: object) -> bool:
-    """Tell whether the operators of one field are a lower and an upper bound, one each."""
-    if not isinstance(bound, dict) or not isinstance(other, dict) or len(bound) != 1 or len(other) != 1:
-        return False
-    (first,), (second,) = bound, other
-    return (first in _LOWER and second in _UPPER) or (first in _UPPER and second in _LOWER)
+def _is_lower(operators: object) -> bool | None:
+    """Tell whether an operator is a lower bound, or an upper one; None for any other or several."""
+    if not isinstance(operators, dict) or len(operators) != 1:
+        return None
+    (operator,) = operators
+    return True if operator in _LOWER else False if operator in _UPPER else None

@@ -34,6 +34,7 @@ from relsdk.index._changes import (
 )
 from relsdk.index._generation import load_generation
 from relsdk.index._part import Source, check_given_vectors
+from relsdk.index._profiles_file import Profiles, read_profiles, write_profiles
 from relsdk.index._reading import IndexReader
 from relsdk.index._segment_writer import Making
 from relsdk.index._storage import open_current
@@ -298,20 +299,42 @@ class Index(IndexReader):
         store_hybrid(self.path, self._open(), check_models(models), check=self._check)
         self.refresh()
 
-    def refresh(self) -> bool:
+    def store_profiles(self, profiles: Profiles) -> None:
+        """Store what searches found, with which later ones are compared; those of other variants stay.
+
+        `relsdk.tools.search_profiles` makes them.
+
+        Args:
+            profiles: By variant of the encoder, such as "fp32", and by `SearchResult.order`.
+
+        Raises:
+            RelsdkError: The file system refused.
+        """
+        encoder = self.info().encoder_fingerprint
+        write_profiles(self.path, encoder, {**read_profiles(self.path, encoder), **profiles})
+
+    def refresh(self, encoder: Encoder | None = None) -> bool:
         """Go on with the generation that is current now; return whether it is another one.
 
         Segments that are open already are not opened again. Searches that run end in the generation in which
         they began.
 
+        Args:
+            encoder: What queries it: a generation that another encoder built is refused, and not gone on
+                with.
+
         Raises:
+            EncoderMismatchError: See `check_encoder`.
             IndexFolderError: See `open`.
         """
         # One thread at a time, or one that was slow would go back to an older generation. In a forked process
         # the lock of another may be held for ever.
         with self._refreshing.setdefault(os.getpid(), threading.Lock()):
             opened = self._open()
-            self._generation = latest = current_generation(self.path, opened, self._check)
+            latest = current_generation(self.path, opened, self._check)
+            if encoder is not None and latest is not opened:
+                type(self)(self.path, latest, self._check, self._analyser).check_encoder(encoder)
+            self._generation = latest
         return latest is not opened
 
     def _making(self, num_threads: int | None, on_progress: Progress | None) -> Making:
@@ -336,7 +359,7 @@ class Index(IndexReader):
             self.check_encoder(encoder)
         elif vectors is None:
             raise InputError("give the encoder that built the index, or the documents' vectors")
-        self.refresh()
+        self.refresh(encoder)  # another process may have built it again, with another one
         opened = self._open()
         making = self._making(num_threads, on_progress)
         source = _source(documents, encoder, vectors, making, "last" if replaces else "error", chunk_size)

@@ -38,6 +38,7 @@ from relsdk.metrics.statistics import (
     mean_ndcg,
     mean_over_queries,
     paired_bootstrap,
+    population_stability_index,
     spearman,
 )
 
@@ -62,6 +63,7 @@ __all__ = [
     "mean_over_queries",
     "ndcg",
     "paired_bootstrap",
+    "population_stability_index",
     "precision_at_k",
     "quadratic_weighted_kappa",
     "ranked_probability_score",

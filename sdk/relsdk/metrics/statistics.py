@@ -240,6 +240,36 @@ def spearman(a: ArrayLike, b: ArrayLike) -> float:
     return float(np.clip(covariance / np.sqrt(variances[0] * variances[1]), -1.0, 1.0))
 
 
+def population_stability_index(reference: ArrayLike, current: ArrayLike) -> float:
+    """Return how far a distribution has moved: sum over groups of (c - r) * ln(c / r).
+
+    It is the divergence of Jeffreys (1946) between the shares r and c of each group. Scorecards are watched
+    by it, with 0.1 and 0.25 as the marks of a small and a large change (Siddiqi 2006, "Credit Risk
+    Scorecards"). Half a case is added to each group (Krichevsky & Trofimov 1981), so that an empty one gives
+    a number. Without a change it is about (1/n + 1/m) times a chi-squared variable of B - 1 degrees of
+    freedom for n and m cases in B groups (Yurdakul & Naranjo 2020): 0.03 is noise where 1,000 meet 500 in
+    ten groups.
+
+    Args:
+        reference: (B,) how many cases each group had.
+        current: (B,) how many it has now.
+
+    Returns:
+        A value of at least 0; 0 for equal shares.
+
+    Raises:
+        UndefinedMetricError: One side has no case.
+    """
+    before, now = as_vector(reference, "counts of the reference"), as_vector(current, "current counts")
+    same_length(len(before), len(now), "counts of the reference", "current counts")
+    if (before < 0).any() or (now < 0).any():
+        raise InputError("a count is below 0; pass how many cases each group has")
+    if not before.sum() or not now.sum():
+        raise UndefinedMetricError("one side has no case; there is nothing to compare")
+    shares = [(counts + 0.5) / (counts + 0.5).sum() for counts in (before, now)]
+    return float(((shares[1] - shares[0]) * np.log(shares[1] / shares[0])).sum())
+
+
 def _group_rows(query_ids: Sequence[Hashable]) -> tuple[list[Hashable], list[Int]]:
     """Return the distinct queries by first appearance, and the rows of each."""
     codes: dict[Hashable, int] = {}

@@ -17,6 +17,7 @@ from relsdk.errors import BundleError, InputError
 from relsdk.models.pooling import pool
 from relsdk.runtime.batch_runner import BatchRunner, Feed, Truncation
 from relsdk.runtime.session import ModelSession
+from relsdk.runtime.tokenizer import TokenizedTexts
 
 __all__ = ["VectorRunner"]
 
@@ -70,11 +71,7 @@ class VectorRunner:
         Raises:
             InputError: `normalize` is false, and the model normalises inside.
         """
-        if normalize is False and self._settings.normalize:
-            raise InputError(
-                f"{self._runner.bundle.name} normalises inside the model; normalize_embeddings=False is not "
-                "possible"
-            )
+        self.check(normalize)
         vectors = self._runner.run(
             texts,
             self._dimension,
@@ -84,6 +81,32 @@ class VectorRunner:
             progress=progress,
             count=count,
         )
+        return self._normalized(vectors, session, normalize)
+
+    def run_tokens(
+        self, session: ModelSession, tokens: TokenizedTexts, normalize: bool | None = None
+    ) -> NDArray[np.float32]:
+        """Return the vectors of N tokenised texts, (N, D); see `run`."""
+        self.check(normalize)
+        vectors = self._runner.run_tokens(tokens, self._dimension, partial(self._batch, session))
+        return self._normalized(vectors, session, normalize)
+
+    def check(self, normalize: bool | None) -> None:
+        """Refuse vectors that the model cannot give.
+
+        Raises:
+            InputError: `normalize` is false, and the model normalises inside.
+        """
+        if normalize is False and self._settings.normalize:
+            raise InputError(
+                f"{self._runner.bundle.name} normalises inside the model; normalize_embeddings=False is not "
+                "possible"
+            )
+
+    def _normalized(
+        self, vectors: NDArray[np.float32], session: ModelSession, normalize: bool | None
+    ) -> NDArray[np.float32]:
+        """Give vectors unit length where they should have it and have not."""
         if self._has_to_normalize(session, normalize):
             vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return vectors

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from relsdk.calibration import Calibration
 from relsdk.models.embedder import Embedder
 from relsdk.models.pair_model import Pair, PairOutputs, check_pairs
+from relsdk.models.steps import Encode, Flow, run_flow
 from relsdk.runtime.verification import Verification
 
 __all__ = ["BiEncoder"]
@@ -54,14 +55,16 @@ class BiEncoder:
         self, pairs: Sequence[Pair], *, batch_size: int | None = None, show_progress_bar: bool = False
     ) -> PairOutputs:
         """Return the cosine of each pair; a text that occurs twice is encoded once."""
+        return run_flow(self.flow(pairs, batch_size=batch_size, show_progress_bar=show_progress_bar))
+
+    def flow(self, pairs: Sequence[Pair], **options: Any) -> Flow[PairOutputs]:
+        """Yield the steps of `outputs`; see `relsdk.models.steps`."""
         embedder, pairs = self.embedder, check_pairs(pairs)
         queries = {query: row for row, query in enumerate(dict.fromkeys(query for query, _ in pairs))}
         texts = [embedder.document_text(document) for _, document in pairs]
         documents = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-        q = embedder.encode_query(list(queries), batch_size=batch_size, show_progress_bar=show_progress_bar)
-        d = embedder.encode_document(
-            list(documents), batch_size=batch_size, show_progress_bar=show_progress_bar
-        )
+        q = yield Encode(embedder, "query", list(queries), options)
+        d = yield Encode(embedder, "document", list(documents), options)
         left = q[[queries[query] for query, _ in pairs]]  # (N, D)
         right = d[[documents[text] for text in texts]]  # (N, D)
         cosines = np.asarray(np.einsum("nd,nd->n", left, right), dtype=np.float32)

@@ -6,6 +6,7 @@ Shape letters: N pairs, C outputs of a head.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from relsdk.calibration import Calibration, Temperature, calibration_from_dict
 from relsdk.errors import BundleError, CalibrationError, InputError
 from relsdk.levels import expected_level
 from relsdk.models.pair_model import Pair, PairOutputs, check_pairs
+from relsdk.models.steps import Flow, run_flow
 from relsdk.records import Document, document_text
 from relsdk.runtime.batch_runner import BatchRunner, Feed, Truncation
+from relsdk.runtime.tokenizer import TokenizedTexts
 from relsdk.runtime.verification import Verification, check_runtime, verify_variant
 
-__all__ = ["CrossEncoder"]
+__all__ = ["CrossEncoder", "Judge"]
 
 
 class CrossEncoder:
@@ -111,11 +114,25 @@ class CrossEncoder:
         self, pairs: Sequence[Pair], *, batch_size: int | None = None, show_progress_bar: bool = False
     ) -> PairOutputs:
         """Return logits and the expected level under the head's own probabilities (or its one number)."""
-        logits = self.logits(pairs, batch_size=batch_size, show_progress_bar=show_progress_bar)
+        return run_flow(self.flow(pairs, batch_size=batch_size, show_progress_bar=show_progress_bar))
+
+    def flow(self, pairs: Sequence[Pair], **options: Any) -> Flow[PairOutputs]:
+        """Yield the steps of `outputs`; see `relsdk.models.steps`."""
+        logits = yield Judge(self, check_pairs(pairs), options)
         if self.settings.head == "regression":
             return PairOutputs(logits[:, 0], logits[:, 0])
         scores = expected_level(_own_probabilities(self.settings).probabilities(logits))
         return PairOutputs(scores.astype(np.float32), logits)
+
+    def tokenize(self, pairs: Sequence[Pair]) -> TokenizedTexts:
+        """Turn N pairs into what `logits_of_tokens` takes; see `Embedder.tokenize`."""
+        return self._runner.tokenizer.tokenize(
+            [(query, self.document_text(document)) for query, document in check_pairs(pairs)]
+        )
+
+    def logits_of_tokens(self, tokens: TokenizedTexts) -> NDArray[np.float32]:
+        """Run N tokenised pairs: (N, C) float32; see `Embedder.encode_tokens`."""
+        return self._runner.run_tokens(tokens, self.settings.outputs, self._logits)
 
     def verify(self) -> Verification:
         """Check every hash, and that this variant still gives the logits that the bundle was made with.
@@ -158,6 +175,25 @@ class CrossEncoder:
                 f"is what its {self.settings.head} head has"
             )
         return values
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """A step: pairs to logits; see `relsdk.models.steps`.
+
+    Attributes:
+        scorer: What reads them.
+        pairs: N pairs of query and document.
+        options: Of `CrossEncoder.logits`.
+    """
+
+    scorer: CrossEncoder
+    pairs: list[Pair]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def run(self) -> Any:
+        """Return (N, C) float32."""
+        return self.scorer.logits(self.pairs, **self.options)
 
 
 def _open_again(

@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 
 from relsdk.bundle import Bundle, CalibrationKey, open_bundle
 from relsdk.bundle.hub import local_model
-from relsdk.errors import CalibrationError, InputError
+from relsdk.errors import CalibrationError, InputError, TruncationWarning
 from relsdk.models._encode_options import NamedPrompt, Options, check_option, ordered_list, text_list
 from relsdk.models._query_cache import CacheInfo, open_query_cache
 from relsdk.models._vector_runner import VectorRunner
 from relsdk.models.pooling import Precision, to_precision
 from relsdk.records import Document, Matrix, Vector, document_text
-from relsdk.runtime.batch_runner import BatchRunner, Truncation, TruncationWarning
+from relsdk.runtime.batch_runner import BatchRunner, Truncation
 from relsdk.runtime.session import ModelSession
+from relsdk.runtime.tokenizer import Piece, TokenizedTexts
 from relsdk.runtime.verification import Verification, check_runtime, verify_variant
 
 if TYPE_CHECKING:
@@ -126,6 +127,11 @@ class Embedder:
         return self._settings.max_tokens
 
     @property
+    def unknown_id(self) -> int | None:
+        """The token of what is not in the vocabulary; None where there is no such token."""
+        return self._runner.tokenizer.unknown_id
+
+    @property
     def threads(self) -> int:
         """Threads per operator."""
         return self._runner.session.threads.threads
@@ -223,10 +229,9 @@ class Embedder:
         session = self._session(prompt_name)
         self._check_runtime(session)
         single = isinstance(inputs, str)
-        texts = text_list(inputs)
         vectors = self._vectors.run(
             session,
-            [prompt + text for text in texts] if prompt else texts,
+            _with_prompt(prompt, text_list(inputs)),
             normalize=normalize_embeddings,
             batch_size=batch_size,
             truncation=truncation,
@@ -289,6 +294,15 @@ class Embedder:
         vectors = self._cache.look_up(texts, partial(self._encode_for_cache, unit_length))
         return vectors[texts[0]] if isinstance(inputs, str) else np.stack([vectors[text] for text in texts])
 
+    def cached_query(self, text: str) -> Vector | None:
+        """Return what the query cache holds of a query, (D,); None where it holds nothing, or is none."""
+        return None if self._cache is None else self._cache.get(text)
+
+    def cache_query(self, text: str, vector: NDArray[np.float32]) -> None:
+        """Keep what `encode_tokens` gave for a query that was not cut, (D,), in the query cache if any."""
+        if self._cache is not None:
+            self._cache.put(text, vector)
+
     def _encode_for_cache(
         self, unit_length: bool | None, texts: Sequence[str]
     ) -> tuple[NDArray[np.float32], bool]:
@@ -334,6 +348,51 @@ class Embedder:
     def document_text(self, document: str | Document) -> str:
         """Return the text that is encoded for a document (before the prompt)."""
         return document_text(self._settings.document_template, document)
+
+    def tokenize(self, inputs: Sequence[str], *, prompt_name: str | None = None) -> TokenizedTexts:
+        """Turn N texts into what `encode_tokens` takes; for a server that makes its own batches.
+
+        Args:
+            inputs: The texts.
+            prompt_name: See `encode`.
+
+        Raises:
+            InputError: See `encode`.
+        """
+        name = self._settings.default_prompt if prompt_name is None else prompt_name
+        return self._runner.tokenizer.tokenize(
+            _with_prompt(self._prompt(name) if name else "", text_list(inputs))
+        )
+
+    def pieces(
+        self, inputs: Sequence[str], *, prompt_name: str | None = None, special_tokens: bool = True
+    ) -> list[list[Piece]]:
+        """Return the tokens of N texts with their places, prompts included; see `TextTokenizer.pieces`."""
+        name = self._settings.default_prompt if prompt_name is None else prompt_name
+        texts = _with_prompt(self._prompt(name) if name else "", text_list(inputs))
+        return self._runner.tokenizer.pieces(texts, special_tokens=special_tokens)
+
+    def encode_tokens(
+        self,
+        tokens: TokenizedTexts,
+        *,
+        prompt_name: str | None = None,
+        normalize_embeddings: bool | None = None,
+    ) -> NDArray[np.float32]:
+        """Turn tokenised texts into the vectors that `encode` gives, (N, D) float32; nothing is counted.
+
+        Args:
+            tokens: Of N texts, from one call of `tokenize` or from several.
+            prompt_name: What they were tokenised with: a query tower takes those of the prompt "query".
+            normalize_embeddings: See `encode`.
+
+        Raises:
+            BundleError: The file cannot run them.
+            InputError: See `encode`.
+        """
+        session = self._session(self._settings.default_prompt if prompt_name is None else prompt_name)
+        self._check_runtime(session)
+        return self._vectors.run_tokens(session, tokens, normalize_embeddings)
 
     def warmup(self) -> None:
         """Run the model once, so that the first request does not pay for it."""
@@ -399,6 +458,10 @@ class Embedder:
             mine = {name for name in ("", *self._settings.prompts) if self._session(name or None) is session}
             check_runtime(self.bundle, self.variant, session, mine, self.golden)
             self._checked.add(session)
+
+
+def _with_prompt(prompt: str, texts: list[str]) -> list[str]:
+    return [prompt + text for text in texts] if prompt else texts
 
 
 def _open_again(kind: type[Embedder], path: Path, fingerprint: str, arguments: Mapping[str, Any]) -> Embedder:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from relsdk.bundle import Bundle, CalibrationKey, Variant
 from relsdk.calibration import Calibration
 from relsdk.errors import InputError
+from relsdk.models.steps import Flow
 from relsdk.records import Document
 from relsdk.runtime.verification import Verification
 
@@ -68,6 +69,9 @@ class PairModel(Protocol):
         self, pairs: Sequence[Pair], *, batch_size: int | None = None, show_progress_bar: bool = False
     ) -> PairOutputs:
         """Judge N pairs, in their order."""
+
+    def flow(self, pairs: Sequence[Pair], **options: Any) -> Flow[PairOutputs]:
+        """Yield the steps of `outputs`."""
 
     def verify(self) -> Verification:
         """Check hashes and golden outputs."""

@@ -23,6 +23,7 @@ from relsdk.models.bi_encoder import BiEncoder
 from relsdk.models.cross_encoder import CrossEncoder
 from relsdk.models.embedder import Embedder
 from relsdk.models.pair_model import Pair, PairModel, PairOutputs
+from relsdk.models.steps import Flow, run_flow
 from relsdk.runtime.verification import Verification
 
 __all__ = ["PooledScorer", "pooled"]
@@ -67,20 +68,18 @@ class PooledScorer:
     def outputs(
         self, pairs: Sequence[Pair], *, batch_size: int | None = None, show_progress_bar: bool = False
     ) -> PairOutputs:
-        """Judge N pairs by both models; see `with_cosines`."""
-        encoder = BiEncoder(self.embedder)
-        cosines = encoder.outputs(pairs, batch_size=batch_size, show_progress_bar=show_progress_bar).scores
-        return self.with_cosines(pairs, cosines, batch_size=batch_size, show_progress_bar=show_progress_bar)
+        """Judge N pairs by both models; see `flow`."""
+        return run_flow(self.flow(pairs, batch_size=batch_size, show_progress_bar=show_progress_bar))
 
-    def with_cosines(
-        self,
-        pairs: Sequence[Pair],
-        cosines: ArrayLike,
-        *,
-        batch_size: int | None = None,
-        show_progress_bar: bool = False,
-    ) -> PairOutputs:
-        """Judge N pairs whose cosines (N,) are known.
+    def flow(
+        self, pairs: Sequence[Pair], cosines: ArrayLike | None = None, **options: Any
+    ) -> Flow[PairOutputs]:
+        """Yield the steps of judging N pairs; see `relsdk.models.steps`.
+
+        Args:
+            pairs: The pairs.
+            cosines: (N,) where they are known; None lets the encoder run.
+            options: Of `CrossEncoder.logits`.
 
         Returns:
             The expected levels under the pool as scores (those of the cross-encoder while there is none), and
@@ -89,10 +88,13 @@ class PooledScorer:
         Raises:
             InputError: There is not one cosine for each pair.
         """
+        if cosines is None:
+            encoded = yield from BiEncoder(self.embedder).flow(pairs, **options)
+            cosines = encoded.scores
         known = np.asarray(cosines, dtype=np.float32)
         if known.shape != (len(pairs),):
             raise InputError(f"{len(pairs)} pairs and cosines of shape {known.shape}; one each is needed")
-        own = self.scorer.outputs(pairs, batch_size=batch_size, show_progress_bar=show_progress_bar)
+        own = yield from self.scorer.flow(pairs, **options)
         both: NDArray[np.float32] = np.column_stack([own.calibrated, known]).astype(np.float32)
         if not self.is_calibrated:
             return PairOutputs(own.scores, both)

@@ -7,76 +7,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from relsdk.calibration import Calibration
 from relsdk.errors import InputError
-from relsdk.levels import RelevanceLevel, expected_level, most_probable_level
+from relsdk.levels import expected_level, most_probable_level
 from relsdk.models.bi_encoder import BiEncoder
 from relsdk.models.cross_encoder import CrossEncoder
 from relsdk.models.embedder import Embedder
 from relsdk.models.open import open_pair_model
 from relsdk.models.pair_model import Pair, PairModel, PairOutputs
 from relsdk.models.pooled_scorer import PooledScorer, pooled
-from relsdk.records import Document, Hit, Relevance
+from relsdk.models.steps import Flow, run_flow
+from relsdk.records import Document, Hit, Predictions, RankedDocument
 
 __all__ = ["Predictions", "RankedDocument", "RelevanceScorer", "grade", "open_scorer"]
-
-
-_LEVELS = tuple(RelevanceLevel)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Predictions:
-    """Relevance of N pairs, as arrays.
-
-    Attributes:
-        scores: (N,) float32 raw scores.
-        levels: (N,) int64 most probable levels.
-        probabilities: (N, L) float64.
-        expected_levels: (N,) float64 in [0, 3].
-    """
-
-    scores: NDArray[np.float32]
-    levels: NDArray[np.int64]
-    probabilities: NDArray[np.float64]
-    expected_levels: NDArray[np.float64]
-
-    def __len__(self) -> int:
-        return len(self.scores)
-
-    @classmethod
-    def concatenate(cls, parts: Sequence[Predictions]) -> Predictions:
-        """Put the pairs of several calls, at least one, behind each other."""
-        if len(parts) == 1:
-            return parts[0]
-        return cls(
-            np.concatenate([part.scores for part in parts]),
-            np.concatenate([part.levels for part in parts]),
-            np.concatenate([part.probabilities for part in parts]),
-            np.concatenate([part.expected_levels for part in parts]),
-        )
-
-    def __getitem__(self, row: int) -> Relevance:
-        p0, p1, p2, p3 = self.probabilities[row].tolist()
-        return Relevance(
-            level=_LEVELS[self.levels[row]],
-            probabilities=(p0, p1, p2, p3),
-            expected_level=float(self.expected_levels[row]),
-            score=float(self.scores[row]),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class RankedDocument:
-    """One row of `RelevanceScorer.rank`: where the document stood in the input, and how relevant it is."""
-
-    index: int
-    relevance: Relevance
 
 
 def grade(outputs: PairOutputs, calibration: Calibration) -> Predictions:
@@ -139,7 +87,12 @@ class RelevanceScorer:
             cosine of an encoder, the expected level of a cross-encoder's own probabilities, the one number of
             a regression head, or the expected level under the pool of both.
         """
-        outputs = self.model.outputs(pairs, batch_size=batch_size, show_progress_bar=show_progress_bar)
+        options = {"batch_size": batch_size, "show_progress_bar": show_progress_bar}
+        return run_flow(self.flow(pairs, **options))
+
+    def flow(self, pairs: Sequence[Pair], **options: Any) -> Flow[Predictions]:
+        """Yield the steps of `predict`; see `relsdk.models.steps`."""
+        outputs = yield from self.model.flow(pairs, **options)
         return grade(outputs, self._calibration)
 
     def predict_hits(self, hits: Sequence[tuple[str, Hit]]) -> Predictions:
@@ -147,10 +100,15 @@ class RelevanceScorer:
 
         A pool takes the cosines that retrieval knows.
         """
+        return run_flow(self.hits_flow(hits))
+
+    def hits_flow(self, hits: Sequence[tuple[str, Hit]]) -> Flow[Predictions]:
+        """Yield the steps of `predict_hits`."""
         pairs = [(query, _read_part(hit)) for query, hit in hits]
         if not isinstance(self.model, PooledScorer):
-            return self.predict(pairs)
-        return grade(self.model.with_cosines(pairs, [hit.cosine for _, hit in hits]), self._calibration)
+            return (yield from self.flow(pairs))
+        outputs = yield from self.model.flow(pairs, [hit.cosine for _, hit in hits])
+        return grade(outputs, self._calibration)
 
     def rank(
         self, query: str, documents: Sequence[str | Document], *, top_k: int | None = None

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relsdk.bundle import Bundle, Variant, check_inside
-from relsdk.errors import BundleError, InputError, TruncationError
+from relsdk.errors import BundleError, InputError, TruncationError, TruncationWarning
 from relsdk.progress import Progress
 from relsdk.runtime.batching import token_budget_batches
 from relsdk.runtime.hardware import choose_threads
@@ -22,14 +22,10 @@ from relsdk.runtime.session import ModelSession, loading
 from relsdk.runtime.tokenizer import TokenizedTexts, open_tokenizer
 from relsdk.runtime.variants import choose_variant
 
-__all__ = ["BatchRunner", "Feed", "Truncation", "TruncationWarning"]
+__all__ = ["BatchRunner", "Feed", "Truncation"]
 
 Truncation = Literal["warn", "error", "silent"]
 Feed = Mapping[str, NDArray[np.int64]]
-
-
-class TruncationWarning(UserWarning):
-    """Some inputs were longer than the model's limit and were cut."""
 
 
 class BatchRunner:
@@ -101,6 +97,34 @@ class BatchRunner:
         tokens = self.tokenizer.tokenize(inputs)
         if tokens.truncated and count:
             self._note_truncation(tokens, truncation)
+        return self.run_tokens(
+            tokens, width, compute, batch_size=batch_size, progress=progress, inputs=inputs
+        )
+
+    def run_tokens(
+        self,
+        tokens: TokenizedTexts,
+        width: int,
+        compute: Callable[[Feed], NDArray[np.float32]],
+        *,
+        batch_size: int | None = None,
+        progress: str | None = None,
+        inputs: Sequence[str] | Sequence[tuple[str, str]] = (),
+    ) -> NDArray[np.float32]:
+        """Run what is tokenised; see `run`.
+
+        Args:
+            tokens: Of N texts or pairs.
+            width: W.
+            compute: See `run`.
+            batch_size: See `run`.
+            progress: See `run`.
+            inputs: The N texts, for messages.
+
+        Raises:
+            BundleError: See `run`.
+            InputError: `batch_size` is out of range.
+        """
         if len(tokens.ids) == 1 and batch_size is None and progress is None:
             # A query: nothing to sort or restore. Copied: a vector that is kept must not hold on to the
             # runtime's memory.
@@ -129,7 +153,7 @@ class BatchRunner:
         if finite.all():
             return result
         row = int(np.flatnonzero(~finite.all(axis=1))[0])
-        item = inputs[row]
+        item = inputs[row] if inputs else ""
         text = " and ".join(repr(part[:20]) for part in (item if isinstance(item, tuple) else (item,)))
         raise BundleError(
             f"{self.bundle.path} ({self.variant.name}) gives NaN or infinity for input {row} ({text}); the "

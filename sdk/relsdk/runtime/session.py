@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from relsdk.errors import BundleError, InputError
 from relsdk.files.folders import FileStamp
 from relsdk.runtime.hardware import ThreadChoice
+from relsdk.runtime.native_engine import native_engine
 from relsdk.runtime.onnx_runtime import check_onnxruntime, onnxruntime
 
 __all__ = ["ModelSession", "loading"]
@@ -45,6 +46,7 @@ class ModelSession:
         threads: How many threads an operator may use.
         providers: onnxruntime execution providers; None means the CPU.
         weights: Files beside it that hold its weights.
+        native: Let the native engine compute what it can, where it is; tests and benchmarks compare.
 
     Raises:
         InputError: A provider is not in this build of onnxruntime.
@@ -58,6 +60,7 @@ class ModelSession:
         threads: ThreadChoice,
         providers: Sequence[str] | None = None,
         weights: Sequence[Path] = (),
+        native: bool = True,
     ) -> None:
         check_onnxruntime()
         self._stamp = FileStamp.of(path)
@@ -67,6 +70,7 @@ class ModelSession:
         self._weights = [(place, FileStamp.of(place)) for place in places]
         self.threads = threads
         self.providers = list(providers) if providers is not None else ["CPUExecutionProvider"]
+        self._native = native and self.providers == ["CPUExecutionProvider"]
         available = onnxruntime.get_available_providers()
         missing = [provider for provider in self.providers if provider not in available]
         if missing:
@@ -118,11 +122,21 @@ class ModelSession:
             shapes = {name: list(values.shape) for name, values in feed.items()}
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise BundleError(f"{self.path} does not run inputs of shape {shapes}: {reason}") from error
+        self._check_weights()
         if result.dtype.kind != "f":
             raise BundleError(
                 f"{self.path} gives {output} as {result.dtype}; floating-point numbers are needed"
             )
         return result.astype(np.float32, copy=False)
+
+    def _check_weights(self) -> None:
+        """Raise `BundleError` where a file of weights was written over: the model is mapped from it."""
+        for place, stamp in self._weights:
+            if stamp.written_over:
+                raise BundleError(
+                    f"{place} was written over while the model was open; open the model again, and replace a "
+                    "bundle that is in use by renaming another, not by copying over its files"
+                )
 
     def load(self) -> None:
         """Load the file now, unless it is loaded.
@@ -170,7 +184,10 @@ class ModelSession:
         options.inter_op_num_threads = 1
         options.enable_mem_pattern = False  # it keeps a plan for every shape seen: memory would grow
         options.log_severity_level = 3
+        library = native_engine()[0] if self._native else None
         try:
+            if library is not None:
+                options.register_custom_ops_library(str(library))
             loaded = onnxruntime.InferenceSession(
                 str(self._stamp.path if moved else self.path),
                 options,

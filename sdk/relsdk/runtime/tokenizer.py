@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from tokenizers import Encoding, Tokenizer
 from relsdk.bundle import EncoderSettings, ScorerSettings, tokenizer_path
 from relsdk.errors import BundleError, InputError
 
-__all__ = ["TextTokenizer", "TokenizedTexts", "TruncationSide", "open_tokenizer"]
+__all__ = ["Piece", "TextTokenizer", "TokenizedTexts", "TruncationSide", "open_tokenizer"]
 
 TruncationSide = Literal["right", "left"]
 # Of a longer text so many characters are tokenised, twice as many when they give too few tokens, and so on.
@@ -53,6 +53,24 @@ class TokenizedTexts:
         return [len(row) for row in self.ids]
 
 
+class Piece(NamedTuple):
+    """A token and its place in a text.
+
+    Attributes:
+        id: In the vocabulary.
+        text: As the vocabulary has it.
+        special: Whether it is put around texts.
+        start: Its first character.
+        end: The character after its last.
+    """
+
+    id: int
+    text: str
+    special: bool
+    start: int
+    end: int
+
+
 class TextTokenizer:
     """A `tokenizer.json` cut to a model's limit.
 
@@ -77,6 +95,9 @@ class TextTokenizer:
         self.path = path
         self.max_tokens = max_tokens
         self.pad_id: int = pad_id
+        # A unigram model keeps the name of its token to itself: it is that of SentencePiece.
+        name = getattr(self._tokenizer.model, "unk_token", None) or "<unk>"
+        self.unknown_id: int | None = self._tokenizer.token_to_id(name)
         self._side = truncation_side
         self._process = os.getpid()
         self._tokenizer.no_padding()
@@ -103,6 +124,34 @@ class TextTokenizer:
         except (TypeError, UnicodeEncodeError) as error:
             raise _explain(inputs, error) from error
         return tokens
+
+    def pieces(self, texts: Sequence[str], *, special_tokens: bool = True) -> list[list[Piece]]:
+        """Return the tokens of N texts with their places, not cut to the limit.
+
+        Args:
+            texts: The texts.
+            special_tokens: Whether those that are put around a text are among them.
+
+        Raises:
+            InputError: See `tokenize`.
+            BundleError: See `tokenize`.
+        """
+        try:
+            with _library_errors(f"{self.path} fails at an input"):
+                encodings = [
+                    self._tokenizer.encode(text, add_special_tokens=special_tokens) for text in texts
+                ]
+        except (TypeError, UnicodeEncodeError) as error:
+            raise _explain(texts, error) from error
+        return [
+            [
+                Piece(number, name, bool(special), start, end)
+                for number, name, special, (start, end) in zip(
+                    encoding.ids, encoding.tokens, encoding.special_tokens_mask, encoding.offsets, strict=True
+                )
+            ]
+            for encoding in encodings
+        ]
 
     def _encode(self, inputs: Sequence[Any]) -> list[Encoding]:
         """Run the library on texts or pairs, without a limit."""

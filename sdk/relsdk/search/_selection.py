@@ -16,11 +16,14 @@ from relsdk.index.field_values import check_sort, group_key, sort_key
 from relsdk.index.filter_parser import parse_field
 from relsdk.models.relevance_scorer import Predictions
 from relsdk.records import Hit
+from relsdk.search.store_reader import StoreReader
 
 __all__ = ["Wanted", "count_groups", "first_of_groups", "select_hits", "sort_hits"]
 
 # Hits are sorted by a field among at least so many of the most relevant.
 _SORTED = 100
+# From this level on a document is relevant, unless the caller names another one.
+_RELEVANT = 2
 # Groups are counted where there are at most so many values.
 _MOST_VALUES = 1000
 
@@ -35,6 +38,22 @@ class Wanted:
     min_score: float | None = None
     sort: str | None = None
     group_by: str | None = None
+    min_confidence: float | None = None
+    min_precision: float | None = None
+
+    @property
+    def needs_levels(self) -> bool:
+        """Whether a condition asks for levels."""
+        return any(one is not None for one in (self.min_level, self.min_confidence, self.min_precision))
+
+    def levels_of(self, count: int) -> Wanted:
+        """Return what is asked of the levels of so many hits, each by itself."""
+        return Wanted(count, min_level=self.min_level, min_confidence=self.min_confidence)
+
+    @property
+    def relevant(self) -> int:
+        """The level from which on a document counts as relevant."""
+        return _RELEVANT if self.min_level is None else self.min_level
 
     @property
     def end(self) -> int:
@@ -63,6 +82,10 @@ class Wanted:
         number = isinstance(score, int | float | np.number) and not isinstance(score, bool)
         if score is not None and (not number or np.isnan(score)):
             raise InputError(f"min_score={score!r}; a number is needed")
+        for name, share in (("min_confidence", self.min_confidence), ("min_precision", self.min_precision)):
+            number = isinstance(share, int | float | np.number) and not isinstance(share, bool)
+            if share is not None and not (number and 0 <= share <= 1):
+                raise InputError(f"{name}={share!r}; a number from 0 to 1 is needed")
         if self.sort is not None:
             check_sort(self.sort)
         if self.group_by is not None:
@@ -88,12 +111,28 @@ def select_hits(
     keep = np.ones(len(order), dtype=np.bool_)
     if wanted.min_score is not None:
         keep &= scores.astype(np.float64) >= wanted.min_score
-    if wanted.min_level is not None:
-        keep &= False if predictions is None else predictions.levels >= wanted.min_level
-    rows = order[keep[order]][: wanted.pool].tolist()
+    if predictions is None:
+        keep &= not wanted.needs_levels
+    else:
+        if wanted.min_level is not None:
+            keep &= predictions.levels >= wanted.min_level
+        if wanted.min_confidence is not None:
+            keep &= _relevant_share(predictions, wanted) >= wanted.min_confidence
+    kept = order[keep[order]][: wanted.pool]
+    if predictions is not None and wanted.min_precision is not None:
+        shares = _relevant_share(predictions, wanted)[kept]
+        precision = np.cumsum(shares) / np.arange(1, len(kept) + 1)
+        kept = kept[: int(np.flatnonzero(precision >= wanted.min_precision).max(initial=-1)) + 1]
+    rows = kept.tolist()
     if predictions is None:
         return [hits[row] for row in rows]
     return [replace(hits[row], score=float(scores[row]), relevance=predictions[row]) for row in rows]
+
+
+def _relevant_share(predictions: Predictions, wanted: Wanted) -> NDArray[np.float64]:
+    """Return the probability of each candidate to be relevant, (N,)."""
+    shares: NDArray[np.float64] = predictions.probabilities[:, wanted.relevant :].sum(axis=1)
+    return shares
 
 
 def first_of_groups(hits: Sequence[Hit], field: str) -> list[Hit]:
@@ -109,7 +148,7 @@ def first_of_groups(hits: Sequence[Hit], field: str) -> list[Hit]:
     return firsts
 
 
-def count_groups(index: Index, field: str, where: Mapping[str, Any] | None) -> float:
+def count_groups(index: Index | StoreReader, field: str, where: Mapping[str, Any] | None) -> float:
     """Return how many groups the documents that a filter allows have in a field.
 
     Returns:
@@ -132,7 +171,7 @@ def count_groups(index: Index, field: str, where: Mapping[str, Any] | None) -> f
     return len(values) + index.count(where) - present
 
 
-def sort_hits(hits: list[Hit], wanted: Wanted, index: Index) -> list[Hit]:
+def sort_hits(hits: list[Hit], wanted: Wanted, index: Index | StoreReader) -> list[Hit]:
     """Put hits into the order of a field, if one is asked for; hits of equal values stay in theirs.
 
     Raises:

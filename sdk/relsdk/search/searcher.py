@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +17,15 @@ from relsdk.calibration import HybridLink, hybrid_features
 from relsdk.errors import InputError
 from relsdk.index import MODES, Index, Mode
 from relsdk.index.field_values import group_key
+from relsdk.index.store import VectorStore
 from relsdk.models.embedder import Embedder
 from relsdk.models.pair_model import PairOutputs
 from relsdk.models.pooled_scorer import PooledScorer
 from relsdk.models.relevance_scorer import Predictions, RelevanceScorer, grade
+from relsdk.models.steps import Compute, Encode, Flow, run_flow
 from relsdk.records import Hit, SearchResult
 from relsdk.search._selection import Wanted, count_groups, first_of_groups, select_hits, sort_hits
+from relsdk.search.store_reader import StoreReader
 from relsdk.search.time_budget import Clock, CostEstimate, Deadline
 
 __all__ = ["MAX_QUERY_CHARACTERS", "Searcher"]
@@ -30,12 +34,16 @@ __all__ = ["MAX_QUERY_CHARACTERS", "Searcher"]
 MAX_QUERY_CHARACTERS = 2000
 # How many candidates a scorer re-scores for each wanted hit.
 _CANDIDATES_PER_HIT = 5
+# Queries whose documents are retrieved together.
+_QUERIES = 32
 # Hits of a level are looked for among so many, at least, that were found by words alone.
 _LEAST_BY_WORDS = 100
 # Grouping: so many times more candidates are looked at, until there are enough groups.
 _GROWTH = 4
 # When so many candidates are of too few groups, it is worth while to count the groups that there are.
 _MANY = 500
+# A store cannot count groups, and sends each candidate with its vector: so many are asked for at most.
+_MOST_OF_STORE = 10_000
 # With a time budget, how many candidates are scored between two looks at the clock: small enough to stop in
 # time, large enough for the matrix products to be near their full rate.
 _CHUNK = 8
@@ -48,8 +56,16 @@ class _How:
     mode: Mode
     where: Mapping[str, Any] | None
     ef_search: int | None
-    index: Index
+    index: Index | StoreReader
     model: HybridLink | None
+
+
+class _Counts(NamedTuple):
+    """What is counted of all documents that a filter allows."""
+
+    matching: int | None
+    scanned: bool
+    facets: dict[str, list[tuple[str | float | bool, int]]]
 
 
 class Searcher:
@@ -57,7 +73,8 @@ class Searcher:
 
     Args:
         embedder: The encoder that built the index.
-        index: The documents.
+        index: The documents: an `Index`, or a `VectorStore` such as `open_store` returns, which is
+            searched by meaning only.
         scorer: Re-scores the top candidates; None keeps the encoder's order and grades by its calibration.
             Where the index splits documents it reads the title and the passage that was found. One that is
             pooled with the encoder takes the cosines that retrieval knows.
@@ -74,22 +91,19 @@ class Searcher:
     def __init__(
         self,
         embedder: Embedder,
-        index: Index,
+        index: Index | VectorStore,
         scorer: RelevanceScorer | None = None,
         *,
         mode: Mode = "dense",
         clock: Clock = time.perf_counter,
     ) -> None:
         _check_mode(mode)
-        if not isinstance(index, Index):
-            raise InputError(
-                f"index is a {type(index).__name__}; an Index is needed, as Index.open returns it"
-            )
+        self.index = index
+        self.reader = index if isinstance(index, Index) else StoreReader(index)  # the same, to be read
         if scorer is not None and not isinstance(scorer, RelevanceScorer):
             raise InputError(f"scorer is a {type(scorer).__name__}; a RelevanceScorer is needed")
         index.check_encoder(embedder)
         self.embedder = embedder
-        self.index = index
         self.scorer = scorer
         self.mode = mode
         if scorer is not None and isinstance(scorer.model, PooledScorer):
@@ -112,9 +126,12 @@ class Searcher:
         offset: int = 0,
         min_level: int | None = None,
         min_score: float | None = None,
+        min_confidence: float | None = None,
+        min_precision: float | None = None,
         where: Mapping[str, Any] | None = None,
         sort: str | None = None,
         group_by: str | None = None,
+        facets: Sequence[str] = (),
         mode: Mode | None = None,
         ef_search: int | None = None,
         budget_ms: float | None = None,
@@ -136,13 +153,20 @@ class Searcher:
                 among its best 5 * (`offset` + `k`), at least 100.
             min_score: Leave out hits whose score is lower (`relsdk calibrate` prints one for a wanted
                 precision). With a scorer it is the scorer's score: hits that it did not see are left out.
+            min_confidence: Leave out hits that are less probably of `min_level` (of level 2 without one) or
+                above, from 0 to 1.
+            min_precision: Keep the longest list of best hits of which, by their probabilities, at least this
+                share is of `min_level` (2) or above, from 0 to 1. Hits that a scorer did not see are left
+                out.
             where: Filter on metadata; see `Index.search`.
             sort: A field, or -field for falling values: the most relevant hits (`offset` + `k`, at least 100)
                 are put in this order, those without a value last. `min_level` keeps what is hardly relevant
                 from coming first.
             group_by: A field: of hits with the same value there, only the first is kept, such as one of each
                 author: with a scorer, the first in the order of retrieval. Documents without it are groups of
-                their own.
+                their own. In a vector store, of the 10,000 nearest documents.
+            facets: Fields whose values are counted over all documents that the filter allows; see
+                `Index.facets`.
             mode: "dense", "lexical" or "hybrid"; None takes the searcher's own. Levels of a lexical or hybrid
                 search are those of the index's hybrid model if it has one, else of the encoder.
             ef_search: Search effort of the graph; None takes the index's own.
@@ -159,9 +183,24 @@ class Searcher:
                 range.
             CalibrationError: `min_level` is given and the model has no calibration.
         """
-        deadline = Deadline(budget_ms, self._clock)
-        wanted = Wanted(k, offset, min_level, min_score, sort, group_by)
-        (result,) = self._answer([query], wanted, self._how(mode, where, ef_search), deadline)
+        (result,) = run_flow(
+            self.flow(
+                [query],
+                k,
+                offset=offset,
+                min_level=min_level,
+                min_score=min_score,
+                min_confidence=min_confidence,
+                min_precision=min_precision,
+                where=where,
+                sort=sort,
+                group_by=group_by,
+                facets=facets,
+                mode=mode,
+                ef_search=ef_search,
+                budget_ms=budget_ms,
+            )
+        )
         return result
 
     def search_batch(
@@ -172,9 +211,12 @@ class Searcher:
         offset: int = 0,
         min_level: int | None = None,
         min_score: float | None = None,
+        min_confidence: float | None = None,
+        min_precision: float | None = None,
         where: Mapping[str, Any] | None = None,
         sort: str | None = None,
         group_by: str | None = None,
+        facets: Sequence[str] = (),
         mode: Mode | None = None,
         ef_search: int | None = None,
     ) -> list[SearchResult]:
@@ -182,14 +224,85 @@ class Searcher:
 
         There is no budget: a batch is for throughput. `elapsed_ms` counts from the start of the batch.
         """
-        deadline = Deadline(None, self._clock)
-        wanted = Wanted(k, offset, min_level, min_score, sort, group_by)
-        return self._answer(queries, wanted, self._how(mode, where, ef_search), deadline)
+        return run_flow(
+            self.flow(
+                queries,
+                k,
+                offset=offset,
+                min_level=min_level,
+                min_score=min_score,
+                min_confidence=min_confidence,
+                min_precision=min_precision,
+                where=where,
+                sort=sort,
+                group_by=group_by,
+                facets=facets,
+                mode=mode,
+                ef_search=ef_search,
+            )
+        )
+
+    def flow(
+        self,
+        queries: Sequence[str],
+        k: int = 10,
+        *,
+        facets: Sequence[str] = (),
+        where: Mapping[str, Any] | None = None,
+        mode: Mode | None = None,
+        ef_search: int | None = None,
+        budget_ms: float | None = None,
+        **conditions: Any,
+    ) -> Flow[list[SearchResult]]:
+        """Yield the steps of answering queries, all from one generation; see `relsdk.models.steps`.
+
+        Args:
+            queries: The queries.
+            k: See `search`.
+            facets: See `search`.
+            where: See `search`.
+            mode: See `search`.
+            ef_search: See `search`.
+            budget_ms: See `search`; for all the queries together.
+            conditions: What else `search` takes.
+
+        Raises:
+            InputError: See `search`.
+            CalibrationError: See `search`.
+        """
+        deadline = Deadline(budget_ms, self._clock)
+        wanted, how = Wanted(k, **conditions), self._how(mode, where, ef_search)
+        self._check(queries, wanted, how)
+        times: dict[str, float] = {}
+        vectors = yield from _timed(Encode(self.embedder, "query", list(queries)), times, deadline)  # (n, D)
+        results = []
+        for start in range(0, len(queries), _QUERIES):
+            some = slice(start, start + _QUERIES)
+            retrieve = partial(self._retrieve, queries[some], vectors[some], wanted, how)
+            count = partial(_count, how.index, how.where, facets) if start == 0 else None
+            both = partial(_both, retrieve, count, deadline)
+            found, counted, seconds = yield from _timed(Compute("retrieve", both), times, deadline)
+            if counted is not None:  # in one step: each waits for a worker
+                counts = counted
+                times["count"] = seconds
+                times["retrieve"] -= seconds
+            for query, result in zip(queries[some], found, strict=True):
+                if self.scorer is not None:
+                    hits = list(result)
+                    result = yield from self._by_scorer(
+                        self.scorer, query, hits, wanted, how, deadline, times
+                    )
+                result.matching, result.scanned, result.facets = counts
+                result.generation = how.index.generation
+                result.steps = {name: seconds * 1e3 for name, seconds in times.items()}
+                result.elapsed_ms = deadline.elapsed * 1e3
+                results.append(result)
+        return results
 
     def warmup(self) -> None:
         """Load and run the models, so that the first request does not pay, and start the cost estimate."""
         self.embedder.warmup()
-        self.index.warmup()
+        self.reader.warmup()
         if self.scorer is not None:
             for _ in range(2):
                 self.search("预热", k=2, budget_ms=math.inf)
@@ -197,34 +310,27 @@ class Searcher:
     def _how(self, mode: Mode | None, where: Mapping[str, Any] | None, ef_search: int | None) -> _How:
         """Return how candidates are found: all in one generation, though others may change the index."""
         mode = self.mode if mode is None else _check_mode(mode)
-        index = self.index.snapshot()
+        index = self.reader.snapshot()
+        if isinstance(index, StoreReader):  # which is what it is now, and not what it was when this was made
+            index.check_encoder(self.embedder)
         model = None if mode == "dense" else index.hybrid_models.get(self.embedder.variant.name)
         return _How(mode, where, ef_search, index, model)
 
-    def _answer(
-        self,
-        queries: Sequence[str],
-        wanted: Wanted,
-        how: _How,
-        deadline: Deadline,
+    def _retrieve(
+        self, queries: Sequence[str], vectors: NDArray[np.float32], wanted: Wanted, how: _How
     ) -> list[SearchResult]:
-        self._check(queries, wanted, how)
-        vectors = self.embedder.encode_query(list(queries))  # (n, D)
+        """Return the hits of each query, or with a scorer its candidates."""
         hit_lists = self._candidates(queries, vectors, wanted, how)
-        matching, scanned = how.index.count(how.where), how.index.scans(how.where)
+        if self.scorer is not None:
+            return [SearchResult(hits) for hits in hit_lists]
+        order = "cosine" if how.model is None else "hybrid"
+        order = "bm25" if how.mode == "lexical" else order
         results = []
-        for query, hits in zip(queries, hit_lists, strict=True):
-            if self.scorer is None:
-                chosen = sort_hits(self._by_encoder(hits, wanted, how), wanted, how.index)
-                page = chosen[wanted.offset : wanted.end]
-                order = "cosine" if how.model is None else "hybrid"
-                order = "bm25" if how.mode == "lexical" else order
-                result = SearchResult(page, candidates=len(hits), order=order)
-            else:
-                result = self._by_scorer(self.scorer, query, hits, wanted, how, deadline)
-            result.matching, result.scanned = matching, scanned
-            result.elapsed_ms = deadline.elapsed * 1e3
-            results.append(result)
+        for hits in hit_lists:
+            chosen = sort_hits(self._by_encoder(hits, wanted, how), wanted, how.index)
+            page = chosen[wanted.offset : wanted.end]
+            best = next(iter(self._by_encoder(hits[:1], Wanted(1), how)), None)
+            results.append(SearchResult(page, candidates=len(hits), order=order, best=best))
         return results
 
     def _candidates(
@@ -236,11 +342,13 @@ class Searcher:
     ) -> list[list[Hit]]:
         """Retrieve what is graded, for each query; of each group the best."""
         count = wanted.pool
-        unsorted_levels = self.scorer is None and how.mode == "lexical" and wanted.min_level is not None
+        unsorted_levels = self.scorer is None and how.mode == "lexical" and wanted.needs_levels
         if self.scorer is not None or unsorted_levels:
             count *= _CANDIDATES_PER_HIT  # levels do not fall with this order
         if unsorted_levels:
             count = max(count, _LEAST_BY_WORDS)
+        limit = _most_candidates(how.index, wanted)
+        count = min(count, limit)
         retrieve = partial(
             how.index.retrieve,
             mode=how.mode,
@@ -255,15 +363,15 @@ class Searcher:
         grouped = []
         for query, vector, hits in zip(queries, vectors, hit_lists, strict=True):
             fetched, most = count, math.inf
-            while len(groups := first_of_groups(hits, field)) < count and len(hits) == fetched:
+            while len(groups := first_of_groups(hits, field)) < count and len(hits) == fetched < limit:
                 if fetched >= _MANY and most == math.inf:
                     most = count_groups(how.index, field, how.where)
                 if len(groups) >= most:
                     break
-                fetched *= _GROWTH
+                fetched = min(fetched * _GROWTH, limit)
                 (hits,) = retrieve([query], vector[None], fetched)
             if unsorted_levels:  # the first of a group may be below the level, and another one not
-                hits = self._by_encoder(hits, Wanted(len(hits), min_level=wanted.min_level), how)
+                hits = self._by_encoder(hits, wanted.levels_of(len(hits)), how)
             grouped.append(first_of_groups(hits, field)[:count])
         if all(group_key(hit.document, field) is None for hits in grouped for hit in hits):
             how.index.check_field(field)
@@ -292,7 +400,8 @@ class Searcher:
         wanted: Wanted,
         how: _How,
         deadline: Deadline,
-    ) -> SearchResult:
+        times: dict[str, float],
+    ) -> Flow[SearchResult]:
         """Order and grade by the scorer what it reaches in time; the rest follows."""
         parts: list[Predictions] = []
         scored = 0
@@ -302,20 +411,23 @@ class Searcher:
                 break
             started = deadline.elapsed
             chunk = hits[scored : scored + size]
-            parts.append(scorer.predict_hits([(query, hit) for hit in chunk]))
+            parts.append((yield from scorer.hits_flow([(query, hit) for hit in chunk])))
+            times["score"] = times.get("score", 0.0) + deadline.elapsed - started
             if deadline.is_set:
                 self._cost.note(size, deadline.elapsed - started)
             scored += size
-        chosen = []
+        chosen: list[Hit] = []
+        best = None
         if parts:
             predictions = Predictions.concatenate(parts)
             order = np.argsort(-predictions.scores, kind="stable")
+            (best,) = select_hits(hits, order, predictions.scores, predictions, Wanted(1))
             chosen = select_hits(hits, order, predictions.scores, predictions, wanted)
         elif hits and deadline.left > 0:
             self._cost.relax()
         chosen = sort_hits(chosen, wanted, how.index)[: wanted.end]
         scored_hits = len(chosen)
-        if wanted.min_score is None and scored_hits < wanted.end:
+        if wanted.min_score is None and wanted.min_precision is None and scored_hits < wanted.end:
             chosen += sort_hits(self._by_encoder(hits[scored:], wanted, how), wanted, how.index)
         return SearchResult(
             chosen[wanted.offset : wanted.end],
@@ -324,6 +436,7 @@ class Searcher:
             skipped=len(hits) - scored,
             scored_hits=max(scored_hits - wanted.offset, 0),
             order="scorer",
+            best=best,
         )
 
     def _next_chunk(self, left: int, deadline: Deadline) -> int:
@@ -341,8 +454,37 @@ class Searcher:
                     f"the query has {len(query):,} characters; at most {MAX_QUERY_CHARACTERS:,} are allowed"
                 )
         wanted.check()
-        if wanted.min_level is not None and self.scorer is None and how.model is None:
+        if wanted.needs_levels and self.scorer is None and how.model is None:
             _ = self.embedder.calibration  # or the error that says how to get one
+
+
+def _both(
+    retrieve: Callable[[], list[SearchResult]], count: Callable[[], _Counts] | None, deadline: Deadline
+) -> tuple[list[SearchResult], _Counts | None, float]:
+    """Count, and retrieve; return how many seconds the counting took, too."""
+    started = deadline.elapsed
+    counts = None if count is None else count()
+    seconds = deadline.elapsed - started
+    return retrieve(), counts, seconds
+
+
+def _count(index: Index | StoreReader, where: Mapping[str, Any] | None, facets: Sequence[str]) -> _Counts:
+    values = {field: index.facets(field, where) for field in facets}
+    matching = None if isinstance(index, StoreReader) else index.count(where)
+    return _Counts(matching, index.scans(where), values)
+
+
+def _most_candidates(index: Index | StoreReader, wanted: Wanted) -> int:
+    return sys.maxsize if isinstance(index, Index) else max(wanted.pool, _MOST_OF_STORE)
+
+
+def _timed(step: Encode | Compute, times: dict[str, float], deadline: Deadline) -> Flow[Any]:
+    """Yield a step and note how many seconds it took, by its name."""
+    started = deadline.elapsed
+    result = yield step
+    name = "encode" if isinstance(step, Encode) else step.name
+    times[name] = times.get(name, 0.0) + deadline.elapsed - started
+    return result
 
 
 def _check_mode(mode: Mode) -> Mode:

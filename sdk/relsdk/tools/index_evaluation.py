@@ -15,6 +15,7 @@ from relsdk.levels import RelevanceLevel
 from relsdk.metrics import GradeReport, RunReport, grade_report, run_report
 from relsdk.records import Hit
 from relsdk.search.searcher import Searcher
+from relsdk.search.store_reader import StoreReader
 
 __all__ = ["IndexEvaluation", "evaluate_index"]
 
@@ -118,11 +119,11 @@ def evaluate_index(
         judged_hits=len(judged),
         judged_at_10=judged_top / top if top else None,
         order=order,
-        relevant_not_in_index=_count_absent(searcher.index, [qrels.get(query.id, {}) for query in queries]),
+        relevant_not_in_index=_count_absent(searcher.reader, [qrels.get(query.id, {}) for query in queries]),
     )
 
 
-def _count_absent(index: Index, judgements: Sequence[Mapping[str, int]]) -> int:
+def _count_absent(index: Index | StoreReader, judgements: Sequence[Mapping[str, int]]) -> int:
     """Return how many documents judged 1 or above are not in an index."""
     ids = list({document for labels in judgements for document, label in labels.items() if label >= 1})
     some = (ids[start : start + _IDS] for start in range(0, len(ids), _IDS))

@@ -257,7 +257,7 @@ _graphs = {}
 def _shared_graph(vectors, config):
     key = config, float(vectors[0, 0])
     if key not in _graphs:
-        _graphs[key] = HnswIndex.build(vectors, config)
+        _graphs[key] = HnswIndex.build(vectors, config, num_threads=1)  # the same each time
     return _graphs[key]
 
 

@@ -57,9 +57,9 @@ def whole(settings, tmp_path_factory):
 def make_stage(whole, tmp_path):
     """Do what one stage does, with the stages of the whole run before it: its folder, report and notes."""
 
-    def make(name, *changes, on_progress=lambda stage, done, total: None):
+    def make(name, *changes, on_progress=lambda stage, done, total: None, runner=None):
         config, notes = load_config(SsraConfig, None, [*whole[0], *changes]), []
-        planned = plan_stages(config, 1, notes.append, on_progress)
+        planned = plan_stages(config, 1, notes.append, on_progress, runner)
         (stage,) = (one.stage for one in planned if one.stage.name.partition("-")[2] == name)
         folder = tmp_path / stage.name
         folder.mkdir(exist_ok=True)

@@ -49,7 +49,9 @@ def test_effective_settings_are_those_of_before(name, path):
     """So the results that are committed are those of the recipe of today."""
     config, before = load_config(SsraConfig, path), deepcopy(BEFORE[name])
     for model, resolve in RESOLVE.items():
-        assert json.loads(json.dumps(asdict(resolve(config)))) == before[model]
+        resolved = json.loads(json.dumps(asdict(resolve(config))))
+        del resolved["run"]["timeout"]  # newer than those, and changes no result
+        assert resolved == before[model]
     now = json.loads(json.dumps(asdict(config)))
     for section in ("data", "candidates", "balance", "run"):
         assert now[section] == before[section]

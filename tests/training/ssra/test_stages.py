@@ -11,6 +11,7 @@ import pytest
 from relsdk.errors import TrainingError
 from relsdk.files.folders import file_sha256
 from relsdk.formats import read_pairs, write_pairs
+from relsdk.shards.runner import LocalRunner
 from relsdk_training.config.files import load_config
 from relsdk_training.config.ssra import SsraConfig
 from relsdk_training.ssra._shards import read_lines, write_lines
@@ -28,6 +29,22 @@ def test_a_score_model_that_is_there_gives_levels_like_the_one_it_is(whole, make
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert {path.relative_to(folder).as_posix(): file_sha256(path) for path in files} == outputs
     assert report == {"levels": json.loads((trained / "stage.json").read_text())["report"]["levels"]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["candidates", "annotate", "write-1", "filter-1"])
+def test_two_workers_make_what_one_makes(make_stage, tmp_path, name):
+    one, report, _ = make_stage(name, "run.threads=1")
+    one = one.rename(tmp_path / "one")
+    done = []
+    two, again, _ = make_stage(
+        name, "run.threads=1", on_progress=lambda stage, *of: done.append(of), runner=LocalRunner(2)
+    )
+    assert done == [(1, 3), (2, 3), (3, 3)]
+    assert again == report
+    files = [path.relative_to(one) for path in one.rglob("*") if path.is_file()]
+    assert len(files) == 6  # three shards and their hashes
+    assert all((one / path).read_bytes() == (two / path).read_bytes() for path in files)
 
 
 def test_an_encoder_may_give_levels(make_stage):
@@ -142,7 +159,8 @@ def test_an_endpoint_that_refuses_keeps_what_is_done(make_stage, endpoint, tmp_p
     endpoint.answer = lambda number, body: (200 if number <= per_shard else 401, f"词{number}怎么做")
     with pytest.raises(TrainingError, match="401"):
         make_stage("write-1", *endpoint.settings)
-    assert [path.name for path in (tmp_path / "08-write-1").iterdir()] == ["written-00000.jsonl"]
+    written = [path.name for path in (tmp_path / "08-write-1").iterdir() if path.is_file()]
+    assert written == ["written-00000.jsonl"]
     endpoint.answer = lambda number, body: (200, f"词{number}怎么做")
     asked = endpoint.asked
     make_stage("write-1", *endpoint.settings)
@@ -173,5 +191,5 @@ def test_an_endpoint_is_asked_nothing_twice(whole, make_stage, endpoint, tmp_pat
     asked = endpoint.asked
     folder, _, _ = make_stage("write-1", *changes)
     assert endpoint.asked - asked == (documents - 10) * levels  # ten were written down
-    assert [path.name for path in folder.iterdir()] == ["written-00000.jsonl"]
+    assert [path.name for path in folder.iterdir() if path.is_file()] == ["written-00000.jsonl"]
     assert len(list(read_lines(folder / "written-00000.jsonl"))) == documents * levels

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from relsdk.cli.output import echo, echo_json, echo_next, shell
+from relsdk.errors import InputError
 from relsdk.progress import Progress
 
 __all__ = ["train"]
@@ -27,7 +28,7 @@ def train() -> None:
     """Train models on graded pairs (needs relsdk[train]).
 
     CONFIG is a TOML file, or one of relsdk's own, whose settings were chosen on real data: embed.toml,
-    score.toml, distill.toml, query.toml, ssra.toml.
+    score.toml, distill.toml, static.toml, query.toml, ssra.toml.
     """
 
 
@@ -89,8 +90,25 @@ def query(config: Path | None, overrides: tuple[str, ...], resume: bool, as_json
 @click.option(
     "--set", "overrides", multiple=True, metavar="A.B=C", help="Change one setting; may be repeated."
 )
+@click.option(
+    "--workers",
+    type=int,
+    metavar="N",
+    help="Processes that write and grade; on a cluster, workers [default: 1; on a cluster what it has room "
+    "for].",
+)
+@click.option(
+    "--ray",
+    metavar="[ADDRESS]",
+    is_flag=False,
+    flag_value="auto",
+    help="Write and grade on a Ray cluster: the one this machine belongs to, or that of an address. All its "
+    "machines see the folder of the run and the checkpoint under the same paths.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def ssra(config: Path | None, overrides: tuple[str, ...], as_json: bool) -> None:
+def ssra(
+    config: Path | None, overrides: tuple[str, ...], workers: int | None, ray: str | None, as_json: bool
+) -> None:
     """Write the relevance levels that labelled data lacks, and train an encoder on the balanced result.
 
     A stage whose settings and data are unchanged is not done again: the same command goes on where a run was
@@ -100,6 +118,11 @@ def ssra(config: Path | None, overrides: tuple[str, ...], as_json: bool) -> None
     from relsdk_training.config.ssra import SsraConfig
 
     settings = load_config(SsraConfig, config, overrides)
+    from relsdk.shards.runner import open_runner
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("relsdk train ssra is started once, without torchrun; it takes --workers or --ray")
+    runner = open_runner(workers, ray)
     from relsdk_training.ssra.recipe import train_ssra  # torch, which takes seconds
 
     _show(config, settings)
@@ -109,7 +132,7 @@ def ssra(config: Path | None, overrides: tuple[str, ...], as_json: bool) -> None
             progress.finish()
             echo(note, err=True)
 
-        result = train_ssra(settings, on_note=on_note, on_progress=progress)
+        result = train_ssra(settings, shard_runner=runner, on_note=on_note, on_progress=progress)
     if as_json:
         echo_json(asdict(result))
         return
@@ -131,6 +154,7 @@ def distill(config: Path | None, overrides: tuple[str, ...], resume: bool, as_js
     following = {
         "encoder": "export encoder {best} BUNDLE",
         "query": "export encoder {teacher} BUNDLE --query-tower {best}",
+        "static": "export encoder {teacher} BUNDLE --query-tower {best}",
     }
     _run(
         DistillConfig,
@@ -201,7 +225,9 @@ def _run(
     # Torch, which takes seconds: what is wrong above is told before.
     task = getattr(import_module(f"relsdk_training.runs.{name}"), f"train_{name}")
     if os.environ.get("RANK", "0") != "0":  # one of several processes speaks
-        task(config, resume=resume)
+        stopped = task(config, resume=resume).stopped
+        if stopped in _STOPPED:
+            sys.exit(_STOPPED[stopped])
         return
     _show(path, config)
     with Progress() as progress:

@@ -73,7 +73,8 @@ class DataConfig:
     """Labelled pairs.
 
     Attributes:
-        train: File of pairs to train on.
+        train: File of pairs to train on. `{node}` in its name is the number of a `torchrun` node: each
+            reads its own file, and all train on all of them.
         dev: File that decides when to stop and which checkpoint is best.
         test: File whose queries must not be in the others; it is read for nothing else.
         label_map: The level of each of the files' labels, as [0, 1, 3] for labels 0, 1, 2; empty when the
@@ -134,7 +135,8 @@ class DistillLossConfig:
 
     Attributes:
         student: "encoder" stands in for the teacher; a "query" tower encodes queries only, and is used beside
-            the teacher's document vectors.
+            the teacher's document vectors. "static" is a query tower without layers: the mean of a query's
+            token vectors and two small linear layers.
         queries: Files of queries.
         pairs: Files of pairs: their queries and, for an encoder, their documents; labels are not read.
         limit: Use at most so many texts, pieces not counted; 0 uses all.
@@ -144,7 +146,7 @@ class DistillLossConfig:
         similarity: Weight of the distance between their similarity matrices.
     """
 
-    student: Literal["encoder", "query"] = "encoder"
+    student: Literal["encoder", "query", "static"] = "encoder"
     queries: tuple[str, ...] = ()
     pairs: tuple[str, ...] = ()
     limit: int = 0
@@ -218,6 +220,7 @@ class RunConfig:
         checkpoint_every: Steps between checkpoints; 0 writes one after each evaluation.
         patience: Stop after so many evaluations without improvement; 0 never stops early.
         threads: CPU threads of torch; 0 leaves its choice.
+        timeout: Seconds that a process of `torchrun` waits for the others before it ends with an error.
     """
 
     output: str = ""
@@ -234,8 +237,10 @@ class RunConfig:
     checkpoint_every: int = 0
     patience: int = 0
     threads: int = 0
+    timeout: int = 600
 
     def __post_init__(self) -> None:
+        _require("run.timeout", self.timeout, 1, 86_400)
         _require("run.seed", self.seed, 0, 2**32 - 1)
         _require("run.batch_size", self.batch_size, 1)
         _require("run.accumulation", self.accumulation, 1)

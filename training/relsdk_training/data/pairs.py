@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,9 @@ from relsdk.formats import read_pairs
 from relsdk.levels import RelevanceLevel
 from relsdk.records import LabelledPair
 from relsdk_training.config.settings import DataConfig
+from relsdk_training.data.node_files import read_rows
 from relsdk_training.data.text import document_text, normal_form
+from relsdk_training.engine.processes import together
 
 __all__ = [
     "PairArrays",
@@ -35,13 +37,15 @@ def load_pairs(path: str, label_map: Sequence[int] = ()) -> list[LabelledPair]:
     """Read a file of labelled pairs.
 
     Args:
-        path: Any format of `relsdk.formats`.
+        path: Any format of `relsdk.formats`; see `read_rows` for `{node}`.
         label_map: The level of each of the file's labels; empty when they are levels.
 
     Raises:
         InputError: The file is missing, empty or has a bad row, which is named.
+        TrainingError: Another process of `torchrun` cannot read it.
     """
-    pairs = list(read_pairs(Path(path), label_map=dict(enumerate(label_map)) or None))
+    with together():
+        pairs = list(read_rows(path, partial(read_pairs, label_map=dict(enumerate(label_map)) or None)))
     if not pairs:
         raise InputError(f"{path} holds no pairs")
     return pairs

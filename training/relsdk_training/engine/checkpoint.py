@@ -27,7 +27,15 @@ from relsdk.errors import InputError, RelsdkError, TrainingError
 from relsdk.files.folders import remove_leftovers, staged_folder
 from relsdk.typed_json import convert_json
 from relsdk_training.engine.objective import Objective
-from relsdk_training.engine.processes import gather_values, rank, world_size
+from relsdk_training.engine.processes import (
+    gather_values,
+    is_first,
+    rank,
+    take_tensors,
+    together,
+    value_of,
+    world_size,
+)
 
 __all__ = [
     "Progress",
@@ -158,14 +166,20 @@ def load_training_state(
 ) -> Progress:
     """Take over the newest state of a run; a run that has none starts from the beginning.
 
+    The first process reads it, and the others get it from there: they need not see the folder.
+
     Raises:
         InputError: See `check_resume`.
     """
-    newest = check_resume(folder, identity, objective)
-    if newest is None:
+    state: _State | None = None
+    tensors: dict[str, Tensor] = {}
+    with together():
+        if is_first() and (newest := check_resume(folder, identity, objective)) is not None:
+            state, tensors = _content(newest), load_file(newest / "tensors.safetensors")
+    content = value_of(0, state)
+    if content is None:
         return Progress()
-    content = _content(newest)
-    tensors = load_file(newest / "tensors.safetensors")
+    tensors = take_tensors(tensors)
     objective.module.load_state_dict(_with_prefix(tensors, "module."))
     objective.load_state_dict(_with_prefix(tensors, "objective."))
     optimiser_state: dict[int, dict[str, Tensor]] = {}

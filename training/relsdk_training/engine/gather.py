@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, distributed
 
 from relsdk.errors import InputError
-from relsdk_training.engine.processes import is_distributed
+from relsdk_training.engine.processes import exchange, is_distributed
 
 __all__ = ["all_gather", "all_gather_with_gradient"]
 
@@ -55,7 +55,8 @@ class _AllGather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
         total = grad_outputs[0].clone(memory_format=torch.contiguous_format)
-        distributed.all_reduce(total)  # not reduce-scatter: every backend has this one
+        with exchange():
+            distributed.all_reduce(total)  # not reduce-scatter: every backend has this one
         start = distributed.get_rank() * ctx.rows
         return total[start : start + ctx.rows]
 
@@ -64,10 +65,12 @@ def _gather(rows: Tensor) -> Tensor:
     """Gather equal shares; unequal ones would hang or corrupt memory, so their sizes are compared first."""
     size = torch.tensor([len(rows)], device=rows.device)
     sizes = [torch.empty_like(size) for _ in range(distributed.get_world_size())]
-    distributed.all_gather(sizes, size)
-    counts = [int(count) for count in sizes]
+    with exchange():
+        distributed.all_gather(sizes, size)
+        counts = [int(count) for count in sizes]
     if len(set(counts)) > 1:
         raise InputError(f"ranks hold {counts} rows; all must hold as many: drop or even out the last batch")
     parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in counts]
-    distributed.all_gather(parts, rows.contiguous())
+    with exchange():
+        distributed.all_gather(parts, rows.contiguous())
     return torch.cat(parts)

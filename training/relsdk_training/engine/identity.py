@@ -17,7 +17,7 @@ _LEFT_OUT = {
     "data": ("train", "dev", "test", "texts"),
     "distill": ("queries", "pairs"),
     "model": ("checkpoint", "guidance", "temperature", "top_p"),
-    "run": ("output", "threads"),
+    "run": ("output", "threads", "timeout"),
     "teacher": ("checkpoints", "pairs"),
 }
 
@@ -45,5 +45,6 @@ def checkpoint_hash(checkpoint: str | Path) -> str:
 
 
 def weights_hash(folder: Path) -> str:
-    """Return a hash of the weights in a folder, 16 hex digits."""
-    return json_sha256([[path.name, file_sha256(path)] for path in sorted(folder.glob("*.safetensors"))])[:16]
+    """Return a hash of the weights in a folder and in those of its linear layers, 16 hex digits."""
+    files = sorted(folder.rglob("*.safetensors"))
+    return json_sha256([[path.relative_to(folder).as_posix(), file_sha256(path)] for path in files])[:16]

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
@@ -32,7 +33,17 @@ from relsdk_training.engine.checkpoint import (
 from relsdk_training.engine.interrupt import STOPPED_FROM_OUTSIDE, InterruptAfterStep
 from relsdk_training.engine.objective import Objective, Statistics
 from relsdk_training.engine.precision import Autocast, autocast_for
-from relsdk_training.engine.processes import any_process, average_gradients, is_first, share, wait, world_size
+from relsdk_training.engine.processes import (
+    any_process,
+    average_gradients,
+    is_first,
+    rank,
+    share,
+    take_weights,
+    together,
+    value_of,
+    world_size,
+)
 
 __all__ = ["TrainResult", "train"]
 
@@ -156,14 +167,16 @@ class _Trainer:
         if run.threads:
             torch.set_num_threads(run.threads)
         self.folder = Path(run.output)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if is_first():  # the others may have no such place
+            self.folder.mkdir(parents=True, exist_ok=True)
         self.total = run.max_steps or sum(_steps_in(objective, run, epoch) for epoch in range(run.epochs))
         objective.module.to(self.device)
         self.parameters = [item for item in objective.module.parameters() if item.requires_grad]
         self.max_norm = optimiser.max_grad_norm
         self.adam = torch.optim.AdamW(_groups(objective.module, optimiser), fused=True)
         self.schedule = LambdaLR(self.adam, lambda step: _factor(step, self.total, optimiser.warmup))
-        torch.manual_seed(run.seed)
+        take_weights(objective.module)  # what was drawn at random, too
+        torch.manual_seed(_own_seed(run.seed))
         self.progress = Progress()
         if resume:
             self.progress = load_training_state(self.folder, identity, objective, self.adam, self.schedule)
@@ -211,12 +224,14 @@ class _Trainer:
         self.objective.module.eval()
         with torch.inference_mode(), self.autocast():
             measures = self.objective.evaluate(self.device)
+        measures = value_of(0, measures)  # on another CPU the last digit is another one
         self._log("dev", measures)
         progress = self.progress
         if measures[self.metric] > progress.best.get(self.metric, -math.inf):
             progress.best, progress.best_step, progress.without_improvement = measures, progress.step, 0
-            if is_first():
-                save_best(self.folder, self.objective, self.about)
+            with together():
+                if is_first():
+                    save_best(self.folder, self.objective, self.about)
         else:
             progress.without_improvement += 1
 
@@ -224,18 +239,18 @@ class _Trainer:
         """Write what a resume needs, and the module as it is."""
         self.progress.saved_step = self.progress.step
         numbers = random_state()
-        if is_first():
-            save_training_state(
-                self.folder,
-                self.identity,
-                self.objective,
-                self.adam,
-                self.schedule,
-                self.progress,
-                numbers,
-                self.about,
-            )
-        wait()
+        with together():
+            if is_first():
+                save_training_state(
+                    self.folder,
+                    self.identity,
+                    self.objective,
+                    self.adam,
+                    self.schedule,
+                    self.progress,
+                    numbers,
+                    self.about,
+                )
 
     def _log(self, kind: str, values: Statistics) -> None:
         """Write a line of the log; of several processes, one does."""
@@ -307,6 +322,11 @@ def _groups(module: nn.Module, optimiser: OptimiserConfig) -> list[dict[str, Any
         }
         for (is_head, decays), parameters in sorted(groups.items(), key=lambda item: item[0])
     ]
+
+
+def _own_seed(seed: int) -> int:
+    """Return the seed of this process: dropout of its own, and in the first that of a process alone."""
+    return int(np.random.SeedSequence((seed, rank())).generate_state(1)[0]) if rank() else seed
 
 
 def _factor(step: int, total: int, warmup: float) -> float:

@@ -21,6 +21,7 @@ from relsdk_checkpoint.device import default_device
 from relsdk_checkpoint.encoder import TextEncoder
 from relsdk_checkpoint.pair_scores import embed_tokens, token_tensors
 from relsdk_training.config.settings import DistillLossConfig, RunConfig
+from relsdk_training.data.node_files import read_rows
 from relsdk_training.data.pairs import PairArrays
 from relsdk_training.data.samplers import length_batches
 from relsdk_training.data.text import document_text
@@ -54,9 +55,9 @@ def distillation_texts(config: DistillLossConfig, prompts: Mapping[str, str], se
         raise InputError("distill.queries and distill.pairs name no file; at least one is needed")
     texts: dict[tuple[str, str], None] = {}  # (name of the prompt, text), in the order of the files
     for path in config.queries:
-        texts.update((("query", query.text), None) for query in read_queries(Path(path)))
+        texts.update((("query", query.text), None) for query in read_rows(path, read_queries))
     for path in config.pairs:
-        for query, document in read_unlabelled_pairs(Path(path), skip_empty=True):
+        for query, document in read_rows(path, partial(read_unlabelled_pairs, skip_empty=True)):
             texts["query", query] = None
             if config.student == "encoder":
                 texts["document", document_text(document)] = None
@@ -165,7 +166,7 @@ class DistillationObjective:
         pairs = self.dev.pairs
         embed = partial(embed_tokens, self.student, self.tokenizer, device=device)
         queries = embed(self.dev.queries)[pairs.query_of]  # (N, D)
-        documents = self.dev_documents if self.config.student == "query" else embed(self.dev.documents)
+        documents = embed(self.dev.documents) if self.config.student == "encoder" else self.dev_documents
         return ranking_statistics(pairs, queries, documents[pairs.document_of], ())
 
     def save(self, folder: Path) -> None:

@@ -127,6 +127,8 @@ def _kind(folder: Path) -> str:
     if is_scorer_folder(folder):
         return f"a score model with a head that is {read_scorer_settings(folder).head}"
     settings = read_encoder_settings(folder)
+    if settings.dense:
+        raise InputError(f"{folder} has Dense layers, which are not averaged; name encoders without")
     return f"an encoder of {settings.dimension} dimensions that pools by {settings.pooling}"
 
 

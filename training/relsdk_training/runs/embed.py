@@ -37,6 +37,9 @@ def train_embed(
     run = Run(config, resume=resume)
     splits = load_splits(config.data, config.run.seed, on_note)
     check_dev(splits.dev)
+    data = splits.content()
+    if ended := run.result(data):
+        return ended
     encoder = TextEncoder.load(
         Path(config.model.checkpoint),
         layers=config.model.layers or None,
@@ -52,4 +55,4 @@ def train_embed(
             f"{encoder.settings.dimension} dimensions"
         )
     with run.alone():
-        return run.train(objective, splits.content(), on_step=on_step)
+        return run.train(objective, data, on_step=on_step)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from relsdk.errors import InputError
 from relsdk.formats import read_queries
 from relsdk_training.config.settings import QueryConfig
+from relsdk_training.data.node_files import read_rows
 from relsdk_training.data.pairs import held_out_queries, load_splits
 from relsdk_training.data.text import normal_form
 from relsdk_training.engine.loop import TrainResult
@@ -28,10 +29,12 @@ def train_query(
     run = Run(config, resume=resume)
     splits = load_splits(config.data, config.run.seed, on_note)
     texts = _texts_to_repeat(config, held_out_queries(config.data, splits.dev), on_note)
+    data = [splits.content(), texts]
+    if ended := run.result(data):
+        return ended
     writer = QueryWriter.load(config.model)
     objective = QueryObjective(writer, splits.train, splits.dev, config.run, texts)
     with run.alone():
-        data = [splits.content(), texts]
         return run.train(objective, data, metric="log_likelihood", on_step=on_step)
 
 
@@ -39,7 +42,7 @@ def _texts_to_repeat(config: QueryConfig, held_out: Sequence[str], on_note: OnNo
     """Return the distinct texts that a warm start repeats, without those in `held_out`."""
     if config.data.texts and config.model.kind != "warm_start":
         raise InputError(f"data.texts is for warm starts; model.kind is {config.model.kind!r}")
-    texts = dict.fromkeys(query.text for path in config.data.texts for query in read_queries(path))
+    texts = dict.fromkeys(query.text for path in config.data.texts for query in read_rows(path, read_queries))
     hidden = {normal_form(query) for query in held_out}
     visible = [text for text in texts if normal_form(text) not in hidden]
     if texts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -23,7 +23,7 @@ from relsdk_training.engine.lock import lock_run
 from relsdk_training.engine.loop import TrainResult, train
 from relsdk_training.engine.objective import Objective
 from relsdk_training.engine.precision import resolve_precision
-from relsdk_training.engine.processes import is_first, join, wait
+from relsdk_training.engine.processes import gather_values, is_first, join, together, value_of
 
 __all__ = ["OnNote", "OnStep", "Run"]
 
@@ -55,6 +55,7 @@ class Run:
     Raises:
         InputError: A setting would do nothing, or there is no checkpoint to start from or no folder to write
             to.
+        TrainingError: Another process of `torchrun` cannot go on, or has ended.
     """
 
     def __init__(self, config: AnyConfig, *, resume: bool) -> None:
@@ -66,13 +67,15 @@ class Run:
         self.config = config
         self.resume = resume
         self.folder = Path(config.run.output)
-        join()
+        join(config.run.timeout)
         start = config.model.checkpoint
-        if not start or not Path(start).is_dir():
-            raise InputError(f"model.checkpoint {start!r} is not a folder; get one with: relsdk model pull")
-        if self.folder.exists():
-            _check_folder(self.folder, resume)
-        wait()  # nobody writes before all have looked
+        with together():
+            if not start or not Path(start).is_dir():
+                raise InputError(
+                    f"model.checkpoint {start!r} is not a folder; get one with: relsdk model pull"
+                )
+            if is_first() and self.folder.exists():  # the folder of the others, if any, is not used
+                _check_folder(self.folder, resume)
         self._settings, self._start = training_identity(config)
         torch.manual_seed(config.run.seed)
 
@@ -84,10 +87,12 @@ class Run:
             LockedError: Another process trains there.
             InputError: The folder cannot be made.
         """
-        lock = lock_run(self.folder) if is_first() else None
+        lock = None
         try:
-            if lock is not None:
-                clear_leftovers(self.folder)
+            with together():
+                if is_first():
+                    lock = lock_run(self.folder)
+                    clear_leftovers(self.folder)
             yield
         finally:
             if lock is not None:
@@ -100,10 +105,19 @@ class Run:
 
         Args:
             data: See `train`.
+
+        Raises:
+            InputError: The processes do not train the same on the same.
         """
+        about = self._about(data)
+        _check_equal(gather_values({**about, "relsdk": version("relsdk")}))
         if not self.resume:
             return None
-        path, identity = self.folder / "result.json", json_sha256(self._about(data))
+        return value_of(0, self._ended(json_sha256(about)) if is_first() else None)
+
+    def _ended(self, identity: str) -> TrainResult | None:
+        """Return what the folder says of a training that has ended."""
+        path = self.folder / "result.json"
         try:
             content = json.loads(path.read_text(encoding="utf-8"))  # a measure may be NaN
             ours = content.pop("identity") == identity
@@ -131,8 +145,9 @@ class Run:
             return ended
         about = self._about(data)
         identity = json_sha256(about)
-        if self.resume:
-            check_resume(self.folder, identity, objective)
+        with together():
+            if self.resume and is_first():
+                check_resume(self.folder, identity, objective)
         self._write("config.json", json.dumps(asdict(self.config), ensure_ascii=False, indent=1))
         result = train(
             objective,
@@ -177,6 +192,40 @@ def _check_used(config: AnyConfig) -> None:
         value = getattr(config.run, name)
         if not isinstance(config, kinds) and value != getattr(RunConfig(), name):
             raise InputError(f"run.{name}={value} would do nothing in this training; leave it out")
+
+
+def _check_equal(abouts: Sequence[Mapping[str, Any]]) -> None:
+    """Check that all processes train the same: each would go on with gradients that are not of its model.
+
+    Args:
+        abouts: What the training of each process depends on.
+
+    Raises:
+        InputError: One differs from the first.
+    """
+    remedies = {
+        "data": "give all nodes the same files, or write {node} for the node's number into a file's name",
+        "precision": "set run.precision to what all of them can, such as fp32",
+        "relsdk": "install one version on all nodes",
+    }
+    for number, about in enumerate(abouts):
+        parts = [name for name, value in about.items() if value != abouts[0][name]]
+        if parts:
+            remedy = remedies.get(parts[0], "give all nodes the same checkpoint and settings")
+            settings = _differing_settings(about["settings"], abouts[0]["settings"])
+            where = ", ".join(settings if parts[0] == "settings" and settings else parts)
+            raise InputError(f"process {number} of {len(abouts)} differs from process 0 in {where}; {remedy}")
+
+
+def _differing_settings(ours: Any, theirs: Any, name: str = "settings") -> list[str]:
+    """Name the settings that differ, with both values."""
+    if not isinstance(ours, Mapping) or not isinstance(theirs, Mapping):
+        return [] if ours == theirs else [f"{name} ({ours!r:.80}, there {theirs!r:.80})"]
+    differing = []
+    for key in dict.fromkeys([*ours, *theirs]):
+        inner = key if name == "settings" else f"{name}.{key}"
+        differing += _differing_settings(ours.get(key), theirs.get(key), inner)
+    return differing
 
 
 def _check_folder(folder: Path, resume: bool) -> None:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from relsdk.errors import InputError
-from relsdk.files.folders import write_file_atomically
+from relsdk.files.folders import file_sha256, write_file_atomically
+from relsdk.runtime.hardware import choose_threads
+from relsdk.shards.runner import LocalRunner, Runner
+from relsdk_training.ssra.job import Job
 
 __all__ = [
+    "SUMS",
+    "Make",
     "json_object",
     "map_shards",
     "read_lines",
@@ -22,6 +30,9 @@ __all__ = [
 ]
 
 Line = Mapping[str, Any]
+Make = Callable[[list[dict[str, Any]], int], Iterable[Line]]
+# Of a stage under way: the hashes of the shards that are done.
+SUMS = "sums"
 
 
 def shard_paths(folder: Path, name: str) -> list[Path]:
@@ -85,38 +96,114 @@ def write_shards(folder: Path, name: str, lines: Iterable[Line], size: int) -> i
 
 
 def map_shards(
-    shards: list[Path],
-    folder: Path,
+    job: Job,
+    shards: Sequence[Path],
     name: str,
-    make: Callable[[list[dict[str, Any]], int], Iterable[Line]],
-    on_shard: Callable[[int, int], None],
+    opener: Callable[[Job], Make],
     *,
     at_once: int = 0,
+    alone: bool = False,
 ) -> list[Path]:
-    """Turn shards into shards of a stage; those that are there are not made again.
+    """Turn shards into shards of a stage, by one worker or many; those that are whole are not made again.
 
     Args:
+        job: The stage; its own shards are written into its folder.
         shards: Files of lines.
-        folder: Where the stage's own are written.
-        name: What they are called.
-        make: Makes a shard's lines from those of another and its number.
-        on_shard: Called with how many shards are done, and of how many.
+        name: What the stage's own are called.
+        opener: A function of a module, which loads what the work needs; it returns what makes a shard's lines
+            from those of another and its number. Called once a worker, when that has something to do.
         at_once: So many lines of a shard are made and kept before the next; 0 takes the whole shard.
+        alone: Whether one worker in this process does it, whatever the job says: an endpoint is asked one
+            question at a time.
 
     Returns:
         The stage's shards.
+
+    Raises:
+        InputError: A shard of the stage before is damaged.
+        RelsdkError: What the work raises, or a shard that ended several workers.
     """
-    for number, path in enumerate(shards):
-        target = folder / f"{name}-{number:05d}.jsonl"
-        if not target.is_file():
-            lines = list(read_lines(path))
-            size = at_once or max(1, len(lines))
-            pieces = (lines[start : start + size] for start in range(0, len(lines), size))
-            _write_in_parts(target, (partial(make, piece, number) for piece in pieces))
-        for part in _parts(target):
-            part.unlink()
-        on_shard(number + 1, len(shards))
-    return shard_paths(folder, name)
+    targets = [job.folder / f"{name}-{number:05d}.jsonl" for number in range(len(shards))]
+    waiting = [number for number, target in enumerate(targets) if not _is_whole(target)]
+    for number, target in enumerate(targets):
+        if number not in waiting:
+            _remove_parts(target)
+        elif target.is_file() and _sum_of(target).is_file():
+            job.on_note(f"{target.name}: damaged, it is made again")
+    done = len(shards) - len(waiting)
+    if done:
+        job.tell_progress(done, len(shards))
+    runner = LocalRunner() if alone else job.shard_runner
+    work = _ShardWork(opener, job.for_workers(), at_once, _threads(job, runner), Path.cwd())
+    items = [(number, shards[number], targets[number]) for number in waiting]
+    with closing(cast(Generator[Any], runner.run(work, items))) as results:
+        for _ in results:
+            done += 1
+            job.tell_progress(done, len(shards))
+    return shard_paths(job.folder, name)
+
+
+@dataclass(frozen=True)
+class _ShardWork:
+    """Makes a shard of a stage from one of another.
+
+    Attributes:
+        opener: See `map_shards`.
+        job: The stage.
+        at_once: See `map_shards`.
+        threads: Of torch in each worker; 0 leaves its choice.
+        place: Where relative paths of the settings begin.
+    """
+
+    opener: Callable[[Job], Make]
+    job: Job
+    at_once: int
+    threads: int
+    place: Path
+
+    def open(self) -> Callable[[tuple[int, Path, Path]], str]:
+        """Return what makes a shard: of its number, the other's path and its own."""
+        if Path.cwd() != self.place:  # on a machine of a cluster
+            os.chdir(self.place)
+        if self.threads:
+            import torch
+
+            torch.set_num_threads(self.threads)
+        return partial(self._make, cache(partial(self.opener, self.job)))
+
+    def _make(self, make: Callable[[], Make], shard: tuple[int, Path, Path]) -> str:
+        number, source, target = shard
+        lines = list(read_lines(source))
+        size = self.at_once or max(1, len(lines))
+
+        def make_piece(start: int) -> Iterable[Line]:
+            return make()(lines[start : start + size], number)
+
+        _write_in_parts(target, [partial(make_piece, start) for start in range(0, len(lines), size)])
+        _sum_of(target).parent.mkdir(exist_ok=True)
+        write_file_atomically(_sum_of(target), file_sha256(target) + "\n")
+        _remove_parts(target)  # last: what cost money is there until the shard is
+        return target.name
+
+
+def _threads(job: Job, runner: Runner) -> int:
+    """Return the threads of a worker: those of the settings, or this machine's, shared."""
+    if job.config.run.threads or not isinstance(runner, LocalRunner):
+        return job.config.run.threads or 1  # a cluster has more workers instead
+    return max(1, choose_threads().threads // runner.workers) if runner.workers > 1 else 0
+
+
+def _sum_of(shard: Path) -> Path:
+    """Return the file that says what a shard was when it was made."""
+    return shard.parent / SUMS / f"{shard.name}.sha256"
+
+
+def _is_whole(shard: Path) -> bool:
+    """Whether a shard is there as it was made."""
+    try:
+        return _sum_of(shard).read_text(encoding="utf-8").strip() == file_sha256(shard)
+    except (OSError, ValueError):
+        return False
 
 
 def json_object(text: bytes) -> dict[str, Any]:
@@ -135,14 +222,22 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-def _write_in_parts(path: Path, makers: Iterable[Callable[[], Iterable[Line]]]) -> None:
-    """Write a file of lines, part by part: a part that is there is not made again."""
-    for number, make in enumerate(makers):
-        part = path.with_name(f"part-{path.stem}-{number:05d}.jsonl")
-        if not part.is_file():
+def _write_in_parts(path: Path, makers: Sequence[Callable[[], Iterable[Line]]]) -> None:
+    """Write a file of lines, part by part: a part that is there, and can be read, is not made again."""
+    parts = [path.with_name(f"part-{path.stem}-{number:05d}.jsonl") for number in range(len(makers))]
+    for part, make in zip(parts, makers, strict=True):
+        if not _is_readable(part):
             write_lines(part, make())
-    write_lines(path, read_shards(_parts(path)))
+    write_lines(path, read_shards(parts))
 
 
-def _parts(path: Path) -> list[Path]:
-    return sorted(path.parent.glob(f"part-{path.stem}-*.jsonl"))
+def _is_readable(path: Path) -> bool:
+    try:
+        return path.is_file() and all(True for _ in read_lines(path))
+    except InputError:
+        return False
+
+
+def _remove_parts(path: Path) -> None:
+    for part in path.parent.glob(f"part-{path.stem}-*.jsonl"):
+        part.unlink()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from relsdk.shards.runner import LocalRunner, Runner
 from relsdk_training.config.ssra import SsraConfig
 
 __all__ = [
@@ -38,6 +39,7 @@ class Job:
         sources: The paths of what its row in the table reads, by what the row calls it.
         on_note: Called with lines for people.
         on_progress: Called with a stage's name, how much of it is done, and of how much.
+        shard_runner: Where the shards of the stage are made.
     """
 
     config: SsraConfig
@@ -46,6 +48,7 @@ class Job:
     sources: Mapping[str, Sequence[Path]]
     on_note: OnNote
     on_progress: OnProgress
+    shard_runner: Runner = field(default_factory=LocalRunner)
 
     def path(self, read: str) -> Path:
         """Return the one path of a read."""
@@ -56,6 +59,14 @@ class Job:
         """Return all paths of a read: none where this run leaves the stage out."""
         return list(self.sources[read])
 
+    def for_workers(self) -> Job:
+        """Return the job as it can be sent to a worker, which speaks to nobody."""
+        return replace(self, on_note=_ignore, on_progress=_ignore, shard_runner=LocalRunner())
+
     def tell_progress(self, done: int, total: int) -> None:
         """Say how much of the stage is done."""
         self.on_progress(self.folder.name, done, total)
+
+
+def _ignore(*_: object) -> None:
+    pass

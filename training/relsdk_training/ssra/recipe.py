@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from relsdk.shards.runner import LocalRunner, Runner
 from relsdk_training.config.ssra import SsraConfig
 from relsdk_training.ssra.job import DEV, DOCUMENTS, HELD_OUT, LABELLED, QUERIES, Job, OnNote, OnProgress
 from relsdk_training.ssra.preflight import check
@@ -140,6 +141,7 @@ class SsraResult:
 def train_ssra(
     config: SsraConfig,
     *,
+    shard_runner: Runner | None = None,
     on_note: OnNote = lambda note: None,
     on_progress: OnProgress = lambda stage, done, total: None,
 ) -> SsraResult:
@@ -147,6 +149,8 @@ def train_ssra(
 
     Args:
         config: See `SsraConfig`.
+        shard_runner: Where queries are written and graded; None does it in this process. Models are trained
+            in this process, and endpoints asked from it, in any case.
         on_note: Called with lines for people.
         on_progress: Called with a stage's name, how much of it is done, and of how much.
 
@@ -158,7 +162,7 @@ def train_ssra(
     check(config)
     runner = StageRunner(Path(config.run.output), on_note)
     try:
-        stages = _run(config, runner, on_note, on_progress)
+        stages = _run(config, runner, shard_runner or LocalRunner(), on_note, on_progress)
     finally:
         runner.close()
     by_row = {stage.name.partition("-")[2]: stage for stage in stages}
@@ -175,6 +179,7 @@ def plan_stages(
     rounds: int,
     on_note: OnNote = lambda note: None,
     on_progress: OnProgress = lambda stage, done, total: None,
+    shard_runner: Runner | None = None,
 ) -> list[PlannedStage]:
     """Return the stages of a run, in order.
 
@@ -183,6 +188,7 @@ def plan_stages(
         rounds: How often queries are written.
         on_note: See `train_ssra`.
         on_progress: See `train_ssra`.
+        shard_runner: See `train_ssra`.
 
     Raises:
         InputError: A setting is out of range, or a file of the data is missing.
@@ -200,7 +206,8 @@ def plan_stages(
         name = row.stage.format(n=number)
         folders[name] = f"{row.number + _STAGES_A_ROUND * max(0, number - 1):02d}-{name}"
         reads = [path for read, paths in sources.items() if read not in row.refers_to for path in paths]
-        work = partial(_work, row, number, sources, config, on_note, on_progress)
+        shards = shard_runner or LocalRunner()
+        work = partial(_work, row, number, sources, config, on_note, on_progress, shards)
         stage = Stage(folders[name], row.depends_on(config), reads, work)
         planned.append(PlannedStage(row, number, stage))
     return planned
@@ -224,6 +231,7 @@ def _work(
     config: SsraConfig,
     on_note: OnNote,
     on_progress: OnProgress,
+    shard_runner: Runner,
     folder: Path,
 ) -> Mapping[str, Any]:
     """Do what a row says, in a folder."""
@@ -232,18 +240,23 @@ def _work(
         read: [path for source in of_read for path in sorted(stages.glob(source))]
         for read, of_read in sources.items()
     }
-    return row.does(Job(config, folder, number, paths, on_note, on_progress))
+    return row.does(Job(config, folder, number, paths, on_note, on_progress, shard_runner))
 
 
 def _run(
-    config: SsraConfig, runner: StageRunner, on_note: OnNote, on_progress: OnProgress
+    config: SsraConfig,
+    runner: StageRunner,
+    shard_runner: Runner,
+    on_note: OnNote,
+    on_progress: OnProgress,
 ) -> list[FinishedStage]:
     """Run stage after stage; no more rounds where the last brought too little."""
     rounds = config.synthesis.rounds
     if _asks_endpoint(config) and rounds > 1:
         on_note("one round: a model behind an endpoint does not learn, it would write the same again")
         rounds = 1
-    waiting = plan_stages(config, rounds, on_note, on_progress)
+    plan = partial(plan_stages, on_note=on_note, on_progress=on_progress, shard_runner=shard_runner)
+    waiting = plan(config, rounds)
     runner.tell_stale([planned.stage for planned in waiting])
     finished: dict[str, FinishedStage] = {}
     last_agreement = -1.0
@@ -256,7 +269,7 @@ def _run(
         number, agreement = planned.round_number, stage.report["mean"]
         if number > 1 and agreement - last_agreement < config.synthesis.min_gain:
             on_note(f"round {number}: agreement {agreement:.3f} after {last_agreement:.3f}; no more rounds")
-            shorter = plan_stages(config, number - 1, on_note, on_progress)
+            shorter = plan(config, number - 1)
             waiting = [other for other in shorter if other.stage.name not in finished]
         last_agreement = agreement
     return list(finished.values())

@@ -23,7 +23,7 @@ from relsdk.errors import InputError
 from relsdk.files.atomic import sync, sync_tree
 from relsdk.files.folders import file_sha256, json_sha256, write_file_atomically
 from relsdk_training.engine.lock import LOCK_FILE, lock_run
-from relsdk_training.ssra._shards import json_object
+from relsdk_training.ssra._shards import SUMS, json_object
 
 __all__ = ["FinishedStage", "Stage", "StageRunner", "read_stages"]
 
@@ -35,8 +35,8 @@ _REPLACED = "replaced"
 _FORMAT = 2
 # What differs between two equal runs: times and places. At the top of a stage; below it they are content.
 _PASSING = ("log.jsonl", "result.json", "config.json", LOCK_FILE, _IDENTITY, _DESCRIPTION)
-# What a training goes on from: of no use once its stage is done.
-_UNDER_WAY = ("last", "state-*")
+# What a training or a row of shards goes on from: of no use once its stage is done.
+_UNDER_WAY = ("last", "state-*", SUMS)
 
 
 @dataclass(frozen=True)

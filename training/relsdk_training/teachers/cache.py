@@ -16,7 +16,7 @@ from relsdk.errors import TrainingError
 from relsdk.files.atomic import replaced_file
 from relsdk.files.folders import json_sha256
 from relsdk.runtime.tokenizer import TokenizedTexts
-from relsdk_training.engine.processes import is_first
+from relsdk_training.engine.processes import gather_values, is_first, rank, value_of, world_size
 
 __all__ = ["TEACHER_FOLDER", "forget_teachers", "teacher_outputs"]
 
@@ -36,6 +36,8 @@ def teacher_outputs(
 ) -> NDArray[np.float32]:
     """Let a teacher read texts shard by shard, and keep each shard for a resume.
 
+    Processes of `torchrun` read a shard each and tell the others; the first one keeps them.
+
     Args:
         make: Turns n texts into (n, C) float32.
         width: C.
@@ -51,16 +53,20 @@ def teacher_outputs(
         TrainingError: A shard cannot be written.
     """
     outputs = np.empty((len(tokens.ids), width), dtype=np.float32)
-    for start, shard in _shards(tokens):
-        rows = slice(start, start + len(shard.ids))
-        path = folder / f"{json_sha256([identity, shard.ids])[:32]}.npy"
-        part = _read(path, outputs[rows].shape)
-        if part is None:
-            part = make(shard)
-            if is_first():
-                _write(path, part)
-        outputs[rows] = part
-        on_note(f"teacher: {rows.stop:,} of {len(outputs):,} texts")
+    shards = list(_shards(tokens))
+    for at in range(0, len(shards), world_size()):
+        round_ = shards[at : at + world_size()]
+        paths = [folder / f"{json_sha256([identity, shard.ids])[:32]}.npy" for _, shard in round_]
+        kept = [_read(path, (len(shard.ids), width)) for path, (_, shard) in zip(paths, round_, strict=True)]
+        kept = value_of(0, kept)
+        own = rank() < len(round_) and kept[rank()] is None
+        computed = gather_values(make(round_[rank()][1]) if own else None)
+        for (start, shard), path, before, now in zip(round_, paths, kept, computed, strict=False):
+            rows = slice(start, start + len(shard.ids))
+            if now is not None and is_first():
+                _write(path, now)
+            outputs[rows] = now if before is None else before
+            on_note(f"teacher: {rows.stop:,} of {len(outputs):,} texts")
     return outputs
 
 

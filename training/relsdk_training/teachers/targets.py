@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,12 @@ from relsdk.metrics import grade_report, ranking_report
 from relsdk_checkpoint.device import default_device
 from relsdk_checkpoint.pair_scores import PairClassifier, TextEmbedder
 from relsdk_training.config.settings import RunConfig, TeacherConfig
+from relsdk_training.data.node_files import read_rows
 from relsdk_training.data.pairs import PairArrays
 from relsdk_training.data.text import document_text, normal_form
 from relsdk_training.engine.identity import checkpoint_hash
 from relsdk_training.engine.precision import autocast_for
+from relsdk_training.engine.processes import value_of
 from relsdk_training.teachers.cache import TEACHER_FOLDER, teacher_outputs
 
 __all__ = ["Lesson", "check_teachers", "label_targets", "soft_targets", "unlabelled_pairs"]
@@ -96,7 +99,7 @@ def unlabelled_pairs(
     pairs: dict[tuple[str, str], None] = {}
     dropped = 0
     for path in paths:
-        for query, document in read_unlabelled_pairs(Path(path), skip_empty=True):
+        for query, document in read_rows(path, partial(read_unlabelled_pairs, skip_empty=True)):
             pair = (query, document_text(document))
             if normal_form(query) in unseen:
                 dropped += 1
@@ -132,7 +135,8 @@ def soft_targets(
         TrainingError: What a teacher said cannot be kept.
     """
     pairs = _append(train, unlabelled)
-    pooled = _pool(config.checkpoints, pairs, dev, run, on_note)  # (N, L)
+    # On another CPU the last digit is another one, and batches are drawn by the most probable level.
+    pooled = value_of(0, _pool(config.checkpoints, pairs, dev, run, on_note))  # (N, L)
     targets = label_targets(pairs).targets
     targets[: len(train)] += config.weight * (pooled[: len(train)] - targets[: len(train)])
     targets[len(train) :] = pooled[len(train) :]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from functools import cache
 from typing import Any
 
 from relsdk.formats import read_pairs
 from relsdk_training.config.ssra import SsraConfig
-from relsdk_training.ssra._shards import map_shards, shard_paths
+from relsdk_training.ssra._shards import Make, map_shards, shard_paths
 from relsdk_training.ssra.job import LABELLED, Job
 from relsdk_training.ssra.pair_records import (
     Record,
@@ -33,17 +32,15 @@ def identity(config: SsraConfig) -> list[Any]:
 
 def work(job: Job) -> dict[str, Any]:
     """Write records of the candidates that have no label yet."""
-    scorer = cache(lambda: open_scorer(job.config, job.path("score")))
+    map_shards(job, shard_paths(job.path("candidates"), "candidates"), "records", _open)
+    return stage_report(read_records(job.folder))
+
+
+def _open(job: Job) -> Make:
+    scorer = open_scorer(job.config, job.path("score"))
     known = {labelled_key(pair) for pair in read_pairs(job.path(LABELLED))}
     thresholds = job.config.filter.thresholds
-    map_shards(
-        shard_paths(job.path("candidates"), "candidates"),
-        job.folder,
-        "records",
-        lambda lines, shard: annotate(lines, scorer(), thresholds, known),
-        job.tell_progress,
-    )
-    return stage_report(read_records(job.folder))
+    return lambda lines, shard: annotate(lines, scorer, thresholds, known)
 
 
 def annotate(

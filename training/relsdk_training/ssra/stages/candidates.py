@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from relsdk_checkpoint.pair_scores import TextEmbedder
 from relsdk_training.config.ssra import CandidateConfig, SsraConfig, embed_training
 from relsdk_training.engine.identity import checkpoint_hash
-from relsdk_training.ssra._shards import map_shards, read_lines, read_shards
+from relsdk_training.ssra._shards import Make, map_shards, read_lines, read_shards
 from relsdk_training.ssra.job import DOCUMENTS, QUERIES, Job
 from relsdk_training.ssra.pair_records import document_of
 
@@ -38,19 +37,20 @@ def identity(config: SsraConfig) -> list[Any]:
 
 def work(job: Job) -> dict[str, Any]:
     """Write shards of documents and the queries that are nearest to each."""
+    shards = map_shards(job, job.paths(DOCUMENTS), "candidates", _open)
+    return {"pairs": sum(len(line["queries"]) for line in read_shards(shards))}
 
-    @cache
-    def finder() -> _Candidates:
-        model = embed_training(job.config).model
-        queries = [line["query"] for line in read_lines(job.path(QUERIES))]
-        return _Candidates(queries, Path(model.checkpoint), job.config.candidates, model.max_tokens)
+
+def _open(job: Job) -> Make:
+    model = embed_training(job.config).model
+    queries = [line["query"] for line in read_lines(job.path(QUERIES))]
+    finder = _Candidates(queries, Path(model.checkpoint), job.config.candidates, model.max_tokens)
 
     def make(lines: list[dict[str, Any]], shard: int) -> list[dict[str, Any]]:
-        nearest = finder().nearest([document_of(line) for line in lines])
+        nearest = finder.nearest([document_of(line) for line in lines])
         return [{"document": d, "queries": q} for d, q in zip(lines, nearest, strict=True)]
 
-    shards = map_shards(job.paths(DOCUMENTS), job.folder, "candidates", make, job.tell_progress)
-    return {"pairs": sum(len(line["queries"]) for line in read_shards(shards))}
+    return make
 
 
 class _Candidates:

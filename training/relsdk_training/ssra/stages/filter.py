@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from relsdk_training.config.ssra import SsraConfig
 from relsdk_training.data.text import normal_form
 from relsdk_training.engine.identity import weights_hash
 from relsdk_training.ssra._cleaning import clean, fault, scripts
-from relsdk_training.ssra._shards import map_shards, read_lines, shard_paths
+from relsdk_training.ssra._shards import Make, map_shards, read_lines, shard_paths
 from relsdk_training.ssra.job import HELD_OUT, LABELLED, Job
 from relsdk_training.ssra.judges import EndpointJudge, Group, Judge, ModelJudge, consistent
 from relsdk_training.ssra.pair_records import Record, document_of, drop, new_record, read_records
@@ -57,17 +56,10 @@ def check(config: SsraConfig) -> None:
 
 def work(job: Job) -> dict[str, Any]:
     """Write records of all queries, kept and dropped."""
-    config = job.config
-    filters, trained = cache(lambda: _open_filters(job)), job.paths("query-{n}")
-    model_hash = weights_hash(trained[0] / "best") if trained else config.synthesis.endpoint.name
-
-    def make(lines: list[dict[str, Any]], shard: int) -> list[Record]:
-        return _filter_queries(lines, filters(), round_number=job.round_number, model_hash=model_hash)
-
-    by_endpoint = config.filter.judge == "endpoint"
-    at_once = ASKED_AT_ONCE * len(config.synthesis.levels) if by_endpoint else 0
+    asks = job.config.filter.judge == "endpoint"
+    at_once = ASKED_AT_ONCE * len(job.config.synthesis.levels) if asks else 0
     shards = shard_paths(job.path("write-{n}"), "written")
-    map_shards(shards, job.folder, "records", make, job.tell_progress, at_once=at_once)
+    map_shards(job, shards, "records", _open, at_once=at_once, alone=asks)
     report = stage_report(read_records(job.folder))
     if (report["duplicate_rate"] or 0.0) > _REPEATS:
         job.on_note(
@@ -75,6 +67,14 @@ def work(job: Job) -> dict[str, Any]:
             "before; train it longer, on more pairs, or raise query.temperature"
         )
     return report
+
+
+def _open(job: Job) -> Make:
+    filters, trained = _open_filters(job), job.paths("query-{n}")
+    model_hash = weights_hash(trained[0] / "best") if trained else job.config.synthesis.endpoint.name
+    return lambda lines, shard: _filter_queries(
+        lines, filters, round_number=job.round_number, model_hash=model_hash
+    )
 
 
 @dataclass(frozen=True)

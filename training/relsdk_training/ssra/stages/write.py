@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from relsdk_training.query_models.base import QueryModel, QueryRequest
 from relsdk_training.query_models.chat_endpoint import ChatEndpoint
 from relsdk_training.query_models.endpoint import EndpointQueryModel
 from relsdk_training.query_models.writer import QueryWriter
-from relsdk_training.ssra._shards import map_shards, read_shards
+from relsdk_training.ssra._shards import Make, map_shards, read_shards
 from relsdk_training.ssra.job import DOCUMENTS, LABELLED, Job
 from relsdk_training.ssra.pair_records import document_of
 from relsdk_training.ssra.stages.query import sampling_identity
@@ -59,27 +58,26 @@ def check(config: SsraConfig) -> None:
 
 def work(job: Job) -> dict[str, Any]:
     """Write shards of documents, wanted levels and queries."""
+    asks = not job.paths("query-{n}")
+    at_once = ASKED_AT_ONCE if asks else 0
+    shards = map_shards(job, job.paths(DOCUMENTS), "written", _open, at_once=at_once, alone=asks)
+    return {"queries": sum(len(line["queries"]) for line in read_shards(shards))}
+
+
+def _open(job: Job) -> Make:
     config, trained = job.config, job.paths("query-{n}")
-    model = cache(lambda: open_writer(config, trained[0]) if trained else _open_endpoint(job))
+    model = open_writer(config, trained[0]) if trained else _open_endpoint(job)
 
     def make(lines: list[dict[str, Any]], shard: int) -> list[dict[str, Any]]:
         return write(
             lines,
-            model(),
+            model,
             levels=config.synthesis.levels,
             samples=config.synthesis.samples,
             seed=config.run.seed * 10_007 + shard,
         )
 
-    shards = map_shards(
-        job.paths(DOCUMENTS),
-        job.folder,
-        "written",
-        make,
-        job.tell_progress,
-        at_once=0 if trained else ASKED_AT_ONCE,
-    )
-    return {"queries": sum(len(line["queries"]) for line in read_shards(shards))}
+    return make
 
 
 def write(

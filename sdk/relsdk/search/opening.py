@@ -6,7 +6,9 @@ import os
 from pathlib import Path
 
 from relsdk.errors import BundleError
-from relsdk.index import Index, IndexInfo
+from relsdk.index import IndexInfo
+from relsdk.index.opening import open_index
+from relsdk.index.store import StoreInfo
 from relsdk.models.embedder import Embedder
 from relsdk.models.relevance_scorer import open_scorer
 from relsdk.search.searcher import Searcher
@@ -15,26 +17,26 @@ __all__ = ["open_encoder", "open_searcher"]
 
 
 def open_searcher(
-    path: Path,
+    path: str | Path,
     model: str | None,
     variant: str = "auto",
     threads: int | None = None,
     scorer: str | None = None,
 ) -> Searcher:
-    """Open an index and the bundle it was built with (or another copy of it), and perhaps a scorer."""
-    index = Index.open(path)
+    """Open an index or a store, the bundle it was built with (or another copy), and perhaps a scorer."""
+    index = open_index(path)
     embedder = open_encoder(index.info(), model, variant, threads)
     opened = None if scorer is None else open_scorer(embedder, scorer, threads=threads)
     return Searcher(embedder, index, opened)
 
 
 def open_encoder(
-    info: IndexInfo, model: str | None, variant: str = "auto", threads: int | None = None
+    info: IndexInfo | StoreInfo, model: str | None, variant: str = "auto", threads: int | None = None
 ) -> Embedder:
     """Open the encoder of an index, at the index's dimension.
 
     Args:
-        info: Of the index.
+        info: Of the index or store.
         model: A bundle; None finds the one that the index was built with.
         variant: See `Embedder`.
         threads: See `Embedder`.
@@ -51,14 +53,14 @@ def open_encoder(
     return embedder
 
 
-def _find_embedder(info: IndexInfo, variant: str, threads: int | None) -> Embedder:
+def _find_embedder(info: IndexInfo | StoreInfo, variant: str, threads: int | None) -> Embedder:
     """Open the encoder of an index: where it was, or where it is seen from the index; a copy moves with it.
 
     Raises:
         BundleError: It is in neither place; the message says what was found there.
     """
     places = [] if info.encoder_path is None else [info.encoder_path]
-    if info.encoder_relative_path is not None:
+    if isinstance(info, IndexInfo) and info.encoder_relative_path is not None:
         places.append(os.path.normpath(os.path.join(os.path.realpath(info.path), info.encoder_relative_path)))
     tried = []
     for place in dict.fromkeys(places):

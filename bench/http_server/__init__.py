@@ -1,0 +1,1 @@
+"""`relsdk serve` under load, beside the library and beside other servers (`make bench-serve`)."""

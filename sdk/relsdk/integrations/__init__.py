@@ -1,0 +1,1 @@
+"""Parts for other people's programs, a module for each; its extra brings the program."""

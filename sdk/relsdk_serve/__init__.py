@@ -1,0 +1,1 @@
+"""`relsdk serve`: models and indexes behind HTTP, and the page beside them."""

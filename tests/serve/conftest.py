@@ -1,0 +1,68 @@
+"""A calibrated toy world: an encoder, a scorer, an index, and a server of them."""
+
+import pytest
+
+pytest.importorskip("starlette", reason="needs the extra serve: pip install 'relsdk[serve,client]'")
+pytest.importorskip("httpx", reason="needs the extra client: pip install 'relsdk[serve,client]'")
+
+from relsdk import Embedder, Index
+from relsdk.tools.evaluation import calibrate_bundle
+from relsdk_sample import generate
+from relsdk_serve._settings import Settings
+from tests.serve.servers import documents, served
+from tests.toys import copy_bundle
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory):
+    """A toy encoder with levels."""
+    folder = copy_bundle("encoder-bundle-v1", tmp_path_factory.mktemp("serve") / "encoder")
+    world = generate(seed=5, n_documents=200, n_queries=60)
+    calibrate_bundle(folder, world.split("train"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def scorer(tmp_path_factory):
+    """A toy scorer."""
+    return copy_bundle("scorer-bundle-v1", tmp_path_factory.mktemp("serve") / "scorer")
+
+
+@pytest.fixture(scope="session")
+def index_folder(encoder, tmp_path_factory):
+    """An index of the toy corpus; shared, so nobody may change it."""
+    folder = tmp_path_factory.mktemp("serve") / "toy.idx"
+    Index.build(folder, documents(), Embedder(encoder)).close()
+    return folder
+
+
+@pytest.fixture
+def own_index(encoder, tmp_path):
+    """An index that a test may change."""
+    folder = tmp_path / "own.idx"
+    Index.build(folder, documents(), Embedder(encoder)).close()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def settings(index_folder, encoder, scorer):
+    """What the shared server serves."""
+    return Settings(
+        models={"encoder": str(encoder)},
+        indexes={"toy": str(index_folder)},
+        scorers={"scorer": str(scorer)},
+        workers=2,
+    )
+
+
+@pytest.fixture(scope="session")
+def toy_server(settings):
+    """A server of the toy world, for tests that change nothing."""
+    with served(settings) as server:
+        yield server
+
+
+@pytest.fixture
+def http(toy_server):
+    """A client of it."""
+    return toy_server.http
