@@ -11,7 +11,7 @@ from relsdk_sample.draws import Draws
 from relsdk_sample.oracle import DocumentFacts
 from relsdk_sample.parse import QueryFacts, parse
 
-__all__ = ["SampleQuery", "make_queries"]
+__all__ = ["SampleQuery", "make_queries", "word_query"]
 
 # Shapes by weight in percent: (subject, asks for an aspect, number of constraints).
 SHAPES = (
@@ -67,7 +67,7 @@ def make_queries(seed: int, count: int, documents: Sequence[DocumentFacts]) -> t
             frozenset(draws.sample(sorted(document.aspects), 1) if asks else ()),
             frozenset(draws.sample(sorted(document.constraints), constraints)),
         )
-        text = _word_query(draws, topics[document.topic], wanted)
+        text = word_query(draws, topics[document.topic], wanted)
         # A wording that reads as something else, by chance of its neighbours, is thrown away.
         if parse(text) == (wanted,):
             texts.setdefault(text)
@@ -79,7 +79,7 @@ def make_queries(seed: int, count: int, documents: Sequence[DocumentFacts]) -> t
     )
 
 
-def _word_query(draws: Draws, topic: Topic, wanted: QueryFacts) -> str:
+def word_query(draws: Draws, topic: Topic, wanted: QueryFacts) -> str:
     """Word what a user wants as the user might type it: aliases, fillers, any order of the parts."""
     subject = draws.pick(topic.words)
     for name in sorted(wanted.entities):

@@ -14,7 +14,7 @@ from relsdk_sample.catalogue import load_catalogue
 from relsdk_sample.draws import Draws
 from relsdk_sample.oracle import DocumentFacts, facts_of
 from relsdk_sample.parse import QueryFacts, parse
-from relsdk_sample.queries import _word_query, make_queries
+from relsdk_sample.queries import make_queries, word_query
 
 # Of the JSONL files of seed 0; changes only when the sample world changes on purpose.
 GOLDEN_SHA256 = "93c06c98b5b7e1fbae82795ff83e0dcf4f05b71833ecb35bc4a2e850aa41ff42"
@@ -88,7 +88,7 @@ def test_wordings_hardly_ever_read_as_something_else(seed):
             frozenset(aspect.key for aspect in draws.sample(topic.aspects, draws.below(2))),
             frozenset(constraint.key for constraint in draws.sample(topic.constraints, draws.below(3))),
         )
-        text = _word_query(draws, topic, wanted)
+        text = word_query(draws, topic, wanted)
         if parse(text) != (wanted,):
             misread.append(text)
     assert len(misread) <= 3, misread
