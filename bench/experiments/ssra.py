@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.experiments.graded_pairs import add_to, read_rows
+from bench.experiments.level_control import first_repeats, outside_agreement
 from bench.experiments.rows import row_key
 from bench.experiments.ssra_report import against, write_report
 from bench.harness.machine import machine_record
@@ -29,16 +29,14 @@ from relsdk.bundle import is_scorer_folder
 from relsdk.formats import read_pairs, write_pairs
 from relsdk.levels import RelevanceLevel
 from relsdk.metrics import ranking_report
-from relsdk_checkpoint.pair_scores import PairClassifier, TextEmbedder
+from relsdk_checkpoint.pair_scores import TextEmbedder
 from relsdk_training.config.files import RECIPES, load_config
 from relsdk_training.config.settings import DataConfig, EmbedConfig
 from relsdk_training.config.ssra import SsraConfig, embed_training
 from relsdk_training.data.pairs import PairArrays, load_pairs, pair_arrays
-from relsdk_training.data.text import normal_form
 from relsdk_training.engine.identity import weights_hash
 from relsdk_training.objectives.measures import order_statistics
 from relsdk_training.runs.embed import train_embed
-from relsdk_training.ssra.pair_records import document_of, read_records
 from relsdk_training.ssra.recipe import train_ssra
 from relsdk_training.ssra.stage_runner import read_stages
 
@@ -67,8 +65,6 @@ VARIANTS = {
 ROWS = (VANILLA, BASE, UPPER, *VARIANTS, BINARY)  # in this order: the others are compared with the first
 _COSINES = "vanilla.npy"  # of the test pairs, for the paired intervals of the other rows
 _EVALUATIONS = 6
-# Records of each wanted level whose level an outsider checks.
-_CHECKED = 200
 
 
 @click.command()
@@ -267,55 +263,6 @@ def measures(test: PairArrays, cosines: NDArray[np.float64]) -> dict[str, float]
     """Return AP and nDCG of given cosines (N,)."""
     report = ranking_report([str(query) for query in test.query_of], test.labels, cosines)
     return {name: round(value, 4) for name, value in order_statistics(report).items()}
-
-
-def outside_agreement(stage: Path, outsider: Path) -> dict[str, Any]:
-    """Let a score model that saw all labels say how often a written query has the level that was wanted.
-
-    Returns:
-        For all usable queries and for those kept: the share for each wanted level, of a seeded sample.
-    """
-    scorer = _Outsider(outsider)
-    records = [record for record in read_records(stage) if record["predicted"] is not None]
-    found: dict[str, Any] = {}
-    for name, some in (("written", records), ("kept", [r for r in records if r["kept"]])):
-        shares = []
-        for level in range(4):
-            of_level = [record for record in some if record["wanted"] == level]
-            chosen = np.random.default_rng(level).permutation(len(of_level))[:_CHECKED]
-            pairs = [(of_level[row]["query"], document_of(of_level[row]["document"])) for row in chosen]
-            shares.append(round(float((scorer.levels(pairs) == level).mean()), 4) if pairs else None)
-        found[name] = {"agreement": shares, "queries": len(some)}
-    return found
-
-
-def first_repeats(stage: Path) -> float:
-    """Return the share of queries that were written before, of the first for each document and level alone.
-
-    It tells whether the query model has something new to say, and not whether it says it again when it is
-    asked again; `stage_report` counts all samples.
-
-    Args:
-        stage: Folder of a filter stage.
-    """
-    asked, first = set[tuple[str, int]](), list[str]()
-    for record in read_records(stage):
-        query, question = normal_form(record["query"]), (document_of(record["document"]), record["wanted"])
-        if query and question not in asked:
-            first.append(query)
-            asked.add(question)
-    return round(1 - len(set(first)) / max(1, len(first)), 4)
-
-
-class _Outsider:
-    """The levels that a score model names, of its own accord."""
-
-    def __init__(self, run: Path) -> None:
-        self.model = PairClassifier(run / "best", "categorical", max_tokens=96)
-
-    def levels(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.int64]:
-        """Return the most probable level of each pair, (N,)."""
-        return self.model.logits(self.model.tokenizer.tokenize(list(pairs))).argmax(axis=1)
 
 
 def _told(report: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bench.experiments import ssra as ssra_real
+from bench.experiments.level_control import first_repeats
 from bench.experiments.rows import row_key, row_name
 from bench.experiments.ssra_report import paired_interval, write_report
 from relsdk.formats import read_pairs
@@ -207,7 +208,7 @@ def test_repeats_by_hand(tmp_path):
         for title, level, query in asked
     ]
     write_lines(tmp_path / "records-00000.jsonl", records)
-    assert ssra_real.first_repeats(tmp_path) == pytest.approx(1 / 3, abs=1e-4)
+    assert first_repeats(tmp_path) == pytest.approx(1 / 3, abs=1e-4)
 
 
 def test_a_paired_interval():
