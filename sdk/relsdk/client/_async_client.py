@@ -229,7 +229,8 @@ class AsyncClient:
 
     async def close(self) -> None:
         """See `Client.close`."""
-        await self._http.opened(closing=True).aclose()
+        for client in self._http.closing():
+            await client.aclose()
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -261,5 +262,6 @@ class AsyncClient:
             return self._http.lost(error)
 
     async def _receive(self, attempt: Attempt) -> Answer:
-        async with self._http.stream(attempt) as response:
-            return Answer(response.status_code, dict(response.headers), await response.aread())
+        with self._http.taken() as client:
+            async with self._http.stream(client, attempt) as response:
+                return Answer(response.status_code, dict(response.headers), await response.aread())

@@ -46,7 +46,8 @@ class Client:
         timeout: Seconds for each request, its retries and the waits between them. It is looked at when bytes
             arrive: a server that sends a byte now and then can take twice as long.
         max_retries: How often a request is sent again.
-        transport: Of httpx, for certificates, proxies or sockets of your own.
+        transport: Of httpx, for certificates, proxies or sockets of your own. Threads share its connections:
+            let it keep as many as there are threads.
 
     Raises:
         MissingExtraError: httpx is not installed.
@@ -314,7 +315,8 @@ class Client:
 
     def close(self) -> None:
         """Close the connections; more than once is fine."""
-        self._http.opened(closing=True).close()
+        for client in self._http.closing():
+            client.close()
 
     def __enter__(self) -> Client:
         return self
@@ -340,7 +342,7 @@ class Client:
     def _send(self, attempt: Attempt) -> Outcome:
         end = time.monotonic() + attempt.timeout
         try:
-            with self._http.stream(attempt) as response:
+            with self._http.taken() as client, self._http.stream(client, attempt) as response:
                 content = bytearray()
                 for chunk in response.iter_bytes():
                     content += chunk

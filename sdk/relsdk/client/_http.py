@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -14,14 +15,22 @@ from relsdk.errors import InputError, MissingExtraError
 __all__ = ["HttpxClient", "too_slow"]
 
 
+# Connections of an asynchronous client; of a blocking one those that are kept while no thread uses them.
+_MOST_CONNECTIONS, _MOST_FREE = 100, 20
+
+
 class HttpxClient:
-    """An httpx client, and a new one after a fork: on one connection, processes read each other's answers.
+    """httpx clients of one server: the only one of an event loop, or one for each request of a thread.
+
+    Of threads that share an httpx client, one may close the connection that another was just given, whose
+    request then waits until its time is up (encode/httpcore#1110). After a fork there are new ones: on one
+    connection, processes read each other's answers.
 
     Args:
         kind: "Client" or "AsyncClient" of httpx.
         url: The server's address.
         headers: Of every request.
-        transport: See `Client`.
+        transport: See `Client`; requests share it.
 
     Raises:
         MissingExtraError: httpx is not installed.
@@ -37,28 +46,56 @@ class HttpxClient:
         self._url = url
         headers = {"accept": "application/json", "user-agent": f"relsdk/{_version()}", **headers}
         make = getattr(httpx, kind)
+        # With as many kept as there may be, httpx closes none to have fewer: see the class.
+        limits = httpx.Limits(max_connections=_MOST_CONNECTIONS, max_keepalive_connections=_MOST_CONNECTIONS)
         self._make: Callable[[], Any] = partial(
-            make, headers=headers, transport=transport, verify=_trusted_certificates()
+            make, headers=headers, transport=transport, verify=_trusted_certificates(), limits=limits
         )
-        self._opened, self._process = self._make(), os.getpid()
+        self._shared = kind == "AsyncClient" or transport is not None
+        self._free, self._process = [self._make()], os.getpid()
+        self._closed = False
 
-    def opened(self, *, closing: bool = False) -> Any:
-        """Return the client of this process.
+    @contextmanager
+    def taken(self) -> Iterator[Any]:
+        """Lend an httpx client of this process, which no other thread uses meanwhile.
 
         Raises:
-            InputError: It was closed, and is not to be closed now.
+            InputError: They were closed.
         """
-        if self._opened.is_closed and not closing:
+        if self._closed:
             raise InputError(f"the client of {self._url} is closed; make a new one")
         if self._process != os.getpid():
-            self._opened, self._process = self._make(), os.getpid()
-        return self._opened
+            self._free, self._process = [self._make()], os.getpid()
+        if self._shared:
+            yield self._free[0]
+            return
+        try:
+            client = self._free.pop()
+        except IndexError:
+            client = self._make()
+        try:
+            yield client
+        finally:
+            self._free.append(client)
+            if self._closed or len(self._free) > _MOST_FREE:
+                with suppress(IndexError):  # another thread took it
+                    self._free.pop(0).close()
 
-    def stream(self, attempt: Attempt) -> Any:
-        """Send a request; a context manager of the response, whose body is not read yet."""
+    def closing(self) -> Iterator[Any]:
+        """Take no more requests; yield the httpx clients to close. One that is lent is closed afterwards."""
+        self._closed = True
+        if self._shared:
+            yield self._free[0]
+            return
+        with suppress(IndexError):  # there is none any more
+            while True:
+                yield self._free.pop()
+
+    def stream(self, client: Any, attempt: Attempt) -> Any:
+        """Send a request by a client that was lent; a context manager of the unread response."""
         request = attempt.request
         headers = None if request.body is None else {"content-type": "application/json"}
-        return self.opened().stream(
+        return client.stream(
             request.method,
             self._url + request.path,
             content=request.body,

@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -139,6 +140,58 @@ def test_threads_share_a_client(server):
     with Client(server.url) as client, ThreadPoolExecutor(16) as pool:
         vectors = list(pool.map(client.encode, map(str, range(200))))
     assert np.array_equal(vectors, [vector_of(str(number)) for number in range(200)])
+
+
+def test_no_two_requests_at_once_share_an_httpx_client(server, monkeypatch):
+    """Or one thread may close the connection that another was just given (encode/httpcore#1110)."""
+    import httpx
+
+    handle, seen, together = httpx.HTTPTransport.handle_request, [], threading.Barrier(40)
+
+    def noting(self, request):
+        seen.append(self)
+        return handle(self, request)
+
+    def all_at_once(seen):
+        together.wait(30)
+        return embeddings(seen)
+
+    server.on("/v1/embeddings", all_at_once)
+    with Client(server.url, max_retries=0) as client, ThreadPoolExecutor(40) as pool:
+        client.info()
+        monkeypatch.setattr(httpx.HTTPTransport, "handle_request", noting)
+        vectors = list(pool.map(client.encode, map(str, range(40))))
+        assert len(set(seen[:40])) == 40
+        assert np.array_equal(vectors, [vector_of(str(number)) for number in range(40)])
+        # Some connections are kept, not all of them.
+        server.on("/v1/embeddings", embeddings)
+        del seen[:]
+        for number in range(3):
+            client.encode(str(number))
+        assert len(set(seen)) == 1
+        assert len(client._http._free) == 20
+
+
+def test_a_client_that_is_closed_ends_what_it_began(server):
+    began, go_on = threading.Event(), threading.Event()
+
+    def slowly(seen):
+        began.set()
+        go_on.wait(30)
+        return embeddings(seen)
+
+    client = Client(server.url)
+    client.info()
+    server.on("/v1/embeddings", slowly)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(client.encode, "a")
+        assert began.wait(30)
+        client.close()
+        go_on.set()
+        assert np.array_equal(asked.result(30), vector_of("a"))
+    assert not client._http._free
+    with pytest.raises(InputError, match="is closed"):
+        client.encode("a")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
