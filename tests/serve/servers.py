@@ -14,6 +14,7 @@ from dataclasses import replace
 import httpx
 
 from relsdk import Document
+from tests.threads import PATIENCE, end_of
 from tests.toys import CORPUS
 
 __all__ = [
@@ -40,25 +41,51 @@ def documents(count=66):
     ]
 
 
+class _OneEach(httpx.BaseTransport):
+    """Connections for threads that share a client, each for one request at a time.
+
+    Of threads that share httpx's own, one may close the connection that another was just given, whose request
+    then waits until its time is up (encode/httpcore#1110).
+    """
+
+    def __init__(self):
+        self._free = []
+
+    def handle_request(self, request):
+        try:
+            transport = self._free.pop()
+        except IndexError:
+            transport = httpx.HTTPTransport(verify=False)
+        try:
+            answer = transport.handle_request(request)
+            answer.read()
+        finally:
+            self._free.append(transport)
+        return answer
+
+    def close(self):
+        while self._free:
+            self._free.pop().close()
+
+
 class Served:
     """A server of this process.
 
     Attributes:
         url: Its address.
         service: What answers.
-        http: A client of it.
+        http: A client of it, which threads may share.
     """
 
     def __init__(self, url, service, server):
         self.url, self.service, self.server = url, service, server
-        self.http = httpx.Client(base_url=url, timeout=30)
+        self.http = httpx.Client(base_url=url, timeout=PATIENCE / 2, transport=_OneEach())
         self.thread = None
 
     def stop(self, number=signal.SIGINT):
         """End it, as a signal does; return when it has ended."""
         self.server.handle_exit(number, None)
-        self.thread.join(60)
-        assert not self.thread.is_alive()
+        end_of(self.thread)
 
 
 @contextmanager
@@ -85,7 +112,7 @@ def served(settings, environment=None, *, send_buffer=None):
 
     thread = threading.Thread(target=run, name="served")
     thread.start()
-    assert ready.wait(60)
+    assert ready.wait(PATIENCE)
     if failed:
         thread.join()
         raise failed[0]
@@ -142,14 +169,14 @@ def running(*arguments, environment=None, ready=True, file_limit=None, inside=()
     reader = threading.Thread(target=read)
     reader.start()
     try:
-        assert found.wait(60)
+        assert found.wait(PATIENCE)
         if ready:
             assert hasattr(process, "url"), process.said
         yield process
     finally:
         process.kill()
-        process.wait(10)
-        reader.join(10)
+        process.wait(PATIENCE)
+        end_of(reader)
         process.stderr.close()
 
 
