@@ -134,6 +134,7 @@ class Connection(HttpToolsProtocol):
         self._in_head, self._in_body = False, True
         self._head_bytes = self._passed_over = 0
         self._heads += 1
+        self._unset_keepalive_if_required()  # of a refusal before it, in the same bytes
         if self._refusal is not None and not self.pipeline and not self.expect_100_continue:
             answered = self.cycle is None or self.cycle.response_complete
             if answered and (refusal := self._refusal(self.parser.get_method(), self.url, self.headers)):

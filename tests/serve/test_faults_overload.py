@@ -13,6 +13,7 @@ from statistics import median
 import pytest
 
 from relsdk import Embedder
+from relsdk_serve._engine import OverloadedError
 from relsdk_serve._jobs import Lane
 from relsdk_serve._settings import Limits
 from tests.serve.servers import KEY, Raw, post, request, served
@@ -163,6 +164,25 @@ def test_refusals_keep_their_place_among_pipelined_requests(slow):
         assert connection.answer()[0] == 400
         assert connection.answer() is None
     assert post(slow.http, "/v1/embeddings", {"input": "danach"})["data"]
+
+
+def test_a_refusal_does_not_end_the_connection_under_the_request_behind_it(slow, monkeypatch):
+    """The time of an idle connection begins after each answer, and ends where another request is there."""
+    monkeypatch.setattr("relsdk_serve._connection.KEEP_ALIVE_SECONDS", 0.1)
+    admit, refused = slow.service.engine.admit, []
+
+    def refuse_two(lane, deadline=None):
+        if len(refused) < 2:
+            refused.append(lane)
+            raise OverloadedError(1.0, 0.3)
+        admit(lane, deadline)
+
+    monkeypatch.setattr(slow.service.engine, "admit", refuse_two)
+    with Raw(slow.url) as connection:
+        some = request("/v1/embeddings", {"input": [f"批{n}" for n in range(40)]})  # 0.4 s
+        connection.send(request("/v1/embeddings", {"input": "a"}) * 2 + some)
+        answers = [connection.answer() for _ in range(3)]
+    assert [answer and answer[0] for answer in answers] == [429, 429, 200]
 
 
 def test_a_stranger_is_not_told_of_the_load(settings, monkeypatch):
