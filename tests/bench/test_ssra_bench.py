@@ -2,8 +2,7 @@
 
 import json
 import signal
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ from relsdk_training.data.pairs import pair_arrays
 from relsdk_training.ssra._shards import write_lines
 from relsdk_training.ssra.pair_records import new_record
 from tests.bench.test_bench import call, toy_shared
+from tests.threads import Server
 
 SMALL = [f"{m}.{x}" for m in ("score", "query", "embed") for x in ("max_steps=3", "batch_size=16")]
 SMALL += [
@@ -119,11 +119,8 @@ def test_prompts_alone(toy_checkpoint, tmp_path):
         def log_message(self, *_):
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}/v1"
-        done = run("bench.experiments.ssra", *arguments, "--endpoint", url, "toy")
-        server.shutdown()
+    with Server(Handler) as server:
+        done = run("bench.experiments.ssra", *arguments, "--endpoint", f"{server.url}/v1", "toy")
     assert done.exit_code == 0, done.output
     (row,) = json.loads(output.read_text()).values()
     assert len(asked) == 5 * 3  # documents and levels

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import ClassVar
 
@@ -24,6 +23,7 @@ from relsdk_export.cuts.checkpoint import cut_checkpoint
 from relsdk_export.gate.parity import torch_vectors
 from relsdk_export.onnx.convert import load_encoder
 from tests.bundle_changes import make_foreign
+from tests.threads import Server
 
 NAME = "multilingual-e5-small"
 
@@ -105,13 +105,8 @@ def hub(toy_bundle, toy_checkpoint, tmp_path):
     make_foreign(folder)
     (folder / "pickled.bin").write_bytes(b"never to be fetched")
     handler = type("ToyHub", (Hub,), {"folder": folder, "requests": []})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", handler
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with Server(handler) as server:
+        yield server.url, handler
 
 
 def run(program, tmp_path, **environment):

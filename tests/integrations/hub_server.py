@@ -4,13 +4,14 @@ import base64
 import hashlib
 import json
 import re
-import threading
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import unquote, urlsplit
 
+from tests.threads import Server
 
-class Hub(ThreadingHTTPServer):
+
+class Hub(Server):
     """Repositories in memory.
 
     Attributes:
@@ -19,16 +20,10 @@ class Hub(ThreadingHTTPServer):
         writes: Requests that would have changed something, refused ones included.
     """
 
-    daemon_threads = True
-
     def __init__(self):
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler)
         self.repositories, self.ignored, self.writes = {}, set(), []
         self.token = "hf_right"
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_port}"
 
     def files(self, name):
         return self.repositories[name]["commits"][0][1]
@@ -39,15 +34,8 @@ class Hub(ThreadingHTTPServer):
 
 @contextmanager
 def running_hub():
-    hub = Hub()
-    thread = threading.Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    with Hub() as hub:
         yield hub
-    finally:
-        hub.shutdown()
-        thread.join()
-        hub.server_close()
 
 
 def _commit(files):

@@ -6,11 +6,13 @@ Requests are read with the client's own models, which forbid what they do not kn
 import json
 import re
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Lock, Thread
+from http.server import BaseHTTPRequestHandler
+from threading import Lock
 
 from pydantic import TypeAdapter
 from qdrant_client import QdrantClient, models
+
+from tests.threads import Server
 
 
 class QdrantServer:
@@ -113,13 +115,5 @@ def serving(server):
         def log_message(self, *_):
             pass
 
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    http.daemon_threads = True
-    thread = Thread(target=http.serve_forever, args=(0.05,))
-    thread.start()
-    try:
+    with Server(Handler) as http:
         yield f"127.0.0.1:{http.server_port}"
-    finally:
-        http.shutdown()
-        thread.join()
-        http.server_close()

@@ -1,7 +1,7 @@
 """The store in Qdrant: what it asks of a server, folders that are not its own, and errors."""
 
 import json
-import threading
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from relsdk.index import IndexConfig
 from relsdk.index.opening import build_store, open_store
 from tests.scale.engines import DIMENSION, HashEncoder, unit
 from tests.scale.qdrant_server import QdrantServer, serving
+from tests.threads import at_once
 
 pytestmark = [
     pytest.mark.slow,
@@ -171,9 +172,6 @@ def test_many_threads(tmp_path):
                 if len(store.search(QUERY, 100)) < 50 or store.get([f"t{number}"])[0].title != str(turn):
                     wrong.append(number)
 
-        threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with at_once(*(partial(work, number) for number in range(6))):
+            pass
         assert (wrong, store.count()) == ([], 56)

@@ -9,7 +9,6 @@ import os
 import re
 import subprocess
 import sys
-import threading
 
 import numpy as np
 import pytest
@@ -21,6 +20,7 @@ from relsdk.errors import InputError
 from relsdk.formats import Query
 from relsdk.records import Document
 from tests.memory import PEAK
+from tests.threads import at_once
 
 TABLE = """id,title,duration,new,sku,phone,price,mixed,flag,sparse,sci
 1,a,95,true,007,13800000000,1.50,1,0,,1e5
@@ -135,10 +135,8 @@ class TestTypes:
     def test_a_pipe_is_read_once_and_typed_by_name_only(self, tmp_path):
         path = tmp_path / "d.csv"
         os.mkfifo(path)
-        writer = threading.Thread(target=path.write_text, args=(TABLE,))
-        writer.start()
-        rows = metadata(path, types={"price": "number"})
-        writer.join()
+        with at_once(lambda: path.write_text(TABLE)):
+            rows = metadata(path, types={"price": "number"})
         assert (rows[0]["price"], rows[0]["duration"]) == (1.5, "95")
 
     def test_a_row_that_comes_after_the_look_at_the_types(self, write):

@@ -14,6 +14,7 @@ from relsdk_serve import _connection
 from relsdk_serve._jobs import Lane
 from relsdk_serve._settings import Limits
 from tests.serve.servers import Raw, post, request, resident, served
+from tests.threads import at_once
 
 LIMIT = 0.6
 QUERY = request("/v1/embeddings", {"input": "红烧肉", "input_type": "query"})
@@ -40,11 +41,8 @@ def others(quick):
                 slow.append((answer.status_code, time.monotonic() - began))
             time.sleep(0.005)
 
-    thread = threading.Thread(target=ask)
-    thread.start()
-    yield
-    stop.set()
-    thread.join(10)
+    with at_once(ask, until=stop):
+        yield
     assert not slow
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from relsdk import Document, Embedder, Index
 from tests.serve.servers import documents, post, served
+from tests.threads import at_once
 from tests.toys import copy_bundle
 
 FIND = {"query": "红烧肉怎么做才不腻", "k": 3}
@@ -36,15 +37,8 @@ def asked(server, body=None):
             answers.append((answer.status_code, answer.json()))
             time.sleep(0.002)
 
-    threads = [threading.Thread(target=ask) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    try:
+    with at_once(ask, ask, until=stop):
         yield answers
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join(20)
     assert len(answers) > 10
     assert {status for status, _ in answers} == {200}
     assert all(len(answer["results"][0]["hits"]) == 3 for _, answer in answers)
@@ -199,13 +193,8 @@ def ask_without_counting(server):
             statuses.append(server.http.post("/v1/search", json=FIND).status_code)
             time.sleep(0.005)
 
-    thread = threading.Thread(target=ask)
-    thread.start()
-    try:
+    with at_once(ask, until=stop):
         yield statuses
-    finally:
-        stop.set()
-        thread.join(20)
 
 
 def test_two_writers_beside_each_other(server, own_index, encoder):
@@ -217,11 +206,9 @@ def test_two_writers_beside_each_other(server, own_index, encoder):
             for n in range(12):
                 index.upsert([Document(f"o{n}", "drüben")], embedder)
 
-    thread = threading.Thread(target=other)
-    thread.start()
-    for n in range(12):
-        post(server.http, "/v1/documents", {"documents": [{"id": f"s{n}", "text": "hier"}]})
-    thread.join(30)
+    with at_once(other):
+        for n in range(12):
+            post(server.http, "/v1/documents", {"documents": [{"id": f"s{n}", "text": "hier"}]})
     with Index.open(own_index) as index:
         assert len(index.get([f"o{n}" for n in range(12)] + [f"s{n}" for n in range(12)])) == 24
         assert index.verify().ok

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -16,6 +17,7 @@ import pytest
 
 from relsdk import Index
 from tests.serve.servers import Raw, request, running
+from tests.threads import at_once
 from tests.toys import copy_bundle
 
 QUERY = request("/v1/embeddings", {"input": "红烧肉"})
@@ -42,22 +44,17 @@ class Load:
         self.url, self.writes = url, writes
         self.statuses, self.lost, self.acknowledged, self.sent = [], [], set(), set()
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(n,)) for n in range(clients)]
+        self._clients = clients
+        works = [partial(self._run, number) for number in range(clients)]
+        self._running = at_once(*works, until=self._stop)
 
     def __enter__(self):
-        for thread in self._threads:
-            thread.start()
-        wait_for(lambda: len(self.statuses) >= 2 * len(self._threads))
+        self._running.__enter__()
+        wait_for(lambda: len(self.statuses) >= 2 * self._clients)
         return self
 
-    def __exit__(self, *_):
-        self.stop()
-
-    def stop(self):
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(30)
-            assert not thread.is_alive()
+    def __exit__(self, *error):
+        return self._running.__exit__(*error)
 
     def _run(self, number):
         step = 0
@@ -101,7 +98,6 @@ def test_sigterm_under_load(own_index, encoder):
             assert (answer.status_code, answer.headers["connection"]) == (200, "close")
         code, said = ended(process)
         took = time.monotonic() - began
-        load.stop()
     assert (code, said) == (0, [])
     assert 4.5 < took < 9
     assert load.lost == []
@@ -200,7 +196,6 @@ def test_kill_under_load_of_writes(own_index, encoder, after):
         time.sleep(after)
         process.kill()
         process.wait(10)
-        load.stop()
     assert load.acknowledged
     verify = subprocess.run(
         [sys.executable, "-m", "relsdk", "index", "verify", str(own_index)],

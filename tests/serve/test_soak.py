@@ -7,11 +7,13 @@ import statistics
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 
 import httpx
 import pytest
 
 from tests.serve.servers import Raw, request, resident, running, served
+from tests.threads import at_once
 
 QUERIES = ["红烧肉怎么做", "大理旅游", "手机黑屏", "bread at home", "感冒咳嗽", "健身计划"]
 
@@ -63,19 +65,15 @@ class Load:
         self.url, self.pause = url, pause
         self.statuses = {}
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(n,)) for n in range(clients)]
-        self._threads.append(threading.Thread(target=self._be_rude))
+        works = [partial(self._run, number) for number in range(clients)]
+        self._running = at_once(*works, self._be_rude, until=self._stop)
 
     def __enter__(self):
-        for thread in self._threads:
-            thread.start()
+        self._running.__enter__()
         return self
 
-    def __exit__(self, *_):
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(30)
-        assert not any(thread.is_alive() for thread in self._threads)
+    def __exit__(self, *error):
+        return self._running.__exit__(*error)
 
     def _run(self, number):
         rng = random.Random(number)

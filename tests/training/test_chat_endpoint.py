@@ -11,6 +11,7 @@ from relsdk.errors import InputError, MissingExtraError, TrainingError
 from relsdk_training.query_models.base import QueryExample, QueryRequest
 from relsdk_training.query_models.chat_endpoint import ChatEndpoint
 from relsdk_training.query_models.endpoint import EndpointQueryModel
+from tests.threads import Server
 
 # openai waits so long instead of half a second and more.
 AT_ONCE = ("Retry-After-Ms", "1")
@@ -21,7 +22,7 @@ def choices(*texts):
     return {"choices": [{"message": {"role": "assistant", "content": text}} for text in texts]}
 
 
-class Server:
+class ChatServer(Server):
     """Gives the replies in turn, the last one for ever; a reply is (status, body, headers) or "hold"."""
 
     def __init__(self):
@@ -58,24 +59,19 @@ class Server:
             def log_message(self, *_):
                 pass
 
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
-        self.thread = threading.Thread(target=self.http.serve_forever, args=(0.02,))
-        self.thread.start()
+        super().__init__(Handler)
+        self.url += "/v1"
 
-    def close(self):
+    def __exit__(self, *error):
         self.released.set()
-        self.http.shutdown()
-        self.thread.join()
-        self.http.server_close()
+        super().__exit__(*error)
 
 
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    server = Server()
-    yield server
-    server.close()
+    with ChatServer() as server:
+        yield server
 
 
 @pytest.fixture

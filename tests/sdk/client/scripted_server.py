@@ -1,14 +1,15 @@
 """An HTTP server of real sockets that answers as a test tells it, also wrongly."""
 
 import json
-import threading
 import time
 from base64 import b64encode
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import numpy as np
+
+from tests.threads import Server
 
 INFO = {
     "model_id": "toy",
@@ -145,17 +146,6 @@ def scripted_server():
 
         do_GET = do_POST = do_DELETE = answer
 
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-        request_queue_size = 128  # beyond socketserver's 5, connections that come at once are reset
-
-    server = Server(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    script.url = f"http://127.0.0.1:{server.server_port}"
-    try:
+    with Server(Handler) as server:
+        script.url = server.url
         yield script
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from relsdk.errors import IndexFolderError, LockedError, RelsdkError
 from relsdk.files.folders import json_sha256
 from relsdk.index import Index, IndexConfig, verify_index
 from relsdk.records import Document
+from tests.threads import PATIENCE, at_once
 
 FIXTURE = Path(__file__).resolve().parents[2] / "fixtures" / "index-v1"
 
@@ -252,14 +254,8 @@ def test_an_old_reader_answers_until_it_is_closed(changed, encoder, document_fac
         assert len(segments(changed)) == 1
         assert (reader.search(query, 20), ids(reader), reader.count({"flag": True})) == wanted
         answers = []
-        threads = [
-            threading.Thread(target=lambda: answers.append((reader.search(query, 20), ids(reader))))
-            for _ in range(4)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with at_once(*[lambda: answers.append((reader.search(query, 20), ids(reader)))] * 4):
+            pass
         assert answers == [wanted[:2]] * 4
         assert reader.verify().ok  # of the current one: its own is gone
         with pytest.raises(IndexFolderError, match="gone"):
@@ -305,18 +301,11 @@ def test_threads_search_while_another_adds(built, encoder, graph_rows):
                 wrong.append((len(hits), waves))
 
     built.upsert(wave(0), encoder)
-    threads = [threading.Thread(target=look) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    try:
+    with at_once(look, look, look, until=done):
         for number in range(1, 12):
             built.upsert(wave(number), encoder, sync=False)
             if number % 4 == 0:
                 built.compact()
-    finally:
-        done.set()
-        for thread in threads:
-            thread.join()
     assert wrong == []
     assert built.verify().ok
 
@@ -326,23 +315,15 @@ def wave(number):
 
 
 def test_threads_that_change_one_object_lose_nothing(built, encoder):
-    errors = []
 
     def add(worker):
-        try:
-            for number in range(6):
-                name = f"t{worker}-{number}"
-                built.add([Document(name, "t")], encoder, sync=False)
-                assert built.get([name])  # what was committed through this object is there at once
-        except Exception as error:
-            errors.append(error)
+        for number in range(6):
+            name = f"t{worker}-{number}"
+            built.add([Document(name, "t")], encoder, sync=False)
+            assert built.get([name])  # what was committed through this object is there at once
 
-    threads = [threading.Thread(target=add, args=(worker,)) for worker in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errors == []
+    with at_once(*(partial(add, worker) for worker in range(4))):
+        pass
     assert len(built) == 200 + 24
     assert built.verify().ok
 
@@ -351,27 +332,24 @@ def test_a_part_that_is_taken_for_a_leftover_is_made_again(built, encoder, monke
     """Another writer looks at its lock between its making and its locking."""
     import relsdk.files.atomic as atomic
 
-    lock, cleaners = atomic._lock, []
+    lock, made, held = atomic._lock, threading.Event(), threading.Event()
 
     def late(handle, wait):
-        if wait and not cleaners:
-            cleaner = threading.Thread(target=remove_slowly)
-            cleaners.append(cleaner)
-            cleaner.start()
-            held.wait(10)
+        if wait and not made.is_set():
+            made.set()
+            assert held.wait(PATIENCE)
         return lock(handle, wait)
 
-    held = threading.Event()
-
     def remove_slowly():
+        assert made.wait(PATIENCE)
         (name,) = (name for name in os.listdir(built.path) if ".tmp-part-" in name)
         with atomic.hold_lock(built.path / name) as one:
             held.set()
             one.release(remove=True)
 
     monkeypatch.setattr(atomic, "_lock", late)
-    built.add([Document("x", "t")], encoder)
-    cleaners[0].join()
+    with at_once(remove_slowly):
+        built.add([Document("x", "t")], encoder)
     assert len(built) == 201
     assert not [name for name in os.listdir(built.path) if ".tmp" in name]
 

@@ -5,9 +5,9 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import weakref
 from dataclasses import asdict, replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ import pytest
 from relsdk.errors import EncoderMismatchError, InputError
 from relsdk.index import Index, IndexConfig, verify_index
 from relsdk.records import Document, Hit
+from tests.threads import at_once
 
 UNIT = np.full(16, 0.25)
 
@@ -312,14 +313,8 @@ def test_overwrite(tmp_path, documents, document_factory, encoder):
     assert sorted(os.listdir(path / "segments")) == ["seg-000002", "seg-000003"]
     # The old one answers from the files it has open, from new threads too.
     results = []
-    threads = [
-        threading.Thread(target=lambda: results.append(ids(old.search(encoder.vector("q"), 3))))
-        for _ in range(8)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with at_once(*[lambda: results.append(ids(old.search(encoder.vector("q"), 3)))] * 8):
+        pass
     assert len(results) == 8
     assert all(found == results[0] and found[0].startswith("d") for found in results)
     old.close()
@@ -337,11 +332,8 @@ def test_many_threads(built, encoder):
             ):
                 wrong.append(i)
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(12)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with at_once(*(partial(work, seed) for seed in range(12))):
+        pass
     assert not wrong
 
 

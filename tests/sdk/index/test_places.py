@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import threading
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from relsdk.files.folders import json_sha256, staged_folder
 from relsdk.formats import write_documents
 from relsdk.index import verify_index
 from relsdk.records import Document
+from tests.threads import at_once
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 DOCUMENTS = [Document(f"d{i}", title) for i, title in enumerate(["红烧肉怎么做", "手机黑屏", "make bread"])]
@@ -59,9 +59,8 @@ def test_what_was_opened_by_a_relative_path_works_from_another_folder(world, exp
     assert len(scorer.predict([("红烧肉", "红烧肉怎么做")]).levels) == 1
     assert index.verify().ok
     read = []
-    other = threading.Thread(target=lambda: read.extend(index.get(["d1"])))  # opens a connection of its own
-    other.start()
-    other.join()
+    with at_once(lambda: read.extend(index.get(["d1"]))):  # opens a connection of its own
+        pass
     assert read[0].title == "手机黑屏"
     assert all(Path(one.path).is_absolute() for one in (embedder, index))
 

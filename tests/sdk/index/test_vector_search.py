@@ -1,7 +1,7 @@
 """Flat and graph search against plain numpy."""
 
 import math
-import threading
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from relsdk.index._filtered_search import filtered_search
 from relsdk.index._row_set import RowSet
 from relsdk.index.flat import Codes, FlatIndex, encode_int8, exact_search
 from relsdk.index.hnsw import GRAPH_FILE, HnswIndex
+from tests.threads import at_once
 
 
 def brute_force(vectors, queries, k, rows=None):
@@ -164,11 +165,8 @@ def test_threads_with_different_effort_do_not_disturb_each_other(unit_vectors):
             if not np.array_equal(graph.search(queries, 5, ef_search=ef).rows, wanted[ef]):
                 wrong.append(ef)
 
-    threads = [threading.Thread(target=work, args=(ef,)) for ef in wanted for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with at_once(*(partial(work, ef) for ef in [*wanted, *wanted])):
+        pass
     assert not wrong
 
 

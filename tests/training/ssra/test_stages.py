@@ -1,10 +1,9 @@
 """Single stages, given those of a whole run before them."""
 
 import json
-import threading
 from collections import Counter
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
@@ -18,6 +17,7 @@ from relsdk_training.ssra._shards import read_lines, write_lines
 from relsdk_training.ssra.job import DEV, Job
 from relsdk_training.ssra.pair_records import read_records
 from relsdk_training.ssra.stages import embed
+from tests.threads import Server
 
 
 def test_a_score_model_that_is_there_gives_levels_like_the_one_it_is(whole, make_stage):
@@ -107,17 +107,14 @@ def endpoint():
         def log_message(self, *_):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.asked = 0
-    server.settings = [
-        f"{section}.endpoint.{setting}"
-        for section in ("synthesis", "filter")
-        for setting in (f"url=http://127.0.0.1:{server.server_port}/v1", "name=toy")
-    ]
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with Server(Handler) as server:
+        server.asked = 0
+        server.settings = [
+            f"{section}.endpoint.{setting}"
+            for section in ("synthesis", "filter")
+            for setting in (f"url={server.url}/v1", "name=toy")
+        ]
+        yield server
 
 
 def test_a_language_model_writes(make_stage, endpoint):
