@@ -31,6 +31,7 @@ from relsdk_checkpoint.pair_scores import embed_tokens
 from relsdk_checkpoint.scorer import ScoreModel
 from relsdk_training.config.files import RECIPES, load_config
 from relsdk_training.config.settings import DistillConfig, EmbedConfig, RunConfig, ScoreConfig
+from relsdk_training.data.lessons import label_targets
 from relsdk_training.data.pairs import PairArrays, load_pairs, pair_arrays
 from relsdk_training.engine.loop import TrainResult
 from relsdk_training.objectives.embedding import EmbeddingObjective
@@ -40,7 +41,6 @@ from relsdk_training.runs.average import average_checkpoints
 from relsdk_training.runs.distill import train_distill
 from relsdk_training.runs.embed import train_embed
 from relsdk_training.runs.score import train_score
-from relsdk_training.teachers.targets import label_targets
 
 DIMS = (32, 64, 128, 256)
 TEACHER = "embed"
@@ -297,7 +297,7 @@ def trained_objective(config: Config, checkpoint: Path, test: PairArrays) -> Obj
 def encoder_objective(encoder: TextEncoder, test: PairArrays) -> EmbeddingObjective:
     """Return what measures an encoder at every dimension."""
     return EmbeddingObjective(
-        encoder, test, test, replace(EmbedConfig().loss, matryoshka_dims=DIMS), RunConfig()
+        encoder, label_targets(test), test, replace(EmbedConfig().loss, matryoshka_dims=DIMS), RunConfig()
     )
 
 

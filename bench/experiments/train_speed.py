@@ -31,6 +31,7 @@ from relsdk.formats import read_pairs
 from relsdk.records import LabelledPair
 from relsdk_checkpoint.encoder import TextEncoder
 from relsdk_training.config.settings import LossConfig, OptimiserConfig, RunConfig
+from relsdk_training.data.lessons import label_targets
 from relsdk_training.data.pairs import pair_arrays
 from relsdk_training.engine.loop import train
 from relsdk_training.objectives.embedding import EmbeddingObjective
@@ -150,7 +151,7 @@ class _Ours:
             batch_size=batch_size, max_steps=steps, evaluate_every=10**9, group=group, precision="fp32"
         )
         encoder = TextEncoder.load(checkpoint, max_tokens=MAX_TOKENS)
-        self.objective = EmbeddingObjective(encoder, pair_arrays(pairs), few, PLAIN, self.run)
+        self.objective = EmbeddingObjective(encoder, label_targets(pair_arrays(pairs)), few, PLAIN, self.run)
         self.module = self.objective.module
 
     def __call__(self, seed: int) -> Times:

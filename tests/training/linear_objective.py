@@ -16,13 +16,19 @@ from relsdk_training.runs.run import Run
 
 ROWS = 40
 WIDTH = 10
+HUMAN_ROWS = 12
 
 
 class LinearObjective:
-    """Regression of a sum; `mean_ap` is the share of variance that is explained."""
+    """Regression of a sum; `mean_ap` is the share of variance that is explained.
 
-    def __init__(self, run, *, target_seed=0):
+    People labelled the first rows alone.
+    """
+
+    def __init__(self, run, *, target_seed=0, measures=True):
         self.run = run
+        self.measures = measures
+        self.learned = []  # batches
         self.rows = torch.randn(ROWS, WIDTH, generator=torch.Generator().manual_seed(target_seed))
         self.targets = self.rows.sum(dim=1)
         self.seen = torch.zeros(1)
@@ -30,19 +36,23 @@ class LinearObjective:
         # The loop gives what is not the transformer's another learning rate.
         self.module = nn.ModuleDict({"transformer": nn.Linear(WIDTH, 1), "dropout": nn.Dropout(0.1)})
 
-    def batches(self, epoch):
-        order = torch.randperm(ROWS - 9 * (epoch % 2), generator=torch.Generator().manual_seed(epoch))
+    def batches(self, epoch, *, human=False):
+        rows = HUMAN_ROWS if human else ROWS - 9 * (epoch % 2)
+        order = torch.randperm(rows, generator=torch.Generator().manual_seed(epoch))
         return order.split(self.run.batch_size)
 
     def loss(self, batch, device):
         errors = self._predictions(self.module["dropout"](self.rows[batch])) - self.targets[batch]
         self.seen += len(batch)
+        self.learned.append(batch.tolist())
         return errors.square().mean(), {"seen": self.seen.item()}
 
     def after_step(self):
         self.seen *= 0.99
 
     def evaluate(self, device):
+        if not self.measures:
+            return {}
         errors = self._predictions(self.rows) - self.targets
         return {"mean_ap": 1 - (errors.square().mean() / self.targets.var()).item()}
 
@@ -70,11 +80,13 @@ def linear_config(output, **run):
     )
 
 
-def train_linear(config, *, resume=False, on_step=lambda step, steps, statistics: None, data=()):
+def train_linear(
+    config, *, resume=False, on_step=lambda step, steps, statistics: None, data=(), objective=None
+):
     """Train as `train_embed` does once it has read its data: lock, resume, log, checkpoints, result."""
     run = Run(config, resume=resume)
     with run.alone():
-        return run.train(LinearObjective(config.run), list(data), on_step=on_step)
+        return run.train(objective or LinearObjective(config.run), list(data), on_step=on_step)
 
 
 class Stopped(Exception):

@@ -9,11 +9,11 @@ from relsdk.records import Document, LabelledPair
 from relsdk.runtime.tokenizer import TextTokenizer
 from relsdk_checkpoint.pair_scores import token_tensors
 from relsdk_training.config.settings import DataConfig
+from relsdk_training.data.lessons import load_splits
 from relsdk_training.data.pairs import (
-    _check_disjoint,
     _thin_out,
+    check_leaks,
     load_pairs,
-    load_splits,
     pair_arrays,
 )
 from relsdk_training.data.text import document_text
@@ -44,8 +44,8 @@ def test_the_document_text_is_the_bundles(toy_bundle):
 def test_leaks_are_found_up_to_case_width_and_spaces():
     train, dev = [pair("ＡＢＣ  红烧肉", "x", 1)], [pair("abc 红烧肉 ", "y", 1), pair("other", "z", 1)]
     with pytest.raises(InputError, match=r"1 queries are both in train and in dev .*abc 红烧肉"):
-        _check_disjoint(train=train, dev=dev)
-    _check_disjoint(train=train, dev=dev[1:])
+        check_leaks("train", train, "dev", dev)
+    check_leaks("train", train, "dev", dev[1:])
 
 
 def test_thinning_reaches_the_share_and_spares_the_others():
@@ -67,7 +67,7 @@ def test_splits_are_read_mapped_checked_and_named(tmp_path):
         write_pairs(tmp_path / f"{name}.jsonl", [pair(f"{name} {i}", f"{i}", i % 3) for i in range(30)])
     files = {name: str(tmp_path / f"{name}.jsonl") for name in ("train", "dev")}
     splits = load_splits(DataConfig(**files, label_map=(0, 1, 3)), seed=0)
-    assert set(splits.train.labels.tolist()) == {0, 1, 3}
+    assert set(splits.train.pairs.labels.tolist()) == {0, 1, 3}
     assert len(load_splits(DataConfig(**files, limit=7), seed=0).train) == 7
     with pytest.raises(InputError, match="names no file"):
         load_splits(DataConfig(train=files["train"]), seed=0)

@@ -12,7 +12,7 @@ from relsdk_checkpoint.encoder import TextEncoder
 from relsdk_sample import generate
 from relsdk_training.config.files import load_config
 from relsdk_training.config.settings import DataConfig, EmbedConfig, LossConfig, RunConfig
-from relsdk_training.data.pairs import load_splits
+from relsdk_training.data.lessons import load_splits
 from relsdk_training.objectives.embedding import EmbeddingObjective
 
 
@@ -84,7 +84,7 @@ def test_a_text_that_occurs_twice_in_a_batch_is_encoded_once(files, toy_checkpoi
     encoder = TextEncoder.load(toy_checkpoint, dropout=0.0)
     objective = EmbeddingObjective(encoder, splits.train, splits.dev, LossConfig(), RunConfig(batch_size=32))
     batch = objective.batches(0)[0]
-    rows, tokens = splits.train.query_of[batch], objective.train.queries
+    rows, tokens = splits.train.pairs.query_of[batch], objective.train.queries
     assert len(np.unique(rows)) < len(rows)
     seen = []
     encoder.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))

@@ -33,6 +33,7 @@ from relsdk.records import Document, LabelledPair
 from relsdk_sample import generate
 from relsdk_training.config.files import load_config
 from relsdk_training.config.settings import OptimiserConfig, QueryConfig, QueryModelConfig, RunConfig
+from relsdk_training.data.lessons import label_targets
 from relsdk_training.data.pairs import pair_arrays
 from relsdk_training.engine._log import read_log
 from relsdk_training.engine.loop import train
@@ -607,7 +608,7 @@ def test_a_level_is_learned(toy_checkpoint, titles, tmp_path):
     torch.manual_seed(0)
     objective = QueryObjective(
         QueryWriter.load(settings),
-        pairs_whose_level_decides(titles[:50]),
+        label_targets(pairs_whose_level_decides(titles[:50])),
         pairs_whose_level_decides(titles[50:]),
         run,
     )
@@ -634,7 +635,7 @@ def test_a_level_is_learned(toy_checkpoint, titles, tmp_path):
 
 def test_dev_measures_by_hand(writer, titles):
     pairs = pairs_whose_level_decides(titles[:6])
-    objective = QueryObjective(writer, pairs, pairs, RunConfig(batch_size=5))
+    objective = QueryObjective(writer, label_targets(pairs), pairs, RunConfig(batch_size=5))
     writer.eval()
     with torch.inference_mode():
         found = objective.evaluate(CPU)
@@ -656,7 +657,9 @@ def test_the_loss_by_hand(toy_checkpoint, titles):
         checkpoint=str(toy_checkpoint), decoder_layers=(1,), contrast=0.5, unconditioned=0.4
     )
     pairs = pairs_whose_level_decides(titles[:8])
-    objective = QueryObjective(QueryWriter.load(settings), pairs, pairs, RunConfig(batch_size=32))
+    objective = QueryObjective(
+        QueryWriter.load(settings), label_targets(pairs), pairs, RunConfig(batch_size=32)
+    )
     writer, rows = objective.writer.eval(), np.arange(32)
     torch.manual_seed(3)
     loss, statistics = objective.loss(rows, CPU)
@@ -686,7 +689,7 @@ def test_batches_repeat_rare_levels(writer, titles):
         [LabelledPair(title, Document(title, title), 3) for title in titles[:12]]
         + [LabelledPair("感冒", Document(title, title), 0) for title in titles[:4]]
     )
-    objective = QueryObjective(writer, pairs, pairs, RunConfig(batch_size=5, repeat=2.0))
+    objective = QueryObjective(writer, label_targets(pairs), pairs, RunConfig(batch_size=5, repeat=2.0))
     rows = np.concatenate(objective.batches(0))
     assert np.bincount(pairs.labels[rows]).tolist() == [8, 0, 0, 12]
     assert set(rows.tolist()) == set(range(16))
@@ -698,7 +701,11 @@ def test_unlabelled_texts_are_repeated(toy_checkpoint, titles):
     pairs = pairs_whose_level_decides(titles[:3])  # 12 of them
     texts = titles[10:30]
     objective = QueryObjective(
-        QueryWriter.load(settings), pairs, pairs, RunConfig(batch_size=5), [*texts, titles[0] * 20]
+        QueryWriter.load(settings),
+        label_targets(pairs),
+        pairs,
+        RunConfig(batch_size=5),
+        [*texts, titles[0] * 20],
     )
     writer = objective.writer.eval()
     batches = objective.batches(0)

@@ -18,12 +18,13 @@ from relsdk_checkpoint.pair_scores import TextEmbedder
 from relsdk_sample import generate
 from relsdk_training.config.files import load_config
 from relsdk_training.config.settings import RunConfig, ScoreConfig, TeacherConfig
+from relsdk_training.data.lessons import label_targets
 from relsdk_training.data.pairs import PairArrays, load_pairs, pair_arrays
 from relsdk_training.engine._log import read_log
 from relsdk_training.runs import score
 from relsdk_training.runs.score import train_score
 from relsdk_training.teachers.cache import TEACHER_FOLDER
-from relsdk_training.teachers.targets import label_targets, soft_targets, unlabelled_pairs
+from relsdk_training.teachers.targets import soft_targets, unlabelled_pairs
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +77,7 @@ def test_one_teacher_gives_its_calibrated_probabilities(files, toy_checkpoint, t
     more = [("红烧肉怎么做", "红烧肉的家常做法"), (train.queries[0], "云南大理三天旅游攻略")]
     config = TeacherConfig((str(toy_checkpoint),), weight=0.25)
     run = RunConfig(output=str(tmp_path), precision="fp32")
-    lesson = soft_targets(config, train, more, dev, run)
+    lesson = soft_targets(config, label_targets(train), more, dev, run)
     embedder = TextEmbedder(toy_checkpoint)
     calibration, _ = fit_calibration(embedder.scores(dev.texts()), dev.labels, [str(q) for q in dev.query_of])
     said = calibration.probabilities(embedder.scores(lesson.pairs.texts()))
@@ -98,7 +99,9 @@ def test_teachers_are_pooled_as_the_normalised_geometric_mean(files, toy_checkpo
 
     def said(*checkpoints):
         config = TeacherConfig(tuple(map(str, checkpoints)), weight=1)
-        return soft_targets(config, train, [], dev, run, notes.append).targets.astype(np.float64)
+        return soft_targets(config, label_targets(train), [], dev, run, notes.append).targets.astype(
+            np.float64
+        )
 
     product = np.sqrt(said(toy_checkpoint) * said(scorer))
     np.testing.assert_allclose(

@@ -255,10 +255,10 @@ def _run(
 def _echo_result(result: Any, following: str) -> None:
     """Print how a training ended, and what to do next."""
     measures = ", ".join(f"{name} {value:.4f}" for name, value in result.best.items() if "@" not in name)
-    echo(
-        f"{result.stopped} after {result.steps} steps, {result.rows_per_second:.1f} pairs/s; best on dev at "
-        f"step {result.best_step}: {measures}"
-    )
+    best = f"best on dev at step {result.best_step}: {measures}"
+    if not result.best:
+        best = "nothing is measured without data.dev, and the last step is the best"
+    echo(f"{result.stopped} after {result.steps} steps, {result.rows_per_second:.1f} pairs/s; {best}")
     if result.stopped in _STOPPED:
         echo("go on with the same command and --resume")
     else:

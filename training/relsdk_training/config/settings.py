@@ -70,18 +70,25 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Labelled pairs.
+    """Labelled pairs, and what a model said of pairs without labels; see `relsdk_training.data.opinions`.
 
     Attributes:
         train: File of pairs to train on. `{node}` in its name is the number of a `torchrun` node: each
-            reads its own file, and all train on all of them.
-        dev: File that decides when to stop and which checkpoint is best.
+            reads its own file, and all train on all of them. Empty trains on `weak` and `written` alone.
+        dev: File that decides when to stop and which checkpoint is best. Without one, an encoder trains to
+            its last step, and that one counts as the best.
         test: File whose queries must not be in the others; it is read for nothing else.
         label_map: The level of each of the files' labels, as [0, 1, 3] for labels 0, 1, 2; empty when the
             labels are levels.
         rare_levels: Levels to thin out in the training data, to imitate an imbalance.
         rare_share: What share of the training pairs the rare levels shall be together; 0 thins nothing.
         limit: Use the first so many training pairs; 0 uses all.
+        weak: Files of pairs that a model graded. Those of `train` or `dev` say how far it can be believed:
+            they correct the grades of the others, which are learned.
+        written: Files of pairs whose query a model wrote for the level.
+        weak_weight: Of a weak pair beside a labelled one.
+        written_weight: Of a written pair beside a labelled one.
+        human_last: Last share of the steps, which learn from `train` alone, below 1; 0 mixes to the end.
     """
 
     train: str = ""
@@ -91,6 +98,19 @@ class DataConfig:
     rare_levels: tuple[int, ...] = (1, 2)
     rare_share: float = 0.0
     limit: int = 0
+    weak: tuple[str, ...] = ()
+    written: tuple[str, ...] = ()
+    weak_weight: float = 1.0
+    written_weight: float = 1.0
+    human_last: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("weak", "written"):
+            weight = getattr(self, f"{name}_weight")
+            if weight <= 0:
+                raise InputError(f"data.{name}_weight={weight}; above 0 is needed, or no file in data.{name}")
+        if not 0 <= self.human_last < 1:
+            raise InputError(f"data.human_last={self.human_last}; 0 or more is needed, and less than 1")
 
 
 @dataclass(frozen=True)
@@ -112,6 +132,7 @@ class LossConfig:
         cosent: Weight of CoSENT.
         cosent_temperature: Of CoSENT.
         ordinal: Weight of the ordinal term on the cosine.
+        wasserstein: Weight of the list-wise Wasserstein term.
     """
 
     info_nce: float = 1.0
@@ -127,6 +148,7 @@ class LossConfig:
     cosent: float = 0.0
     cosent_temperature: float = 0.05
     ordinal: float = 0.0
+    wasserstein: float = 0.0
 
 
 @dataclass(frozen=True)

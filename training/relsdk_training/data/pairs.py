@@ -5,7 +5,8 @@ Shape letters: N pairs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,9 +26,9 @@ from relsdk_training.engine.processes import together
 __all__ = [
     "PairArrays",
     "check_dev",
+    "check_leaks",
     "held_out_queries",
     "load_pairs",
-    "load_splits",
     "pair_arrays",
     "read_splits",
 ]
@@ -51,12 +52,15 @@ def load_pairs(path: str, label_map: Sequence[int] = ()) -> list[LabelledPair]:
     return pairs
 
 
-def read_splits(config: DataConfig, seed: int) -> dict[str, list[LabelledPair]]:
+def read_splits(
+    config: DataConfig, seed: int, *, optional: Sequence[str] = ()
+) -> dict[str, list[LabelledPair]]:
     """Read the files, check that they share no query, thin out rare levels of train, cut it to its limit.
 
     Args:
         config: Names "train" and "dev", and perhaps "test".
         seed: Of the thinning.
+        optional: Which of "train" and "dev" may be left out.
 
     Returns:
         The pairs of each split that is named.
@@ -69,36 +73,38 @@ def read_splits(config: DataConfig, seed: int) -> dict[str, list[LabelledPair]]:
         path = getattr(config, name)
         if path:
             splits[name] = load_pairs(path, config.label_map)
-        elif name != "test":
+        elif name not in (*optional, "test"):
             raise InputError(
                 f"data.{name} names no file; set it in the configuration or with --set data.{name}=FILE"
             )
-    _check_disjoint(**splits)
-    train = splits["train"]
+    for one, other in itertools.combinations(splits, 2):
+        check_leaks(one, splits[one], other, splits[other])
+    train = splits.get("train", [])
     if config.rare_share:
         train = _thin_out(train, config.rare_levels, config.rare_share, seed)
     return {**splits, "train": train[: config.limit] if config.limit else train}
 
 
-def _check_disjoint(**splits: Iterable[LabelledPair]) -> None:
+def check_leaks(one: str, pairs: Iterable[LabelledPair], other: str, others: Iterable[LabelledPair]) -> None:
     """Check that no query is in two splits, up to case, width and spaces.
+
+    Args:
+        one: Name of a split.
+        pairs: Its pairs.
+        other: Name of another one.
+        others: The pairs of that.
 
     Raises:
         InputError: A query leaks; the message counts and shows them.
     """
-    queries = {
-        name: {normal_form(pair.query): pair.query for pair in pairs} for name, pairs in splits.items()
-    }
-    names = list(queries)
-    for at, one in enumerate(names):
-        for other in names[at + 1 :]:
-            common = sorted(queries[one].keys() & queries[other].keys())
-            if common:
-                shown = ", ".join(repr(queries[other][key]) for key in common[:3])
-                raise InputError(
-                    f"{len(common)} queries are both in {one} and in {other} ({shown}); what was trained on "
-                    "cannot be measured on: split by query"
-                )
+    queries = {normal_form(pair.query) for pair in pairs}
+    common = {same: pair.query for pair in others if (same := normal_form(pair.query)) in queries}
+    if common:
+        shown = ", ".join(repr(common[same]) for same in sorted(common)[:3])
+        raise InputError(
+            f"{len(common)} queries are both in {one} and in {other} ({shown}); what was trained on "
+            "cannot be measured on: split by query"
+        )
 
 
 def _thin_out(
@@ -181,33 +187,6 @@ def pair_arrays(pairs: Sequence[LabelledPair]) -> PairArrays:
         np.array(document_of, dtype=np.int64),
         np.array([int(pair.level) for pair in pairs], dtype=np.int64),
     )
-
-
-@dataclass(frozen=True, eq=False)
-class _Splits:
-    """Pairs to train and to decide on."""
-
-    train: PairArrays
-    dev: PairArrays
-
-    def content(self) -> list[Any]:
-        """Return what the pairs are, in a JSON form, to tell them from others."""
-        return [self.train.content(), self.dev.content()]
-
-
-def load_splits(config: DataConfig, seed: int, on_note: Callable[[str], None] = lambda note: None) -> _Splits:
-    """Read the pairs to train and to decide on; see `read_splits`.
-
-    Args:
-        config: Names the files.
-        seed: Of the thinning.
-        on_note: Called with a line for people on each split.
-    """
-    pairs = read_splits(config, seed)
-    splits = _Splits(pair_arrays(pairs["train"]), pair_arrays(pairs["dev"]))
-    on_note(f"train: {splits.train.describe()}")
-    on_note(f"dev:   {splits.dev.describe()}")
-    return splits
 
 
 def check_dev(dev: PairArrays) -> None:

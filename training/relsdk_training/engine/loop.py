@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,8 @@ class TrainResult:
 
     Attributes:
         steps: Optimiser steps.
-        best_step: Where dev was best.
-        best: Dev measures there.
+        best_step: Where dev was best; without dev, the last step of a training that finished.
+        best: Dev measures there; none without dev.
         seconds: Of training, without evaluation.
         rows_per_second: Training throughput.
         stopped: "finished", "patience", "interrupted" or, by SIGTERM, "terminated".
@@ -84,13 +85,14 @@ def train(
     metric: str,
     identity: str,
     about: Mapping[str, Any],
+    human_last: float = 0.0,
     resume: bool = False,
     on_step: Callable[[int, int, Statistics], None] = lambda step, steps, statistics: None,
 ) -> TrainResult:
     """Train until the epochs, the steps or the patience are used up; under `torchrun`, in all processes.
 
-    `run.output` gets `best/` (what the objective saves, at its best on dev), `last/` (the same at the last
-    checkpoint), `state-STEP/` (for an exact resume) and `log.jsonl`.
+    `run.output` gets `best/` (what the objective saves, at its best on dev or, where it measures nothing, at
+    the end), `last/` (the same at the last checkpoint), `state-STEP/` (for an exact resume) and `log.jsonl`.
 
     Args:
         objective: What is trained.
@@ -99,6 +101,7 @@ def train(
         metric: Which dev measure decides; higher is better.
         identity: Names configuration and data: a resume under another one is refused.
         about: What checkpoints shall say of how they were made, a JSON object.
+        human_last: Last share of the steps, which take batches of what people labelled alone.
         resume: Go on from the last checkpoint; without one, start.
         on_step: Called after each optimiser step with its number, how many there are, and statistics.
 
@@ -107,7 +110,8 @@ def train(
 
     Raises:
         TrainingError: The loss or the gradient is not finite; the last checkpoint is untouched.
-        InputError: The checkpoint to resume from is of another run or architecture, or there is no batch.
+        InputError: The checkpoint to resume from is of another run or architecture, there is no batch, or
+            patience would have nothing to go by.
     """
     trainer = _Trainer(objective, optimiser, run, metric, identity, about, resume=resume)
     progress = trainer.progress
@@ -115,9 +119,7 @@ def train(
         trainer.evaluate()
     stopped = "finished"
     with InterruptAfterStep() as interrupt:
-        for group, ends_epoch in _steps(objective, run, progress.step):
-            if progress.step >= trainer.total:
-                break
+        for group, ends_epoch in _steps(objective, run, progress.step, trainer.total, human_last):
             if run.patience and progress.without_improvement >= run.patience:
                 stopped = "patience"
                 break
@@ -220,19 +222,23 @@ class _Trainer:
         return statistics
 
     def evaluate(self) -> None:
-        """Measure on dev; keep the module if it is the best so far."""
+        """Measure on dev; keep the module if it is the best so far or, without dev, at the last step."""
         self.objective.module.eval()
         with torch.inference_mode(), self.autocast():
             measures = self.objective.evaluate(self.device)
         measures = value_of(0, measures)  # on another CPU the last digit is another one
-        self._log("dev", measures)
         progress = self.progress
-        if measures[self.metric] > progress.best.get(self.metric, -math.inf):
+        if measures:
+            self._log("dev", measures)
+            is_best = measures[self.metric] > progress.best.get(self.metric, -math.inf)
+        else:
+            is_best = progress.step == self.total
+        if is_best:
             progress.best, progress.best_step, progress.without_improvement = measures, progress.step, 0
             with together():
                 if is_first():
                     save_best(self.folder, self.objective, self.about)
-        else:
+        elif measures:
             progress.without_improvement += 1
 
     def checkpoint(self) -> None:
@@ -258,21 +264,37 @@ class _Trainer:
             self.log.write(kind, self.progress.step, values)
 
 
-def _steps(objective: Objective, run: RunConfig, done: int) -> Iterator[tuple[list[Any], bool]]:
-    """Yield the batches of each optimiser step that is not done yet, and whether it ends its epoch."""
-    epoch = 0
-    while run.max_steps or epoch < run.epochs:
-        batches = _batches(objective, epoch)
-        starts = range(0, len(batches), run.accumulation)
-        for start in starts[done:]:
-            group = [share(batch) for batch in batches[start : start + run.accumulation]]
-            yield group, start == starts[-1]
-        epoch, done = epoch + 1, max(0, done - len(starts))
+def _steps(
+    objective: Objective, run: RunConfig, done: int, total: int, human_last: float
+) -> Iterator[tuple[list[Any], bool]]:
+    """Yield the batches of each optimiser step that is not done yet, and whether it ends its epoch.
+
+    The last share of the steps goes over what people labelled, again and again; no epoch ends there.
+    """
+    mixed = total - (max(1, round(human_last * total)) if human_last else 0)
+    if done < mixed:
+        yield from islice(_passes(objective.batches, run.accumulation), done, mixed)
+    first = max(done, mixed) - mixed
+    for group, _ in islice(
+        _passes(partial(objective.batches, human=True), run.accumulation), first, total - mixed
+    ):
+        yield group, False
+
+
+def _passes(
+    batches_of: Callable[[int], Sequence[Any]], accumulation: int
+) -> Iterator[tuple[list[Any], bool]]:
+    """Yield the batches of each step of epoch after epoch, and whether it ends its epoch."""
+    for epoch in count():
+        batches = _filled(batches_of(epoch))
+        for start in range(0, len(batches), accumulation):
+            group = [share(batch) for batch in batches[start : start + accumulation]]
+            yield group, start + accumulation >= len(batches)
 
 
 def _steps_in(objective: Objective, run: RunConfig, epoch: int) -> int:
     """Return how many optimiser steps an epoch has: pairs fall into batches differently in each."""
-    return math.ceil(len(_batches(objective, epoch)) / run.accumulation)
+    return math.ceil(len(_filled(objective.batches(epoch))) / run.accumulation)
 
 
 def _is_due(step: int, total: int, ends_epoch: bool, every: int) -> bool:
@@ -280,16 +302,16 @@ def _is_due(step: int, total: int, ends_epoch: bool, every: int) -> bool:
     return step == total or (step % every == 0 if every else ends_epoch)
 
 
-def _batches(objective: Objective, epoch: int) -> list[Any]:
-    """Return an epoch's batches that give every process a row.
+def _filled(batches: Sequence[Any]) -> list[Any]:
+    """Return those of an epoch's batches that give every process a row.
 
     Raises:
         InputError: There is none.
     """
-    batches = [batch for batch in objective.batches(epoch) if len(batch) >= world_size()]
-    if not batches:
+    filled = [batch for batch in batches if len(batch) >= world_size()]
+    if not filled:
         raise InputError("the training data does not fill one batch; check data.* and run.batch_size")
-    return batches
+    return filled
 
 
 def _backward(

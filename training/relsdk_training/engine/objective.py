@@ -21,8 +21,13 @@ class Objective(Protocol):
     def module(self) -> nn.Module:
         """What the optimiser changes."""
 
-    def batches(self, epoch: int) -> Sequence[Any]:
-        """Return an epoch's batches, each what `loss` takes; the same ones for the same epoch."""
+    def batches(self, epoch: int, *, human: bool = False) -> Sequence[Any]:
+        """Return an epoch's batches, each what `loss` takes; the same ones for the same epoch.
+
+        Args:
+            epoch: Its number, from 0.
+            human: Take what people labelled alone; asked only where the training has such a part.
+        """
 
     def loss(self, batch: Any, device: torch.device) -> tuple[Tensor, Statistics]:
         """Return the loss of a batch, and statistics for the log."""
@@ -31,7 +36,7 @@ class Objective(Protocol):
         """Follow the module after an optimiser step (momentum copies)."""
 
     def evaluate(self, device: torch.device) -> Statistics:
-        """Measure on dev; the loop has set the module to inference."""
+        """Measure on dev, nothing where there is none; the loop has set the module to inference."""
 
     def save(self, folder: Path) -> None:
         """Write the checkpoint that a user exports into an empty folder."""

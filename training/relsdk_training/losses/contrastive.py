@@ -12,7 +12,13 @@ import torch
 from torch import Tensor
 
 from relsdk.errors import InputError
-from relsdk_training.losses.similarity import cosine_matrix, require_labels, require_same_shape, unit
+from relsdk_training.losses.similarity import (
+    as_weights,
+    cosine_matrix,
+    level_probabilities,
+    require_same_shape,
+    unit,
+)
 
 __all__ = ["ContrastiveStats", "label_weighted_info_nce"]
 
@@ -47,10 +53,12 @@ def label_weighted_info_nce(
     self_contrast: bool = False,
     mask_margin: float | None = 0.1,
     weighting: Literal["label", "binary"] = "label",
+    row_weights: Tensor | None = None,
 ) -> tuple[Tensor, ContrastiveStats]:
     """Pull each query to its document in proportion to the label, and from every other candidate.
 
-    With c = cosine, t = temperature and w_i = label_i ("label") or 1 for a label of at least 1 ("binary"):
+    With c = cosine, t = temperature, v_i = `row_weights`, and w_i = v_i label_i ("label") or v_i for a label
+    of at least 1 ("binary"); of a distribution p_i over levels, v_i sum_l l p_il or v_i sum_{l >= 1} p_il:
 
         loss = 1/B sum_i w_i (log sum_{x in C_i} exp(c_ix / t) - c(q_i, d_i) / t)
 
@@ -63,7 +71,7 @@ def label_weighted_info_nce(
     Args:
         queries: (B, D) float.
         documents: (B, D) float; row i belongs to query i.
-        labels: (B,) relevance levels 0-3.
+        labels: (B,) relevance levels 0-3, or (B, 4) probabilities of the levels.
         temperature: Positive number or scalar tensor.
         hard_negatives: (B, K, D) float, further candidates of each row alone.
         hard_negatives_valid: (B, K) bool, False where a row has fewer than K.
@@ -72,6 +80,7 @@ def label_weighted_info_nce(
         self_contrast: Add the other queries and the other documents as candidates.
         mask_margin: How far above the positive a candidate may be; None keeps all.
         weighting: Weight of a row, see above.
+        row_weights: (B,) v; None is 1.
 
     Returns:
         The scalar loss, at least float32, and the statistics.
@@ -79,7 +88,8 @@ def label_weighted_info_nce(
     Raises:
         InputError: Shapes do not fit, or the weighting is unknown.
     """
-    _check(queries, documents, labels, hard_negatives, hard_negatives_valid, known, weighting)
+    _check(queries, documents, hard_negatives, hard_negatives_valid, known, weighting)
+    levels = level_probabilities(labels, len(queries))  # (B, L)
     in_batch = cosine_matrix(queries, documents)  # (B, B)
     own = torch.eye(len(queries), dtype=torch.bool, device=queries.device)  # (B, B)
     closed = own if known is None else own | known  # (B, B)
@@ -96,7 +106,9 @@ def label_weighted_info_nce(
     candidates, candidate = torch.cat(negatives, dim=1), torch.cat(allowed, dim=1)  # (B, C)
     kept = candidate if mask_margin is None else candidate & (candidates <= positive + mask_margin).detach()
 
-    weights = (labels >= 1 if weighting == "binary" else labels).to(in_batch.dtype)  # (B,)
+    worth = torch.arange(levels.shape[1], device=levels.device)  # (L,) of a level
+    pulls = (levels * (worth.clamp(max=1) if weighting == "binary" else worth)).sum(dim=1)  # (B,)
+    weights = pulls.to(in_batch.dtype) * as_weights(row_weights, in_batch[:, 0])
     # Masked after the division: -inf / t would give a learned temperature a gradient of nan.
     logits = torch.cat([positive, candidates], dim=1) / temperature  # (B, 1+C)
     logits = torch.cat([logits[:, :1], logits[:, 1:].masked_fill(~kept, -torch.inf)], dim=1)
@@ -128,7 +140,6 @@ def _stats(
 def _check(
     queries: Tensor,
     documents: Tensor,
-    labels: Tensor,
     hard: Tensor | None,
     valid: Tensor | None,
     known: Tensor | None,
@@ -136,7 +147,6 @@ def _check(
 ) -> None:
     require_same_shape("queries", queries, "documents", documents)
     rows, dimension = queries.shape
-    require_labels(labels, rows)
     if hard is not None and (hard.dim() != 3 or (hard.shape[0], hard.shape[2]) != (rows, dimension)):
         raise InputError(f"hard negatives have shape {tuple(hard.shape)}; ({rows}, K, {dimension}) is needed")
     if valid is not None and (hard is None or valid.shape != hard.shape[:2]):

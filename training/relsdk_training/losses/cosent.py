@@ -1,6 +1,6 @@
 """CoSENT: the order of scores follows the order of labels (Su, 2022; Huang et al., TASLP 2024).
 
-Shape letters: B rows.
+Shape letters: B rows, L = 4 levels.
 """
 
 from __future__ import annotations
@@ -8,20 +8,26 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-from relsdk_training.losses.similarity import require_labels
+from relsdk_training.losses.similarity import as_weights, level_probabilities
 
 __all__ = ["cosent"]
 
 
-def cosent(scores: Tensor, labels: Tensor, *, temperature: Tensor | float = 0.05) -> Tensor:
+def cosent(
+    scores: Tensor, labels: Tensor, *, temperature: Tensor | float = 0.05, weights: Tensor | None = None
+) -> Tensor:
     """Penalise each pair of rows whose scores contradict their labels.
 
-        loss = log(1 + sum_{label_i > label_j} exp((score_j - score_i) / t))
+        loss = log(1 + sum_{i != j} w_i w_j P(level_i > level_j) exp((score_j - score_i) / t))
+
+    Of labels the probability is 1 or 0: the sum is over the pairs with label_i > label_j. Two rows are taken
+    as independent: P(level_i > level_j) = sum_{k > l} p_ik p_jl.
 
     Args:
         scores: (B,) float, such as the cosine of query i and document i.
-        labels: (B,) relevance levels.
+        labels: (B,) relevance levels 0-3, or (B, L) probabilities of the levels.
         temperature: t; 0.05 is the paper's scale of 20.
+        weights: (B,) w; None is 1.
 
     Returns:
         The scalar loss; 0 where all labels are equal.
@@ -29,7 +35,10 @@ def cosent(scores: Tensor, labels: Tensor, *, temperature: Tensor | float = 0.05
     Raises:
         InputError: Shapes do not fit.
     """
-    require_labels(labels, *scores.shape)
-    above = labels[:, None] > labels[None, :]  # (B, B)
+    levels = level_probabilities(labels, len(scores)).to(scores)  # (B, L)
+    own = as_weights(weights, scores)
+    below = levels.cumsum(dim=1) - levels  # (B, L) P(level_j < k)
+    counted = (own[:, None] * own * (levels @ below.T)).fill_diagonal_(0)  # (B, B)
     gaps = (scores[None, :] - scores[:, None]) / temperature  # (B, B)
-    return functional.pad(gaps[above], (1, 0)).logsumexp(dim=0)  # the padded 0 is the 1 in log(1 + ...)
+    terms = gaps[counted > 0] + counted[counted > 0].log()
+    return functional.pad(terms, (1, 0)).logsumexp(dim=0)  # the padded 0 is the 1 in log(1 + ...)

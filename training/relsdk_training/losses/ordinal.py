@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from relsdk.errors import InputError
-from relsdk_training.losses.similarity import require_labels
+from relsdk_training.losses.similarity import as_weights, level_probabilities
 
 __all__ = ["CumulativeLink", "cumulative_bce", "ordinal_nll"]
 
@@ -57,14 +57,18 @@ class CumulativeLink(nn.Module):
         return functional.softplus(self.raw_slope) * (scores[:, None] - self.thresholds())
 
 
-def ordinal_nll(cumulative_logits: Tensor, labels: Tensor) -> Tensor:
+def ordinal_nll(cumulative_logits: Tensor, labels: Tensor, *, weights: Tensor | None = None) -> Tensor:
     """Return the mean negative log likelihood of labels under logits that fall along the last axis.
 
-        loss = -1/B sum_i log(P(level >= s_i) - P(level >= s_i + 1)),  P(level >= 0) = 1,  P(level >= L) = 0
+        loss = -1/B sum_i w_i sum_l p_il log(P(level >= l) - P(level >= l + 1))
+        P(level >= 0) = 1,  P(level >= L) = 0
+
+    Of a label, p is 1 on it.
 
     Args:
         cumulative_logits: (B, L-1) float, strictly falling along the last axis, as `CumulativeLink` gives.
-        labels: (B,) int64 in 0..L-1.
+        labels: (B,) int64 in 0..L-1, or (B, L) probabilities p of the levels.
+        weights: (B,) w; None is 1.
 
     Returns:
         The scalar loss.
@@ -72,22 +76,22 @@ def ordinal_nll(cumulative_logits: Tensor, labels: Tensor) -> Tensor:
     Raises:
         InputError: Shapes do not fit.
     """
-    require_labels(labels, len(cumulative_logits))
+    levels = level_probabilities(labels, len(cumulative_logits)).to(cumulative_logits)  # (B, L)
     edge = torch.full_like(cumulative_logits[:, :1], torch.inf)
     bounded = torch.cat([edge, cumulative_logits, -edge], dim=1)  # (B, L+1)
-    at_least = bounded.gather(1, labels[:, None])  # (B, 1)
-    above = bounded.gather(1, labels[:, None] + 1)  # (B, 1)
+    at_least, above = bounded[:, :-1], bounded[:, 1:]  # (B, L)
     # sigmoid(x) - sigmoid(y) = sigmoid(x) sigmoid(-y) (1 - exp(y - x)): no cancellation far from 0. Logits
     # that rounding made equal are held a hair apart.
     gap = (above - at_least).clamp(max=-1e-6)
     log_likelihood = functional.logsigmoid(at_least) + functional.logsigmoid(-above) + (-gap.expm1()).log()
-    return -log_likelihood.mean()
+    likelihoods = (levels * log_likelihood).sum(dim=1)  # (B,)
+    return -(as_weights(weights, likelihoods) * likelihoods).mean()
 
 
-def cumulative_bce(logits: Tensor, targets: Tensor) -> Tensor:
+def cumulative_bce(logits: Tensor, targets: Tensor, *, weights: Tensor | None = None) -> Tensor:
     """Return the summed cross-entropies of the L-1 questions "is the level at least k?", averaged over rows.
 
-        loss = -1/B sum_i sum_k q_ik log sigmoid(z_ik) + (1 - q_ik) log sigmoid(-z_ik)
+        loss = -1/B sum_i w_i sum_k q_ik log sigmoid(z_ik) + (1 - q_ik) log sigmoid(-z_ik)
         q_ik = sum_{l >= k} p_il
 
     For heads with free logits, which need not fall; Frank and Hall, 2001.
@@ -95,6 +99,7 @@ def cumulative_bce(logits: Tensor, targets: Tensor) -> Tensor:
     Args:
         logits: (B, L-1) float.
         targets: (B, L) float, probabilities p of the levels; of a label, 1 on it.
+        weights: (B,) w; None is 1.
 
     Returns:
         The scalar loss.
@@ -109,7 +114,8 @@ def cumulative_bce(logits: Tensor, targets: Tensor) -> Tensor:
             "of each level is needed, one more than there are logits"
         )
     at_least = targets.flip(1).cumsum(dim=1).flip(1)[:, 1:].to(logits.dtype)  # (B, L-1)
-    return functional.binary_cross_entropy_with_logits(logits, at_least, reduction="sum") / rows
+    each = None if weights is None else as_weights(weights, logits[:, 0])[:, None]
+    return functional.binary_cross_entropy_with_logits(logits, at_least, each, reduction="sum") / rows
 
 
 def _softplus_inverse(value: float) -> float:

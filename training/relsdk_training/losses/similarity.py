@@ -1,6 +1,6 @@
-"""Cosines in full precision, whatever precision the encoder ran in.
+"""What losses share: cosines in full precision, levels as probabilities, checks of shapes.
 
-Shape letters: B rows, C candidates, D dimension.
+Shape letters: B rows, C candidates, D dimension, L = 4 levels.
 """
 
 from __future__ import annotations
@@ -10,8 +10,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from relsdk.errors import InputError
+from relsdk.levels import NUM_LEVELS
 
-__all__ = ["cosine_matrix", "paired_cosine", "require_labels", "require_same_shape", "unit"]
+__all__ = [
+    "as_weights",
+    "cosine_matrix",
+    "level_probabilities",
+    "paired_cosine",
+    "require_labels",
+    "require_same_shape",
+    "unit",
+]
 
 EPSILON = 1e-12
 
@@ -50,6 +59,42 @@ def require_same_shape(left_name: str, left: Tensor, right_name: str, right: Ten
             f"{left_name} has shape {tuple(left.shape)} and {right_name} {tuple(right.shape)}; "
             "they must be equal"
         )
+
+
+def level_probabilities(labels: Tensor, rows: int) -> Tensor:
+    """Return labels as probabilities of levels.
+
+    Args:
+        labels: (B,) int levels 0-3, or (B, L) float probabilities of the levels.
+        rows: B.
+
+    Returns:
+        (B, L) float, at least float32; of a level, 1 on it.
+
+    Raises:
+        InputError: The shape is another one.
+    """
+    if labels.dim() != 2:
+        require_labels(labels, rows)
+        return functional.one_hot(labels.long(), NUM_LEVELS).to(torch.float32)
+    if labels.shape != (rows, NUM_LEVELS):
+        raise InputError(
+            f"labels have shape {tuple(labels.shape)}; levels ({rows},) or their probabilities "
+            f"({rows}, {NUM_LEVELS}) are needed"
+        )
+    return labels
+
+
+def as_weights(weights: Tensor | None, like: Tensor) -> Tensor:
+    """Return the weights of rows `like` (B,): 1 where none are given.
+
+    Raises:
+        InputError: There is not one a row.
+    """
+    if weights is None:
+        return torch.ones_like(like)
+    require_same_shape("weights", weights, "rows", like)
+    return weights.to(like)
 
 
 def require_labels(labels: Tensor, rows: int) -> None:

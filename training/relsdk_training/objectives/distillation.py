@@ -143,7 +143,7 @@ class DistillationObjective:
             self.targets = outputs(self.tokens, on_note=on_note)  # (N, D)
             self.dev_documents = outputs(self.dev.documents)
 
-    def batches(self, epoch: int) -> Sequence[NDArray[np.int64]]:
+    def batches(self, epoch: int, *, human: bool = False) -> Sequence[NDArray[np.int64]]:
         """Return rows of the texts, (B,) each, of similar length, that give every process two to compare."""
         run = self.run
         batches = length_batches(self.tokens.lengths, run.batch_size, seed=run.seed, epoch=epoch)

@@ -20,6 +20,7 @@ from relsdk_checkpoint.device import default_device
 from relsdk_checkpoint.encoder import TextEncoder
 from relsdk_checkpoint.pair_scores import embed_tokens, token_tensors
 from relsdk_training.config.settings import LossConfig, RunConfig
+from relsdk_training.data.lessons import Lesson
 from relsdk_training.data.negatives import DocumentQueue, MomentumCopy, known_pairs
 from relsdk_training.data.pairs import PairArrays
 from relsdk_training.data.samplers import balanced_rows, conflict_free_batches, grouped_batches
@@ -31,6 +32,7 @@ from relsdk_training.losses.matryoshka import over_dimensions
 from relsdk_training.losses.ordinal import CumulativeLink, ordinal_nll
 from relsdk_training.losses.similarity import paired_cosine
 from relsdk_training.losses.temperature import Temperature
+from relsdk_training.losses.wasserstein import batch_wasserstein
 from relsdk_training.objectives._grad_cache import encode_in_chunks
 from relsdk_training.objectives.measures import ranking_statistics, tokenise_pairs
 
@@ -55,16 +57,17 @@ class EmbeddingObjective:
 
     Args:
         encoder: What is trained.
-        train: Pairs to train on.
-        dev: Pairs to measure on.
+        lesson: Pairs to train on, the probabilities of their levels, and how much each counts.
+        dev: Pairs to measure on; none measure nothing.
         loss: Which terms.
         run: Batch size, chunks, seed.
     """
 
     def __init__(
-        self, encoder: TextEncoder, train: PairArrays, dev: PairArrays, loss: LossConfig, run: RunConfig
+        self, encoder: TextEncoder, lesson: Lesson, dev: PairArrays, loss: LossConfig, run: RunConfig
     ) -> None:
-        settings = encoder.settings
+        settings, train = encoder.settings, lesson.pairs
+        self.lesson = lesson
         self.config = loss
         self.run = run
         self.tokenizer = open_tokenizer(encoder.source, settings)
@@ -84,10 +87,10 @@ class EmbeddingObjective:
         self._judged_documents = _documents_of_queries(train)
         self._positive_keys = _pair_keys(train.query_of, train.document_of, train)[train.labels >= 1]
 
-    def batches(self, epoch: int) -> Sequence[NDArray[np.int64]]:
+    def batches(self, epoch: int, *, human: bool = False) -> Sequence[NDArray[np.int64]]:
         """Return rows of the training pairs, (B,) each."""
-        pairs, run = self.train.pairs, self.run
-        rows = balanced_rows(pairs.labels, run.repeat, seed=run.seed, epoch=epoch)
+        pairs, run, rows = self.train.pairs, self.run, self.lesson.rows(human=human)
+        rows = rows[balanced_rows(pairs.labels[rows], run.repeat, seed=run.seed, epoch=epoch)]
         queries, documents = pairs.query_of[rows], pairs.document_of[rows]
         if run.group:
             batches = grouped_batches(queries, run.batch_size, seed=run.seed, epoch=epoch)
@@ -97,10 +100,10 @@ class EmbeddingObjective:
 
     def loss(self, batch: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Statistics]:
         """Return the weighted sum of the terms that are switched on."""
-        config, pairs = self.config, self.train.pairs
-        query_keys, document_keys, labels = (
+        config, pairs, lesson = self.config, self.train.pairs, self.lesson
+        query_keys, document_keys, labels, targets, weights = (
             torch.from_numpy(values[batch]).to(device)
-            for values in (pairs.query_of, pairs.document_of, pairs.labels)
+            for values in (pairs.query_of, pairs.document_of, pairs.labels, lesson.targets, lesson.weights)
         )
         sides = (
             (self.train.queries, pairs.query_of[batch]),
@@ -115,10 +118,12 @@ class EmbeddingObjective:
                 anchors, own = (
                     all_gather(self._encode(self.copy.model, *side, device).float()) for side in sides
                 )
-        query_keys, document_keys, labels = (all_gather(x) for x in (query_keys, document_keys, labels))
+        query_keys, document_keys, labels, targets, weights = (
+            all_gather(x) for x in (query_keys, document_keys, labels, targets, weights)
+        )
         mined, valid = self._mine(anchors, own, query_keys, document_keys)
         known = known_pairs(query_keys, document_keys, labels) | self._positives(query_keys, document_keys)
-        contrast = partial(self._contrast, labels=labels, known=known, valid=valid)
+        contrast = partial(self._contrast, targets=targets, weights=weights, known=known, valid=valid)
         total, stats = over_dimensions(contrast, (queries, documents, mined), self.dims)
         total = config.info_nce * total
         statistics = {
@@ -127,10 +132,15 @@ class EmbeddingObjective:
             "embedding_std": stats.embedding_std,
             "temperature": float(self.module.temperature().detach()),
         }
-        if config.cosent or self.module.link is not None:
-            ranked, parts = over_dimensions(
-                partial(self._rank, labels=labels), (queries, documents), self.dims
+        if config.cosent or config.wasserstein or self.module.link is not None:
+            rank = partial(
+                self._rank,
+                targets=targets,
+                weights=weights,
+                query_keys=query_keys,
+                document_keys=document_keys,
             )
+            ranked, parts = over_dimensions(rank, (queries, documents), self.dims)
             total = total + ranked
             statistics |= parts
         return total, statistics
@@ -143,6 +153,8 @@ class EmbeddingObjective:
     def evaluate(self, device: torch.device) -> Statistics:
         """Return mean AP, AP per level and nDCG@10 on dev, at the full width and at each Matryoshka width."""
         pairs = self.dev.pairs
+        if not len(pairs):
+            return {}
         embed = partial(embed_tokens, self.module.encoder, self.tokenizer, device=device)
         queries = embed(self.dev.queries)[pairs.query_of]  # (N, D)
         documents = embed(self.dev.documents)[pairs.document_of]  # (N, D)
@@ -190,7 +202,8 @@ class EmbeddingObjective:
         documents: Tensor,
         mined: Tensor | None,
         *,
-        labels: Tensor,
+        targets: Tensor,
+        weights: Tensor,
         known: Tensor,
         valid: Tensor | None,
     ) -> tuple[Tensor, Any]:
@@ -198,7 +211,7 @@ class EmbeddingObjective:
         return label_weighted_info_nce(
             queries,
             documents,
-            labels,
+            targets,
             temperature=self.module.temperature(),
             hard_negatives=mined,
             hard_negatives_valid=valid,
@@ -206,18 +219,35 @@ class EmbeddingObjective:
             self_contrast=config.self_contrast,
             mask_margin=None if config.mask_margin < 0 else config.mask_margin,
             weighting=config.weighting,
+            row_weights=weights,
         )
 
-    def _rank(self, queries: Tensor, documents: Tensor, *, labels: Tensor) -> tuple[Tensor, Statistics]:
-        """Return the terms on the cosine of each pair."""
+    def _rank(
+        self,
+        queries: Tensor,
+        documents: Tensor,
+        *,
+        targets: Tensor,
+        weights: Tensor,
+        query_keys: Tensor,
+        document_keys: Tensor,
+    ) -> tuple[Tensor, Statistics]:
+        """Return the terms on the cosines of pairs and of lists."""
+        config = self.config
         scores = paired_cosine(queries, documents)  # (B,)
         total, parts = scores.new_zeros(()), Statistics()
-        if self.config.cosent:
-            term = cosent(scores, labels, temperature=self.config.cosent_temperature)
-            total, parts["cosent"] = total + self.config.cosent * term, float(term.detach())
+        if config.cosent:
+            term = cosent(scores, targets, temperature=config.cosent_temperature, weights=weights)
+            total, parts["cosent"] = total + config.cosent * term, float(term.detach())
         if self.module.link is not None:
-            term = ordinal_nll(self.module.link(scores), labels)
-            total, parts["ordinal"] = total + self.config.ordinal * term, float(term.detach())
+            term = ordinal_nll(self.module.link(scores), targets, weights=weights)
+            total, parts["ordinal"] = total + config.ordinal * term, float(term.detach())
+        if config.wasserstein:
+            keys, temperature = (query_keys, document_keys), config.temperature
+            term = batch_wasserstein(
+                queries, documents, targets, *keys, temperature=temperature, weights=weights
+            ).to(total)
+            total, parts["wasserstein"] = total + config.wasserstein * term, float(term.detach())
         return total, parts
 
     @torch.no_grad()

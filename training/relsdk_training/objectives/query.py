@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from relsdk.levels import NUM_LEVELS
 from relsdk_training.config.settings import RunConfig
+from relsdk_training.data.lessons import Lesson
 from relsdk_training.data.pairs import PairArrays
 from relsdk_training.data.samplers import balanced_rows, length_batches
 from relsdk_training.engine.objective import Statistics
@@ -43,7 +44,7 @@ class QueryObjective:
 
     Args:
         writer: What is trained.
-        train: Pairs to learn from.
+        lesson: Pairs to learn from at their most probable level, and how much each counts.
         dev: Pairs to measure on.
         run: Batch size, seed, `repeat` for rare levels.
         texts: What a warm start also learns to repeat, each once an epoch, in batches of their own.
@@ -52,7 +53,7 @@ class QueryObjective:
     def __init__(
         self,
         writer: QueryWriter,
-        train: PairArrays,
+        lesson: Lesson,
         dev: PairArrays,
         run: RunConfig,
         texts: Sequence[str] = (),
@@ -60,23 +61,27 @@ class QueryObjective:
         self.module: nn.Module = writer
         self.writer = writer
         self.run = run
+        self.lesson = lesson
         repeated = [QueryExample(text, REPEAT, text) for text in texts]
-        self.train = writer.tokenise([*examples_of(train), *repeated])
+        self.train = writer.tokenise([*examples_of(lesson.pairs), *repeated])
         self._labelled = len(self.train.levels) - len(repeated)
         few = np.random.default_rng(run.seed).permutation(len(dev))[:_DEV]
         dev_examples = examples_of(dev)
         self.dev = writer.tokenise([dev_examples[row] for row in np.sort(few)])
 
-    def batches(self, epoch: int) -> Sequence[NDArray[np.int64]]:
+    def batches(self, epoch: int, *, human: bool = False) -> Sequence[NDArray[np.int64]]:
         """Return rows of the training examples, (B,) each, of similar length, labelled or repeated."""
         run, lengths = self.run, np.array(self.train.lengths)
-        labelled = balanced_rows(self.train.levels[: self._labelled], run.repeat, seed=run.seed, epoch=epoch)
+        labelled = self.lesson.rows(human=human)
+        levels = self.train.levels[labelled]
+        labelled = labelled[balanced_rows(levels, run.repeat, seed=run.seed, epoch=epoch)]
+        repeated = np.arange(self._labelled, self._labelled if human else len(lengths))
         batches = []
-        for rows in (labelled, np.arange(self._labelled, len(lengths))):
+        for rows in (labelled, repeated):
             if len(rows):
                 places = length_batches(lengths[rows], run.batch_size, seed=run.seed, epoch=epoch)
                 batches += [rows[batch] for batch in places]
-        if len(lengths) > self._labelled:
+        if len(repeated):
             order = np.random.default_rng((run.seed, epoch, 4)).permutation(len(batches))
             batches = [batches[place] for place in order]
         return batches
@@ -98,12 +103,14 @@ class QueryObjective:
             starts.append([writer.starts[level] for level in moved])
         likelihoods = writer.log_likelihoods(self.train, batch, starts, device)
         tokens = sum(len(self.train.queries[row]) for row in batch)
-        loss = -likelihoods[0].sum() / tokens
+        weights = torch.from_numpy(self.lesson.weights[batch]).to(likelihoods[0])  # (B,)
+        loss = -(weights[:, None] * likelihoods[0]).sum() / tokens
         statistics = {"token_loss": loss.item()}
         if settings.contrast:
             margin = (likelihoods[0] - likelihoods[1]).sum(dim=1)  # (B,)
             visible = (~hidden).to(margin)
-            contrast = (nn.functional.softplus(-margin) * visible).sum() / visible.sum().clamp(min=1)
+            penalties = weights * nn.functional.softplus(-margin) * visible
+            contrast = penalties.sum() / visible.sum().clamp(min=1)
             statistics["accuracy"] = float(((margin > 0) * visible).sum() / visible.sum().clamp(min=1))
             loss = loss + settings.contrast * contrast
         return loss, statistics

@@ -23,12 +23,12 @@ from relsdk.runtime.tokenizer import TokenizedTexts, open_tokenizer
 from relsdk_checkpoint.pair_scores import pair_logits, token_tensors
 from relsdk_checkpoint.scorer import ScoreModel
 from relsdk_training.config.settings import RunConfig
+from relsdk_training.data.lessons import Lesson
 from relsdk_training.data.pairs import PairArrays
 from relsdk_training.data.samplers import balanced_rows, length_batches
 from relsdk_training.engine.objective import Statistics
 from relsdk_training.losses.ordinal import cumulative_bce
 from relsdk_training.objectives.measures import order_statistics
-from relsdk_training.teachers.targets import Lesson
 
 __all__ = ["ScoreObjective"]
 
@@ -38,7 +38,7 @@ class ScoreObjective:
 
     Args:
         model: What is trained.
-        lesson: Pairs to train on, and the probabilities of their levels.
+        lesson: Pairs to train on, the probabilities of their levels, and how much each counts.
         dev: Pairs to measure on.
         run: Batch size, seed.
     """
@@ -49,14 +49,15 @@ class ScoreObjective:
         settings = model.settings
         self.tokenizer = open_tokenizer(model.source, settings)
         self.lesson, self.dev = lesson, dev
+        self._is_weighted = bool((lesson.weights != 1).any())
         self.train_tokens, self.dev_tokens = (
             self.tokenizer.tokenize(pairs.texts()) for pairs in (lesson.pairs, dev)
         )
 
-    def batches(self, epoch: int) -> Sequence[NDArray[np.int64]]:
+    def batches(self, epoch: int, *, human: bool = False) -> Sequence[NDArray[np.int64]]:
         """Return rows of the training pairs, (B,) each, of similar length."""
-        run = self.run
-        rows = balanced_rows(self.lesson.pairs.labels, run.repeat, seed=run.seed, epoch=epoch)
+        run, rows = self.run, self.lesson.rows(human=human)
+        rows = rows[balanced_rows(self.lesson.pairs.labels[rows], run.repeat, seed=run.seed, epoch=epoch)]
         lengths = np.array(self.train_tokens.lengths)[rows]
         batches = length_batches(lengths, run.batch_size, seed=run.seed, epoch=epoch)
         return [rows[batch] for batch in batches]
@@ -64,12 +65,15 @@ class ScoreObjective:
     def loss(self, batch: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Statistics]:
         """Return the head's loss."""
         targets = torch.from_numpy(self.lesson.targets[batch]).to(device)  # (B, L)
+        weights = None
+        if self._is_weighted:
+            weights = torch.from_numpy(self.lesson.weights[batch]).to(device)  # (B,)
         logits = self.module(token_tensors(self.tokenizer, self.train_tokens, batch, device))  # (B, C)
         if self.module.settings.head == "ordinal":
-            loss = cumulative_bce(logits, targets)
+            loss = cumulative_bce(logits, targets, weights=weights)
             predicted = (logits > 0).cumprod(dim=1).sum(dim=1)  # (B,)
         else:
-            loss = nn.functional.cross_entropy(logits, targets)
+            loss = _cross_entropy(logits, targets, weights)
             predicted = logits.argmax(dim=1)  # (B,)
         return loss, {"accuracy": float((predicted == targets.argmax(dim=1)).float().mean())}
 
@@ -112,6 +116,13 @@ class ScoreObjective:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over nothing."""
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+    """Return 1/B sum_i w_i H(targets_i, softmax(logits_i)); without weights w is 1."""
+    if weights is None:
+        return nn.functional.cross_entropy(logits, targets)
+    return (weights * nn.functional.cross_entropy(logits, targets, reduction="none")).mean()
 
 
 def _temperature_statistics(

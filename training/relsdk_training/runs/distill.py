@@ -34,6 +34,10 @@ def train_distill(
     """Train a student of fewer layers on the teacher's vectors of unlabelled texts; see `train_embed`."""
     run = Run(config, resume=resume)
     _check_layers(config)
+    if config.data.weak or config.data.written or config.data.human_last:
+        raise InputError(
+            "data.weak, data.written and data.human_last do nothing in a distillation; leave them out"
+        )
     if not config.data.dev:
         raise InputError("data.dev names no file; labelled pairs decide which checkpoint is best")
     load = partial(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from relsdk.errors import InputError
 from relsdk_checkpoint.encoder import TextEncoder
 from relsdk_training.config.settings import EmbedConfig
-from relsdk_training.data.pairs import check_dev, load_splits
+from relsdk_training.data.lessons import load_splits
+from relsdk_training.data.pairs import check_dev
 from relsdk_training.engine.loop import TrainResult
 from relsdk_training.objectives.embedding import EmbeddingObjective
 from relsdk_training.runs.run import OnNote, OnStep, Run
@@ -23,6 +25,8 @@ def train_embed(
 ) -> TrainResult:
     """Train an encoder on graded pairs; `OUTPUT/best` is what `relsdk export encoder` takes.
 
+    Without `data.dev` nothing is measured, and `OUTPUT/best` is the encoder at the last step.
+
     Args:
         config: See `EmbedConfig`.
         resume: Go on from the last checkpoint.
@@ -35,8 +39,11 @@ def train_embed(
         TrainingError: Training cannot go on.
     """
     run = Run(config, resume=resume)
-    splits = load_splits(config.data, config.run.seed, on_note)
-    check_dev(splits.dev)
+    splits = load_splits(config.data, config.run.seed, on_note, needs_dev=False)
+    if len(splits.dev):
+        check_dev(splits.dev)
+    elif config.run.patience:
+        raise InputError(f"run.patience={config.run.patience} needs data.dev to say what improves")
     data = splits.content()
     if ended := run.result(data):
         return ended

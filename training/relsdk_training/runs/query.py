@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from relsdk.errors import InputError
 from relsdk.formats import read_queries
 from relsdk_training.config.settings import QueryConfig
+from relsdk_training.data.lessons import load_splits
 from relsdk_training.data.node_files import read_rows
-from relsdk_training.data.pairs import held_out_queries, load_splits
+from relsdk_training.data.pairs import held_out_queries
 from relsdk_training.data.text import normal_form
 from relsdk_training.engine.loop import TrainResult
 from relsdk_training.objectives.query import QueryObjective

@@ -156,6 +156,7 @@ class Run:
             metric=metric,
             identity=identity,
             about={**about, "relsdk": version("relsdk")},  # another version may go on
+            human_last=self.config.data.human_last,
             resume=self.resume,
             on_step=on_step,
         )
@@ -246,7 +247,7 @@ def _warnings(result: TrainResult, metric: str) -> Iterator[str]:
     Fine-tuning BERT").
     """
     advice = "try another run.seed, a smaller optimiser.learning_rate or a longer optimiser.warmup"
-    if result.best_step == 0:
+    if result.best and result.best_step == 0:
         yield (
             f"no step had a better {metric} on dev than the start ({result.best[metric]:.4f}), so best/ is "
             f"the model as it started; {advice}"

@@ -6,13 +6,14 @@ from pathlib import Path
 
 from relsdk_checkpoint.scorer import ScoreModel
 from relsdk_training.config.settings import ScoreConfig
-from relsdk_training.data.pairs import check_dev, held_out_queries, load_splits
+from relsdk_training.data.lessons import load_splits
+from relsdk_training.data.pairs import check_dev, held_out_queries
 from relsdk_training.engine.identity import checkpoint_hash
 from relsdk_training.engine.loop import TrainResult
 from relsdk_training.objectives.score import ScoreObjective
 from relsdk_training.runs.run import OnNote, OnStep, Run
 from relsdk_training.teachers.cache import forget_teachers
-from relsdk_training.teachers.targets import check_teachers, label_targets, soft_targets, unlabelled_pairs
+from relsdk_training.teachers.targets import check_teachers, soft_targets, unlabelled_pairs
 
 __all__ = ["train_score"]
 
@@ -44,13 +45,13 @@ def train_score(
     unlabelled: list[tuple[str, str]] = []
     if config.teacher.pairs:
         held_out = held_out_queries(config.data, splits.dev)
-        unlabelled, dropped = unlabelled_pairs(config.teacher.pairs, splits.train, held_out)
+        unlabelled, dropped = unlabelled_pairs(config.teacher.pairs, splits.train.pairs, held_out)
         on_note(f"{len(unlabelled):,} pairs to grade, without {dropped:,} of queries of dev or test")
     data = [splits.content(), unlabelled, *map(checkpoint_hash, config.teacher.checkpoints)]
     if ended := run.result(data):
         return ended
     with run.alone():  # from the teachers' first pair on: what they say is kept in the folder
-        lesson = label_targets(splits.train)
+        lesson = splits.train
         if config.teacher.checkpoints:
             lesson = soft_targets(config.teacher, splits.train, unlabelled, splits.dev, config.run, on_note)
         objective = ScoreObjective(model, lesson, splits.dev, config.run)

@@ -10,7 +10,6 @@ Shape letters: N pairs, T teachers, L = 4 levels.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,12 @@ from relsdk.bundle import is_scorer_folder, read_scorer_settings
 from relsdk.calibration import fit_calibration
 from relsdk.errors import InputError
 from relsdk.formats import read_unlabelled_pairs
-from relsdk.levels import RelevanceLevel, expected_level
+from relsdk.levels import expected_level
 from relsdk.metrics import grade_report, ranking_report
 from relsdk_checkpoint.device import default_device
 from relsdk_checkpoint.pair_scores import PairClassifier, TextEmbedder
 from relsdk_training.config.settings import RunConfig, TeacherConfig
+from relsdk_training.data.lessons import Lesson
 from relsdk_training.data.node_files import read_rows
 from relsdk_training.data.pairs import PairArrays
 from relsdk_training.data.text import document_text, normal_form
@@ -35,27 +35,9 @@ from relsdk_training.engine.precision import autocast_for
 from relsdk_training.engine.processes import value_of
 from relsdk_training.teachers.cache import TEACHER_FOLDER, teacher_outputs
 
-__all__ = ["Lesson", "check_teachers", "label_targets", "soft_targets", "unlabelled_pairs"]
+__all__ = ["check_teachers", "soft_targets", "unlabelled_pairs"]
 
 Outputs = NDArray[np.float32]
-
-
-@dataclass(frozen=True, eq=False)
-class Lesson:
-    """Pairs and what to say of them.
-
-    Attributes:
-        pairs: N pairs; where there is no label, the level that teachers find most probable stands in for it.
-        targets: (N, L) float32 probabilities of the levels; rows sum to 1.
-    """
-
-    pairs: PairArrays
-    targets: NDArray[np.float32]
-
-
-def label_targets(pairs: PairArrays) -> Lesson:
-    """Return N labelled pairs with all probability on their labels: targets (N, L)."""
-    return Lesson(pairs, np.eye(len(RelevanceLevel), dtype=np.float32)[pairs.labels])
 
 
 def check_teachers(config: TeacherConfig) -> None:
@@ -110,20 +92,21 @@ def unlabelled_pairs(
 
 def soft_targets(
     config: TeacherConfig,
-    train: PairArrays,
+    train: Lesson,
     unlabelled: Sequence[tuple[str, str]],
     dev: PairArrays,
     run: RunConfig,
     on_note: Callable[[str], None] = lambda note: None,
 ) -> Lesson:
-    """Let teachers grade labelled and unlabelled pairs.
+    """Let teachers grade the pairs of a lesson, and unlabelled ones.
 
-    The target of a labelled pair is a mean of its label, weighing 1 - weight, and what the teachers say,
-    weighing weight; that of an unlabelled one is what they say. It is kept in the run's folder for a resume.
+    The target of a pair is a mean of its target in the lesson (a label, or a corrected opinion), weighing
+    1 - weight, and what the teachers say, weighing weight; that of an unlabelled one is what they say. It is
+    kept in the run's folder for a resume.
 
     Args:
         config: Teachers, and their weight.
-        train: Labelled pairs.
+        train: The lesson.
         unlabelled: Query and document text of further pairs.
         dev: Labelled pairs on which each teacher is calibrated.
         run: Folder, precision.
@@ -134,14 +117,15 @@ def soft_targets(
         CalibrationError: dev is too small to calibrate on.
         TrainingError: What a teacher said cannot be kept.
     """
-    pairs = _append(train, unlabelled)
+    pairs, more = _append(train.pairs, unlabelled), len(unlabelled)
     # On another CPU the last digit is another one, and batches are drawn by the most probable level.
     pooled = value_of(0, _pool(config.checkpoints, pairs, dev, run, on_note))  # (N, L)
-    targets = label_targets(pairs).targets
+    targets = np.concatenate([train.targets, pooled[len(train) :]])
     targets[: len(train)] += config.weight * (pooled[: len(train)] - targets[: len(train)])
-    targets[len(train) :] = pooled[len(train) :]
     pairs.labels[len(train) :] = pooled[len(train) :].argmax(axis=1)
-    return Lesson(pairs, targets)
+    weights = np.concatenate([train.weights, np.ones(more, dtype=np.float32)])
+    human = np.concatenate([train.human, np.zeros(more, dtype=np.bool_)])
+    return Lesson(pairs, targets, weights, human)
 
 
 def _append(train: PairArrays, more: Sequence[tuple[str, str]]) -> PairArrays:

@@ -19,6 +19,7 @@ from relsdk.records import Document, LabelledPair
 from relsdk_training.config.ssra import SsraConfig, UnlabelledConfig
 from relsdk_training.data.pairs import read_splits
 from relsdk_training.data.text import document_text, normal_form
+from relsdk_training.engine.identity import section_identity
 from relsdk_training.ssra._shards import write_lines, write_shards
 from relsdk_training.ssra.job import Job
 from relsdk_training.ssra.pair_records import distinct
@@ -32,13 +33,13 @@ def identity(config: SsraConfig) -> list[Any]:
     Raises:
         InputError: A file is missing.
     """
-    data = asdict(config.data)
-    files = [data.pop(name) for name in ("train", "dev", "test")]
+    files = [config.data.train, config.data.dev, config.data.test]
     files += [*config.unlabelled.pairs, *config.unlabelled.documents, *config.unlabelled.queries]
     for path in files:
         if path and not Path(path).is_file():
             raise InputError(f"{path} is not a file")
     hashes = [file_sha256(Path(path)) if path else "" for path in files]
+    data = section_identity("data", asdict(config.data))
     return [data, {"limit": config.unlabelled.limit}, hashes, config.run.seed, config.run.shard]
 
 

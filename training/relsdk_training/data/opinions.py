@@ -1,0 +1,123 @@
+"""What a model's grades are worth, by the pairs that people graded too.
+
+A model that grades pairs has habits, as an annotator has (Dawid and Skene, 1979): it may call half of
+people's 0 a 1. Where it graded pairs that people labelled, its habits can be counted, and each opinion
+becomes what people say of pairs with that opinion: a distribution over levels instead of one level.
+
+The pairs that are graded twice should be drawn as the others are: P(human level | opinion) depends on how
+frequent the levels are.
+
+Shape letters: T pairs graded twice, L = 4 levels.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from relsdk.levels import NUM_LEVELS
+from relsdk.metrics import accuracy, quadratic_weighted_kappa
+from relsdk.records import LabelledPair
+from relsdk_training.data.text import document_text, normal_form
+
+__all__ = ["compare_opinions", "confusion_matrix"]
+
+# Of the smoothing, in pairs: as much as one pair of each level.
+_STRENGTH = 4.0
+# Pairs graded twice, ten an opinion. A row's numbers are then known to about 0.15 (sqrt(0.6 * 0.4 / 10) for
+# an opinion that is right in 60 %), and believing the opinion is wrong by 0.4.
+_NEEDED = 40
+
+
+@dataclass(frozen=True, eq=False)
+class _Opinions:
+    """Pairs that a model graded.
+
+    Attributes:
+        pairs: Those that nobody else labelled.
+        opinions: (T,) int64 opinion of each pair that people labelled too, once for each human label.
+        labels: (T,) int64 human level.
+    """
+
+    pairs: list[LabelledPair]
+    opinions: NDArray[np.int64]
+    labels: NDArray[np.int64]
+
+    def confusion(self) -> NDArray[np.float64] | None:
+        """Return P(human level | opinion), see `confusion_matrix`; None of too few pairs."""
+        return confusion_matrix(self.opinions, self.labels) if len(self.labels) >= _NEEDED else None
+
+    def describe(self) -> str:
+        """Say how many opinions there are, how many people gave too, and how far both agree."""
+        text, twice = f"{len(self.pairs):,} opinions", len(self.labels)
+        if twice < _NEEDED:
+            return (
+                f"{text}, taken as they are: {twice} pairs were graded by both the model and people, and "
+                f"{_NEEDED} are needed to correct it"
+            )
+        diagonal = ", ".join(
+            f"{share:.2f}" for share in confusion_matrix(self.opinions, self.labels).diagonal()
+        )
+        return (
+            f"{text}, corrected by {twice:,} pairs that people graded too: agreement "
+            f"{accuracy(self.labels, self.opinions):.1%}, quadratic kappa "
+            f"{quadratic_weighted_kappa(self.labels, self.opinions):.2f}; P(people say the same) of opinions "
+            f"0-3: {diagonal}"
+        )
+
+
+def compare_opinions(weak: Iterable[LabelledPair], labelled: Iterable[LabelledPair]) -> _Opinions:
+    """Take the pairs that people labelled too out of those that a model graded.
+
+    Two pairs are the same if their documents' texts are equal, and their queries up to case, width, spaces.
+
+    Args:
+        weak: Pairs with the model's grade.
+        labelled: Pairs with a human label.
+
+    Returns:
+        The others in their order, and both grades of those taken out; a grade that is repeated counts once.
+    """
+    human: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for pair in labelled:
+        human[_key(pair)].append(int(pair.level))
+    alone: list[LabelledPair] = []
+    twice: dict[tuple[tuple[str, str], int], list[int]] = {}
+    for pair in weak:
+        if (key := _key(pair)) in human:
+            twice[key, int(pair.level)] = human[key]
+        else:
+            alone.append(pair)
+    grades = [(opinion, level) for (_, opinion), levels in twice.items() for level in levels]
+    opinions, labels = np.array(grades, dtype=np.int64).reshape(-1, 2).T
+    return _Opinions(alone, opinions, labels)
+
+
+def confusion_matrix(opinions: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]:
+    """Estimate how human levels are distributed where a model has an opinion.
+
+        P(l | o) = (n_ol + a p_l) / (n_o + a),   p_l = n_l / T,   a = 4
+
+    n_ol pairs have opinion o and human level l. A Dirichlet prior of the human levels' own frequencies
+    smooths the rows: an opinion that was never compared says no more than those.
+
+    Args:
+        opinions: (T,) the model's levels 0-3, T at least 1.
+        labels: (T,) the human levels.
+
+    Returns:
+        (L, L) float64: a row for each opinion, a column for each human level; rows sum to 1.
+    """
+    counts = np.zeros((NUM_LEVELS, NUM_LEVELS))
+    np.add.at(counts, (np.asarray(opinions), np.asarray(labels)), 1)
+    prior = counts.sum(axis=0) / counts.sum()
+    smoothed = counts + _STRENGTH * prior  # (L, L)
+    return np.asarray(smoothed / smoothed.sum(axis=1, keepdims=True), dtype=np.float64)
+
+
+def _key(pair: LabelledPair) -> tuple[str, str]:
+    return normal_form(pair.query), document_text(pair.document)
