@@ -6,6 +6,7 @@ import threading
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from statistics import median
 
 import pytest
 
@@ -14,9 +15,9 @@ from relsdk_serve import _connection
 from relsdk_serve._jobs import Lane
 from relsdk_serve._settings import Limits
 from tests.serve.servers import Raw, post, request, resident, served
-from tests.threads import at_once
+from tests.threads import PATIENCE, at_once, wait_for
 
-LIMIT = 0.6
+LIMIT = 2.0  # seconds; by default they are 10 and 30
 QUERY = request("/v1/embeddings", {"input": "红烧肉", "input_type": "query"})
 
 
@@ -30,23 +31,23 @@ def quick(settings):
 
 @pytest.fixture
 def others(quick):
-    """Asks all the while; what took longer than it may, or failed, fails the test at its end."""
-    stop, slow = threading.Event(), []
+    """Asks all the while; where it waits for the slow ones, or fails, the test fails at its end."""
+    stop, statuses, seconds = threading.Event(), set(), []
 
     def ask():
         while not stop.is_set():
             began = time.monotonic()
-            answer = quick.http.post("/v1/embeddings", json={"input": "别人的查询"})
-            if answer.status_code != 200 or time.monotonic() - began > 2:
-                slow.append((answer.status_code, time.monotonic() - began))
+            statuses.add(quick.http.post("/v1/embeddings", json={"input": "别人的查询"}).status_code)
+            seconds.append(time.monotonic() - began)
             time.sleep(0.005)
 
     with at_once(ask, until=stop):
         yield
-    assert not slow
+    assert statuses == {200}
+    assert median(seconds) < LIMIT / 2, seconds
 
 
-def drip(connection, content, seconds, pause=0.02):
+def drip(connection, content, pause=0.02):
     """Send a byte at a time until the server ends it; return how long it bore that."""
     began = time.monotonic()
     connection.socket.settimeout(pause)
@@ -57,7 +58,7 @@ def drip(connection, content, seconds, pause=0.02):
             connection.socket.recv(1, socket.MSG_PEEK)
             break
         except TimeoutError:
-            assert time.monotonic() - began < seconds
+            assert time.monotonic() - began < PATIENCE
         except ConnectionError:
             break
     connection.socket.settimeout(20)
@@ -66,8 +67,8 @@ def drip(connection, content, seconds, pause=0.02):
 
 def test_a_head_that_comes_a_byte_at_a_time(quick, others):
     with Raw(quick.url) as connection:
-        took = drip(connection, b"POST /v1/embeddings HTTP/1.1\r\nx-a: " + b"a" * 1000, 10)
-        assert LIMIT * 0.8 <= took < LIMIT + 1
+        took = drip(connection, b"POST /v1/embeddings HTTP/1.1\r\nx-a: " + b"a" * 1000)
+        assert LIMIT * 0.8 <= took < LIMIT + 6
         status, headers, body = connection.answer()
         assert (status, headers["connection"]) == (408, "close")
         assert json.loads(body)["error"]["code"] == "timeout"
@@ -79,11 +80,11 @@ def test_a_later_head_that_comes_a_byte_at_a_time(quick):
     with Raw(quick.url) as connection:
         connection.send(QUERY)
         assert connection.answer()[0] == 200
-        assert drip(connection, b"\r\n" * 1000, 10) < LIMIT + 1
+        assert drip(connection, b"\r\n" * 1000) < LIMIT + 6
     with Raw(quick.url) as connection:
         connection.send(QUERY + b"GET /livez HT")
         assert connection.answer()[0] == 200
-        assert drip(connection, b"TP/1.1\r\nx-a: " + b"a" * 1000, 10) < LIMIT + 1
+        assert drip(connection, b"TP/1.1\r\nx-a: " + b"a" * 1000) < LIMIT + 6
         assert connection.answer()[0] == 408
 
 
@@ -92,7 +93,7 @@ def test_a_body_that_comes_a_byte_at_a_time(quick, others):
     head, _, body = whole.partition(b"\r\n\r\n")
     with Raw(quick.url) as connection:
         connection.send(head + b"\r\n\r\n")
-        assert LIMIT * 0.8 <= drip(connection, body, 10) < LIMIT + 1
+        assert LIMIT * 0.8 <= drip(connection, body) < LIMIT + 6
         status, headers, content = connection.answer()
         assert (status, headers["connection"]) == (408, "close")
         assert "did not arrive within" in json.loads(content)["message"]
@@ -103,7 +104,7 @@ def test_the_rest_of_a_refused_body_that_comes_a_byte_at_a_time(quick):
     with Raw(quick.url) as connection:
         connection.send(b"POST /v1/embeddings HTTP/1.1\r\nhost: a\r\ncontent-length: 900000000\r\n\r\n")
         assert connection.answer()[0] == 413
-        assert drip(connection, b"a" * 1000, 10) < LIMIT + 1
+        assert drip(connection, b"a" * 1000) < LIMIT + 6
         connection.ended()
 
 
@@ -155,14 +156,14 @@ def test_a_client_that_never_reads_its_answer(quick, others):
     before = resident()
     with silent(quick, 8, request("/v1/embeddings", LARGE) * 2):
         began, most = time.monotonic(), 0
-        while time.monotonic() - began < 30:
+        while time.monotonic() - began < PATIENCE:
             held = sum(unread(quick))
             most = max(most, held)
             if most and not held and not quick.server.server_state.tasks:
                 break
             time.sleep(0.01)
         # A time by its size, for as many answers as there are: a megabyte has 4 s more.
-        assert LIMIT < time.monotonic() - began < 25
+        assert LIMIT < time.monotonic() - began
         assert most > 4 << 20
         assert not unread(quick), "somebody's answer is still held"
         assert resident() - before < 100
@@ -171,17 +172,14 @@ def test_a_client_that_never_reads_its_answer(quick, others):
 def test_a_short_answer_that_nobody_reads(quick):
     closing = request("/livez", method="GET", headers=["connection: close"])
     with silent(quick, 2, QUERY * 40 + closing):
-        began = time.monotonic()
-        while len(quick.server.server_state.connections) > 1:
-            assert time.monotonic() - began < 10
-            time.sleep(0.01)
+        wait_for(lambda: len(quick.server.server_state.connections) <= 1, 20)
 
 
 def test_all_that_is_unread_is_bounded(quick, monkeypatch):
     monkeypatch.setattr(_connection, "_UNREAD_BYTES", 3 << 20)
     with silent(quick, 8, request("/v1/embeddings", LARGE)):
-        began, most = time.monotonic(), 0
-        while time.monotonic() - began < 2:
+        most, tasks = 0, quick.server.server_state.tasks
+        while not most or tasks:
             most = max(most, sum(unread(quick)))
             time.sleep(0.002)
         assert 1 << 20 < most < 7 << 20  # the bound, and the answers that were being written
@@ -191,8 +189,7 @@ def test_a_slow_reader_gets_its_whole_answer(quick):
     with Raw(quick.url, SO_RCVBUF=65536) as connection:
         connection.send(request("/v1/embeddings", LARGE))
         content = b""
-        began = time.monotonic()
-        while time.monotonic() - began < 20:
+        while True:
             part = connection.socket.recv(20_000)
             content += part
             if content.endswith(b"}") and b'"truncated":0' in content[-20:]:
@@ -205,20 +202,17 @@ def test_a_thousand_idle_connections(settings, monkeypatch):
     monkeypatch.setattr(_connection, "KEEP_ALIVE_SECONDS", 1.5)
     monkeypatch.setattr("relsdk_serve._server.KEEP_ALIVE_SECONDS", 1)
     with served(replace(settings, workers=1)) as server:
-        before, began = resident(), time.monotonic()
+        before = resident()
         idle = [Raw(server.url) for _ in range(1000)]
         for connection in idle[:500]:  # half of them have asked once
             connection.send(request("/livez", method="GET"))
         for _ in range(20):
             post(server.http, "/v1/embeddings", {"input": "别人的查询"})
-        assert time.monotonic() - began < 15
         assert resident() - before < 60
         for connection in idle:
             connection.ended()
             connection.__exit__()
-        while len(server.server.server_state.connections) > 1:
-            assert time.monotonic() - began < 30
-            time.sleep(0.05)
+        wait_for(lambda: len(server.server.server_state.connections) <= 1)
 
 
 def test_pipelined_requests_are_answered_in_order(quick):
@@ -272,24 +266,22 @@ def test_expect_100_continue(quick):
 
 
 def test_a_client_that_goes_away_in_the_middle_of_its_work(quick, others, monkeypatch):
-    batches = []
+    texts = []
     encode = Embedder.encode_tokens
 
-    def slowly(*arguments, **options):
-        batches.append(1)
+    def slowly(self, tokens, **options):
+        texts.append(len(tokens.ids))
         time.sleep(0.02)
-        return encode(*arguments, **options)
+        return encode(self, tokens, **options)
 
     monkeypatch.setattr(Embedder, "encode_tokens", slowly)
     engine = quick.service.engine
     with Raw(quick.url) as connection:
         connection.send(request("/v1/embeddings", {"input": [f"字{n}" + "长" * 60 for n in range(2000)]}))
-        began = time.monotonic()
-        while engine.waiting[Lane.BULK] < 5000:
-            assert time.monotonic() - began < 10
-            time.sleep(0.001)
-    time.sleep(0.1)
-    assert engine.waiting[Lane.BULK] == 0, "the work of a client that went away is still done"
+        wait_for(lambda: engine.waiting[Lane.BULK] >= 5000)
+        del texts[:]
+    wait_for(lambda: engine.waiting[Lane.BULK] == 0)
+    assert sum(texts) < 1500, "the work of a client that went away is still done"
 
 
 def test_many_clients_that_go_away_leave_nothing_behind(quick):
@@ -298,7 +290,4 @@ def test_many_clients_that_go_away_leave_nothing_behind(quick):
         connection = Raw(quick.url)
         connection.send(request("/v1/embeddings", {"input": [f"走{n}"] * (1 + n * 7)})[: 10 + n * n])
         connection.__exit__()
-    began = time.monotonic()
-    while state.tasks or sum(engine.waiting.values()) or len(state.connections) > 1:
-        assert time.monotonic() - began < 10
-        time.sleep(0.01)
+    wait_for(lambda: not (state.tasks or sum(engine.waiting.values()) or len(state.connections) > 1))

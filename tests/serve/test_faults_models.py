@@ -16,6 +16,7 @@ from relsdk_serve._engine import Engine
 from relsdk_serve._http import encoded
 from relsdk_serve._settings import Limits
 from tests.serve.servers import post, served
+from tests.threads import PATIENCE, wait_for
 
 POISON = "9876543210"
 
@@ -99,18 +100,14 @@ def test_a_worker_that_dies_is_replaced(server, monkeypatch, part, caplog):
 
     monkeypatch.setattr(Engine, part, dies)
     with ThreadPoolExecutor(8) as pool:
-        asked = [
-            pool.submit(server.http.post, "/v1/embeddings", json={"input": f"第{n}"}, timeout=10)
-            for n in range(40)
-        ]
+        asked = [pool.submit(server.http.post, "/v1/embeddings", json={"input": f"第{n}"}) for n in range(40)]
         statuses = [one.result().status_code for one in asked]
     assert not deaths.acquire(blocking=False)
     # What it held is answered with an error; a batch may hold some requests.
     assert statuses.count(200) >= 40 - 3 * 8
     assert set(statuses) <= {200, 500}
-    end = time.monotonic() + 10  # the last of them is told of after the answers
-    while caplog.text.count("another one takes its place") < 3 and time.monotonic() < end:
-        time.sleep(0.01)
+    # The last of them is told of after the answers.
+    wait_for(lambda: caplog.text.count("another one takes its place") >= 3)
     assert caplog.text.count("another one takes its place") == 3
     assert server.http.get("/livez").json()["status"] == "ok"
     assert "relsdk_worker_restarts_total 3.0" in server.http.get("/metrics").text
@@ -124,24 +121,24 @@ def test_a_worker_that_hangs_makes_the_server_unhealthy(server, monkeypatch):
     def hangs(self, tokens, **options):
         if any(len(ids) > 10 for ids in tokens.ids) and not hung.is_set():
             hung.set()
-            go_on.wait(30)
+            go_on.wait(PATIENCE)
         return encode(self, tokens, **options)
 
     monkeypatch.setattr(Embedder, "encode_tokens", hangs)
     with ThreadPoolExecutor(1) as pool:
         stuck = pool.submit(post, server.http, "/v1/embeddings", {"input": "三天两夜大理旅游攻略" * 3})
-        assert hung.wait(10)
+        assert hung.wait(PATIENCE)
         assert server.http.get("/livez").status_code == 200
         began = time.monotonic()
         while server.http.get("/livez").status_code == 200:
             post(server.http, "/v1/embeddings", {"input": "短"})  # the other worker answers
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < PATIENCE
             time.sleep(0.02)
         assert time.monotonic() - began > 0.5
         assert server.http.get("/readyz").json()["status"] == "broken"
         assert "has been running" in server.http.get("/livez").json()["checks"]["batches"]
         go_on.set()
-        assert stuck.result(10)["data"]
+        assert stuck.result(PATIENCE)["data"]
     assert server.http.get("/livez").status_code == 200
 
 
@@ -151,7 +148,7 @@ def test_an_end_with_a_worker_that_hangs_waits_for_nobody(settings, monkeypatch)
 
     def hangs(self, tokens, **options):
         hung.set()
-        go_on.wait(60)
+        go_on.wait(PATIENCE)
 
     with served(replace(settings, workers=1, grace_seconds=0.5)) as server:
         monkeypatch.setattr(Embedder, "encode_tokens", hangs)
@@ -162,13 +159,13 @@ def test_an_end_with_a_worker_that_hangs_waits_for_nobody(settings, monkeypatch)
                     server.http.post, "/v1/documents", json={"documents": [{"id": "a"}], "index": "toy"}
                 ),
             ]
-            assert hung.wait(10)
+            assert hung.wait(PATIENCE)
             began = time.monotonic()
             server.stop()
             took = time.monotonic() - began
             go_on.set()
             statuses = [one.exception() or one.result().status_code for one in stuck]
-    assert took < 15
+    assert took < 60  # and the worker would hang for longer
     assert 200 not in statuses
 
 
@@ -234,11 +231,10 @@ def test_the_tokens_of_a_large_request_are_made_in_turns_with_those_of_others(se
         asked = pool.submit(
             post, server.http, "/v1/embeddings", {"input": large, "encoding_format": "base64"}
         )
-        while len(calls) < 3:
-            time.sleep(0.001)
+        wait_for(lambda: len(calls) >= 3)
         post(server.http, "/v1/embeddings", {"input": "红烧肉" * 800})
         between = calls.index("b")
-        answer = asked.result(30)
+        answer = asked.result(PATIENCE)
     assert between < len(calls) - 5, calls
     assert answer["truncated"] == 1000
     one = post(server.http, "/v1/embeddings", {"input": large[0], "encoding_format": "base64"})

@@ -17,22 +17,15 @@ import pytest
 
 from relsdk import Index
 from tests.serve.servers import Raw, request, running
-from tests.threads import at_once
+from tests.threads import PATIENCE, at_once, wait_for
 from tests.toys import copy_bundle
 
 QUERY = request("/v1/embeddings", {"input": "红烧肉"})
 
 
-def wait_for(condition, seconds=20):
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < seconds, "it did not happen"
-        time.sleep(0.01)
-
-
-def ended(process, seconds=60):
+def ended(process):
     """Return the exit code, and what the process said but for its greeting."""
-    code = process.wait(seconds)
+    code = process.wait(PATIENCE)
     time.sleep(0.05)
     return code, [line for line in process.said if "relsdk serve: http" not in line]
 
@@ -58,7 +51,7 @@ class Load:
 
     def _run(self, number):
         step = 0
-        with httpx.Client(base_url=self.url, timeout=20) as http:
+        with httpx.Client(base_url=self.url, timeout=PATIENCE / 2) as http:
             while not self._stop.is_set():
                 step += 1
                 if not self._ask(http, f"w{number}-{step}"):
@@ -87,10 +80,10 @@ class Load:
 def test_sigterm_under_load(own_index, encoder):
     """Unready at once; what comes during five seconds is answered; then the end, with exit code 0."""
     with running(own_index, "--model", encoder) as process, Load(process.url, writes=True) as load:
-        process.send_signal(signal.SIGTERM)
         began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
         with httpx.Client(base_url=process.url) as http:
-            wait_for(lambda: http.get("/readyz").status_code == 503, 2)
+            wait_for(lambda: http.get("/readyz").status_code == 503)
             ready = http.get("/readyz")
             assert (ready.json()["status"], ready.headers["retry-after"]) == ("draining", "1")
             assert http.get("/livez").status_code == 200
@@ -99,7 +92,7 @@ def test_sigterm_under_load(own_index, encoder):
         code, said = ended(process)
         took = time.monotonic() - began
     assert (code, said) == (0, [])
-    assert 4.5 < took < 9
+    assert 4.5 < took < 25  # less than the grace for what still runs
     assert load.lost == []
     assert set(load.statuses) == {200}
     with Index.open(own_index) as index:
@@ -120,18 +113,28 @@ def test_what_was_accepted_without_waiting_is_written_before_the_end(own_index, 
         assert len(index.get([f"late{n}" for n in range(300)])) == 300
 
 
+def begun(connection, body):
+    """Send the head of a request, which the server has begun with on return; return its body."""
+    head, end, content = request("/v1/embeddings", body, headers=["expect: 100-continue"]).partition(
+        b"\r\n\r\n"
+    )
+    connection.send(head + end)
+    assert connection.socket.recv(25) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    return content
+
+
 @pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_second_signal_ends_at_once(encoder, first):
     with running("--model", encoder) as process:
         with Raw(process.url) as slow:
-            slow.send(QUERY.partition(b"\r\n\r\n")[0] + b"\r\n\r\n")  # its body never comes
+            begun(slow, {"input": "a"})  # its body never comes
             process.send_signal(first)
             time.sleep(0.3)
             assert process.poll() is None
             began = time.monotonic()
             process.send_signal(signal.SIGTERM)
             assert ended(process) == (0, [])
-            assert time.monotonic() - began < 3
+            assert time.monotonic() - began < 20  # the grace is 25 s
 
 
 def test_sigint_waits_for_what_runs_and_for_nothing_else(encoder):
@@ -140,14 +143,13 @@ def test_sigint_waits_for_what_runs_and_for_nothing_else(encoder):
             asked.send(QUERY)
             assert asked.answer()[0] == 200
             body = {"input": [f"文{n}" for n in range(2000)]}
-            connection.send(request("/v1/embeddings", body))
-            time.sleep(0.02)
+            connection.send(begun(connection, body))
             began = time.monotonic()
             process.send_signal(signal.SIGINT)
             answer = connection.answer()
             assert answer[0] == 200
             assert ended(process) == (0, [])
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 20
 
 
 @pytest.mark.parametrize(
@@ -170,7 +172,7 @@ def test_a_signal_while_it_starts(own_index, encoder, number, pause):
         wait_for(lambda: reaches(url) or process.poll() is not None)
         time.sleep(pause)
         process.send_signal(number)
-        said = process.communicate(timeout=30)[1]
+        said = process.communicate(timeout=PATIENCE)[1]
     finally:
         process.kill()
     lines = [line for line in said.splitlines() if not line.startswith("relsdk serve: http")]
@@ -195,7 +197,7 @@ def test_kill_under_load_of_writes(own_index, encoder, after):
     with running(own_index, "--model", encoder) as process, Load(process.url, writes=True) as load:
         time.sleep(after)
         process.kill()
-        process.wait(10)
+        process.wait(PATIENCE)
     assert load.acknowledged
     verify = subprocess.run(
         [sys.executable, "-m", "relsdk", "index", "verify", str(own_index)],
@@ -215,7 +217,7 @@ def test_kill_under_load_of_writes(own_index, encoder, after):
 
 def test_a_full_disk(own_index, encoder):
     with running(own_index, "--model", encoder, file_limit=400_000) as process:
-        with httpx.Client(base_url=process.url, timeout=20) as http:
+        with httpx.Client(base_url=process.url, timeout=PATIENCE / 2) as http:
             small = {"documents": [{"id": "small", "text": "klein"}]}
             assert http.post("/v1/documents", json=small).status_code == 200
             large = {"documents": [{"id": f"b{n}", "text": f"{n}" * 9000} for n in range(80)]}
@@ -250,7 +252,7 @@ def test_a_disk_without_a_byte(own_index, encoder, tmp_path):
         pytest.skip("may not mount a disk of its own here")
     with (
         running(disk / "i", "--model", encoder, inside=inside) as process,
-        httpx.Client(base_url=process.url, timeout=20) as http,
+        httpx.Client(base_url=process.url, timeout=PATIENCE / 2) as http,
     ):
         own = Path(f"/proc/{process.pid}/root{disk}")  # as the server sees it
         free = os.statvfs(own)

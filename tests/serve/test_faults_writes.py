@@ -16,6 +16,7 @@ from relsdk import Embedder, Index
 from relsdk_serve import _writer
 from relsdk_serve._settings import Limits
 from tests.serve.servers import Raw, documents, post, request, served
+from tests.threads import PATIENCE, wait_for
 
 POISON = "9876543210"
 
@@ -40,7 +41,7 @@ def held_writer(monkeypatch):
     def waiting(self, documents, *arguments, **options):
         groups.append([document.id for document in documents])
         began.set()
-        go_on.wait(10)
+        go_on.wait(PATIENCE)
         return upsert(self, documents, *arguments, **options)
 
     monkeypatch.setattr(Index, "upsert", waiting)
@@ -64,9 +65,9 @@ def test_requests_that_arrive_while_one_is_written_are_one_commit(server, monkey
     with ThreadPoolExecutor(8) as pool:
         with held_writer(monkeypatch) as writer:
             first = pool.submit(put, server.http, "n0")
-            assert writer.began.wait(5)
+            assert writer.began.wait(PATIENCE)
             rest = [pool.submit(put, server.http, f"n{n}") for n in range(1, 6)]
-            time.sleep(0.3)
+            wait_for(lambda: len(server.service.writers["own"]._waiting) == 5)
         answers = [one.result().json() for one in [first, *rest]]
     assert [len(group) for group in writer.groups] == [1, 5]
     assert all(answer["written"] == 1 for answer in answers)
@@ -87,11 +88,11 @@ def test_a_poisoned_document_costs_only_its_own_request(server, monkeypatch, enc
     with ThreadPoolExecutor(8) as pool:
         with held_writer(monkeypatch) as writer:
             first = pool.submit(put, server.http, "n0")
-            assert writer.began.wait(5)
+            assert writer.began.wait(PATIENCE)
             rest = [
                 pool.submit(put, server.http, f"n{n}", text=POISON if n == 3 else "好") for n in range(1, 6)
             ]
-            time.sleep(0.3)
+            wait_for(lambda: len(server.service.writers["own"]._waiting) == 5)
         statuses = [one.result().status_code for one in [first, *rest]]
     assert sorted(statuses) == [200] * 5 + [422]
     assert {n for n in range(6) if shown(server.http, f"n{n}")} == {0, 1, 2, 4, 5}
@@ -133,12 +134,9 @@ def test_an_accepted_write_of_a_client_that_goes_away_is_done(server, monkeypatc
     with held_writer(monkeypatch) as writer:
         with Raw(server.url) as connection:
             connection.send(request("/v1/documents", {"documents": many}))
-            assert writer.began.wait(5)
+            assert writer.began.wait(PATIENCE)
         time.sleep(0.1)
-    deadline = time.monotonic() + 5
-    while shown(server.http, "gone99") is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for(lambda: shown(server.http, "gone99"))
     assert shown(server.http, "gone0")
 
 
@@ -148,7 +146,7 @@ def test_what_waits_to_be_written_is_bounded(server, monkeypatch, kind):
     monkeypatch.setattr(_writer, "_MOST_WAITING_BYTES", 200_000)
     with ThreadPoolExecutor(1) as pool, held_writer(monkeypatch) as writer:
         first = pool.submit(put, server.http, "first")
-        assert writer.began.wait(5)
+        assert writer.began.wait(PATIENCE)
         statuses = []
         for n in range(60):
             if kind == "deletions":
@@ -166,10 +164,7 @@ def test_what_waits_to_be_written_is_bounded(server, monkeypatch, kind):
     assert accepted < 30
     assert statuses[:accepted] == [202] * accepted
     assert first.result().status_code == 200
-    deadline = time.monotonic() + 10
-    while put(server.http, "last").status_code != 200:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(lambda: put(server.http, "last").status_code == 200)
     if kind != "deletions":
         assert shown(server.http, f"x{accepted - 1}"), "what was accepted is not there"
         assert not shown(server.http, "x59")
@@ -288,7 +283,7 @@ def test_clients_beside_each_other_see_their_own_order(changed_server):
 def test_the_order_of_one_id_in_one_group_is_the_order_of_arrival(server, monkeypatch):
     with ThreadPoolExecutor(1) as pool, held_writer(monkeypatch) as writer:
         pool.submit(put, server.http, "first")
-        assert writer.began.wait(5)
+        assert writer.began.wait(PATIENCE)
         for value in range(5):
             put(server.http, "same", text=f"第{value}次", wait=False)
         send(server.http, ("delete", [1]), wait=False)

@@ -22,6 +22,7 @@ from relsdk_serve import _drift
 from relsdk_serve._routes import _table
 from relsdk_serve._service import Access, Service
 from tests.serve.servers import KEY, READ_KEY, post, running, served
+from tests.threads import PATIENCE, wait_for
 
 SECRET = "秘密的询问secret"
 KEYS = {"RELSDK_SERVE_KEYS": f"{KEY},read:{READ_KEY}"}
@@ -113,7 +114,7 @@ def test_logs_of_a_process_tell_no_text_header_or_path(index_folder, encoder, ke
             odd = http.get("/livez", headers={"x-request-id": 'a"} {"level": 3}'})
             assert re.fullmatch(r"[0-9a-f]{32}", odd.headers["x-request-id"])
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE) == 0
     said = "".join(process.said)
     for word in (SECRET, "secret", KEY, READ_KEY, "user-agent", "Bearer"):
         assert word not in said.replace('"method":"SECRET"', "")
@@ -179,10 +180,8 @@ def test_drift_is_published_and_written_and_outlives_a_restart(settings, tmp_pat
         search(server.http, 5, offset=3)  # later pages are of the same searches
         search(server.http, 4, mode="hybrid")
         post(server.http, "/v1/search", {"like": "d1"})
-        deadline = time.monotonic() + 5
         labels = {"index": "toy", "order": "cosine", "kind": "level"}
-        while value(server.http, "relsdk_drift_psi", **labels) is None and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_for(lambda: value(server.http, "relsdk_drift_psi", **labels) is not None)
         assert value(server.http, "relsdk_drift_psi", **labels) < 0.1
     state = read_drift(tmp_path / "state")
     days = {order: drift.day.searches("level") for order, drift in state.searches["toy"].items()}
@@ -205,9 +204,7 @@ def test_what_is_recorded_while_it_serves_is_taken_up(own_index, settings, monke
         profile.level[:] = [0, 0, 0, 0, 1000]
         with Index.open(own_index) as index:
             index.store_profiles({variant: {"cosine": profile}})
-        deadline = time.monotonic() + 5
-        while own.state().searches["own"]["cosine"].source != "calibration" and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_for(lambda: own.state().searches["own"]["cosine"].source == "calibration")
         assert own.state().searches["own"]["cosine"].reference == profile
         search(server.http, 3, where={"author": "a1"})  # of those nothing was recorded
         assert own.state().searches["own"]["cosine"].day.searches("level") == 2
@@ -234,7 +231,7 @@ def test_a_killed_server_leaves_a_whole_state_and_its_successor_goes_on(index_fo
         while time.monotonic() - started < 3:
             search(http, 1)  # still taken: the gateway has not noticed yet
             time.sleep(0.5)
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE) == 0
     first = read_drift(state).searches["toy.idx"]["cosine"].day.searches("level")
     assert first >= 6
     with running(*arguments) as process, httpx.Client(base_url=process.url) as http:

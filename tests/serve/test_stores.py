@@ -2,7 +2,6 @@
 
 import asyncio
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from relsdk.errors import IndexFolderError, StoreError
 from relsdk.index.opening import build_store, open_store
 from relsdk_serve._settings import Settings
 from tests.serve.servers import documents, post, served
+from tests.threads import wait_for
 from tests.toy_store import ToyStore, use_toy_stores
 
 
@@ -111,8 +111,7 @@ def test_the_loop_never_waits_for_a_store(server, monkeypatch):
         server.http.get("/info")
         assert asked_on_loop == [None]
         patch.setattr("relsdk_serve._service._COUNT_EVERY", 1)
-        while len(asked_on_loop) == 1:  # at the next look of the server
-            time.sleep(0.02)
+        wait_for(lambda: len(asked_on_loop) > 1)  # at the next look of the server
     assert set(asked_on_loop) == {None}
 
 
