@@ -1,8 +1,5 @@
-import json
 import logging
 import sys
-import threading
-from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -11,60 +8,11 @@ from relsdk.errors import InputError, MissingExtraError, TrainingError
 from relsdk_training.query_models.base import QueryExample, QueryRequest
 from relsdk_training.query_models.chat_endpoint import ChatEndpoint
 from relsdk_training.query_models.endpoint import EndpointQueryModel
-from tests.threads import Server
+from tests.training.chat_server import ChatServer, choices
 
 # openai waits so long instead of half a second and more.
 AT_ONCE = ("Retry-After-Ms", "1")
 ASK = [{"role": "user", "content": "你好"}]
-
-
-def choices(*texts):
-    return {"choices": [{"message": {"role": "assistant", "content": text}} for text in texts]}
-
-
-class ChatServer(Server):
-    """Gives the replies in turn, the last one for ever; a reply is (status, body, headers) or "hold"."""
-
-    def __init__(self):
-        self.replies, self.bodies, self.paths, self.headers = [], [], [], []
-        self.released = threading.Event()
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                outer.bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-                outer.paths.append(self.path)
-                outer.headers.append(self.headers)
-                reply = outer.replies.pop(0) if len(outer.replies) > 1 else outer.replies[0]
-                if reply == "hold":
-                    outer.released.wait(30)
-                    return
-                if reply == "hang up":
-                    return
-                if callable(reply):
-                    reply = reply(outer.bodies[-1])
-                status, body, *headers = reply
-                content = body if isinstance(body, bytes) else json.dumps(body).encode()
-                with suppress(OSError):
-                    self.send_response(status)
-                    self.send_header("Content-Length", str(len(content)))
-                    for name, value in headers:
-                        self.send_header(name, value)
-                    self.end_headers()
-                    self.wfile.write(content)
-
-            def do_GET(self):
-                raise AssertionError("a redirect was followed")
-
-            def log_message(self, *_):
-                pass
-
-        super().__init__(Handler)
-        self.url += "/v1"
-
-    def __exit__(self, *error):
-        self.released.set()
-        super().__exit__(*error)
 
 
 @pytest.fixture
@@ -337,13 +285,14 @@ def test_the_seed_decides_the_prompt(server, endpoint):
     assert first["messages"] != first_reseeded["messages"]
 
 
-def test_own_instructions(server, endpoint):
+def test_an_own_rubric_replaces_the_words_for_the_levels(server, endpoint):
     server.replies = [(200, choices("好"))]
-    EndpointQueryModel(endpoint, EXAMPLES, instructions="Write.", temperature=0.0).write(
+    EndpointQueryModel(endpoint, EXAMPLES, rubric="3: {ours}, 0: not ours.", temperature=0.0).write(
         [QueryRequest("甲", 3)], samples=1, seed=5
     )
-    assert prompt(server)[0] == "Write."
-    assert server.bodies[0]["temperature"] == 0
+    system = prompt(server)[0]
+    assert "\n\n3: {ours}, 0: not ours.\n\n" in system
+    assert "完全相关" not in system
 
 
 @pytest.mark.parametrize(

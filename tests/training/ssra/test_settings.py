@@ -15,7 +15,7 @@ from relsdk_training.config.ssra import SsraConfig, embed_training, query_traini
 # Made by the code before the models shared settings.
 BEFORE = json.loads(Path(__file__).with_name("before_the_table.json").read_text(encoding="utf-8"))
 RESOLVE = {"score": score_training, "query": query_training, "embed": embed_training}
-MOST = 65
+MOST = 66
 
 
 def leaves(config, path=""):
@@ -57,6 +57,8 @@ def test_effective_settings_are_those_of_before(name, path):
         assert now[section] == before[section]
     for section, prefix in (("filter", "judge"), ("synthesis", "endpoint")):
         endpoint = now[section].pop("endpoint")
+        for newer in ("record", "replay", "rubric"):
+            assert endpoint.pop(newer) == ""
         now[section] |= {f"{prefix}_{key}": value for key, value in endpoint.items()}
         assert before[section].pop("judge_share", 0.7) == 0.7
         assert now[section] == before[section]

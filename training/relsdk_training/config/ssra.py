@@ -71,12 +71,24 @@ class EndpointConfig:
         name: Of its model.
         key_env: Environment variable that holds its key.
         timeout: Seconds to wait for an answer.
+        record: File that its answers are kept in, as they come; what is in it is not asked again.
+        replay: File of a former `record` that answers in place of the endpoint; needs no `url`, key or
+            package.
+        rubric: Text file that says what the levels mean for you, in place of relsdk's own words.
     """
 
     url: str = ""
     name: str = ""
     key_env: str = ""
     timeout: float = 60.0
+    record: str = ""
+    replay: str = ""
+    rubric: str = ""
+
+    @property
+    def is_named(self) -> bool:
+        """Whether there is somebody to ask: an endpoint, or a recording of one."""
+        return bool(self.url or self.replay)
 
 
 @dataclass(frozen=True)
@@ -119,7 +131,7 @@ class SynthesisConfig:
             are drawn.
         rounds: How often the query model is trained and writes; 0 writes nothing. An endpoint writes once.
         min_gain: Stop when the agreement on dev documents rises by less; below 0, go on in spite of a loss.
-        endpoint: The language model that writes, with a `url`, instead of a trained one.
+        endpoint: The language model that writes, with a `url` or `replay`, instead of a trained one.
     """
 
     reannotate: bool = True

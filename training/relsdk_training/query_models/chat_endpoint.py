@@ -8,13 +8,16 @@ import re
 import time
 import weakref
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
 from relsdk.errors import InputError, MissingExtraError, TrainingError
+from relsdk_training.config.ssra import EndpointConfig
+from relsdk_training.query_models._recording import Question, open_recording
 
-__all__ = ["ChatEndpoint", "UselessAnswers", "without_thoughts"]
+__all__ = ["ChatEndpoint", "UselessAnswers", "open_endpoint", "without_thoughts"]
 
 # How often a request that failed is sent again; openai waits 40 seconds in all.
 _RETRIES = 8
@@ -33,41 +36,71 @@ class ChatEndpoint:
 
     Redirects are not followed: documents go to the host that was named.
 
+    A recording (`record`) keeps every answer as it comes, and answers what it has heard before: a run that
+    was stopped goes on, and nothing is paid for twice. From a recording alone (`replay`) the same run gives
+    the same result without an endpoint, a key or the package `openai`. The format is in `_recording.py`.
+
     Attributes:
         url: As given, without a slash at the end.
         model: As given.
 
     Args:
-        url: What comes before `/chat/completions`, such as `http://localhost:8000/v1`.
+        url: What comes before `/chat/completions`, such as `http://localhost:8000/v1`; may be empty with
+            `replay`.
         model: Name of the model, as the endpoint calls it; not empty.
         api_key_env: Environment variable that holds the key; empty sends no key.
         timeout: Seconds to wait for the endpoint to send something.
         retries: How often a failed request is sent again. Waits grow from half a second to 8; a Retry-After
             header that asks for a minute or less counts instead.
+        record: File that questions and answers are appended to; empty keeps none.
+        replay: File of a former `record` that answers instead of the endpoint.
 
     Raises:
-        InputError: The URL is not http(s), the model has no name, the key's variable is unset, or a number is
-            out of range.
+        InputError: The URL is not http(s), the model has no name, the key's variable is unset, a number is
+            out of range, a recording cannot be read or written, or both are named.
+        LockedError: Another process records into the same file.
         MissingExtraError: The package `openai` is not installed.
     """
 
     def __init__(
-        self, url: str, model: str, *, api_key_env: str = "", timeout: float = 60.0, retries: int = _RETRIES
+        self,
+        url: str,
+        model: str,
+        *,
+        api_key_env: str = "",
+        timeout: float = 60.0,
+        retries: int = _RETRIES,
+        record: str | os.PathLike[str] = "",
+        replay: str | os.PathLike[str] = "",
     ) -> None:
         if not (timeout > 0 and retries >= 0):
             raise InputError(
                 f"timeout {timeout}, retries {retries}; a timeout above 0 and 0 or more retries are needed"
             )
-        self.url = _checked_url(url)
+        if record and replay:
+            raise InputError(
+                f"record {record} and replay {replay}; name one: record also answers what it has heard before"
+            )
+        self.url = "" if replay and not url else _checked_url(url)
         if not model.strip():
-            raise InputError(f"no model is named for the endpoint {self.url}; say which one shall answer")
+            where = f"the endpoint {self.url}" if self.url else f"the recording {replay}"
+            raise InputError(f"no model is named for {where}; say which one shall answer")
         self.model = model
+        self._retries = retries
+        if not replay:
+            self._connect(api_key_env, timeout)
+        file = record or replay
+        self._recording = open_recording(file, append=bool(record)) if file else None
+        self._asks = not replay
+
+    def _connect(self, api_key_env: str, timeout: float) -> None:
+        """Make a client; nothing is sent yet."""
         self._secret = _key(api_key_env) if api_key_env else ""
         try:
             import openai  # half a second
         except ImportError as error:
             raise MissingExtraError("asking a language model over HTTP", "llm") from error
-        self._openai, self._retries = openai, retries
+        self._openai = openai
         # openai takes keys and names of OpenAI's customers from the environment, which are not for any host.
         unsent = ["OpenAI-Organization", "OpenAI-Project", *([] if self._secret else ["Authorization"])]
         self._headers = dict.fromkeys(unsent, openai.Omit())
@@ -77,7 +110,7 @@ class ChatEndpoint:
             base_url=self.url,
             api_key=self._secret or "none",
             timeout=timeout,
-            max_retries=retries,
+            max_retries=self._retries,
             http_client=client,
         )
         self._create = api.chat.completions.with_raw_response.create
@@ -99,28 +132,74 @@ class ChatEndpoint:
             S answers, as the model wrote them; "" for one that a content filter held back.
 
         Raises:
-            TrainingError: The endpoint refuses the request, or still fails after the last retry.
+            TrainingError: The endpoint refuses the request, or still fails after the last retry, or the
+                recording cannot be written.
+            InputError: The recording that is replayed lacks the answer.
         """
+        return self._collect(messages, temperature, seed, samples, self._once)
+
+    def recorded(
+        self, messages: Sequence[Mapping[str, str]], *, temperature: float, seed: int, samples: int = 1
+    ) -> list[str] | None:
+        """Return what `ask` would without asking anybody; None where the recording lacks an answer."""
+        try:
+            return self._collect(messages, temperature, seed, samples, self._heard)
+        except LookupError:
+            return None
+
+    def _collect(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        temperature: float,
+        seed: int,
+        samples: int,
+        answer: Callable[[Question], list[str]],
+    ) -> list[str]:
+        """Put the answers to one request after the other together."""
+        said = [dict(message) for message in messages]
         answers: list[str] = []
         requests = 0
         at_once = samples
         while len(answers) < samples:  # each request but one gives at least one, so there are at most S + 1
-            request = {
-                "model": self.model,
-                "messages": [dict(message) for message in messages],
-                "temperature": temperature,
-                "seed": seed + requests,
-                "n": min(at_once, samples - len(answers)),
-            }
-            try:
-                answers += self._answers(request)
-            except _SeveralRefusedError:
+            wanted = min(at_once, samples - len(answers))
+            some = answer(Question(self.model, said, temperature, seed + requests, wanted))
+            if not some:  # the endpoint gives one at a time
                 at_once = 1
+            answers += some
             requests += 1
         return answers[:samples]
 
-    def _answers(self, request: Mapping[str, Any]) -> list[str]:
-        """Send one request until it is answered; at least one answer, as many as asked for when filtered."""
+    def _heard(self, question: Question) -> list[str]:
+        """Return the answers that the recording has, or raise `LookupError`."""
+        answers = None if self._recording is None else self._recording.get(question)
+        if answers is None:
+            raise LookupError
+        return answers
+
+    def _once(self, question: Question) -> list[str]:
+        """Return the answers to one request, from the recording if it has them."""
+        with suppress(LookupError):
+            return self._heard(question)
+        if self._recording is not None and not self._asks:
+            raise self._recording.lacking(question)
+        answers = self._answers(question)
+        if self._recording is not None:
+            self._recording.add(question, answers)
+        return answers
+
+    def _answers(self, question: Question) -> list[str]:
+        """Send one request until it is answered.
+
+        Returns:
+            At least one answer, as many as asked for when filtered; none where several at once are refused.
+        """
+        request: dict[str, Any] = {
+            "model": question.model,
+            "messages": question.messages,
+            "temperature": question.temperature,
+            "seed": question.seed,
+            "n": question.samples,
+        }
         for retry in range(self._retries + 1):
             if retry:
                 time.sleep(min(2.0 ** (retry - 2), 8.0))
@@ -136,7 +215,7 @@ class ChatEndpoint:
         raise self._failure(f"a body without choices[].message.content: {self._shown(body)}")
 
     def _refused(self, response: Any, wanted: int) -> list[str]:
-        """Return empty answers for a conversation that was filtered; else raise what a status means."""
+        """Return "" for each answer that was filtered, nothing where several are refused; else raise why."""
         status, text = response.status_code, response.text
         if status in _PASSING or status >= 500:
             wait = response.headers.get("Retry-After", "")
@@ -144,7 +223,7 @@ class ChatEndpoint:
         if status == 400 and any(name in text.lower() for name in _FILTERED):
             return [""] * wanted
         if status in (400, 422) and wanted > 1:
-            raise _SeveralRefusedError
+            return []
         raise TrainingError(
             f"{self.url} refused the request with status {status}: {self._shown(text)}; check the URL, the "
             "model's name and the key; finished work is kept and the same command goes on from there"
@@ -161,6 +240,18 @@ class ChatEndpoint:
         return repr((body.replace(self._secret, "***") if self._secret else body)[:200])
 
 
+def open_endpoint(settings: EndpointConfig) -> ChatEndpoint:
+    """Return the endpoint that settings describe; see `ChatEndpoint`."""
+    return ChatEndpoint(
+        settings.url,
+        settings.name,
+        api_key_env=settings.key_env,
+        timeout=settings.timeout,
+        record=settings.record,
+        replay=settings.replay,
+    )
+
+
 class UselessAnswers:
     """Counts answers that a caller cannot use, and says when asking on is a waste."""
 
@@ -172,10 +263,6 @@ class UselessAnswers:
         self._useful.append(useful)
         enough = _HARDLY_ANY if len(self._useful) == _LATEST else 1
         return len(self._useful) >= _FIRST and sum(self._useful) < enough
-
-
-class _SeveralRefusedError(Exception):
-    """A request for several answers was refused; some endpoints give one at a time only."""
 
 
 def _checked_url(url: str) -> str:

@@ -11,17 +11,14 @@ from relsdk.errors import InputError, TrainingError
 from relsdk.levels import NUM_LEVELS, parse_level
 from relsdk_training.query_models.base import QueryExample, QueryRequest
 from relsdk_training.query_models.chat_endpoint import ChatEndpoint, UselessAnswers, without_thoughts
+from relsdk_training.query_models.rubric import BUILT_IN
 
 __all__ = ["EndpointQueryModel"]
 
-_INSTRUCTIONS = """\
+_TASK = """\
 你是搜索引擎的用户。给你一篇文档和一个相关性等级，请写出一个搜索查询，使该文档对这个查询的相关性恰好是该等级。
 
-相关性等级：
-3：完全相关，文档完全满足查询的意图。
-2：大部分相关，文档满足查询的主要意图，只缺少次要的内容。
-1：少量相关，文档与查询的关键实体或主题相同，但没有满足查询的意图。
-0：不相关，文档不满足查询的意图。
+{rubric}
 
 查询要简短自然，像真实用户输入的那样，语言与示例一致。只输出一个查询，不要解释、编号或引号。"""
 
@@ -45,7 +42,7 @@ class EndpointQueryModel:
         examples: From the domain, at least one of each level.
         examples_per_level: At most so many are shown of each level.
         temperature: Of sampling; 0 gives the same query in all samples.
-        instructions: The system message, which explains the levels; None takes one in Chinese.
+        rubric: What the levels mean; see `read_rubric`.
 
     Raises:
         InputError: A level has no examples, an example's level is not 0-3, or no example shall be shown.
@@ -58,7 +55,7 @@ class EndpointQueryModel:
         *,
         examples_per_level: int = 4,
         temperature: float = 1.0,
-        instructions: str | None = None,
+        rubric: str = BUILT_IN,
     ) -> None:
         if examples_per_level < 1:
             raise InputError(f"examples_per_level is {examples_per_level}; 1 or more is needed")
@@ -73,7 +70,7 @@ class EndpointQueryModel:
         self._endpoint = endpoint
         self._examples_per_level = examples_per_level
         self._temperature = temperature
-        self._instructions = _INSTRUCTIONS if instructions is None else instructions
+        self._instructions = _TASK.replace("{rubric}", rubric)
         self._useless = UselessAnswers()
         self._latest: deque[str] = deque(maxlen=_REMEMBERED)
 

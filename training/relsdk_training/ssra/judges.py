@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from relsdk.errors import TrainingError
 from relsdk.levels import expected_level
 from relsdk_training.query_models.chat_endpoint import ChatEndpoint, UselessAnswers, without_thoughts
+from relsdk_training.query_models.rubric import BUILT_IN
 from relsdk_training.ssra.scoring import PairScorer
 
 __all__ = ["EndpointJudge", "Group", "Judge", "ModelJudge", "consistent", "contradictions"]
@@ -67,12 +68,17 @@ class ModelJudge:
 class EndpointJudge:
     """Asks a language model which of two queries a document answers better.
 
+    Args:
+        endpoint: The chat model.
+        rubric: What the levels mean; see `read_rubric`.
+
     Raises:
         TrainingError: Hardly any answer names one query; see `UselessAnswers`.
     """
 
-    def __init__(self, endpoint: ChatEndpoint) -> None:
+    def __init__(self, endpoint: ChatEndpoint, rubric: str = BUILT_IN) -> None:
         self.endpoint = endpoint
+        self._rubric = rubric
         self._useless = UselessAnswers()
 
     def contradictions(self, groups: Sequence[Group]) -> list[NDArray[np.bool_]]:
@@ -93,7 +99,8 @@ class EndpointJudge:
 
     def _prefers(self, document: str, one: str, other: str, letter: str) -> bool:
         question = f"文档：{document}\nA：{one}\nB：{other}\n这篇文档更能满足哪个搜索词？只回答 A 或 B。"
-        (answer,) = self.endpoint.ask([{"role": "user", "content": question}], temperature=0.0, seed=0)
+        messages = [{"role": "system", "content": self._rubric}, {"role": "user", "content": question}]
+        (answer,) = self.endpoint.ask(messages, temperature=0.0, seed=0)
         choice = _chosen_letter(answer)
         if self._useless.give_up(useful=bool(choice)):
             raise TrainingError(

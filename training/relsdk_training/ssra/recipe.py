@@ -43,7 +43,7 @@ def _reannotates(config: SsraConfig) -> bool:
 
 
 def _asks_endpoint(config: SsraConfig) -> bool:
-    return bool(config.synthesis.endpoint.url)
+    return config.synthesis.endpoint.is_named
 
 
 Read = str | tuple[str, Condition]

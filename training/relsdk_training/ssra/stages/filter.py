@@ -14,6 +14,8 @@ from relsdk.levels import NUM_LEVELS
 from relsdk_training.config.ssra import SsraConfig
 from relsdk_training.data.text import normal_form
 from relsdk_training.engine.identity import weights_hash
+from relsdk_training.query_models.chat_endpoint import open_endpoint
+from relsdk_training.query_models.rubric import read_rubric, rubric_hash
 from relsdk_training.ssra._cleaning import clean, fault, scripts
 from relsdk_training.ssra._shards import Make, map_shards, read_lines, shard_paths
 from relsdk_training.ssra.job import HELD_OUT, LABELLED, Job
@@ -22,7 +24,7 @@ from relsdk_training.ssra.pair_records import Record, document_of, drop, new_rec
 from relsdk_training.ssra.scoring import PairScorer
 from relsdk_training.ssra.stage_report import stage_report
 from relsdk_training.ssra.stages.annotate import score_records
-from relsdk_training.ssra.stages.judge import JUDGE_SHARE, judging_endpoint
+from relsdk_training.ssra.stages.judge import JUDGE_SHARE
 from relsdk_training.ssra.stages.score import open_scorer, reading_identity
 from relsdk_training.ssra.stages.write import ASKED_AT_ONCE
 
@@ -35,7 +37,7 @@ _REPEATS = 0.5
 def identity(config: SsraConfig) -> list[Any]:
     """Return what the stage depends on besides its inputs."""
     settings = config.filter
-    keeping = {
+    keeping: dict[str, Any] = {
         "scorer": settings.scorer,
         "thresholds": settings.thresholds,
         "adjust": settings.adjust,
@@ -44,6 +46,8 @@ def identity(config: SsraConfig) -> list[Any]:
         "judge_share": JUDGE_SHARE,
         "judge_name": settings.endpoint.name,  # where it is changes nothing; which model answers does
     }
+    if settings.judge == "endpoint" and (rubric := rubric_hash(settings.endpoint.rubric)):
+        keeping["rubric"] = rubric
     return [keeping, reading_identity(config)]
 
 
@@ -160,7 +164,8 @@ def _open_filters(job: Job) -> _Filters:
     if judges:
         judge = ModelJudge(open_scorer(config, judges[0]))
     elif config.filter.judge == "endpoint":
-        judge = EndpointJudge(judging_endpoint(config))
+        settings = config.filter.endpoint
+        judge = EndpointJudge(open_endpoint(settings), read_rubric(settings.rubric))
     return _Filters(
         scorer=open_scorer(config, job.path("score")),
         thresholds=config.filter.thresholds,

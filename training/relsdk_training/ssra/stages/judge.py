@@ -9,11 +9,11 @@ import numpy as np
 from relsdk.formats import write_pairs
 from relsdk_training.config.ssra import SsraConfig
 from relsdk_training.data.pairs import load_pairs
-from relsdk_training.query_models.chat_endpoint import ChatEndpoint
+from relsdk_training.query_models.chat_endpoint import open_endpoint
 from relsdk_training.ssra.job import LABELLED, Job
 from relsdk_training.ssra.stages.score import train_scorer, training_settings
 
-__all__ = ["JUDGE_SHARE", "check", "identity", "is_trained", "judging_endpoint", "work"]
+__all__ = ["JUDGE_SHARE", "check", "identity", "is_trained", "work"]
 
 # Of the labelled queries: what it learns from differs from what the score model learns from.
 JUDGE_SHARE = 0.7
@@ -32,7 +32,7 @@ def identity(config: SsraConfig) -> list[Any]:
 def check(config: SsraConfig) -> None:
     """Check the endpoint that judges."""
     if config.filter.judge == "endpoint":
-        judging_endpoint(config)
+        open_endpoint(config.filter.endpoint)
 
 
 def work(job: Job) -> dict[str, Any]:
@@ -45,9 +45,3 @@ def work(job: Job) -> dict[str, Any]:
     labelled = job.folder / "labelled.jsonl"
     write_pairs(labelled, [pair for pair in pairs if pair.query in chosen])
     return train_scorer(job, labelled, other_seed=1)
-
-
-def judging_endpoint(config: SsraConfig) -> ChatEndpoint:
-    """Return the endpoint that judges the order of queries; see `ChatEndpoint`."""
-    endpoint = config.filter.endpoint
-    return ChatEndpoint(endpoint.url, endpoint.name, api_key_env=endpoint.key_env, timeout=endpoint.timeout)

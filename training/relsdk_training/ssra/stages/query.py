@@ -24,7 +24,7 @@ _REPEATED = 10_000
 
 def is_trained(config: SsraConfig) -> bool:
     """Whether this run trains a query model: not where a language model writes."""
-    return config.synthesis.rounds > 0 and not config.synthesis.endpoint.url
+    return config.synthesis.rounds > 0 and not config.synthesis.endpoint.is_named
 
 
 def reads_texts(config: SsraConfig) -> bool:

@@ -12,8 +12,9 @@ from relsdk_training.config.ssra import SsraConfig, query_training
 from relsdk_training.data.pairs import load_pairs, pair_arrays
 from relsdk_training.objectives.query import examples_of
 from relsdk_training.query_models.base import QueryModel, QueryRequest
-from relsdk_training.query_models.chat_endpoint import ChatEndpoint
+from relsdk_training.query_models.chat_endpoint import open_endpoint
 from relsdk_training.query_models.endpoint import EndpointQueryModel
+from relsdk_training.query_models.rubric import read_rubric, rubric_hash
 from relsdk_training.query_models.writer import QueryWriter
 from relsdk_training.ssra._shards import Make, map_shards, read_shards
 from relsdk_training.ssra.job import DOCUMENTS, LABELLED, Job
@@ -30,13 +31,15 @@ _MOST_ROUNDS = 20
 def identity(config: SsraConfig) -> list[Any]:
     """Return what the stage depends on besides its inputs."""
     settings = config.synthesis
-    writing = [
+    writing: list[Any] = [
         settings.levels,
         settings.samples,
-        bool(settings.endpoint.url),  # where it is changes nothing; which model answers does
+        settings.endpoint.is_named,  # where it is changes nothing; which model answers does
         settings.endpoint.name,
         sampling_identity(config),
     ]
+    if settings.endpoint.is_named and (rubric := rubric_hash(settings.endpoint.rubric)):
+        writing.append(rubric)
     return [writing, config.run.seed]
 
 
@@ -52,8 +55,8 @@ def check(config: SsraConfig) -> None:
         )
     if not settings.rounds <= _MOST_ROUNDS:
         raise InputError(f"synthesis.rounds={settings.rounds}; 0 to {_MOST_ROUNDS} is needed")
-    if settings.endpoint.url:
-        _writing_endpoint(config)
+    if settings.endpoint.is_named:
+        open_endpoint(settings.endpoint)
 
 
 def work(job: Job) -> dict[str, Any]:
@@ -118,11 +121,10 @@ def open_writer(config: SsraConfig, folder: Path) -> QueryModel:
 
 
 def _open_endpoint(job: Job) -> QueryModel:
-    examples = examples_of(pair_arrays(load_pairs(str(job.path(LABELLED)))))
-    temperature = job.config.query.temperature
-    return EndpointQueryModel(_writing_endpoint(job.config), examples, temperature=temperature)
-
-
-def _writing_endpoint(config: SsraConfig) -> ChatEndpoint:
-    endpoint = config.synthesis.endpoint
-    return ChatEndpoint(endpoint.url, endpoint.name, api_key_env=endpoint.key_env, timeout=endpoint.timeout)
+    settings = job.config.synthesis.endpoint
+    return EndpointQueryModel(
+        open_endpoint(settings),
+        examples_of(pair_arrays(load_pairs(str(job.path(LABELLED))))),
+        temperature=job.config.query.temperature,
+        rubric=read_rubric(settings.rubric),
+    )
