@@ -16,7 +16,7 @@ REPORT = $(BIN)/python -m bench.results_format report bench/results/suites.json 
 ENCODERS = encode_query encode_bulk concurrency score cold_start memory
 
 .DEFAULT_GOAL := help
-.PHONY: encoders export-time native-engine bench-index bench-scale bench-serve index-int8 index-open million pool demo-train ssra-real real-trained train-real train-speed train-latency help demo test test-all test-core test-optimum test-floor test-newest check lint types sanitize real quantisation bench suites readme clean docs dist wheelhouse
+.PHONY: encoders export-time native-engine bench-index bench-scale bench-serve index-int8 index-open million pool demo-train llm-real ssra-real real-trained train-real train-speed train-latency help demo test test-all test-core test-optimum test-floor test-newest check lint types sanitize real quantisation bench suites readme clean docs dist wheelhouse
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -100,6 +100,9 @@ train-real: $(VENV)/.installed-dev ## Train on the real data (../shared), resuma
 ssra-real: $(VENV)/.installed-dev ## SSRA and what it should beat on the real data (../shared), hours -> bench/results/ssra.json
 	$(BIN)/python -m bench.experiments.ssra --shared $(SHARED) --output bench/results/ssra.json --work $(WORK) --outsider "$(WORK)/score_categorical_-_seed_0"
 	$(BIN)/python -m bench.experiments.ssra --shared $(SHARED) --output bench/results/ssra.json --work $(WORK) --outsider "$(WORK)/score_categorical_-_seed_0" --steps 100 --budget 2000 --budget 500 --seed 0
+
+llm-real: $(VENV)/.installed-dev ## What a language model's grades and queries are worth (../shared), ten hours of one core -> bench/results/llm_labels.json
+	$(BIN)/python -m bench.experiments.llm_labels --shared $(SHARED) --output bench/results/llm_labels.json --work $(WORK)
 
 demo-train: $(VENV)/.installed-dev ## SSRA on the sample corpus, whose levels are exact -> bench/results/ssra_sample.json
 	$(BIN)/python -m bench.experiments.ssra_sample --output bench/results/ssra_sample.json --work $(WORK)/sample

@@ -174,11 +174,11 @@ def made_row(
     changes = [change.format(folder=folder) for change in VARIANTS.get(name, [])]
     config = load_config(SsraConfig, recipe, [*settings, *changes, f"run.output={run}"])
     if name == VANILLA:
-        return _supervised(config, run, config.data)
+        return supervised(config, run, config.data)
     if name == UPPER:
-        return _supervised(config, run, DataConfig(**_files(config.data)))
+        return supervised(config, run, DataConfig(**_files(config.data)))
     if name == BINARY:
-        return _supervised(config, run, DataConfig(**_files(config.data) | {"train": _binary(folder)}))
+        return supervised(config, run, DataConfig(**_files(config.data) | {"train": _binary(folder)}))
     for source in sorted(folder.glob("*/stages")):
         _share_stages(source, run / "stages")
     result = train_ssra(config, on_note=lambda note: click.echo(note, err=True), on_progress=_print)
@@ -199,7 +199,7 @@ def made_row(
     return row
 
 
-def _supervised(config: SsraConfig, run: Path, data: DataConfig) -> dict[str, Any]:
+def supervised(config: SsraConfig, run: Path, data: DataConfig) -> dict[str, Any]:
     """Train the encoder on labelled pairs alone."""
     embed = embed_training(config)
     settings: EmbedConfig = replace(
