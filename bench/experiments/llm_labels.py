@@ -49,7 +49,7 @@ DOCUMENTS = 1000
 @click.option("--output", type=click.Path(path_type=Path), required=True)
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="Runs and checkpoints.")
 @click.option("--budget", "budgets", multiple=True, type=int, default=(0, 500, 2000), show_default=True)
-@click.option("--steps", default=300, show_default=True, help="Of every encoder's training.")
+@click.option("--steps", default=200, show_default=True, help="Of every encoder's training.")
 @click.option("--seed", "seeds", multiple=True, type=int, default=(0, 1, 2), show_default=True)
 @click.option("--only", multiple=True, help=f"Rows out of {ROWS} [default: all].")
 @click.option(
