@@ -22,6 +22,7 @@ from bench.http_server.stages_single import by_turns
 from bench.pages.serve import serve_parts
 from relsdk import Embedder, Index
 from relsdk.formats import read_documents
+from tests.threads import PATIENCE, at_once
 from tests.toys import copy_bundle
 
 BODY = b'{"data":[{"embedding":[1.0,0.0]}]}'
@@ -92,15 +93,13 @@ def scripted(script, *, one_at_a_time=False):
         await found["stop"].wait()
         server.close()
 
-    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
-    thread.start()
-    started.wait()
-    try:
-        yield found["address"]
-    finally:
-        loop.call_soon_threadsafe(found["stop"].set)
-        thread.join()
-        loop.close()
+    with at_once(lambda: loop.run_until_complete(serve())):
+        assert started.wait(PATIENCE)
+        try:
+            yield found["address"]
+        finally:
+            loop.call_soon_threadsafe(found["stop"].set)
+    loop.close()
 
 
 def message(number):
@@ -109,16 +108,16 @@ def message(number):
 
 def test_percentiles_are_those_of_the_server():
     def script(number):  # one request in twenty takes long
-        return (0.06 if number % 20 == 19 else 0.01), answer()
+        return (0.6 if number % 20 == 19 else 0.1), answer()
 
     with scripted(script) as address:
-        (outcome,) = run_load(address, [Lane("texts", message, clients=8)], 1.0)
+        (outcome,) = run_load(address, [Lane("texts", message, clients=8)], 3.0)
     found = latency(outcome.seconds(200))
     assert set(outcome.status) == {200}
-    assert found["count"] == len(outcome.ended) > 100
-    assert 10 <= found["p50_ms"] < 30  # other work may have the CPU, so upper bounds are wide
-    assert 10 <= found["p90_ms"] < 50
-    assert 60 <= found["p99_ms"] < 150
+    assert found["count"] == len(outcome.ended) > 50
+    assert 100 <= found["p50_ms"] < 300  # other work may have the CPU, so upper bounds are wide
+    assert 100 <= found["p90_ms"] < 500
+    assert 600 <= found["p99_ms"] < 1500
     assert sorted(outcome.number) == list(range(len(outcome.number)))
 
 
@@ -127,24 +126,24 @@ def test_an_open_loop_shows_the_queue_that_a_closed_loop_hides():
     with scripted(lambda number: (0.005, answer()), one_at_a_time=True) as address:
         (closed,) = run_load(address, [Lane("texts", message, clients=1)], 0.3)
         (opened,) = run_load(address, [Lane("texts", message, arrivals=constant(400, 0.5))], 0.5)
-    assert latency(closed.seconds())["p50_ms"] < 20
     assert len(opened.ended) == 200
     taken = latency(opened.seconds(200))
-    assert 420 < taken["max_ms"] < 1500  # 200 requests need a second, and came in half of one
-    assert 200 < taken["p50_ms"] < 800
-    assert latency(opened.late_s())["p50_ms"] < 20
+    assert 420 < taken["max_ms"] < 5000  # 200 requests need a second, and came in half of one
+    assert 200 < taken["p50_ms"] < 2500
+    assert latency(closed.seconds())["p50_ms"] < taken["p50_ms"] / 2
+    assert latency(opened.late_s())["p50_ms"] < taken["p50_ms"] / 2
 
 
 def test_a_stall_of_the_server_counts_for_all_who_came_meanwhile():
     """Coordinated omission: one client that waits would see one slow answer of many."""
 
     def script(number):
-        return (0.4 if number == 20 else 0.0), answer()
+        return (2.0 if number == 10 else 0.0), answer()
 
     with scripted(script, one_at_a_time=True) as address:
-        (outcome,) = run_load(address, [Lane("texts", message, arrivals=constant(100, 1.0))], 1.0)
+        (outcome,) = run_load(address, [Lane("texts", message, arrivals=constant(20, 3.0))], 3.0)
     taken = outcome.seconds()
-    assert 35 <= np.count_nonzero(taken > 0.02) <= 60
+    assert 30 <= np.count_nonzero(taken > 0.4) <= 45  # of 60: those of 1.6 s, and a few by other work
 
 
 def test_lanes_run_beside_each_other_and_statuses_are_kept():
@@ -168,7 +167,7 @@ def test_lanes_run_beside_each_other_and_statuses_are_kept():
     both = Counter(texts.status + probes.status)
     assert set(both) == {200, 429}
     assert abs(both[200] - both[429]) <= 1
-    assert len(seen) >= 5
+    assert len(seen) >= 2
 
 
 def test_answers_that_do_not_come_and_connections_that_close():
@@ -180,11 +179,11 @@ def test_answers_that_do_not_come_and_connections_that_close():
         return 0.0, answer(more="Connection: close\r\n" if number % 10 == 7 else "")
 
     with scripted(script) as address:
-        (outcome,) = run_load(address, [Lane("texts", message, clients=2)], 0.3)
+        (outcome,) = run_load(address, [Lane("texts", message, clients=2)], 1.0)
         (stuck,) = run_load(address, [Lane("texts", message, arrivals=np.array([0.0, 0.1]))], 0.2)
     count = Counter(outcome.status)
     assert set(count) == {200, NO_ANSWER}
-    assert 0.05 < count[NO_ANSWER] / len(outcome.status) < 0.15
+    assert abs(count[NO_ANSWER] - len(outcome.status) / 10) <= 2
     assert len(stuck.status) == 2
     with scripted(lambda number: (30.0, answer())) as address:
         (outcome,) = run_load(address, [Lane("texts", message, clients=2)], 0.1, patience_s=0.1)

@@ -154,7 +154,7 @@ def unread(server):
 
 def test_a_client_that_never_reads_its_answer(quick, others):
     before = resident()
-    with silent(quick, 8, request("/v1/embeddings", LARGE) * 2):
+    with silent(quick, 4, request("/v1/embeddings", LARGE) * 2):
         began, most = time.monotonic(), 0
         while time.monotonic() - began < PATIENCE:
             held = sum(unread(quick))
@@ -164,7 +164,7 @@ def test_a_client_that_never_reads_its_answer(quick, others):
             time.sleep(0.01)
         # A time by its size, for as many answers as there are: a megabyte has 4 s more.
         assert LIMIT < time.monotonic() - began
-        assert most > 4 << 20
+        assert most > 2 << 20
         assert not unread(quick), "somebody's answer is still held"
         assert resident() - before < 100
 

@@ -5,7 +5,7 @@ import threading
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 
-from tests.threads import Server
+from tests.threads import PATIENCE, Server
 
 
 def choices(*texts):
@@ -27,7 +27,7 @@ class ChatServer(Server):
                 outer.headers.append(self.headers)
                 reply = outer.replies.pop(0) if len(outer.replies) > 1 else outer.replies[0]
                 if reply == "hold":
-                    outer.released.wait(30)
+                    outer.released.wait(PATIENCE)
                     return
                 if reply == "hang up":
                     return

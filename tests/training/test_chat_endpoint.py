@@ -96,7 +96,7 @@ def test_how_long_the_server_wants_to_be_left_alone(server):
 
 
 def test_timeouts_are_retried(server):
-    endpoint = ChatEndpoint(server.url, "qwen", timeout=0.2, retries=1)
+    endpoint = ChatEndpoint(server.url, "qwen", timeout=1.0, retries=1)
     server.replies = ["hold", (200, choices("ok"))]
     assert ask(endpoint) == ["ok"]
     server.replies = ["hold"]
