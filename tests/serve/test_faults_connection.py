@@ -61,7 +61,7 @@ def drip(connection, content, pause=0.02):
             assert time.monotonic() - began < PATIENCE
         except ConnectionError:
             break
-    connection.socket.settimeout(20)
+    connection.socket.settimeout(PATIENCE / 2)
     return time.monotonic() - began
 
 
