@@ -10,7 +10,7 @@ from relsdk.formats import read_pairs, write_pairs
 from relsdk.records import Document, LabelledPair
 from relsdk_training.config.ssra import BalanceConfig
 from relsdk_training.ssra._shards import write_lines
-from relsdk_training.ssra.pair_records import new_record
+from relsdk_training.ssra.pair_records import labelled_key, new_record
 from relsdk_training.ssra.stages.balance import _balanced_choice, _level_counts, _write_balanced
 
 SHARES = (0.1, 0.2, 0.3, 0.4)
@@ -59,6 +59,21 @@ def test_a_balanced_choice_by_hand():
     assert again.tolist() == rows
 
 
+def test_what_a_language_model_wrote_goes_before_what_its_pupil_wrote():
+    #         0  1  2  3  4  5  6  7  8  9
+    levels = [0, 1, 2, 3, 1, 1, 1, 1, 1, 3]
+    labelled = [row < 4 for row in range(10)]
+    written = [row in (5, 8) for row in range(10)]
+    for seed in range(5):
+        # Level 1 gets four of six, one of them labelled: both that were written, and one of the others.
+        rows = _balanced_choice(levels, labelled, [1, 4, 1, 1], 7, seed, written).tolist()
+        assert {0, 1, 2, 3, 5, 8} < set(rows)
+        assert len(rows) == 7
+    # Of more than is wanted, some by chance.
+    few = {tuple(_balanced_choice(levels, labelled, [1, 2, 1, 1], 5, seed, written)) for seed in range(9)}
+    assert few == {(0, 1, 2, 3, 5), (0, 1, 2, 3, 8)}
+
+
 @given(
     rows=st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=1, max_size=60),
     shares=st.lists(st.floats(0.01, 1.0), min_size=4, max_size=4),
@@ -97,3 +112,23 @@ def test_the_same_query_in_another_case_or_width_is_the_same_pair(tmp_path):
     pairs = [(pair.query, int(pair.level)) for pair in read_pairs(tmp_path / "out/pairs.jsonl")]
     assert pairs == [("iPhone 15", 3), ("安卓", 1)]
     assert unused == [0, 0, 0, 0]
+
+
+def test_a_pair_that_a_model_graded_is_learned_by_that_grade(tmp_path):
+    document = Document(id="1", title="手机", text="")
+    opinions = [LabelledPair("安卓", document, 2), LabelledPair("iPhone 15", document, 0)]
+    write_pairs(tmp_path / "labelled.jsonl", [LabelledPair("iphone 15", document, 3)])
+    asdict = {"id": "1", "title": "手机", "text": ""}
+    (tmp_path / "05-annotate").mkdir()
+    records = [new_record(asdict, query, wanted=1, source="annotated") for query in ("安卓", "手机壳")]
+    write_lines(tmp_path / "05-annotate/records-00000.jsonl", records)
+    _write_balanced(
+        tmp_path,
+        tmp_path / "labelled.jsonl",
+        [tmp_path / "05-annotate"],
+        BalanceConfig(size=100),
+        seed=0,
+        opinions={labelled_key(pair) for pair in opinions},
+    )
+    pairs = [(pair.query, int(pair.level)) for pair in read_pairs(tmp_path / "pairs.jsonl")]
+    assert pairs == [("iphone 15", 3), ("手机壳", 1)]

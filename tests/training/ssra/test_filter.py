@@ -76,6 +76,15 @@ def test_each_reason_drops_its_query():
     assert {document for _, document in by.scorer.asked} == {"红烧肉怎么做 先焯水", "how to make bread"}
 
 
+def test_queries_from_elsewhere_are_told_apart():
+    lines = [{"document": MEAT, "wanted": 3, "queries": ["红烧肉做法", "感冒药"]}]
+    records = _filter_queries(lines, filters(TABLE), round_number=0, model_hash=None, source="written")
+    assert [(r["source"], r["round"], r["model"], r["kept"]) for r in records] == [
+        ("written", 0, None, True),
+        ("written", 0, None, False),
+    ]
+
+
 @pytest.mark.parametrize(("threshold", "kept"), [(0.34, True), (0.36, False)])
 def test_the_threshold_is_that_of_the_wanted_level(threshold, kept):
     lines = [{"document": MEAT, "wanted": 3, "queries": ["红烧肉窍门"]}]

@@ -53,9 +53,10 @@ def test_inspect_shows_a_named_stage(run):
     assert lines[0] == (
         "05-synthesise: 8 records, 3 kept, dropped: cleaning 1, duplicate 1, echo 1, judge 1, score 1; 1.5 s"
     )
-    assert lines[1].startswith("queries: 7, duplicates 33.3%, equal to the title 14.3%, with han 57.1%")
+    assert lines[1] == "sources: synthesised 5, annotated 1, labelled 1"
+    assert lines[2].startswith("queries: 7, duplicates 33.3%, equal to the title 14.3%, with han 57.1%")
     assert "2 3 1 33.3% 50.0% 0 1 1 0".split() in [line.split() for line in lines]
-    examples = [line.split() for line in lines[lines.index("", 4) + 2 :]]
+    examples = [line.split() for line in lines[lines.index("", 5) + 2 :]]
     # Level 3: one kept; one dropped of the one that was never scored.
     assert [(cells[0], cells[1]) for cells in examples if cells[0] == "3"] == [("3", "kept"), ("3", "echo")]
     assert "0.10 0.10 0.10 0.70" in done.output

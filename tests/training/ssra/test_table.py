@@ -19,7 +19,10 @@ from relsdk_training.ssra.stage_runner import FinishedStage, _stage_identity, _s
 # Made by the code before there was a table: the settings and the stages' identities of older runs.
 BEFORE = json.loads(Path(__file__).with_name("before_the_table.json").read_text(encoding="utf-8"))
 FILES = {
-    "pool": ["labelled", "dev", "held_out", "queries", "documents-00000", "documents-00001"],
+    "pool": [
+        *("labelled", "dev", "held_out", "queries", "documents-00000", "documents-00001"),
+        *("weak", "written-00000"),
+    ],
     "balance": ["pairs", "records-00000"],
 }
 # The settings of each run of `BEFORE`, by their names of today.
@@ -194,6 +197,63 @@ def test_a_moved_checkpoint_is_the_same_and_one_of_another_tokenizer_is_not(fold
     trained = ["score", "judge", "candidates", "annotate", *ROUNDS, *ENCODER]
     assert changed([], ["training.checkpoint=moved"]) == trained
     assert changed([], ["query.checkpoint=moved"]) == [*ROUNDS, *ENCODER]
+
+
+SAID = ["data.weak=['weak.jsonl']", "data.written=['written.jsonl']"]
+
+
+@pytest.fixture
+def said(folder):
+    """The folder with what a language model said of its text."""
+    for name in ("weak.jsonl", "written.jsonl", "more.jsonl"):
+        (folder / name).write_text(f"{name}\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("setting", "stale"),
+    [
+        ("run.threads=2", []),
+        ("data.weak_weight=0.5", ["score", "judge", "annotate", *ROUNDS, "filter-written", *ENCODER]),
+        ("data.human_last=0.5", ["score", "judge", "annotate", *ROUNDS, "filter-written", *ENCODER]),
+        ("data.written_weight=0.5", ["embed", "compare"]),
+        ("filter.by_score=false", ["filter-1", *ROUNDS[4:], "filter-written", *ENCODER]),
+        ("data.weak=['more.jsonl']", [*EVERYTHING[:-3], "filter-written", *ENCODER]),
+    ],
+)
+def test_a_change_of_what_is_learned_of_opinions(said, setting, stale):
+    assert changed(SAID, [*SAID, setting]) == stale
+
+
+def test_a_file_of_opinions_may_move(said):
+    for name in ("weak", "written"):
+        shutil.move(f"{name}.jsonl", f"{name}-elsewhere.jsonl")
+        Path(f"{name}.jsonl").write_text(f"{name}.jsonl\n")
+    moved = ["data.weak=['weak-elsewhere.jsonl']", "data.written=['written-elsewhere.jsonl']"]
+    assert changed(SAID, moved) == []
+
+
+@pytest.mark.parametrize(
+    ("said_now", "stale"),
+    [
+        # The judge reads other opinions, but its levels may be the same; so may what stands on them.
+        (SAID[:1], ["pool", "score", "judge", "balance", "embed"]),
+        (
+            SAID[1:],
+            ["pool", "query-1", "write-1", "query-2", "write-2", "filter-written", "balance", "embed"],
+        ),
+    ],
+)
+def test_an_older_run_learns_what_was_said_and_keeps_the_rest(said, said_now, stale):
+    """Stage 1 is as it was: it finds candidates for the same documents."""
+    assert again([], said_now, []) == stale
+
+
+def test_written_queries_need_a_judge_even_if_nothing_else_is_written(said):
+    planned = plan_stages(configure("synthesis.rounds=0", *SAID), 0)
+    names = [one.stage.name for one in planned]
+    assert names[:3] == ["01-pool", "02-score", "03-judge"]
+    assert names[-4:] == ["89-filter-written", "90-balance", "91-embed", "92-compare"]
 
 
 def test_how_a_given_model_reads_counts(folder):

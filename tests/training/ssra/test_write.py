@@ -26,6 +26,18 @@ def test_every_document_is_asked_for_every_level():
     assert document_of(BREAD) == "how to make bread"
 
 
+def test_what_has_a_query_needs_no_other():
+    class Model:
+        def write(self, requests, *, samples, seed):
+            assert [(request.document, request.level) for request in requests] == [("how to make bread", 0)]
+            return [["bread"]]
+
+    given = {("红烧肉怎么做 先焯水", 3), ("红烧肉怎么做 先焯水", 0), ("how to make bread", 3)}
+    lines = write([MEAT, BREAD], Model(), levels=(3, 0), samples=1, seed=5, given=given)
+    assert lines == [{"document": BREAD, "wanted": 0, "queries": ["bread"]}]
+    assert write([MEAT], None, levels=(3, 0), samples=1, seed=5, given=given) == []  # nobody is asked
+
+
 def test_agreement_is_of_the_wanted_levels():
     class Model:
         def write(self, requests, *, samples, seed):

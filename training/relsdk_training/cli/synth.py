@@ -77,6 +77,7 @@ def _echo_counts(stage: Any, report: Mapping[str, Any]) -> None:
         f"{stage.name}: {report['total']} records, {report['kept']} kept, dropped: {dropped or 'none'}; "
         f"{stage.seconds:.1f} s"
     )
+    echo("sources: " + ", ".join(f"{name} {sum(of)}" for name, of in report["sources"].items()))
     echo(
         f"queries: {report['queries']}, duplicates {_percent(report['duplicate_rate'])}, "
         f"equal to the title {_percent(report['echo_share'])}, "

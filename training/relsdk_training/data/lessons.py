@@ -5,7 +5,7 @@ Shape letters: N pairs, L = 4 levels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +16,10 @@ from relsdk.errors import InputError
 from relsdk.levels import NUM_LEVELS
 from relsdk.records import LabelledPair
 from relsdk_training.config.settings import DataConfig
-from relsdk_training.data.opinions import compare_opinions
+from relsdk_training.data.opinions import Opinions, compare_opinions
 from relsdk_training.data.pairs import PairArrays, check_leaks, load_pairs, pair_arrays, read_splits
 
-__all__ = ["Lesson", "label_targets", "load_splits"]
+__all__ = ["Lesson", "label_targets", "load_splits", "read_opinions"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,19 +90,13 @@ def load_splits(
         needs_dev: Whether there must be a file of pairs to decide on.
 
     Raises:
-        InputError: See `read_splits`; a setting would do nothing; or a query of dev or test is in a file of
-            `weak` or `written`, and with it no pair of dev that people labelled.
+        InputError: See `read_splits` and `read_opinions`.
     """
-    _check_settings(config)
     has_more = bool(config.weak or config.written)
     optional = [name for name, may in (("train", has_more), ("dev", not needs_dev)) if may]
     splits = read_splits(config, seed, optional=optional)
     labelled, dev = splits.get("train", []), splits.get("dev", [])
-    weak, written = _read(config.weak), _read(config.written)
-    opinions = compare_opinions(weak, [*labelled, *dev])
-    for name, pairs in (("weak", opinions.pairs), ("written", written)):
-        for held_out in ("dev", "test"):
-            check_leaks(name, pairs, held_out, splits.get(held_out, []))
+    opinions, written = read_opinions(config, splits)
     lesson = _lesson(config, labelled, opinions.pairs, written, opinions.confusion())
     if labelled or not has_more:
         on_note(f"train: {pair_arrays(labelled).describe()}")
@@ -115,6 +109,31 @@ def load_splits(
         f"dev:   {decides.describe() if dev else 'none; nothing is measured, and the last step is best/'}"
     )
     return _Splits(lesson, decides)
+
+
+def read_opinions(
+    config: DataConfig, splits: Mapping[str, Sequence[LabelledPair]]
+) -> tuple[Opinions, list[LabelledPair]]:
+    """Read what a model said.
+
+    Args:
+        config: Names the files.
+        splits: Of `read_splits`.
+
+    Returns:
+        Opinions, compared with the labels of train and dev; and pairs whose query was written for the level.
+
+    Raises:
+        InputError: A file is bad; a setting would do nothing; or a query of dev or test is in a file of
+            `weak` or `written`, and with it no pair of dev that people labelled.
+    """
+    _check_settings(config)
+    weak, written = _read(config.weak), _read(config.written)
+    opinions = compare_opinions(weak, [*splits.get("train", []), *splits.get("dev", [])])
+    for name, pairs in (("weak", opinions.pairs), ("written", written)):
+        for held_out in ("dev", "test"):
+            check_leaks(name, pairs, held_out, splits.get(held_out, []))
+    return opinions, written
 
 
 def _check_settings(config: DataConfig) -> None:

@@ -24,7 +24,7 @@ from relsdk.metrics import accuracy, quadratic_weighted_kappa
 from relsdk.records import LabelledPair
 from relsdk_training.data.text import document_text, normal_form
 
-__all__ = ["compare_opinions", "confusion_matrix"]
+__all__ = ["Opinions", "compare_opinions", "confusion_matrix"]
 
 # Of the smoothing, in pairs: as much as one pair of each level.
 _STRENGTH = 4.0
@@ -34,16 +34,18 @@ _NEEDED = 40
 
 
 @dataclass(frozen=True, eq=False)
-class _Opinions:
+class Opinions:
     """Pairs that a model graded.
 
     Attributes:
         pairs: Those that nobody else labelled.
+        twice: Those that people labelled too, with the model's grade.
         opinions: (T,) int64 opinion of each pair that people labelled too, once for each human label.
         labels: (T,) int64 human level.
     """
 
     pairs: list[LabelledPair]
+    twice: list[LabelledPair]
     opinions: NDArray[np.int64]
     labels: NDArray[np.int64]
 
@@ -70,7 +72,7 @@ class _Opinions:
         )
 
 
-def compare_opinions(weak: Iterable[LabelledPair], labelled: Iterable[LabelledPair]) -> _Opinions:
+def compare_opinions(weak: Iterable[LabelledPair], labelled: Iterable[LabelledPair]) -> Opinions:
     """Take the pairs that people labelled too out of those that a model graded.
 
     Two pairs are the same if their documents' texts are equal, and their queries up to case, width, spaces.
@@ -86,15 +88,17 @@ def compare_opinions(weak: Iterable[LabelledPair], labelled: Iterable[LabelledPa
     for pair in labelled:
         human[_key(pair)].append(int(pair.level))
     alone: list[LabelledPair] = []
+    both: list[LabelledPair] = []
     twice: dict[tuple[tuple[str, str], int], list[int]] = {}
     for pair in weak:
         if (key := _key(pair)) in human:
             twice[key, int(pair.level)] = human[key]
+            both.append(pair)
         else:
             alone.append(pair)
     grades = [(opinion, level) for (_, opinion), levels in twice.items() for level in levels]
     opinions, labels = np.array(grades, dtype=np.int64).reshape(-1, 2).T
-    return _Opinions(alone, opinions, labels)
+    return Opinions(alone, both, opinions, labels)
 
 
 def confusion_matrix(opinions: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]:

@@ -15,6 +15,8 @@ __all__ = [
     "HELD_OUT",
     "LABELLED",
     "QUERIES",
+    "WEAK",
+    "WRITTEN",
     "Job",
     "OnNote",
     "OnProgress",
@@ -26,6 +28,8 @@ OnProgress = Callable[[str, int, int], None]
 # Files of the first stage, as the table of stages names them.
 LABELLED, DEV, HELD_OUT = "pool/labelled.jsonl", "pool/dev.jsonl", "pool/held_out.jsonl"
 QUERIES, DOCUMENTS = "pool/queries.jsonl", "pool/documents-*.jsonl"
+# Of a run with data.weak and data.written.
+WEAK, WRITTEN = "pool/weak.jsonl", "pool/written-*.jsonl"
 
 
 @dataclass(frozen=True)

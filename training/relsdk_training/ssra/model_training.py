@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from relsdk.errors import InputError
 from relsdk_training.config.settings import DataConfig, EmbedConfig, QueryConfig, ScoreConfig
+from relsdk_training.config.ssra import SsraConfig
 from relsdk_training.engine.interrupt import STOPPED_FROM_OUTSIDE
 from relsdk_training.engine.loop import TrainResult
-from relsdk_training.ssra.job import Job
+from relsdk_training.ssra.job import DEV, Job
 
-__all__ = ["check_start", "train_model"]
+__all__ = ["check_start", "opinion_settings", "train_model", "training_data"]
 
 
 def check_start(section: str, config: ScoreConfig | QueryConfig | EmbedConfig) -> None:
@@ -29,6 +30,39 @@ def check_start(section: str, config: ScoreConfig | QueryConfig | EmbedConfig) -
             f"{section}.checkpoint {checkpoint!r} is not a folder; set it, or training.checkpoint for all "
             "models; get one with: relsdk model pull"
         )
+
+
+def training_data(
+    job: Job, train: Path, *, weak: Sequence[Path] = (), written: Sequence[Path] = ()
+) -> DataConfig:
+    """Return what a model learns from, and decides by on dev.
+
+    Args:
+        job: The stage.
+        train: File of pairs that people labelled.
+        weak: Files of opinions, which these pairs and dev correct.
+        written: Files of pairs that a model wrote or graded, at their levels.
+    """
+    files: dict[str, Any] = {"weak": tuple(map(str, weak)), "written": tuple(map(str, written))}
+    settings = job.config.data
+    for name in ("weak", "written"):
+        if files[name]:
+            files[f"{name}_weight"] = getattr(settings, f"{name}_weight")
+    if weak or written:
+        files["human_last"] = settings.human_last
+    return DataConfig(train=str(train), dev=str(job.path(DEV)), **files)
+
+
+def opinion_settings(config: SsraConfig, *sections: str) -> list[Any]:
+    """Return how "weak" and "written" pairs are learned, those of them that a run has, for an identity.
+
+    Args:
+        config: Of the run.
+        sections: Which of the two a stage learns from.
+    """
+    data = config.data
+    weights = {name: getattr(data, f"{name}_weight") for name in sections if getattr(data, name)}
+    return [weights, data.human_last] if weights else []
 
 
 def train_model(

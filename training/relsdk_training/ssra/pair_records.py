@@ -50,7 +50,7 @@ def new_record(document: Mapping[str, Any], query: str, *, wanted: int | None, s
         document: With `id`, `title` and `text`.
         query: The query.
         wanted: The level that it was written for, or that its label is; None for an existing query.
-        source: "labelled", "annotated" or "synthesised".
+        source: "labelled", "annotated", "synthesised" by this run's query model, or "written" elsewhere.
 
     Returns:
         Besides these: `predicted` (a level, or None) and `probabilities` (of levels 0-3, or none) by the

@@ -11,7 +11,18 @@ from typing import Any
 
 from relsdk.shards.runner import LocalRunner, Runner
 from relsdk_training.config.ssra import SsraConfig
-from relsdk_training.ssra.job import DEV, DOCUMENTS, HELD_OUT, LABELLED, QUERIES, Job, OnNote, OnProgress
+from relsdk_training.ssra.job import (
+    DEV,
+    DOCUMENTS,
+    HELD_OUT,
+    LABELLED,
+    QUERIES,
+    WEAK,
+    WRITTEN,
+    Job,
+    OnNote,
+    OnProgress,
+)
 from relsdk_training.ssra.preflight import check
 from relsdk_training.ssra.stage_runner import FinishedStage, Stage, StageRunner
 from relsdk_training.ssra.stages import (
@@ -46,6 +57,18 @@ def _asks_endpoint(config: SsraConfig) -> bool:
     return config.synthesis.endpoint.is_named
 
 
+def _has_weak(config: SsraConfig) -> bool:
+    return bool(config.data.weak)
+
+
+def _has_written(config: SsraConfig) -> bool:
+    return bool(config.data.written)
+
+
+def _has_either(config: SsraConfig) -> bool:
+    return _has_weak(config) or _has_written(config)
+
+
 Read = str | tuple[str, Condition]
 
 
@@ -74,12 +97,14 @@ class Row:
 
 
 _TEXTS = ((QUERIES, query.reads_texts), (DOCUMENTS, query.reads_texts))
+# What a language model said, where it was asked beforehand.
+_OPINIONS, _ANSWERS = (WEAK, _has_weak), (WRITTEN, _has_written)
 # fmt: off
 TABLE = (
     #  stage             reads                                        depends on           does
     Row(1, "pool",       (),                                          unlabelled.identity, unlabelled.work),
-    Row(2, "score",      (LABELLED, DEV),                             score.identity,      score.work),
-    Row(3, "judge",      (LABELLED, DEV),                             judge.identity,      judge.work,
+    Row(2, "score",      (LABELLED, DEV, _OPINIONS),                  score.identity,      score.work),
+    Row(3, "judge",      (LABELLED, DEV, _OPINIONS),                  judge.identity,      judge.work,
         when=judge.is_trained),
     # Stage 1 of the paper: existing queries get a level.
     Row(4, "candidates", (DOCUMENTS, QUERIES),                        candidates.identity, candidates.work,
@@ -87,19 +112,23 @@ TABLE = (
     Row(5, "annotate",   ("candidates", "score", LABELLED),           annotate.identity,   annotate.work,
         when=candidates.are_used),
     # Stage 2: queries are written, in rounds. An endpoint is shown labelled pairs.
-    Row(6, "query-{n}",  (LABELLED, DEV, ("annotate", _reannotates), "filter-{last}", *_TEXTS),
+    Row(6, "query-{n}",  (LABELLED, DEV, _ANSWERS, ("annotate", _reannotates), "filter-{last}", *_TEXTS),
                                                                       query.identity,      query.work,
         when=query.is_trained),
     Row(7, "try-{n}",    ("query-{n}", "score", DEV),                 attempt.identity,    attempt.work,
         when=query.is_trained),
-    Row(8, "write-{n}",  ("query-{n}", (LABELLED, _asks_endpoint), DOCUMENTS),
+    Row(8, "write-{n}",  ("query-{n}", (LABELLED, _asks_endpoint), DOCUMENTS, _ANSWERS),
                                                                       write.identity,      write.work),
     Row(9, "filter-{n}", ("write-{n}", LABELLED, HELD_OUT, "score", "judge"),
                                                                       filter.identity,     filter.work,
         refers_to=("query-{n}",)),
+    Row(89, "filter-written", (WRITTEN, LABELLED, HELD_OUT, "score", "judge"),
+                                                                      filter.identity,     filter.work_given,
+        when=_has_written),
     # Stage 3: the encoder learns from all of it.
-    Row(90, "balance",   (LABELLED, "annotate", "filter-*"),          balance.identity,    balance.work),
-    Row(91, "embed",     ("balance/pairs.jsonl", DEV),                embed.identity,      embed.work),
+    Row(90, "balance",   (LABELLED, "annotate", "filter-*", _OPINIONS), balance.identity,  balance.work),
+    Row(91, "embed",     ("balance/pairs.jsonl", DEV, (LABELLED, _has_either), _OPINIONS),
+                                                                      embed.identity,      embed.work),
     Row(92, "compare",   ("embed", DEV),                              compare.identity,    compare.work),
 )
 # fmt: on

@@ -52,6 +52,7 @@ def write_report(run: Path, output: Path) -> Path:
     parts = [
         f"# SSRA run {_text(run.resolve().name)}",
         _levels(reports, figures),
+        _opinions(stages),
         *(
             _confusion(name, report, figures)
             for name, report in reports.items()
@@ -107,7 +108,25 @@ def _levels(reports: Mapping[str, dict[str, Any]], figures: _Figures) -> str:
         axes[0].legend()
 
     words = "Pairs of each level: the labelled ones before, the balanced training set after."
-    return f"## Levels\n\n{words}\n\n{figures.save('levels', words, draw, width=6.4)}"
+    rows = [[_text(name), *map(str, of)] for name, of in report["sources"].items()]
+    table = _table(["source", *map(str, _LEVELS)], rows, numbers=set(range(1, NUM_LEVELS + 1)))
+    return f"## Levels\n\n{words}\n\n{figures.save('levels', words, draw, width=6.4)}\n\n{table}"
+
+
+def _opinions(stages: Sequence[FinishedStage]) -> str:
+    """What a language model's grades are worth, where people graded the same pairs."""
+    told = [stage.report["opinions"] for stage in stages if "opinions" in stage.report]
+    if not told:
+        return ""
+    parts = ["## Opinions", f"{_text(told[-1]['told'])}."]
+    if confusion := told[-1]["confusion"]:
+        rows = [
+            [str(level), str(count), *(f"{share:.2f}" for share in row)]
+            for level, count, row in zip(_LEVELS, told[-1]["levels"], confusion, strict=True)
+        ]
+        header = ["opinion", "pairs", *(f"people say {level}" for level in _LEVELS)]
+        parts.append(_table(header, rows, numbers=set(range(len(header)))))
+    return "\n\n".join(parts)
 
 
 def _is_balance(name: str) -> bool:

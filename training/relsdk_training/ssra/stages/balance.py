@@ -6,7 +6,7 @@ Shape letters: L = 4 levels.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,13 @@ from relsdk.formats import read_pairs, write_pairs
 from relsdk.levels import NUM_LEVELS
 from relsdk_training.config.ssra import BalanceConfig, SsraConfig
 from relsdk_training.ssra._shards import write_shards
-from relsdk_training.ssra.job import LABELLED, Job
+from relsdk_training.ssra.job import LABELLED, WEAK, Job
 from relsdk_training.ssra.pair_records import (
     Record,
     distinct,
     kept_pairs,
     key_of,
+    labelled_key,
     level_of,
     new_record,
     read_records,
@@ -53,7 +54,10 @@ def work(job: Job) -> dict[str, Any]:
     """Put labelled, annotated and written pairs together in the wanted shares."""
     settings = job.config.balance
     stages = [*(job.paths("annotate") if settings.annotated else []), *job.paths("filter-*")]
-    unused = _write_balanced(job.folder, job.path(LABELLED), stages, settings, job.config.run.seed)
+    opinions = {labelled_key(pair) for path in job.paths(WEAK) for pair in read_pairs(path)}
+    unused = _write_balanced(
+        job.folder, job.path(LABELLED), stages, settings, job.config.run.seed, opinions=opinions
+    )
     report = stage_report(read_records(job.folder))
     total = sum(unused) + report["total"] - sum(report["sources"].get("labelled", []))
     if sum(unused) > _UNUSED * total:
@@ -101,9 +105,16 @@ def _normalise(shares: Sequence[float]) -> NDArray[np.float64]:
 
 
 def _balanced_choice(
-    levels: Sequence[int], is_labelled: Sequence[bool], shares: Sequence[float], size: int, seed: int
+    levels: Sequence[int],
+    is_labelled: Sequence[bool],
+    shares: Sequence[float],
+    size: int,
+    seed: int,
+    is_written: Sequence[bool] = (),
 ) -> NDArray[np.int64]:
     """Choose rows: every labelled pair, and of the others a random few of each level.
+
+    What a language model wrote goes first: this run's own query model learned from it.
 
     Args:
         levels: (N,) level of each pair.
@@ -111,24 +122,33 @@ def _balanced_choice(
         shares: See `_level_counts`.
         size: See `_level_counts`.
         seed: Of the choice.
+        is_written: (N,) whether a language model wrote it; none means no pair.
 
     Returns:
         Row numbers in rising order.
     """
     of, labelled = np.asarray(levels), np.asarray(is_labelled, dtype=bool)
+    written = np.asarray(is_written, dtype=bool) if len(is_written) else np.zeros(len(of), dtype=bool)
     have = np.bincount(of[labelled], minlength=NUM_LEVELS)
     more = np.bincount(of[~labelled], minlength=NUM_LEVELS)
     wanted = _level_counts(have.tolist(), more.tolist(), shares, size)
     rng = np.random.default_rng(seed)
     chosen = [np.flatnonzero(labelled)]
     for level in range(NUM_LEVELS):
-        rows = np.flatnonzero(~labelled & (of == level))
-        chosen.append(rng.permutation(rows)[: wanted[level] - have[level]])
+        rows = rng.permutation(np.flatnonzero(~labelled & (of == level)))
+        rows = rows[np.argsort(~written[rows], kind="stable")]
+        chosen.append(rows[: wanted[level] - have[level]])
     return np.sort(np.concatenate(chosen)).astype(np.int64)
 
 
 def _write_balanced(
-    work: Path, labelled: Path, stages: Sequence[Path], config: BalanceConfig, seed: int
+    work: Path,
+    labelled: Path,
+    stages: Sequence[Path],
+    config: BalanceConfig,
+    seed: int,
+    *,
+    opinions: Collection[tuple[str, str]] = (),
 ) -> list[int]:
     """Write the chosen pairs, as records in shards and as `pairs.jsonl` to train on.
 
@@ -140,6 +160,8 @@ def _write_balanced(
         stages: Those whose kept records fill up.
         config: Shares and size.
         seed: Of the choice.
+        opinions: Pairs that a model graded, as `pair_key` gives them: the encoder learns its grade of them,
+            so those of stages are left out.
 
     Returns:
         (L,) pairs of stages, of each level, that were not chosen.
@@ -147,26 +169,34 @@ def _write_balanced(
     Raises:
         InputError: The shares are wrong, or a stage is damaged.
     """
-    levels, is_labelled = [], []
-    for record in _distinct_records(labelled, stages):
+    levels, sources = list[int](), list[str]()
+    for record in _distinct_records(labelled, stages, opinions):
         levels.append(level_of(record) or 0)
-        is_labelled.append(record["source"] == "labelled")
-    rows = set(_balanced_choice(levels, is_labelled, config.shares, config.size, seed).tolist())
+        sources.append(record["source"])
+    of = {name: [source == name for source in sources] for name in ("labelled", "written")}
+    choice = _balanced_choice(levels, of["labelled"], config.shares, config.size, seed, of["written"])
+    rows = set(choice.tolist())
     unused = Counter(level for row, level in enumerate(levels) if row not in rows)
-    chosen = (record for row, record in enumerate(_distinct_records(labelled, stages)) if row in rows)
+    records = _distinct_records(labelled, stages, opinions)
+    chosen = (record for row, record in enumerate(records) if row in rows)
     write_shards(work, "records", chosen, _SHARD)
     write_pairs(work / "pairs.jsonl", kept_pairs(work))
     return [unused[level] for level in range(NUM_LEVELS)]
 
 
-def _distinct_records(labelled: Path, stages: Sequence[Path]) -> Iterator[Record]:
-    """Yield the first record of each pair: labelled ones, then those that stages kept."""
-    return distinct(_records(labelled, stages), key_of)
+def _distinct_records(
+    labelled: Path, stages: Sequence[Path], opinions: Collection[tuple[str, str]]
+) -> Iterator[Record]:
+    """Yield the first record of each pair: labelled ones, then kept ones without an opinion."""
+    return distinct(_records(labelled, stages, opinions), key_of)
 
 
-def _records(labelled: Path, stages: Sequence[Path]) -> Iterator[Record]:
+def _records(
+    labelled: Path, stages: Sequence[Path], opinions: Collection[tuple[str, str]]
+) -> Iterator[Record]:
     for pair in read_pairs(labelled):
         document = {"id": pair.document.id, "title": pair.document.title, "text": pair.document.text}
         yield new_record(document, pair.query, wanted=int(pair.level), source="labelled")
     for stage in stages:
-        yield from (record for record in read_records(stage) if record["kept"])
+        kept = (record for record in read_records(stage) if record["kept"])
+        yield from (record for record in kept if key_of(record) not in opinions) if opinions else kept

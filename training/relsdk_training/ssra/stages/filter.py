@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from relsdk_training.query_models.chat_endpoint import open_endpoint
 from relsdk_training.query_models.rubric import read_rubric, rubric_hash
 from relsdk_training.ssra._cleaning import clean, fault, scripts
 from relsdk_training.ssra._shards import Make, map_shards, read_lines, shard_paths
-from relsdk_training.ssra.job import HELD_OUT, LABELLED, Job
+from relsdk_training.ssra.job import HELD_OUT, LABELLED, WRITTEN, Job
 from relsdk_training.ssra.judges import EndpointJudge, Group, Judge, ModelJudge, consistent
 from relsdk_training.ssra.pair_records import Record, document_of, drop, new_record, read_records
 from relsdk_training.ssra.scoring import PairScorer
@@ -28,7 +29,7 @@ from relsdk_training.ssra.stages.judge import JUDGE_SHARE
 from relsdk_training.ssra.stages.score import open_scorer, reading_identity
 from relsdk_training.ssra.stages.write import ASKED_AT_ONCE
 
-__all__ = ["check", "identity", "work"]
+__all__ = ["check", "identity", "work", "work_given"]
 
 # From this share of equal queries on, a query model repeats itself.
 _REPEATS = 0.5
@@ -59,12 +60,8 @@ def check(config: SsraConfig) -> None:
 
 
 def work(job: Job) -> dict[str, Any]:
-    """Write records of all queries, kept and dropped."""
-    asks = job.config.filter.judge == "endpoint"
-    at_once = ASKED_AT_ONCE * len(job.config.synthesis.levels) if asks else 0
-    shards = shard_paths(job.path("write-{n}"), "written")
-    map_shards(job, shards, "records", _open, at_once=at_once, alone=asks)
-    report = stage_report(read_records(job.folder))
+    """Write records of all queries of a round, kept and dropped."""
+    report = _filter(job, shard_paths(job.path("write-{n}"), "written"), _open)
     if (report["duplicate_rate"] or 0.0) > _REPEATS:
         job.on_note(
             f"the query model repeats itself: {report['duplicate_rate']:.0%} of its queries were written "
@@ -73,11 +70,31 @@ def work(job: Job) -> dict[str, Any]:
     return report
 
 
+def work_given(job: Job) -> dict[str, Any]:
+    """Write records of the queries that a language model wrote beforehand, kept and dropped."""
+    return _filter(job, job.paths(WRITTEN), _open_given)
+
+
+def _filter(job: Job, shards: Sequence[Path], opener: Callable[[Job], Make]) -> dict[str, Any]:
+    """Turn shards of written queries into records."""
+    asks = job.config.filter.judge == "endpoint"
+    at_once = ASKED_AT_ONCE * len(job.config.synthesis.levels) if asks else 0
+    map_shards(job, shards, "records", opener, at_once=at_once, alone=asks)
+    return stage_report(read_records(job.folder))
+
+
 def _open(job: Job) -> Make:
     filters, trained = _open_filters(job), job.paths("query-{n}")
     model_hash = weights_hash(trained[0] / "best") if trained else job.config.synthesis.endpoint.name
     return lambda lines, shard: _filter_queries(
         lines, filters, round_number=job.round_number, model_hash=model_hash
+    )
+
+
+def _open_given(job: Job) -> Make:
+    filters = _open_filters(job)
+    return lambda lines, shard: _filter_queries(
+        lines, filters, round_number=0, model_hash=None, source="written"
     )
 
 
@@ -103,7 +120,12 @@ class _Filters:
 
 
 def _filter_queries(
-    lines: Sequence[Mapping[str, Any]], filters: _Filters, *, round_number: int, model_hash: str
+    lines: Sequence[Mapping[str, Any]],
+    filters: _Filters,
+    *,
+    round_number: int,
+    model_hash: str | None,
+    source: str = "synthesised",
 ) -> list[Record]:
     """Clean what was written, and keep what has the wanted level.
 
@@ -112,13 +134,14 @@ def _filter_queries(
         filters: Who decides.
         round_number: Goes into the records.
         model_hash: Goes into the records.
+        source: Goes into the records.
     """
     records = []
     keys: set[tuple[str, int, str]] = set()
     for line in lines:
         document, level = line["document"], line["wanted"]
         for query in (clean(query) for query in line["queries"]):
-            record = new_record(document, query, wanted=level, source="synthesised")
+            record = new_record(document, query, wanted=level, source=source)
             record |= {"round": round_number, "model": model_hash}
             key = (document_of(document), level, normal_form(query))
             reason = fault(query, document["title"], filters.scripts) or ("duplicate" if key in keys else "")

@@ -1,18 +1,22 @@
-"""Stage 2: train the query model on labelled pairs and what the stages before it kept."""
+"""Stage 2: train the query model on labelled pairs, what a language model wrote, and what stages kept."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import chain, islice
 from typing import Any
 
 from relsdk.formats import read_pairs, write_pairs
+from relsdk.levels import RelevanceLevel
+from relsdk.records import Document, LabelledPair
 from relsdk_training.config.settings import QueryDataConfig
 from relsdk_training.config.ssra import SsraConfig, query_training
 from relsdk_training.engine.identity import training_identity
 from relsdk_training.query_models.writer_checks import check_checkpoint, check_settings
 from relsdk_training.runs.query import train_query
+from relsdk_training.ssra._cleaning import clean, fault
 from relsdk_training.ssra._shards import read_lines, read_shards, write_lines
-from relsdk_training.ssra.job import DEV, DOCUMENTS, LABELLED, QUERIES, Job
+from relsdk_training.ssra.job import DEV, DOCUMENTS, LABELLED, QUERIES, WRITTEN, Job
 from relsdk_training.ssra.model_training import check_start, train_model
 from relsdk_training.ssra.pair_records import distinct, document_of, kept_pairs, labelled_key, sample
 
@@ -56,8 +60,8 @@ def work(job: Job) -> dict[str, Any]:
     """Write what it learns from, and train it."""
     config = job.config
     stages = [*job.paths("annotate"), *job.paths("filter-{last}")]
-    kept = chain.from_iterable(map(kept_pairs, stages))
-    some = sample(kept, config.synthesis.most_pairs, config.run.seed)
+    more = chain(_given_pairs(job), *map(kept_pairs, stages))
+    some = sample(more, config.synthesis.most_pairs, config.run.seed)
     pairs = chain(read_pairs(job.path(LABELLED)), some)
     write_pairs(job.folder / "pairs.jsonl", distinct(pairs, labelled_key))
     del some, pairs  # the training reads the file
@@ -65,6 +69,18 @@ def work(job: Job) -> dict[str, Any]:
         train=str(job.folder / "pairs.jsonl"), dev=str(job.path(DEV)), texts=_texts_file(job)
     )
     return train_model(job, train_query, query_training(config), data)
+
+
+def _given_pairs(job: Job) -> Iterator[LabelledPair]:
+    """Yield what a language model wrote beforehand, at the level that was wanted, whoever believes it.
+
+    The labels lack the levels 1 and 2, and a score model of them knows these least.
+    """
+    for line in read_shards(job.paths(WRITTEN)):
+        document = Document(**line["document"])
+        for query in map(clean, line["queries"]):
+            if not fault(query, document.title):
+                yield LabelledPair(query, document, RelevanceLevel(line["wanted"]))
 
 
 def _texts_file(job: Job) -> tuple[str, ...]:

@@ -1,25 +1,27 @@
-"""Stage 1: train the score model on the labelled pairs, or take the one that is given."""
+"""Stage 1: train the score model on labelled pairs and opinions, or take the one that is given."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from relsdk.bundle import is_scorer_folder, read_scorer_settings
 from relsdk.errors import InputError
-from relsdk_training.config.settings import DataConfig, EmbedConfig, ScoreConfig
+from relsdk_training.config.settings import EmbedConfig, ScoreConfig
 from relsdk_training.config.ssra import SsraConfig, embed_training, score_training
 from relsdk_training.data.pairs import load_pairs, pair_arrays
 from relsdk_training.engine.identity import checkpoint_hash, training_identity
 from relsdk_training.runs.embed import train_embed
 from relsdk_training.runs.score import train_score
-from relsdk_training.ssra.job import DEV, LABELLED, Job
-from relsdk_training.ssra.model_training import check_start, train_model
+from relsdk_training.ssra.job import DEV, LABELLED, WEAK, Job
+from relsdk_training.ssra.model_training import check_start, opinion_settings, train_model, training_data
 from relsdk_training.ssra.scoring import PairScorer, fit_levels
 
 __all__ = [
     "check",
+    "has_queries",
     "identity",
     "open_scorer",
     "reading_identity",
@@ -39,13 +41,19 @@ def _scorer_training(config: SsraConfig) -> ScoreConfig | EmbedConfig:
 
 def training_settings(config: SsraConfig) -> list[Any]:
     """Return what a trained score model depends on."""
-    return [config.filter.scorer, training_identity(_scorer_training(config)), config.run.seed]
+    training = training_identity(_scorer_training(config))
+    return [config.filter.scorer, training, config.run.seed, *opinion_settings(config, "weak")]
 
 
 def reading_identity(config: SsraConfig) -> list[Any]:
     """Return how a score model is read; its weights and its levels are inputs of the stages that use it."""
     model = _scorer_training(config).model
     return [config.filter.scorer, model.head, model.max_tokens]
+
+
+def has_queries(config: SsraConfig) -> bool:
+    """Whether this run has queries that a model wrote, to be believed or not."""
+    return config.synthesis.rounds > 0 or bool(config.data.written)
 
 
 def identity(config: SsraConfig) -> list[Any]:
@@ -61,7 +69,7 @@ def check(config: SsraConfig) -> None:
         raise InputError(f"filter.adjust={settings.adjust}; 0 to {_MOST_ADJUSTED} is needed, 1 is in full")
     if settings.checkpoint:
         _check_given(Path(settings.checkpoint), config)
-    judges = settings.judge == "model" and config.synthesis.rounds > 0
+    judges = settings.judge == "model" and has_queries(config)
     if settings.scorer == "cross_encoder" and (judges or not settings.checkpoint):
         check_start("score", score_training(config))
 
@@ -72,13 +80,13 @@ def work(job: Job) -> dict[str, Any]:
     if given:
         shutil.copytree(given, job.folder / "best", dirs_exist_ok=True)
         return {"levels": _fit(job)}
-    return train_scorer(job, job.path(LABELLED))
+    return train_scorer(job, job.path(LABELLED), job.paths(WEAK))
 
 
-def train_scorer(job: Job, labelled: Path, *, other_seed: int = 0) -> dict[str, Any]:
+def train_scorer(job: Job, labelled: Path, weak: Sequence[Path], *, other_seed: int = 0) -> dict[str, Any]:
     """Train a model that gives pairs a level, and fit its levels on dev."""
     train = train_score if job.config.filter.scorer == "cross_encoder" else train_embed
-    data = DataConfig(train=str(labelled), dev=str(job.path(DEV)))
+    data = training_data(job, labelled, weak=weak)
     report = train_model(job, train, _scorer_training(job.config), data, other_seed=other_seed)
     return {**report, "levels": _fit(job)}
 

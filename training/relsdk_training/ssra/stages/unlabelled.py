@@ -1,4 +1,7 @@
-"""The first stage: labelled pairs, and the unlabelled text beside them. Its folder is called pool."""
+"""The first stage: labelled pairs, the unlabelled text beside them, and what a language model said of it.
+
+Its folder is called pool.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,8 @@ from relsdk.formats import read_documents, read_queries, read_unlabelled_pairs, 
 from relsdk.levels import NUM_LEVELS
 from relsdk.records import Document, LabelledPair
 from relsdk_training.config.ssra import SsraConfig, UnlabelledConfig
+from relsdk_training.data.lessons import read_opinions
+from relsdk_training.data.opinions import Opinions
 from relsdk_training.data.pairs import read_splits
 from relsdk_training.data.text import document_text, normal_form
 from relsdk_training.engine.identity import section_identity
@@ -25,6 +30,9 @@ from relsdk_training.ssra.job import Job
 from relsdk_training.ssra.pair_records import distinct
 
 __all__ = ["check", "identity", "work"]
+
+# How opinions and written queries are learned: of no concern here.
+_LEARNED = ("weak_weight", "written_weight", "human_last")
 
 
 def identity(config: SsraConfig) -> list[Any]:
@@ -35,12 +43,19 @@ def identity(config: SsraConfig) -> list[Any]:
     """
     files = [config.data.train, config.data.dev, config.data.test]
     files += [*config.unlabelled.pairs, *config.unlabelled.documents, *config.unlabelled.queries]
+    answers = {name: getattr(config.data, name) for name in ("weak", "written")}
+    files += [path for of in answers.values() for path in of]
     for path in files:
         if path and not Path(path).is_file():
             raise InputError(f"{path} is not a file")
     hashes = [file_sha256(Path(path)) if path else "" for path in files]
-    data = section_identity("data", asdict(config.data))
-    return [data, {"limit": config.unlabelled.limit}, hashes, config.run.seed, config.run.shard]
+    data = {
+        name: value
+        for name, value in section_identity("data", asdict(config.data)).items()
+        if name not in _LEARNED
+    }
+    counts = [{name: len(of) for name, of in answers.items()}] if any(answers.values()) else []
+    return [data, {"limit": config.unlabelled.limit}, hashes, config.run.seed, config.run.shard, *counts]
 
 
 def check(config: SsraConfig) -> None:
@@ -52,12 +67,15 @@ def check(config: SsraConfig) -> None:
 def work(job: Job) -> dict[str, Any]:
     """Write labelled pairs, dev pairs, distinct documents in shards, distinct queries, held-out queries.
 
+    Also opinions, those on labelled and dev pairs included, and written queries in shards.
+
     Raises:
         InputError: A file is bad, a query leaks between splits, a level has no labelled pair, dev is too
             small to fit levels on, or there is no unlabelled document.
     """
     config, folder = job.config, job.folder
     splits = read_splits(config.data, config.run.seed)
+    opinions, written = read_opinions(config.data, splits)
     labelled = splits["train"]
     counts = _counts(labelled)
     if not counts.all():
@@ -82,12 +100,45 @@ def work(job: Job) -> dict[str, Any]:
     distinct_queries = _distinct_queries(labelled, config.unlabelled)
     queries = [query for same, query in distinct_queries.items() if same not in held_out]
     write_lines(folder / "queries.jsonl", ({"query": query} for query in queries))
-    return {
+    report: dict[str, Any] = {
         "labelled": counts.tolist(),
         "documents": count,
         "queries": len(queries),
         "held_out_queries": len(held_out),
     }
+    if config.data.weak:
+        write_pairs(folder / "weak.jsonl", [*opinions.twice, *opinions.pairs])
+        job.on_note(opinions.describe())
+        report["opinions"] = _about(opinions)
+    if config.data.written:
+        _write_queries(folder, written, config.run.shard)
+        report["written"] = _counts(written).tolist()
+    return report
+
+
+def _about(opinions: Opinions) -> dict[str, Any]:
+    """Report how many opinions there are, of which levels, and what they are worth."""
+    confusion = opinions.confusion()
+    return {
+        "levels": _counts(opinions.pairs).tolist(),
+        "graded_by_people_too": len(opinions.labels),
+        "confusion": None if confusion is None else confusion.round(4).tolist(),
+        "told": opinions.describe(),
+    }
+
+
+def _write_queries(folder: Path, pairs: Sequence[LabelledPair], size: int) -> None:
+    """Write what a language model wrote in shards of documents, a line for each document and level."""
+    lines: dict[str, dict[int, dict[str, Any]]] = {}
+    for pair in pairs:
+        document = {"id": pair.document.id, "title": pair.document.title, "text": pair.document.text}
+        of_document = lines.setdefault(document_text(pair.document), {})
+        new = {"document": document, "wanted": int(pair.level), "queries": []}
+        of_document.setdefault(int(pair.level), new)["queries"].append(pair.query)
+    documents = list(lines.values())
+    for number, start in enumerate(range(0, len(documents), size)):
+        some = (line for of_document in documents[start : start + size] for line in of_document.values())
+        write_lines(folder / f"written-{number:05d}.jsonl", some)
 
 
 def _check_dev(path: str, pairs: Sequence[LabelledPair]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from relsdk_training.query_models.endpoint import EndpointQueryModel
 from relsdk_training.query_models.rubric import read_rubric, rubric_hash
 from relsdk_training.query_models.writer import QueryWriter
 from relsdk_training.ssra._shards import Make, map_shards, read_shards
-from relsdk_training.ssra.job import DOCUMENTS, LABELLED, Job
+from relsdk_training.ssra.job import DOCUMENTS, LABELLED, WRITTEN, Job
 from relsdk_training.ssra.pair_records import document_of
 from relsdk_training.ssra.stages.query import sampling_identity
 
@@ -70,6 +70,7 @@ def work(job: Job) -> dict[str, Any]:
 def _open(job: Job) -> Make:
     config, trained = job.config, job.paths("query-{n}")
     model = open_writer(config, trained[0]) if trained else _open_endpoint(job)
+    given = {(document_of(line["document"]), line["wanted"]) for line in read_shards(job.paths(WRITTEN))}
 
     def make(lines: list[dict[str, Any]], shard: int) -> list[dict[str, Any]]:
         return write(
@@ -78,6 +79,7 @@ def _open(job: Job) -> Make:
             levels=config.synthesis.levels,
             samples=config.synthesis.samples,
             seed=config.run.seed * 10_007 + shard,
+            given=given,
         )
 
     return make
@@ -90,6 +92,7 @@ def write(
     levels: Sequence[int],
     samples: int,
     seed: int,
+    given: Collection[tuple[str, int]] = (),
 ) -> list[dict[str, Any]]:
     """Write queries of every wanted level for documents.
 
@@ -99,13 +102,19 @@ def write(
         levels: Wanted levels.
         samples: Queries for each document and level.
         seed: Of the sampling.
+        given: Document texts and levels that have a query from elsewhere and need no other.
 
     Returns:
         Objects with `document`, `wanted` and `queries`, as they were written.
     """
-    wanted = [(document, level) for document in documents for level in levels]
+    wanted = [
+        (document, level)
+        for document in documents
+        for level in levels
+        if (document_of(document), level) not in given
+    ]
     requests = [QueryRequest(document_of(document), level) for document, level in wanted]
-    answers = model.write(requests, samples=samples, seed=seed)
+    answers = model.write(requests, samples=samples, seed=seed) if requests else []
     return [
         {"document": dict(document), "wanted": level, "queries": queries}
         for (document, level), queries in zip(wanted, answers, strict=True)
