@@ -18,6 +18,7 @@ from relsdk.shards.parts import part_paths, read_part
 from tests.default_signals import WITH_DEFAULT_SIGNALS
 from tests.memory import PEAK
 from tests.sdk.shards.conftest import FIXTURES, contents
+from tests.threads import wait_for
 
 pytest.importorskip("pyarrow")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*has no checksum")]
@@ -58,13 +59,6 @@ def children(process):
     return found
 
 
-def wait_until(condition):
-    end = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 def is_gone(process):
     """Whether a process has ended; who has inherited it may leave it unburied for a while."""
     try:
@@ -81,8 +75,8 @@ def test_kills_at_random_times_cost_no_row(tmp_path, seed):
     for _ in range(4):
         process = start(source, folder)
         before = len(part_paths(folder)) if folder.exists() else 0
-        wait_until(lambda p=process: p.poll() is not None or children(p.pid))
-        wait_until(lambda p=process, n=before: p.poll() is not None or len(contents(folder)) > n)
+        wait_for(lambda p=process: p.poll() is not None or children(p.pid))
+        wait_for(lambda p=process, n=before: p.poll() is not None or len(contents(folder)) > n)
         time.sleep(draw.random() / 2)
         workers = children(process.pid)
         if process.poll() is None and workers and draw.random() < 0.5:
@@ -96,7 +90,7 @@ def test_kills_at_random_times_cost_no_row(tmp_path, seed):
             killed["driver"] += 1
         process.communicate()
         for worker in workers:
-            wait_until(lambda w=worker: is_gone(w))
+            wait_for(lambda w=worker: is_gone(w))
     assert killed
     process = start(source, folder)
     _, error = process.communicate(timeout=120)
@@ -113,7 +107,7 @@ def test_kills_at_random_times_cost_no_row(tmp_path, seed):
 def test_a_signal_ends_the_workers_and_keeps_whole_parts(tmp_path, number, code):
     source, folder = write_documents(tmp_path / "docs.jsonl", 30_000), tmp_path / "parts"
     process = start(source, folder, group=True)
-    wait_until(lambda: folder.exists() and len(contents(folder)) > 1)
+    wait_for(lambda: folder.exists() and len(contents(folder)) > 1)
     workers = children(process.pid)
     assert len(workers) == 2
     os.killpg(process.pid, number)  # as a terminal does: to all of its processes

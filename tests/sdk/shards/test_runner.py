@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -12,6 +11,7 @@ from relsdk.errors import InputError, MissingExtraError, RelsdkError
 from relsdk.shards import open_runner
 from relsdk.shards.runner import LocalRunner
 from tests.sdk.shards.works import Squares, Unopened
+from tests.threads import wait_for
 
 NUMBERS = [5, 3, 8, 0, 7, 1]
 
@@ -27,13 +27,6 @@ def is_alive(process):
             return stream.read().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
-
-
-def wait_until(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def test_one_worker_is_this_process(tmp_path):
@@ -104,12 +97,12 @@ def test_no_worker_outlives_its_parent(tmp_path, number):
         [sys.executable, tmp_path / "script.py", tmp_path], stdout=subprocess.PIPE, env=environment, text=True
     )
     assert [script.stdout.readline() for _ in range(3)] == ["started\n", "16\n", "25\n"]
-    wait_until(lambda: 3 in processes(tmp_path))
+    wait_for(lambda: processes(tmp_path).get(3))
     (worker,) = processes(tmp_path)[3]
     assert is_alive(worker)
     script.send_signal(number)
     script.communicate()
-    wait_until(lambda: not is_alive(worker))
+    wait_for(lambda: not is_alive(worker))
 
 
 @pytest.mark.parametrize("workers", [0, -1, 1025, True, 1.5, "2"])
