@@ -56,6 +56,7 @@ BASES = {
     "train ssra": (["--set=run.output={new}"], ["ssra.toml"]),
     "train mix": ([], ["{missing}", "{folder}", "{new}"]),
     "train plot": ([], ["{folder}"]),
+    "judge": (["--model=qwen", "--replay={missing}", "--output={new}"], ["{pairs}"]),
     "synth inspect": ([], ["{folder}"]),
     "synth report": ([], ["{folder}"]),
     "export encoder": ([], ["{missing}", "{new}"]),

@@ -37,6 +37,7 @@ _COMMANDS = {
     "model": ("relsdk.cli.model", "model", "Pull a pretrained encoder; show what a bundle holds."),
     "mine": ("relsdk.cli.mine", "mine", "Find hard negatives for training in an index."),
     "train": ("relsdk_training.cli.train", "train", "Train an encoder or a score model on graded pairs."),
+    "judge": ("relsdk_training.cli.judge", "judge", "Let a language model grade pairs."),
     "synth": ("relsdk_training.cli.synth", "synth", "Look at the queries that an SSRA run has written."),
     "export": ("relsdk_export.cli.export", "export", "Make a bundle from a checkpoint."),
     "bench": ("relsdk.cli.bench", "bench", "Can your model serve your queries within a budget?"),

@@ -71,11 +71,21 @@ def read_unlabelled_pairs(
     format: str | None = None,
     *,
     id_field: str | None = None,
+    keep_label: bool = False,
     encoding: str = "utf-8",
     delimiter: str | None = None,
     skip_empty: bool = False,
 ) -> Iterator[tuple[str, Document]]:
     """Read pairs without labels: as `read_pairs`, and a `label`, should there be one, is ignored.
+
+    Args:
+        path: See `read_pairs`.
+        format: See there.
+        id_field: See there.
+        keep_label: Keep a `label` as it is in the document's metadata.
+        encoding: See there.
+        delimiter: See there.
+        skip_empty: See there.
 
     Returns:
         An iterator of (query, document).
@@ -84,7 +94,7 @@ def read_unlabelled_pairs(
         InputError: As `read_pairs`.
         MissingExtraError: Parquet without pyarrow.
     """
-    parse = partial(_parse_unlabelled, id_field=id_field)
+    parse = partial(_parse_unlabelled, id_field=id_field, keep_label=keep_label)
     rows = open_rows(path, format, Reading(encoding, delimiter))
     return parsed_rows(path, rows, parse, skip_empty=skip_empty)
 
@@ -116,9 +126,12 @@ def _parse_pair(
     return LabelledPair(query, document, level)
 
 
-def _parse_unlabelled(fields: dict[str, Any], id_field: str | None) -> tuple[str, Document]:
+def _parse_unlabelled(
+    fields: dict[str, Any], id_field: str | None, keep_label: bool = False
+) -> tuple[str, Document]:
     query = take_required_text(fields, "query")
-    fields.pop("label", None)
+    if not keep_label:
+        fields.pop("label", None)
     if id_field is not None:
         return query, take_document(fields, (id_field,))
     return query, take_document(fields, _DOCUMENT_ID, derive_id=True)

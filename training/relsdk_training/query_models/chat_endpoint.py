@@ -302,4 +302,4 @@ def _contents(body: str) -> list[str]:
 
 def without_thoughts(answer: str) -> str:
     """Return what a reasoning model answers, without what it thought before."""
-    return _THOUGHT.sub("", answer)
+    return _THOUGHT.sub("", answer).rpartition("</think>")[2]  # some endpoints leave out how it begins

@@ -1,0 +1,232 @@
+"""`relsdk judge`: a file of pairs becomes a file of grades."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from relsdk.formats import read_pairs
+from relsdk.records import Document
+from relsdk_training.cli import judge as cli
+from relsdk_training.judge.grader import EndpointGrader
+from relsdk_training.judge.grades import count_cost
+from relsdk_training.query_models.chat_endpoint import ChatEndpoint
+from tests.threads import wait_for
+from tests.training.chat_server import ChatServer, choices
+
+ROWS = [
+    {"query": "感冒药", "doc_id": "d1", "title": "感冒吃什么药", "label": 3, "source": "log"},
+    {"query": "感冒药", "doc_id": "d2", "title": "发烧", "text": "怎么办", "human_label": 1, "label": 3},
+    {
+        "query": "牙疼",
+        "doc_id": "d3",
+        "title": "牙疼偏方",
+        "label": 0,
+        "probabilities": [1, 0, 0, 0],
+        "reason": "",
+    },
+    {"query": "牙疼", "title": "牙疼怎么办"},
+    {"query": "牙疼", "title": "二手车", "label": "good"},
+]
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """Gives the level that is the number of characters that query and document share, at most 3."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+    def reply(body):
+        query, document = (line.partition("：")[2] for line in body["messages"][-1]["content"].split("\n", 1))
+        level = min(3, len({*query} & {*document}))
+        return 200, choices(json.dumps({"level": level, "reason": f"{len(server.bodies)}"}))
+
+    with ChatServer() as server:
+        server.replies = [reply]
+        yield server
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def judge(relsdk, pairs, tmp_path):
+    def judge(*arguments):
+        return relsdk("judge", pairs, "--model", "qwen", "-o", tmp_path / "grades.jsonl", *arguments)
+
+    return judge
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_grades_are_pairs(server, judge, tmp_path):
+    code, out, err = judge("--endpoint", server.url)
+    assert code == 0, err
+    assert out.startswith("graded 5 of 5 pairs, 0: 2, 1: 0, 2: 2, 3: 1; ")
+    assert "next: relsdk eval --judge" in out
+    rows = lines(tmp_path / "grades.jsonl")
+    assert rows[0] == {
+        "query": "感冒药",
+        "doc_id": "d1",
+        "title": "感冒吃什么药",
+        "label": 3,
+        "probabilities": [0, 0, 0, 1],
+        "reason": "1",
+        "source": "log",
+        "human_label": 3,
+    }
+    assert [row["label"] for row in rows] == [3, 0, 2, 2, 0]
+    assert [row.get("human_label") for row in rows] == [3, 1, None, None, None]
+    assert rows[1]["text"] == "怎么办"
+    read = list(read_pairs(tmp_path / "grades.jsonl"))
+    assert [pair.level for pair in read] == [row["label"] for row in rows]
+    assert read[3].document.id.startswith("d")
+    shown = json.dumps(server.bodies, ensure_ascii=False)
+    for word in ("label", "log", "human", "good"):
+        assert word not in shown
+
+
+def test_what_it_takes_is_said_before(server, judge, pairs):
+    _, _, err = judge("--endpoint", server.url, "--price", 1_000_000, 2_000_000, "--samples", 2, "--limit", 2)
+    grader = EndpointGrader(ChatEndpoint(server.url, "qwen"), samples=2)
+    cost = count_cost(
+        grader, [("感冒药", Document("d1", "感冒吃什么药")), ("感冒药", Document("d2", "发烧", "怎么办"))]
+    )
+    assert (cost.pairs, cost.questions, cost.tokens_out) == (2, 2, 2 * 2 * 60)
+    text = "".join(m["content"] for m in grader.messages("感冒药", "感冒吃什么药"))
+    text += "".join(m["content"] for m in grader.messages("感冒药", "发烧 怎么办"))
+    plain = sum(character.isascii() for character in text)
+    assert cost.tokens_in == round(2 * (len(text) - plain + plain / 4))
+    assert err.startswith(
+        f"qwen: 2 questions, 2 answers each; estimated from characters, {cost.tokens_in:,} tokens in and "
+        f"240 out, about {cost.tokens_in + 2 * 240:,.2f} at that price\n"
+    )
+
+
+def test_it_asks_on_a_terminal(server, judge, tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "_is_interactive", lambda: True)
+    monkeypatch.setattr("click.confirm", lambda question, err: False)
+    code, out, err = judge("--endpoint", server.url)
+    assert (code, out) == (0, "")
+    assert "nothing was asked" in err
+    assert server.bodies == []
+    assert not list(tmp_path.glob("grades*"))
+    assert judge("--endpoint", server.url, "--yes")[0] == 0
+
+
+def test_what_was_answered_is_not_asked_again(server, judge, tmp_path):
+    reply = server.replies[0]
+    server.replies = [lambda body: (401, b"no credit") if len(server.bodies) == 3 else reply(body)]
+    code, _, err = judge("--endpoint", server.url)
+    assert code == 2
+    assert "401" in err
+    assert {path.name for path in tmp_path.iterdir()} == {"pairs.jsonl", "grades.recording.jsonl"}
+    code, _, err = judge("--endpoint", server.url, "--json")
+    assert code == 0
+    assert "qwen: 3 questions (2 of 5 pairs need none)" in err
+    assert len(server.bodies) == 6
+    first = (tmp_path / "grades.jsonl").read_bytes()
+    code, _, err = judge("--endpoint", server.url)
+    assert "grades.jsonl exists; pass --overwrite" in err
+    code, out, err = judge("--replay", tmp_path / "grades.recording.jsonl", "--overwrite", "--json")
+    assert code == 0, err
+    assert "questions" not in err
+    assert json.loads(out) == {
+        "grades": str(tmp_path / "grades.jsonl"),
+        "recording": str(tmp_path / "grades.recording.jsonl"),
+        "pairs": 5,
+        "levels": [2, 0, 2, 1],
+        "without_opinion": 0,
+        "human_labels": 2,
+    }
+    assert (tmp_path / "grades.jsonl").read_bytes() == first
+    assert len(server.bodies) == 6
+    code, _, err = judge("--replay", tmp_path / "grades.recording.jsonl", "--overwrite", "--samples", 2)
+    assert code == 2
+    assert "holds 5 answered questions and not '查询：感冒药 文档：感冒吃什么药'" in err
+    assert (tmp_path / "grades.jsonl").read_bytes() == first
+
+
+def test_a_stopped_command_keeps_what_was_paid(server, pairs, tmp_path):
+    """Ctrl-C while the third answer is waited for."""
+    reply = server.replies[0]
+    server.replies = [reply, reply, "hold", reply]
+    command = [
+        sys.executable,
+        "-m",
+        "relsdk",
+        "judge",
+        str(pairs),
+        "--endpoint",
+        server.url,
+        "--model",
+        "qwen",
+    ]
+    command += ["-o", str(tmp_path / "grades.jsonl")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        recording = tmp_path / "grades.recording.jsonl"
+        wait_for(lambda: process.poll() is not None or len(server.bodies) == 3)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate()
+    assert process.returncode == 130, err
+    assert len(lines(recording)) == 2
+    assert not (tmp_path / "grades.jsonl").exists()
+
+
+def test_pairs_without_an_opinion_are_left_out_and_told(server, judge, tmp_path):
+    reply = server.replies[0]
+    server.replies = [lambda body: (400, b"content_filter") if len(server.bodies) == 2 else reply(body)]
+    code, out, err = judge("--endpoint", server.url)
+    assert code == 0
+    assert out.startswith("graded 4 of 5 pairs")
+    assert "1 are left out: no answer names one level" in err
+    assert [row["doc_id"] for row in lines(tmp_path / "grades.jsonl")][:2] == ["d1", "d3"]
+
+
+def test_examples_are_no_pairs_to_grade(server, judge, pairs, tmp_path):
+    examples = tmp_path / "examples.jsonl"
+    rows = [ROWS[0], {"query": "肚子疼", "title": "胃疼吃什么", "label": 1}]
+    examples.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert judge("--endpoint", server.url, "--examples", examples)[0] == 0
+    for body in server.bodies:
+        system = body["messages"][0]["content"]
+        assert "查询：肚子疼\n文档：胃疼吃什么\n等级：1" in system
+        assert "感冒" not in system
+    examples.write_text(json.dumps(ROWS[0]) + "\n")
+    code, _, err = judge("--endpoint", server.url, "--examples", examples, "--overwrite")
+    assert code == 2
+    assert "are among the pairs to grade; name others" in err
+
+
+def test_what_cannot_be(server, judge, tmp_path, pairs):
+    for arguments, message in (
+        ([], "the endpoint is ''; an http or https URL is needed"),
+        (["--endpoint", server.url, "--samples", "0"], "samples is 0"),
+        (["--endpoint", server.url, "--rubric", tmp_path / "none"], "the rubric"),
+        (["--endpoint", server.url, "--record", "a", "--replay", "b"], "name one"),
+        (["--endpoint", server.url, "--record", pairs], "damaged"),
+        (["--endpoint", server.url, "-o", tmp_path], "is a folder; name a file"),
+    ):
+        code, _, err = judge(*arguments)
+        assert code == 2, arguments
+        assert message in err
+    assert server.bodies == []
+
+
+def test_the_disk_is_full(server, pairs, tmp_path, relsdk_on_small_disk):
+    """The second answer does not fit: the first is kept."""
+    arguments = ["judge", pairs, "--endpoint", server.url, "--model", "qwen", "-o", tmp_path / "grades.jsonl"]
+    code, _, err = relsdk_on_small_disk(2500, *arguments)
+    assert code == 2
+    assert "grades.recording.jsonl cannot be written (File too large); make room" in err
+    kept = lines(tmp_path / "grades.recording.jsonl")
+    assert 0 < len(kept) < 5
+    assert os.path.getsize(tmp_path / "grades.recording.jsonl") <= 2500
