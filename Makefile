@@ -104,8 +104,9 @@ ssra-real: $(VENV)/.installed-dev ## SSRA and what it should beat on the real da
 llm-real: $(VENV)/.installed-dev ## What a language model's grades and queries are worth (../shared), ten hours of one core -> bench/results/llm_labels.json
 	$(BIN)/python -m bench.experiments.llm_labels --shared $(SHARED) --output bench/results/llm_labels.json --work $(WORK)
 
-demo-train: $(VENV)/.installed-dev ## SSRA on the sample corpus, whose levels are exact -> bench/results/ssra_sample.json
-	$(BIN)/python -m bench.experiments.ssra_sample --output bench/results/ssra_sample.json --work $(WORK)/sample
+demo-train: $(VENV)/.installed-dev ## Few labels and a simulated annotator on the sample corpus, minutes -> bench/results/few_sample.json
+	$(BIN)/python -m bench.experiments.few_sample --output bench/results/few_sample.json --work $(WORK)/sample
+	$(BIN)/python -m bench.pages.readme --write
 
 train-latency: $(VENV)/.installed-dev ## Query latency of what train-real distilled -> bench/results/student_latency.json
 	$(BIN)/python -m bench.experiments.student_latency --shared $(SHARED) --work $(WORK) --output bench/results/student_latency.json

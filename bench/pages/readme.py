@@ -17,6 +17,7 @@ import click
 from bench.experiments.rows import row_name, study_of
 from bench.pages.cli_page import cli_page
 from bench.pages.export_time import export_table
+from bench.pages.few_sample import few_table
 from bench.pages.hybrid import hybrid_table
 from bench.pages.index_int8 import int8_table
 from bench.pages.living_index import filter_uses, living_index_parts
@@ -24,7 +25,7 @@ from bench.pages.native_engine import native_engine_table
 from bench.pages.peers import peers_parts
 from bench.pages.scale import scale_parts
 from bench.pages.serve import serve_parts
-from bench.pages.settings_page import ssra_settings, training_settings
+from bench.pages.settings_page import few_settings, ssra_settings, training_settings
 from relsdk.index import IndexConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,10 +70,10 @@ def main(write: bool, check: bool) -> None:
     click.echo("README's numbers are those of bench/results" if not stale or write else f"stale: {stale}")
 
 
-def committed() -> list[dict[str, Any]]:
+def committed() -> list[Any]:
     """Read the results that the pages show, in the order of the parameters of `blocks`.
 
-    Those of `make bench-scale` may be missing: their parts stay as they are then.
+    Those of `make demo-train` and `make bench-scale` may be missing: their parts stay as they are then.
     """
     names = (
         "latency",
@@ -90,8 +91,8 @@ def committed() -> list[dict[str, Any]]:
         "export_time",
         "native_engine",
     )
-    later = [name for name in ("scale",) if (RESULTS / f"{name}.json").is_file()]
-    return [json.loads((RESULTS / f"{name}.json").read_text()) for name in (*names, *later)]
+    paths = [RESULTS / f"{name}.json" for name in (*names, "few_sample", "scale")]
+    return [json.loads(path.read_text()) if path.is_file() or path.stem in names else None for path in paths]
 
 
 def fill(page: str, parts: dict[str, str]) -> str:
@@ -117,6 +118,7 @@ def blocks(
     serve: dict[str, Any],
     export_time: dict[str, Any],
     native_engine: dict[str, Any],
+    few: dict[str, Any] | None = None,
     scale: dict[str, Any] | None = None,
 ) -> dict[str, str]:
     """Return every generated part."""
@@ -140,8 +142,10 @@ def blocks(
         **living_index_parts(index),
         **serve_parts(serve),
         **scale_parts(scale),
+        **({} if few is None else {"few-sample": few_table(few)}),
         "settings": training_settings(),
         "ssra-settings": ssra_settings(),
+        "few-settings": few_settings(),
     }
 
 

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from relsdk_training.config.few import FewConfig
 from relsdk_training.config.settings import DistillConfig, EmbedConfig, QueryConfig, ScoreConfig
 from relsdk_training.config.ssra import SsraConfig, TrainingConfig
 
-__all__ = ["ssra_settings", "training_settings"]
+__all__ = ["few_settings", "ssra_settings", "training_settings"]
 
 _TASKS = {"embed": EmbedConfig, "score": ScoreConfig, "distill": DistillConfig, "query": QueryConfig}
 
@@ -33,16 +34,27 @@ def training_settings() -> str:
 
 def ssra_settings() -> str:
     """Return a table for each section of a file of `relsdk train ssra` that no other command has."""
-    others = {
+    return _own_sections(SsraConfig(), "ssra", ())
+
+
+def few_settings() -> str:
+    """Return a table for each section of a file of `relsdk train few` that no command before has."""
+    return _own_sections(FewConfig(), "few", (SsraConfig(),))
+
+
+def _own_sections(config: Any, task: str, others: tuple[Any, ...]) -> str:
+    """Return a table for each section whose class no training and none of `others` has."""
+    known = {
         *_TASKS.values(),
-        *(type(getattr(task(), field.name)) for task in _TASKS.values() for field in fields(task)),
+        *(type(getattr(one(), field.name)) for one in _TASKS.values() for field in fields(one)),
+        *(type(values) for other in others for _, values in _sections(other, "")),
     }
     sections: dict[type, list[tuple[str, Any]]] = {}  # sections of one class have one table
-    for name, values in _sections(SsraConfig(), ""):
-        if type(values) not in others:
+    for name, values in _sections(config, ""):
+        if type(values) not in known:
             sections.setdefault(type(values), []).append((f"[{name}]", values))
     return "\n".join(
-        _table(_listed([name for name, _ in same]), kind, {"ssra": same[0][1]})
+        _table(_listed([name for name, _ in same]), kind, {task: same[0][1]})
         for kind, same in sections.items()
     )
 

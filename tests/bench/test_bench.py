@@ -169,7 +169,6 @@ MOVED = {
     "bench.real": "bench.experiments.export_real",
     "bench.train_real": "bench.experiments.graded_pairs",
     "bench.ssra_real": "bench.experiments.ssra",
-    "bench.ssra_sample": "bench.experiments.ssra_sample",
     "bench.pool": "bench.experiments.pooled_scorer",
     "bench.quantisation": "bench.experiments.quantisation",
     "bench.student_latency": "bench.experiments.student_latency",

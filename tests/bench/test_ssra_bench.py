@@ -152,22 +152,6 @@ def test_an_interrupted_training_is_no_row(toy_checkpoint, tmp_path):
     assert row["steps"] == 3
 
 
-@pytest.mark.slow
-def test_the_sample_world_at_toy_size(toy_checkpoint, tmp_path):
-    output = tmp_path / "sample.json"
-    arguments = ["--output", output, "--work", tmp_path / "work", "--checkpoint", toy_checkpoint]
-    arguments += ["--documents", 600]
-    done = run("bench.experiments.ssra_sample", *arguments, "--set", "unlabelled.limit=12")
-    assert done.exit_code == 0, done.output
-    row = json.loads(output.read_text())
-    assert set(row["test"]) == {"untrained", "SSRA"}
-    shares = row["dev_by_share_of_the_trained_weights"]
-    assert list(shares) == ["0", "0.25", "0.5", "0.75", "1"]
-    (agreement,) = row["agreement_with_the_oracle"].values()
-    assert set(agreement) == {"written", "kept"}
-    assert (tmp_path / "work/bundle-SSRA/relsdk.json").is_file()
-
-
 def test_the_report_tells_changes_and_duplicates(tmp_path):
     test = {"mean_ap": 0.5, "ap_1": 0.5, "ap_2": 0.5, "ap_3": 0.5, "ndcg_at_10": 0.5}
     shares = {

@@ -15,6 +15,8 @@ import click
 from relsdk.cli.output import echo, echo_json, echo_next, shell
 from relsdk.errors import InputError
 from relsdk.progress import Progress
+from relsdk_training.cli._settings import show_settings
+from relsdk_training.cli.few import few
 
 __all__ = ["train"]
 
@@ -28,8 +30,11 @@ def train() -> None:
     """Train models on graded pairs (needs relsdk[train]).
 
     CONFIG is a TOML file, or one of relsdk's own, whose settings were chosen on real data: embed.toml,
-    score.toml, distill.toml, static.toml, query.toml, ssra.toml.
+    score.toml, distill.toml, static.toml, query.toml, ssra.toml, few.toml.
     """
+
+
+train.add_command(few)
 
 
 def _options(command: F) -> F:
@@ -125,7 +130,7 @@ def ssra(
     runner = open_runner(workers, ray)
     from relsdk_training.ssra.recipe import train_ssra  # torch, which takes seconds
 
-    _show(config, settings)
+    show_settings(config, settings)
     with Progress() as progress:
 
         def on_note(note: str) -> None:
@@ -199,17 +204,6 @@ def plot(run: Path, output: Path | None) -> None:
     echo(plot_run(run, output or run / "curves.png"))
 
 
-def _show(path: Path | None, settings: Any) -> None:
-    """Print where settings come from, and what they are."""
-    from relsdk_training.config.files import describe_config, settings_file
-
-    if path is not None:
-        own = settings_file(path) != path
-        echo(f"# {path}{', of relsdk itself: this folder has none' if own else ''}", err=True)
-    echo("# settings; * marks those that are not default", err=True)
-    echo(describe_config(settings), err=True)
-
-
 def _run(
     kind: Any,
     name: str,
@@ -229,7 +223,7 @@ def _run(
         if stopped in _STOPPED:
             sys.exit(_STOPPED[stopped])
         return
-    _show(path, config)
+    show_settings(path, config)
     with Progress() as progress:
 
         def on_step(step: int, steps: int, statistics: dict[str, float]) -> None:

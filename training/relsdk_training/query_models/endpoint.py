@@ -39,13 +39,13 @@ class EndpointQueryModel:
 
     Args:
         endpoint: The chat model.
-        examples: From the domain, at least one of each level.
+        examples: From the domain, at least one of each level, or none.
         examples_per_level: At most so many are shown of each level.
         temperature: Of sampling; 0 gives the same query in all samples.
         rubric: What the levels mean; see `read_rubric`.
 
     Raises:
-        InputError: A level has no examples, an example's level is not 0-3, or no example shall be shown.
+        InputError: Only some levels have examples, an example's level is not 0-3, or none shall be shown.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class EndpointQueryModel:
         for example in examples:
             self._examples[parse_level(example.level)].append(example)
         missing = [str(level) for level, found in enumerate(self._examples) if not found]
-        if missing:
+        if examples and missing:
             raise InputError(
                 f"no examples of level {', '.join(missing)}; at least one of each level is needed"
             )

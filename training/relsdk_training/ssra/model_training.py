@@ -13,9 +13,9 @@ from relsdk_training.config.settings import DataConfig, EmbedConfig, QueryConfig
 from relsdk_training.config.ssra import SsraConfig
 from relsdk_training.engine.interrupt import STOPPED_FROM_OUTSIDE
 from relsdk_training.engine.loop import TrainResult
-from relsdk_training.ssra.job import DEV, Job
+from relsdk_training.ssra.job import DEV, Job, OnNote, OnProgress
 
-__all__ = ["check_start", "opinion_settings", "train_model", "training_data"]
+__all__ = ["check_start", "opinion_settings", "train_model", "train_to_end", "training_data"]
 
 
 def check_start(section: str, config: ScoreConfig | QueryConfig | EmbedConfig) -> None:
@@ -90,13 +90,32 @@ def train_model(
         run=replace(config.run, output=str(job.folder), seed=seed, threads=run.threads),
     )
 
-    def on_step(step: int, steps: int, statistics: dict[str, float]) -> None:
-        job.tell_progress(step, steps)
+    return train_to_end(train, settings, job.on_note, job.on_progress)
 
-    result = train(settings, resume=True, on_step=on_step, on_note=job.on_note)
+
+def train_to_end(
+    train: Callable[..., TrainResult], config: Any, on_note: OnNote, on_progress: OnProgress
+) -> dict[str, Any]:
+    """Train in the folder of a stage, or go on there; Ctrl-C ends the run.
+
+    Args:
+        train: As of `train_model`.
+        config: All its settings; `run.output` is the stage's folder.
+        on_note: Called with lines for people.
+        on_progress: Called with the stage's name, the steps done, and all.
+
+    Returns:
+        As `train_model`.
+    """
+    name = Path(config.run.output).name
+
+    def on_step(step: int, steps: int, statistics: dict[str, float]) -> None:
+        on_progress(name, step, steps)
+
+    result = train(config, resume=True, on_step=on_step, on_note=on_note)
     if result.stopped in STOPPED_FROM_OUTSIDE:
         raise KeyboardInterrupt
     for warning in result.warnings:
-        job.on_note(f"{job.folder.name}: {warning}")
+        on_note(f"{name}: {warning}")
     dev = {measure: value for measure, value in result.best.items() if math.isfinite(value)}
     return {"dev": dev, "steps": result.steps, "best_step": result.best_step}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -12,6 +11,7 @@ from relsdk.errors import InputError, MissingExtraError, TrainingError
 from relsdk.files.atomic import output_file
 from relsdk.files.folders import check_file_target, write_file_atomically
 from relsdk.levels import NUM_LEVELS
+from relsdk_training.ssra.markdown import markdown_table, markdown_text
 from relsdk_training.ssra.pair_records import has_records, read_records
 from relsdk_training.ssra.stage_report import stage_report
 from relsdk_training.ssra.stage_runner import FinishedStage, read_stages
@@ -20,8 +20,6 @@ __all__ = ["write_report"]
 
 _LEVELS = range(NUM_LEVELS)
 _MEASURES = ("mean_ap", "ndcg_at_10")
-_CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f]")
-_MARKUP = re.compile(r"([\\`*_\[\]<>&|~#!])")
 _LONGEST_TEXT = 200
 Draw = Callable[[Sequence[Any]], None]
 
@@ -50,7 +48,7 @@ def write_report(run: Path, output: Path) -> Path:
         stage.name: stage_report(read_records(stage.folder)) for stage in stages if has_records(stage.folder)
     }
     parts = [
-        f"# SSRA run {_text(run.resolve().name)}",
+        f"# SSRA run {markdown_text(run.resolve().name)}",
         _levels(reports, figures),
         _opinions(stages),
         *(
@@ -88,7 +86,7 @@ class _Figures:
                 figure.savefig(stream, format="png", dpi=100)
         except OSError as error:
             raise TrainingError(f"cannot write {target}: {error.strerror or error}") from error
-        return f"![{_text(words)}]({quote(target.name)})"
+        return f"![{markdown_text(words)}]({quote(target.name)})"
 
 
 def _levels(reports: Mapping[str, dict[str, Any]], figures: _Figures) -> str:
@@ -108,8 +106,8 @@ def _levels(reports: Mapping[str, dict[str, Any]], figures: _Figures) -> str:
         axes[0].legend()
 
     words = "Pairs of each level: the labelled ones before, the balanced training set after."
-    rows = [[_text(name), *map(str, of)] for name, of in report["sources"].items()]
-    table = _table(["source", *map(str, _LEVELS)], rows, numbers=set(range(1, NUM_LEVELS + 1)))
+    rows = [[markdown_text(name), *map(str, of)] for name, of in report["sources"].items()]
+    table = markdown_table(["source", *map(str, _LEVELS)], rows, numbers=set(range(1, NUM_LEVELS + 1)))
     return f"## Levels\n\n{words}\n\n{figures.save('levels', words, draw, width=6.4)}\n\n{table}"
 
 
@@ -118,14 +116,14 @@ def _opinions(stages: Sequence[FinishedStage]) -> str:
     told = [stage.report["opinions"] for stage in stages if "opinions" in stage.report]
     if not told:
         return ""
-    parts = ["## Opinions", f"{_text(told[-1]['told'])}."]
+    parts = ["## Opinions", f"{markdown_text(told[-1]['told'])}."]
     if confusion := told[-1]["confusion"]:
         rows = [
             [str(level), str(count), *(f"{share:.2f}" for share in row)]
             for level, count, row in zip(_LEVELS, told[-1]["levels"], confusion, strict=True)
         ]
         header = ["opinion", "pairs", *(f"people say {level}" for level in _LEVELS)]
-        parts.append(_table(header, rows, numbers=set(range(len(header)))))
+        parts.append(markdown_table(header, rows, numbers=set(range(len(header)))))
     return "\n\n".join(parts)
 
 
@@ -150,7 +148,7 @@ def _confusion(name: str, report: Mapping[str, Any], figures: _Figures) -> str:
     agreement = ", ".join(f"{level}: {_percent(share)}" for level, share in enumerate(report["agreement"]))
     words = f"{name}: wanted (rows) and predicted (columns) levels"
     return (
-        f"## Wanted and predicted levels, {_text(name)}\n\n"
+        f"## Wanted and predicted levels, {markdown_text(name)}\n\n"
         f"Records predicted as wanted, for each level: {agreement}.\n\n"
         + figures.save(f"{name}-levels", words, draw, width=4.0)
     )
@@ -182,13 +180,13 @@ def _measures(stage: FinishedStage, figures: _Figures) -> str:
     rows = [
         [
             str(number),
-            _text(name),
+            markdown_text(name),
             *("{:.4f} [{:.4f}, {:.4f}]".format(*interval) if interval else "–" for interval in of.values()),
         ]
         for number, (name, of) in zip(numbers, bars, strict=True)
     ]
     picture = figures.save("measures", "AP and nDCG with their intervals", draw, axes=2, width=9.0)
-    table = _table(["bar", "model", *_MEASURES], rows, numbers={0, 2, 3})
+    table = markdown_table(["bar", "model", *_MEASURES], rows, numbers={0, 2, 3})
     return f"## Measures on dev\n\n{picture}\n\n{table}"
 
 
@@ -209,9 +207,9 @@ def _stage_table(stages: Sequence[FinishedStage], reports: Mapping[str, dict[str
             cells = [str(report["total"]), str(report["kept"]), *shares, _percent(report["duplicate_rate"])]
         dev = stage.report.get("dev")
         measures = [_measure(dev.get(name) if isinstance(dev, dict) else None) for name in _MEASURES]
-        rows.append([_text(stage.name), *cells, f"{stage.seconds:.1f}", *measures])
+        rows.append([markdown_text(stage.name), *cells, f"{stage.seconds:.1f}", *measures])
     header += [f"dev {name}" for name in _MEASURES]
-    return "## Stages\n\n" + _table(header, rows, numbers=set(range(1, len(header))))
+    return "## Stages\n\n" + markdown_table(header, rows, numbers=set(range(1, len(header))))
 
 
 def _losses(reports: Mapping[str, dict[str, Any]]) -> str:
@@ -220,12 +218,12 @@ def _losses(reports: Mapping[str, dict[str, Any]]) -> str:
     if not reasons:
         return ""
     rows = [
-        [_text(name), *(str(report["dropped_because"].get(reason, 0)) for reason in reasons)]
+        [markdown_text(name), *(str(report["dropped_because"].get(reason, 0)) for reason in reasons)]
         for name, report in reports.items()
         if report["dropped_because"]
     ]
-    return "## Dropped, and why\n\n" + _table(
-        ["stage", *map(_text, reasons)], rows, numbers=set(range(1, len(reasons) + 1))
+    return "## Dropped, and why\n\n" + markdown_table(
+        ["stage", *map(markdown_text, reasons)], rows, numbers=set(range(1, len(reasons) + 1))
     )
 
 
@@ -233,13 +231,13 @@ def _examples(name: str, report: Mapping[str, Any]) -> str:
     rows = [
         [
             str(level),
-            "kept" if record["kept"] else _text(record["dropped_because"]),
+            "kept" if record["kept"] else markdown_text(record["dropped_because"]),
             "–" if record["predicted"] is None else str(record["predicted"]),
             " ".join(f"{p:.2f}" for p in record["probabilities"]),
-            _text(record["judge"]["verdict"]) if record["judge"] else "",
-            _text(record["query"]),
-            _text(record["document"]["title"]),
-            _text(_clip(record["document"]["text"])),
+            markdown_text(record["judge"]["verdict"]) if record["judge"] else "",
+            markdown_text(record["query"]),
+            markdown_text(record["document"]["title"]),
+            markdown_text(_clip(record["document"]["text"])),
         ]
         for level, samples in enumerate(report["examples"])
         for record in samples["kept"] + samples["dropped"]
@@ -247,7 +245,7 @@ def _examples(name: str, report: Mapping[str, Any]) -> str:
     if not rows:
         return ""
     header = ["level", "fate", "predicted", "probabilities", "judge", "query", "title", "text"]
-    return f"## Examples, {_text(name)}\n\n" + _table(header, rows, numbers={0, 2, 3})
+    return f"## Examples, {markdown_text(name)}\n\n" + markdown_table(header, rows, numbers={0, 2, 3})
 
 
 def _clip(text: str) -> str:
@@ -260,15 +258,3 @@ def _percent(share: float | None) -> str:
 
 def _measure(value: object) -> str:
     return f"{value:.4f}" if isinstance(value, int | float) else "–"
-
-
-def _text(text: str) -> str:
-    """Text on one line in which nothing is markup, and no character controls anything."""
-    return _MARKUP.sub(r"\\\1", " ".join(_CONTROL.sub("\ufffd", text).split()))
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: set[int]) -> str:
-    """A table; columns of numbers are aligned to the right."""
-    rule = ["---:" if column in numbers else "---" for column in range(len(header))]
-    lines = [header, rule, *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
