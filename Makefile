@@ -16,7 +16,7 @@ REPORT = $(BIN)/python -m bench.results_format report bench/results/suites.json 
 ENCODERS = encode_query encode_bulk concurrency score cold_start memory
 
 .DEFAULT_GOAL := help
-.PHONY: encoders export-time native-engine bench-index bench-scale bench-serve index-int8 index-open million pool demo-train llm-real ssra-real real-trained train-real train-speed train-latency help demo test test-all test-core test-optimum test-floor test-newest check lint types sanitize real quantisation bench suites readme clean docs dist wheelhouse
+.PHONY: encoders export-time native-engine bench-index bench-scale bench-serve index-int8 index-open million pool demo-train level-control llm-real ssra-real real-trained train-real train-speed train-latency help demo test test-all test-core test-optimum test-floor test-newest check lint types sanitize real quantisation bench suites readme clean docs dist wheelhouse
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -103,6 +103,9 @@ ssra-real: $(VENV)/.installed-dev ## SSRA and what it should beat on the real da
 
 llm-real: $(VENV)/.installed-dev ## What a language model's grades and queries are worth (../shared), ten hours of one core -> bench/results/llm_labels.json
 	$(BIN)/python -m bench.experiments.llm_labels --shared $(SHARED) --output bench/results/llm_labels.json --work $(WORK)
+
+level-control: $(VENV)/.installed-dev ## How often queries of llm-real's SSRA have the wanted level -> bench/results/level_control.json
+	$(BIN)/python -m bench.experiments.level_control --shared $(SHARED) --output bench/results/level_control.json --outsider "$(WORK)/score_categorical_-_seed_0" --run $(WORK)/llm_2000_200_0/SSRA_with_grades_and_written_queries/SSRA
 
 demo-train: $(VENV)/.installed-dev ## Few labels and a simulated annotator on the sample corpus, minutes -> bench/results/few_sample.json
 	$(BIN)/python -m bench.experiments.few_sample --output bench/results/few_sample.json --work $(WORK)/sample

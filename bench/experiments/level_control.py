@@ -3,7 +3,7 @@
 A score model that learned from all labels and has no part in the method, the outsider, says which level a
 query has. It does not find every level in pairs that people labelled either: the share that it finds there
 is the ceiling, and a writer is measured by it. `make train-real` trains the outsider
-(WORK/score_categorical_-_seed_0); train one that saw no query of test.
+(WORK/score_categorical_-_seed_0), `make llm-real` makes the run, `make level-control` does the rest.
 """
 
 from __future__ import annotations

@@ -52,8 +52,8 @@ def stage_report(records: Iterable[Record], *, examples: int = 3, seed: int = 0)
         * "sources": for each source the numbers of its records of each level.
         * "dropped_because": numbers of records; with "kept" they sum to "total".
         * "queries": number of records with a query.
-        * "duplicate_rate": among annotated and synthesised records with a query, the share whose query was
-          in an earlier record of any source.
+        * "duplicate_rate": among records with a query that are not labelled, the share whose query was in an
+          earlier record of any source.
         * "echo_share": the share of queries that equal their document's title.
         * "query_length": {"mean", "p50", "p95"} in characters.
         * "scripts": the shares of queries with any "han", "latin" or "digit" character.

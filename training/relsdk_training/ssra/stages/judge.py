@@ -47,7 +47,9 @@ def work(job: Job) -> dict[str, Any]:
     chosen = {queries[row] for row in rng.permutation(len(queries))[:count]}
     labelled = job.folder / "labelled.jsonl"
     write_pairs(labelled, [pair for pair in pairs if pair.query in chosen])
-    weak = [job.folder / path.name for path in job.paths(WEAK)]
-    for path in weak:  # those of dev teach nothing, and say how far the others can be believed
-        write_pairs(path, [pair for pair in opinions if pair.query in chosen | of_dev])
+    # Those of dev teach nothing, and say how far the others can be believed.
+    part = [pair for pair in opinions if pair.query in chosen | of_dev]
+    weak = [job.folder / "weak.jsonl"] if part else []
+    for path in weak:
+        write_pairs(path, part)
     return train_scorer(job, labelled, weak, other_seed=1)
