@@ -42,13 +42,14 @@ def at_once(*works, until=None):
 
 def end_of(*threads):
     """Wait until threads have ended; where one does not, fail and say where it is."""
-    end = time.monotonic() + PATIENCE
+    seconds = 1.5 * PATIENCE  # so that what they wait for themselves is told of first
+    end = time.monotonic() + seconds
     for thread in threads:
         thread.join(max(end - time.monotonic(), 0))
     frames = sys._current_frames()
     stuck = [thread for thread in threads if thread.is_alive()]
     where = ["".join(traceback.format_stack(frames.get(thread.ident))) for thread in stuck]
-    assert not stuck, f"{len(stuck)} threads have not ended within {PATIENCE} s: {where[0]}"
+    assert not stuck, f"{len(stuck)} threads have not ended within {seconds:g} s: {where[0]}"
 
 
 def wait_for(condition, seconds=PATIENCE):

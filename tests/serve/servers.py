@@ -83,7 +83,7 @@ class Served:
 
     def __init__(self, url, service, server):
         self.url, self.service, self.server = url, service, server
-        self.http = httpx.Client(base_url=url, timeout=PATIENCE / 2, transport=_OneEach())
+        self.http = httpx.Client(base_url=url, timeout=PATIENCE, transport=_OneEach())
         self.thread = None
 
     def stop(self, number=signal.SIGINT):
