@@ -31,7 +31,7 @@ _COMMANDS = {
     "eval": (
         "relsdk.cli.evaluate",
         "evaluate",
-        "Measure a bundle on labelled pairs, an index or a run on judgements.",
+        "Measure a bundle on labelled pairs, an index or a run on judgements, a judge.",
     ),
     "calibrate": ("relsdk.cli.calibrate", "calibrate", "Fit levels and probabilities on labelled pairs."),
     "model": ("relsdk.cli.model", "model", "Pull a pretrained encoder; show what a bundle holds."),

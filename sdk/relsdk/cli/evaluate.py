@@ -1,4 +1,4 @@
-"""`relsdk eval`: a bundle on labelled pairs, an index or a run on judgements."""
+"""`relsdk eval`: a bundle on labelled pairs, an index or a run on judgements, a judge beside people."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from relsdk.cli._evaluate_index import (
     evaluate_searches,
     search_options,
 )
+from relsdk.cli._evaluate_judge import echo_judge_report, evaluate_judge
 from relsdk.cli.inputs import input_options
 from relsdk.cli.options import json_option, threads_option, variants_option
 from relsdk.cli.output import counted, echo, echo_json, echo_table
@@ -38,10 +39,13 @@ __all__ = ["echo_evaluations", "evaluate", "open_companion"]
 
 @click.command(epilog="Example: relsdk eval bundle test.jsonl --variant fp32")
 @click.argument(
-    "names", metavar="MODEL PAIRS | --index INDEX --queries QUERIES QRELS | --run RUN QRELS", nargs=-1
+    "names",
+    metavar="MODEL PAIRS | --index INDEX --queries QUERIES QRELS | --run RUN QRELS | --judge GRADES PAIRS",
+    nargs=-1,
 )
 @search_options
 @click.option("--run", help="Measure this run file (TREC) against the judgements in QRELS instead.")
+@click.option("--judge", metavar="GRADES", help="Compare these grades of relsdk judge with PAIRS instead.")
 @input_options
 @variants_option
 @click.option("--dim", "truncate_dim", type=int, help="Cut vectors to this dimension.")
@@ -53,6 +57,7 @@ def evaluate(
     names: tuple[str, ...],
     searching: Searching,
     run: str | None,
+    judge: str | None,
     variants: tuple[str, ...],
     truncate_dim: int | None,
     encoder: str | None,
@@ -73,17 +78,20 @@ def evaluate(
     agree with their labels (0-3). A hit that is not judged counts as irrelevant; judged@10 is the share of
     the first ten hits that are.
 
+    With --judge: how far the labels in GRADES, which a language model gave, agree with those that people gave
+    to the same pairs in PAIRS, and what such a judge may be used for.
+
     In tables what measures order (AP, nDCG, recall, ...) is in percent. The rest, and JSON, is not.
     """
     if output is not None:
         check_file_target(output, overwrite=True)
-    if run is not None:
-        if variants or truncate_dim or encoder or threads or searching.is_given:
+    if run is not None or judge is not None:
+        if variants or truncate_dim or encoder or threads or searching.is_given or (run and judge):
             raise InputError(
-                "--run measures without a model; leave out --variant, --dim, --encoder, --threads, and what "
-                "goes with --index"
+                "--run and --judge measure without a model, one at a time; leave out --variant, --dim, "
+                "--encoder, --threads, and what goes with --index"
             )
-        content, show = _of_run(run, names, reading)
+        content, show = _of_run(run, names, reading) if run else _of_judge(judge or "", names, reading)
     elif searching.is_given:
         if truncate_dim or encoder or len(variants) > 1:
             raise InputError(
@@ -111,6 +119,15 @@ def _of_run(run: str, names: tuple[str, ...], reading: Mapping[str, Any]) -> tup
     (qrels,) = _check_count(names, "--run RUN QRELS", 1)
     report = run_report(read_qrels(qrels), read_run(run))
     return report.to_dict(), partial(echo_run_report, report)
+
+
+def _of_judge(
+    grades: str, names: tuple[str, ...], reading: Mapping[str, Any]
+) -> tuple[Any, Callable[[], None]]:
+    """Return what was found of a judge as JSON, and what shows it."""
+    (pairs,) = _check_count(names, "--judge GRADES PAIRS", 1)
+    report = evaluate_judge(grades, pairs, reading)
+    return report.to_dict(), partial(echo_judge_report, report)
 
 
 def _of_pairs(
