@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from relsdk.errors import InputError
 from relsdk.formats import read_pairs, write_pairs
 from relsdk_sample import generate
+from relsdk_sample.annotator import annotate
 from relsdk_training.data.node_files import read_rows
 from relsdk_training.data.pairs import load_pairs
 from relsdk_training.engine.processes import take_tensors, together, value_of
@@ -29,11 +30,13 @@ def nodes(toy_checkpoint, tmp_path_factory):
     """Three folders: `one` has all data, `node-0` and `node-1` have their part, as disks of two machines."""
     root = tmp_path_factory.mktemp("nodes")
     world = generate(seed=5, n_documents=200, n_queries=40)
-    train = list(world.split("train"))
+    dev = world.split("test")
+    train, more = world.split("train")[:-40], world.split("train")[-40:]
     for name in ("one", "node-0", "node-1"):
         (root / name).mkdir()
         shutil.copytree(toy_checkpoint, root / name / "toy")
-        write_pairs(root / name / "dev.jsonl", world.split("test"))
+        write_pairs(root / name / "dev.jsonl", dev)
+        write_pairs(root / name / "weak.jsonl", annotate([*dev, *more]))
     write_pairs(root / "one/train.jsonl", train)
     write_pairs(root / "node-0/train-0.jsonl", train[:CUT])
     write_pairs(root / "node-1/train-1.jsonl", train[CUT:])
@@ -51,7 +54,14 @@ SETTINGS = {
     "run.timeout": 60,
 }
 COMMANDS = {
-    "embed": {"loss.hard_negatives": 2, "loss.cosent": 1.0},
+    "embed": {
+        "loss.hard_negatives": 2,
+        "loss.cosent": 1.0,
+        "loss.wasserstein": 1.0,
+        "data.weak": "['weak.jsonl']",
+        "data.weak_weight": 0.5,
+        "data.human_last": 0.3,
+    },
     "score": {"teacher.checkpoints": "['toy']", "teacher.pairs": "['{pairs}']"},
     "distill": {"model.layers": "[0]", "distill.pairs": "['{pairs}']"},
 }

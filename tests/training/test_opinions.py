@@ -9,6 +9,7 @@ from relsdk.errors import InputError
 from relsdk.formats import write_pairs
 from relsdk.records import Document, LabelledPair
 from relsdk_sample import generate
+from relsdk_sample.annotator import annotate
 from relsdk_training.config.settings import DataConfig
 from relsdk_training.data.lessons import load_splits
 from relsdk_training.data.opinions import compare_opinions, confusion_matrix
@@ -22,11 +23,6 @@ HABITS = np.array(
 
 def pair(query, title, level):
     return LabelledPair(query, Document(title, title), level)
-
-
-def graded(pairs, rng, habits=HABITS):
-    """Return pairs as an annotator with these habits grades them."""
-    return [LabelledPair(p.query, p.document, int(rng.choice(4, p=habits[int(p.level)]))) for p in pairs]
 
 
 def write(folder, **splits):
@@ -58,13 +54,39 @@ def test_the_confusion_comes_near_the_true_one_as_pairs_grow():
     assert errors[-1] < 0.01
 
 
+def spread(right):
+    """Return the habits of an annotator that is right in a share of each level, and else a level beside."""
+    habits = np.diag([right] * 4)
+    for level in range(4):
+        beside = [other for other in (level - 1, level + 1) if 0 <= other < 4]
+        habits[level, beside] = (1 - right) / len(beside)
+    return habits
+
+
+@pytest.mark.parametrize(
+    ("right", "count", "helps"), [(0.6, 40, True), (0.8, 40, True), (0.7, 20, True), (0.8, 20, False)]
+)
+def test_so_many_pairs_are_needed_because_fewer_make_good_opinions_worse(right, count, helps):
+    """Squared distance to P(human level | opinion) of corrected rows, and of opinions as they are."""
+    rng, habits = np.random.default_rng(0), spread(right)
+    chances = habits.sum(axis=0) / 4  # of opinions, levels being as frequent as each other
+    true = (habits / 4 / chances).T
+    believed = chances @ np.square(np.eye(4) - true).sum(axis=1)
+    corrected = []
+    for _ in range(300):
+        labels = rng.integers(4, size=count)
+        opinions = (rng.random(count)[:, None] > habits[labels].cumsum(axis=1)).sum(axis=1).clip(max=3)
+        corrected.append(chances @ np.square(confusion_matrix(opinions, labels) - true).sum(axis=1))
+    assert (np.mean(corrected) < believed) == helps
+
+
 def test_pairs_are_the_same_up_to_case_width_and_spaces_of_the_query():
     same = [pair("ＡＢＣ  红烧肉", "x", 1), pair("abc 红烧肉", "x ", 1)]
     weak = [*same, pair("abc 红烧肉", "X", 2), pair("b", "x", 3)]
     found = compare_opinions(weak, [pair("abc 红烧肉", "x", 0), pair("abc 红烧肉", "x", 2)])
     assert [(p.query, p.document.title) for p in found.pairs] == [("abc 红烧肉", "X"), ("b", "x")]
-    # The grade is repeated and counts once, beside each of two human labels.
-    assert (found.opinions.tolist(), found.labels.tolist()) == ([1, 1], [0, 2])
+    # The opinion is repeated and counts once; of two human labels the first does.
+    assert (found.opinions.tolist(), found.labels.tolist()) == ([1], [0])
 
 
 @pytest.fixture(scope="module")
@@ -75,15 +97,14 @@ def world():
 @pytest.fixture(scope="module")
 def files(world, tmp_path_factory):
     """Labelled pairs, what an annotator says of others and of dev, and written queries."""
-    rng = np.random.default_rng(1)
     train, dev = world.split("train"), world.split("test")
     few, rest = train[:200], train[200:800]
     return write(
         tmp_path_factory.mktemp("opinions"),
         train=few,
         dev=dev[:400],
-        weak=graded(rest, rng),
-        weak_dev=graded(dev[:400], rng),
+        weak=annotate(rest, confusion=HABITS),
+        weak_dev=annotate(dev[:400], confusion=HABITS),
         written=train[800:850],
     )
 
@@ -106,10 +127,11 @@ def test_a_lesson_of_labels_corrected_opinions_and_written_queries(world, files)
     certain = np.eye(4)[[int(p.level) for p in train[:850]]]
     np.testing.assert_array_equal(lesson.targets[:200], certain[:200])
     np.testing.assert_array_equal(lesson.targets[800:], certain[800:])
-    rng = np.random.default_rng(1)
-    opinions = [int(p.level) for p in graded(train[200:800], rng)]
-    of_dev = [int(p.level) for p in graded(world.split("test")[:400], rng)]
-    confusion = confusion_matrix(of_dev, [int(p.level) for p in world.split("test")[:400]])
+    dev = world.split("test")[:400]
+    opinions, of_dev = (
+        [int(p.level) for p in annotate(pairs, confusion=HABITS)] for pairs in (train[200:800], dev)
+    )
+    confusion = confusion_matrix(of_dev, [int(p.level) for p in dev])
     np.testing.assert_allclose(lesson.targets[200:800], confusion[opinions], rtol=1e-6)
     np.testing.assert_array_equal(lesson.pairs.labels[200:800], confusion[opinions].argmax(axis=1))
     np.testing.assert_allclose(lesson.targets.sum(axis=1), 1, rtol=1e-6)

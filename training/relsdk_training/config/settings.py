@@ -132,7 +132,7 @@ class LossConfig:
         cosent: Weight of CoSENT.
         cosent_temperature: Of CoSENT.
         ordinal: Weight of the ordinal term on the cosine.
-        wasserstein: Weight of the list-wise Wasserstein term.
+        wasserstein: Weight of the list-wise Wasserstein term, at the first temperature.
     """
 
     info_nce: float = 1.0

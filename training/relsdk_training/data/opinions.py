@@ -12,7 +12,6 @@ Shape letters: T pairs graded twice, L = 4 levels.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -28,8 +27,9 @@ __all__ = ["Opinions", "compare_opinions", "confusion_matrix"]
 
 # Of the smoothing, in pairs: as much as one pair of each level.
 _STRENGTH = 4.0
-# Pairs graded twice, ten an opinion. A row's numbers are then known to about 0.15 (sqrt(0.6 * 0.4 / 10) for
-# an opinion that is right in 60 %), and believing the opinion is wrong by 0.4.
+# Pairs graded twice. From so many on, rows are nearer to the true P(human level | opinion) than opinions are
+# that are right in up to 80 %: simulated, the squared distances are 0.06 and, at 60 %, 0.28 to 0.50; at 80 %,
+# 0.08 to 0.18. From 20 pairs on they would be for opinions that are right in up to 70 %.
 _NEEDED = 40
 
 
@@ -39,8 +39,8 @@ class Opinions:
 
     Attributes:
         pairs: Those that nobody else labelled.
-        twice: Those that people labelled too, with the model's grade.
-        opinions: (T,) int64 opinion of each pair that people labelled too, once for each human label.
+        twice: The T pairs that people labelled too, with the model's grade.
+        opinions: (T,) int64 the model's level of each of them.
         labels: (T,) int64 human level.
     """
 
@@ -82,23 +82,22 @@ def compare_opinions(weak: Iterable[LabelledPair], labelled: Iterable[LabelledPa
         labelled: Pairs with a human label.
 
     Returns:
-        The others in their order, and both grades of those taken out; a grade that is repeated counts once.
+        The others in their order, and both grades of those taken out. An opinion that is repeated counts
+        once; of two human labels of a pair, the first.
     """
-    human: dict[tuple[str, str], list[int]] = defaultdict(list)
+    human: dict[tuple[str, str], int] = {}
     for pair in labelled:
-        human[_key(pair)].append(int(pair.level))
+        human.setdefault(_key(pair), int(pair.level))
     alone: list[LabelledPair] = []
-    both: list[LabelledPair] = []
-    twice: dict[tuple[tuple[str, str], int], list[int]] = {}
+    twice: dict[tuple[tuple[str, str], int], LabelledPair] = {}
     for pair in weak:
         if (key := _key(pair)) in human:
-            twice[key, int(pair.level)] = human[key]
-            both.append(pair)
+            twice.setdefault((key, int(pair.level)), pair)
         else:
             alone.append(pair)
-    grades = [(opinion, level) for (_, opinion), levels in twice.items() for level in levels]
-    opinions, labels = np.array(grades, dtype=np.int64).reshape(-1, 2).T
-    return Opinions(alone, both, opinions, labels)
+    opinions = np.array([opinion for _, opinion in twice], dtype=np.int64)
+    labels = np.array([human[key] for key, _ in twice], dtype=np.int64)
+    return Opinions(alone, list(twice.values()), opinions, labels)
 
 
 def confusion_matrix(opinions: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]:

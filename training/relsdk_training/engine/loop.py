@@ -110,8 +110,7 @@ def train(
 
     Raises:
         TrainingError: The loss or the gradient is not finite; the last checkpoint is untouched.
-        InputError: The checkpoint to resume from is of another run or architecture, there is no batch, or
-            patience would have nothing to go by.
+        InputError: The checkpoint to resume from is of another run or architecture, or there is no batch.
     """
     trainer = _Trainer(objective, optimiser, run, metric, identity, about, resume=resume)
     progress = trainer.progress
