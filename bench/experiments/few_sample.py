@@ -152,7 +152,7 @@ def run(config: FewConfig) -> dict[str, Any]:
         **measures,
         "accuracy": round(grading["accuracy"], 4),
         "qwk": round(grading["qwk"], 4),
-        "confusion": content["opinions"]["confusion"],
+        "confusion": (content["opinions"] or {}).get("confusion"),
         "best_step": content["training"]["best_step"],
         "seconds": round(time.perf_counter() - started, 1),
     }

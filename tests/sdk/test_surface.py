@@ -20,9 +20,9 @@ PACKAGES = {
 # answer, which a server runs in batches, and the client; J shards and workers, stores, and parts for other
 # programs; K the native engine; L the simulated annotator, opinions with their confusion, and losses of
 # distributions.
-# L also rubrics, graders behind an endpoint, and what goes from few labels to a bundle.
-# # L also rubrics, graders behind an endpoint, and how far they agree with people.
-MOST = 696
+# L also rubrics, graders behind an endpoint and how far they agree with people, and what goes from few labels
+# to a bundle.
+MOST = 701
 FILES = {
     path: ast.parse(path.read_text(encoding="utf-8"))
     for name, root in PACKAGES.items()

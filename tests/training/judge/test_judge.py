@@ -112,7 +112,7 @@ def test_what_it_takes_is_said_before(server, judge, pairs):
 
 
 def test_it_asks_on_a_terminal(server, judge, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "_is_interactive", lambda: True)
+    monkeypatch.setattr(cli, "is_interactive", lambda: True)
     monkeypatch.setattr("click.confirm", lambda question, err: False)
     code, out, err = judge("--endpoint", server.url)
     assert (code, out) == (0, "")
@@ -131,7 +131,7 @@ def test_what_was_answered_is_not_asked_again(server, judge, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"pairs.jsonl", "grades.recording.jsonl"}
     code, _, err = judge("--endpoint", server.url, "--json")
     assert code == 0
-    assert "qwen: 3 questions (2 of 5 pairs need none)" in err
+    assert "qwen: 3 questions (2 of 5 need none)" in err
     assert len(server.bodies) == 6
     first = (tmp_path / "grades.jsonl").read_bytes()
     code, _, err = judge("--endpoint", server.url)

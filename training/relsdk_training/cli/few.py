@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -95,6 +94,7 @@ def few(
     What is done is not done again, and no question is asked twice: the same command goes on where a run was
     stopped. CONFIG is a TOML file [default: relsdk's own few.toml].
     """
+    from relsdk_training.cli.judge import echo_cost, is_interactive
     from relsdk_training.config.few import FewConfig
     from relsdk_training.config.files import load_config
 
@@ -109,11 +109,11 @@ def few(
             progress.finish()
             echo(note, err=True)
 
-        def on_questions(plan: Mapping[str, Any]) -> None:
+        def on_questions(cost: Any) -> None:
             progress.finish()
-            _tell_questions(plan, price)
-            if not yes and sys.stdin.isatty():
-                click.confirm("Ask the language model?", abort=True, err=True)
+            echo_cost(cost, settings.endpoint.name, 1, price)
+            if cost.questions and not yes and is_interactive():
+                click.confirm("Go on?", abort=True, err=True)
 
         result = train_few(settings, on_note=on_note, on_progress=progress, on_questions=on_questions)
     if as_json:
@@ -128,8 +128,3 @@ def few(
 def _toml(value: str | tuple[str, ...]) -> str:
     """Return a path, or several, as a setting is written; a JSON string is one of TOML."""
     return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
-
-
-def _tell_questions(plan: Mapping[str, Any], price: tuple[float, float] | None) -> None:
-    """Say what will be asked, before it is."""
-    echo(str(plan), err=True)

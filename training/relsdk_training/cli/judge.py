@@ -17,7 +17,7 @@ from relsdk.files.folders import check_file_target
 from relsdk.formats import read_pairs
 from relsdk.progress import Progress
 
-__all__ = ["judge"]
+__all__ = ["echo_cost", "is_interactive", "judge"]
 
 
 @click.command(
@@ -105,8 +105,8 @@ def judge(
     )
     if replay is None:
         cost = count_cost(grader, ungraded)
-        _echo_cost(cost, model, samples, price)
-        if cost.questions and not yes and _is_interactive() and not click.confirm("Go on?", err=True):
+        echo_cost(cost, model, samples, price)
+        if cost.questions and not yes and is_interactive() and not click.confirm("Go on?", err=True):
             echo("nothing was asked", err=True)
             return
     with Progress() as progress:
@@ -130,11 +130,11 @@ def _recording_of(output: Path) -> Path:
     return output.with_name(name).with_suffix(".recording.jsonl")
 
 
-def _echo_cost(cost: Any, model: str, samples: int, price: tuple[float, float] | None) -> None:
+def echo_cost(cost: Any, model: str, samples: int, price: tuple[float, float] | None) -> None:
     """Say what will be asked; nothing is known of the model's tokens, so they are estimated."""
     done = cost.pairs - cost.questions
     answers = "" if samples == 1 else f", {samples} answers each"
-    known = f" ({done:,} of {cost.pairs:,} pairs need none)" if done else ""
+    known = f" ({done:,} of {cost.pairs:,} need none)" if done else ""
     money = f", about {cost.price(*price):,.2f} at that price" if price else ""
     echo(
         f"{model}: {counted(cost.questions, 'question')}{known}{answers}; estimated from characters, "
@@ -143,5 +143,6 @@ def _echo_cost(cost: Any, model: str, samples: int, price: tuple[float, float] |
     )
 
 
-def _is_interactive() -> bool:
+def is_interactive() -> bool:
+    """Whether somebody sits at a terminal who can answer."""
     return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -52,6 +53,17 @@ class Opinions:
     def confusion(self) -> NDArray[np.float64] | None:
         """Return P(human level | opinion), see `confusion_matrix`; None of too few pairs."""
         return confusion_matrix(self.opinions, self.labels) if len(self.labels) >= _NEEDED else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return in a JSON form how many opinions there are, of which levels, and what they are worth."""
+        confusion = self.confusion()
+        levels = np.array([int(pair.level) for pair in self.pairs], dtype=np.int64)
+        return {
+            "levels": np.bincount(levels, minlength=NUM_LEVELS).tolist(),
+            "graded_by_people_too": len(self.labels),
+            "confusion": None if confusion is None else confusion.round(4).tolist(),
+            "told": self.describe(),
+        }
 
     def describe(self) -> str:
         """Say how many opinions there are, how many people gave too, and how far both agree."""

@@ -10,7 +10,7 @@ from typing import Any
 from relsdk.files.folders import write_file_atomically
 from relsdk.levels import NUM_LEVELS
 from relsdk_training.few._data import DEV_LABELS
-from relsdk_training.ssra.markdown import markdown_table, markdown_text
+from relsdk_training.ssra.markdown import markdown_table, markdown_text, opinions_section
 
 __all__ = ["describe_run", "write_report"]
 
@@ -18,40 +18,38 @@ _MEASURES = {"mean_ap": "mean AP", "ap_1": "AP>=1", "ap_2": "AP>=2", "ap_3": "AP
 _LEVELS = [f"level {level}" for level in range(NUM_LEVELS)]
 
 
-def describe_run(reports: Mapping[str, Mapping[str, Any]], asked: Mapping[str, Any]) -> dict[str, Any]:
+def describe_run(reports: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return what a run has to say.
 
     Args:
         reports: Of its stages, by their names.
-        asked: What a language model was asked; empty where none was.
 
     Returns:
-        A JSON object: `asked`, `answers` (the reports of judging and writing), `pairs` of each level by what
-        they are, `opinions` (how far they can be believed), `training`, `levels` (of each variant, on queries
-        they were not fitted on), `measures`, `notes` and `next`, in words.
+        A JSON object: `asked` (of a language model, by stage), `pairs` of each level by what they are,
+        `opinions` (see `Opinions.to_dict`; None without any), `training`, `levels` (of each variant, on
+        queries they were not fitted on), `bytes`, `measures`, `notes` and `next`, in words.
     """
     by_name = {name.partition("-")[2]: report for name, report in reports.items()}
-    data, trained = by_name["data"], by_name["train"]
+    data, trained, opinions = by_name["data"], by_name["train"], by_name["train"]["opinions"]
     return {
-        "asked": dict(asked),
-        "answers": {name: dict(by_name[name]) for name in ("judge", "write") if name in by_name},
+        "asked": {name: dict(by_name[name]) for name in ("judge", "write") if name in by_name},
         "pairs": {
             "labels": data["train"],
             "dev": data["dev"],
-            "opinions": trained["weak"],
+            "opinions": opinions["levels"] if opinions else [0] * NUM_LEVELS,
             "written queries": trained["written"],
         },
-        "opinions": {name: trained[name] for name in ("opinions", "graded_twice", "confusion")},
+        "opinions": opinions,
         "training": {name: trained[name] for name in ("steps", "best_step", "dev")},
         "levels": {one["variant"]: one["grading"] for one in by_name["bundle"]["calibrations"]},
         "bytes": by_name["bundle"]["bytes"],
         "measures": by_name["eval"],
-        "notes": _notes(data, trained),
+        "notes": _notes(data, opinions),
         "next": _next(data, trained),
     }
 
 
-def _notes(data: Mapping[str, Any], trained: Mapping[str, Any]) -> list[str]:
+def _notes(data: Mapping[str, Any], opinions: Mapping[str, Any] | None) -> list[str]:
     """Say what was decided, and what could not be done."""
     notes = []
     labels, dev = sum(data["train"]), sum(data["dev"])
@@ -72,8 +70,8 @@ def _notes(data: Mapping[str, Any], trained: Mapping[str, Any]) -> list[str]:
             "The bundle ranks, and has no levels: they are fitted on 50 labelled pairs of 5 queries or more, "
             "in which each level is both reached and missed."
         )
-    if sum(trained["weak"]) and trained["confusion"] is None:
-        notes.append(f"Opinions were not corrected: {trained['opinions']}.")
+    if opinions and opinions["confusion"] is None:
+        notes.append(f"{opinions['told']}.")
     return notes
 
 
@@ -89,7 +87,7 @@ def _next(data: Mapping[str, Any], trained: Mapping[str, Any]) -> list[str]:
         )
     elif not data["calibrates"]:
         advice.append("Label more pairs for --dev, of other queries, until levels can be fitted.")
-    if sum(trained["weak"]) + sum(trained["written"]) == 0:
+    if not trained["opinions"] and not sum(trained["written"]):
         advice.append("Let a language model help: --endpoint URL --model NAME --unlabelled FILE.")
     if dev and labels >= 2000:
         advice.append("With so many labels, compare with relsdk train embed on them alone.")
@@ -109,9 +107,9 @@ def write_report(folder: Path, content: Mapping[str, Any]) -> Path:
         f"# {markdown_text(folder.resolve().name)}",
         f"Bundle: `{content['bundle']}`",
         _list(content["notes"]),
-        _asked(content),
+        _asked(content["asked"]),
         _pairs(content["pairs"]),
-        _confusion(content["opinions"]),
+        opinions_section(content["opinions"]) if content["opinions"] else "",
         _measures(content),
         _grades(content["levels"]),
         _seconds(content["seconds"]),
@@ -122,15 +120,17 @@ def write_report(folder: Path, content: Mapping[str, Any]) -> Path:
     return path
 
 
-def _asked(content: Mapping[str, Any]) -> str:
-    if not content["asked"]:
+def _asked(asked: Mapping[str, Mapping[str, int]]) -> str:
+    if not asked:
         return ""
     rows = [
-        [markdown_text(name), markdown_text(str(value))]
-        for part in (content["asked"], *content["answers"].values())
-        for name, value in part.items()
+        [name, markdown_text(what), f"{n:,}"] for name, counts in asked.items() for what, n in counts.items()
     ]
-    return "## Asked of the language model\n\n" + markdown_table(["what", "how many"], rows, numbers={1})
+    table = markdown_table(["stage", "what", "number"], rows, numbers={2})
+    note = (
+        "Tokens are estimated from characters. The answers are in answers.jsonl, unless settings say where."
+    )
+    return f"## Asked of the language model\n\n{table}\n\n{note}"
 
 
 def _pairs(pairs: Mapping[str, Sequence[int]]) -> str:
@@ -141,28 +141,6 @@ def _pairs(pairs: Mapping[str, Sequence[int]]) -> str:
         + markdown_table(["pairs", *_LEVELS, "all"], rows, numbers={1, 2, 3, 4, 5})
         + f"\n\n{note}"
     )
-
-
-def _confusion(opinions: Mapping[str, Any]) -> str:
-    """How people label pairs of each opinion: counts, and the shares that correct the opinions."""
-    if not opinions["graded_twice"]:
-        return ""
-    rows = []
-    for opinion in range(NUM_LEVELS):
-        labels = [label for said, label in opinions["graded_twice"] if said == opinion]
-        counts = [str(labels.count(level)) for level in range(NUM_LEVELS)]
-        shares = [f"{share:.2f}" for share in opinions["confusion"][opinion]] if opinions["confusion"] else []
-        rows.append([f"opinion {opinion}", *counts, *shares])
-    header = ["", *(f"people: {level}" for level in range(NUM_LEVELS))]
-    if opinions["confusion"]:
-        header += [f"P({level})" for level in range(NUM_LEVELS)]
-    numbers = set(range(1, len(header)))
-    parts = (
-        "## Opinions",
-        markdown_text(opinions["opinions"]),
-        markdown_table(header, rows, numbers=numbers),
-    )
-    return "\n\n".join(parts)
 
 
 def _measures(content: Mapping[str, Any]) -> str:

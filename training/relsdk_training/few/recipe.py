@@ -15,7 +15,7 @@ from relsdk_training.config.settings import DataConfig, EmbedConfig
 from relsdk_training.data.opinions import compare_opinions
 from relsdk_training.data.pairs import load_pairs
 from relsdk_training.engine.identity import training_identity
-from relsdk_training.few._ask import Asking, check_endpoint
+from relsdk_training.few._ask import Asking, OnQuestions, check_endpoint
 from relsdk_training.few._bundle import check_export, make_bundle, measure_bundle
 from relsdk_training.few._data import SPLITS, data_identity, level_counts, make_data
 from relsdk_training.few._report import describe_run, write_report
@@ -27,7 +27,7 @@ from relsdk_training.ssra.stage_runner import FinishedStage, Stage, StageRunner
 __all__ = ["FewResult", "train_few"]
 
 # Folders of the stages: the same whatever stages are left out.
-DATA, WRITE = "01-data", "03-write"
+DATA, JUDGE, WRITE = "01-data", "02-judge", "03-write"
 TRAIN, BUNDLE, EVAL = "04-train", "05-bundle", "06-eval"
 Do = Callable[[str, Any, Sequence[str], Callable[[Path], Mapping[str, Any]]], FinishedStage]
 
@@ -52,7 +52,7 @@ def train_few(
     *,
     on_note: OnNote = lambda note: None,
     on_progress: OnProgress = lambda stage, done, total: None,
-    on_questions: Callable[[Mapping[str, Any]], None] = lambda plan: None,
+    on_questions: OnQuestions = lambda cost: None,
 ) -> FewResult:
     """Go from few labels or none to a calibrated bundle, or do what is not done of it yet.
 
@@ -60,8 +60,8 @@ def train_few(
         config: See `FewConfig`.
         on_note: Called with lines for people.
         on_progress: Called with a stage's name, how much of it is done, and of how much.
-        on_questions: Called before a language model is asked anything, with how much it will be asked: see
-            `Asking.plan`. What it raises ends the run.
+        on_questions: Called before a language model is asked anything, with what asking will cost. What it
+            raises ends the run.
 
     Raises:
         InputError: The configuration or the data is wrong.
@@ -78,8 +78,8 @@ def train_few(
         return stages[name]
 
     try:
-        asking = _run(config, do, on_note, on_progress, on_questions)
-        content = describe_run({name: stage.report for name, stage in stages.items()}, asking)
+        _run(config, do, on_note, on_progress, on_questions)
+        content = describe_run({name: stage.report for name, stage in stages.items()})
         seconds = {name: stage.seconds for name, stage in stages.items()}
         bundle = stages[BUNDLE].folder / "bundle"
         content |= {"bundle": str(bundle), "seconds": seconds}
@@ -119,13 +119,17 @@ def _run(
     do: Do,
     on_note: OnNote,
     on_progress: OnProgress,
-    on_questions: Callable[[Mapping[str, Any]], None],
-) -> Mapping[str, Any]:
-    """Do stage after stage; return what was asked of a language model."""
+    on_questions: OnQuestions,
+) -> None:
+    """Do stage after stage."""
     data = do(DATA, data_identity(config), (), partial(make_data, config))
     weak, written = config.data.weak, config.data.written
     reads = [DATA]
     asking = Asking(config, data.folder, data.report, on_progress, on_questions)
+    if asking.grades:
+        do(JUDGE, asking.identity("grade"), (DATA,), asking.grade)
+        weak = (str(data.folder.parent / JUDGE / "grades.jsonl"),)
+        reads.append(JUDGE)
     if asking.writes:
         do(WRITE, asking.identity("write"), (DATA,), asking.write)
         written = (str(data.folder.parent / WRITE / "written.jsonl"),)
@@ -148,7 +152,6 @@ def _run(
         (BUNDLE, *(f"{DATA}/{path.name}" for path in measured.values())),
         lambda folder: measure_bundle(bundle.folder / "bundle", measured, on_note),
     )
-    return asking.plan
 
 
 def _embed_settings(
@@ -178,12 +181,8 @@ def _train(
     data = settings.data
     labelled = [pair for path in (data.train, data.dev) if path for pair in load_pairs(path)]
     opinions = compare_opinions((pair for path in data.weak for pair in load_pairs(path)), labelled)
-    confusion = opinions.confusion()
     return {
         **report,
-        "weak": level_counts(opinions.pairs),
+        "opinions": opinions.to_dict() if data.weak else None,
         "written": level_counts(pair for path in data.written for pair in load_pairs(path)),
-        "graded_twice": list(zip(opinions.opinions.tolist(), opinions.labels.tolist(), strict=True)),
-        "confusion": None if confusion is None else confusion.round(4).tolist(),
-        "opinions": opinions.describe() if data.weak else "",
     }

@@ -23,24 +23,32 @@ from relsdk.records import Document, LabelledPair
 from relsdk_training.data.text import document_text, normal_form
 from relsdk_training.judge.grader import EndpointGrader, Opinion
 
-__all__ = ["count_cost", "grade_pairs", "read_ungraded", "without_pairs"]
+__all__ = [
+    "ANSWER_TOKENS",
+    "Cost",
+    "count_cost",
+    "count_tokens",
+    "grade_pairs",
+    "read_ungraded",
+    "without_pairs",
+]
 
 Pair = tuple[str, Document]
 OnProgress = Callable[[int, int], None]
 # Tokens a character: English has four characters a token, Chinese one or two.
 _PLAIN, _OTHER = 0.25, 1.0
 # Tokens of an answer: a level and a sentence.
-_ANSWER_TOKENS = 60
+ANSWER_TOKENS = 60
 _HUMAN = "human_label"
 _OPINION = ("label", "probabilities", "reason")
 
 
 @dataclass(frozen=True, slots=True)
-class _Cost:
-    """What grading pairs takes, estimated from characters.
+class Cost:
+    """What asking a language model takes, estimated from characters.
 
     Attributes:
-        pairs: Pairs to grade.
+        pairs: Pairs to grade, or queries to write.
         questions: Of them, those that the endpoint has to be asked about.
         tokens_in: Of all questions, read once for each answer.
         tokens_out: Of all answers.
@@ -111,7 +119,7 @@ def without_pairs(examples: Iterable[LabelledPair], pairs: Iterable[Pair]) -> li
     return [pair for pair in examples if _key(pair.query, pair.document) not in graded]
 
 
-def count_cost(grader: EndpointGrader, pairs: Sequence[Pair]) -> _Cost:
+def count_cost(grader: EndpointGrader, pairs: Sequence[Pair]) -> Cost:
     """Estimate what grading pairs takes; pairs whose answers are recorded cost nothing."""
     texts: dict[str, str] = {}  # by pair: what is there twice is asked once where answers are recorded
     for query, document in pairs:
@@ -120,8 +128,8 @@ def count_cost(grader: EndpointGrader, pairs: Sequence[Pair]) -> _Cost:
             texts[json.dumps([query, text])] = "".join(
                 message["content"] for message in grader.messages(query, text)
             )
-    tokens_in = sum(map(_count_tokens, texts.values())) * grader.samples
-    return _Cost(len(pairs), len(texts), round(tokens_in), len(texts) * grader.samples * _ANSWER_TOKENS)
+    tokens_in = sum(map(count_tokens, texts.values())) * grader.samples
+    return Cost(len(pairs), len(texts), round(tokens_in), len(texts) * grader.samples * ANSWER_TOKENS)
 
 
 def grade_pairs(
@@ -179,6 +187,7 @@ def _key(query: str, document: Document) -> tuple[str, str]:
     return normal_form(query), document_text(document)
 
 
-def _count_tokens(text: str) -> float:
+def count_tokens(text: str) -> float:
+    """Estimate how many tokens a text has; nothing is known of the model's own."""
     plain = sum(character.isascii() for character in text)
     return plain * _PLAIN + (len(text) - plain) * _OTHER

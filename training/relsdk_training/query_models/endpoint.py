@@ -92,7 +92,7 @@ class EndpointQueryModel:
             TrainingError: The endpoint refuses or keeps failing, or writes nothing, or the same again and
                 again; see `UselessAnswers`.
         """
-        conversations = [self._messages(request, seed) for request in requests]
+        conversations = [self.messages(request, seed) for request in requests]
         written = []
         for messages in conversations:
             answers = self._endpoint.ask(messages, temperature=self._temperature, seed=seed, samples=samples)
@@ -111,7 +111,7 @@ class EndpointQueryModel:
                 "finished work is kept and the same command goes on from there"
             )
 
-    def _messages(self, request: QueryRequest, seed: int) -> list[dict[str, str]]:
+    def messages(self, request: QueryRequest, seed: int) -> list[dict[str, str]]:
         """Return the conversation: examples of the wanted level come last, next to the question."""
         wanted = parse_level(request.level)
         chance = random.Random(f"{seed} {wanted:d} {request.document}")

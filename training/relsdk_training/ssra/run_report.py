@@ -11,7 +11,7 @@ from relsdk.errors import InputError, MissingExtraError, TrainingError
 from relsdk.files.atomic import output_file
 from relsdk.files.folders import check_file_target, write_file_atomically
 from relsdk.levels import NUM_LEVELS
-from relsdk_training.ssra.markdown import markdown_table, markdown_text
+from relsdk_training.ssra.markdown import markdown_table, markdown_text, opinions_section
 from relsdk_training.ssra.pair_records import has_records, read_records
 from relsdk_training.ssra.stage_report import stage_report
 from relsdk_training.ssra.stage_runner import FinishedStage, read_stages
@@ -114,17 +114,7 @@ def _levels(reports: Mapping[str, dict[str, Any]], figures: _Figures) -> str:
 def _opinions(stages: Sequence[FinishedStage]) -> str:
     """What a language model's grades are worth, where people graded the same pairs."""
     told = [stage.report["opinions"] for stage in stages if "opinions" in stage.report]
-    if not told:
-        return ""
-    parts = ["## Opinions", f"{markdown_text(told[-1]['told'])}."]
-    if confusion := told[-1]["confusion"]:
-        rows = [
-            [str(level), str(count), *(f"{share:.2f}" for share in row)]
-            for level, count, row in zip(_LEVELS, told[-1]["levels"], confusion, strict=True)
-        ]
-        header = ["opinion", "pairs", *(f"people say {level}" for level in _LEVELS)]
-        parts.append(markdown_table(header, rows, numbers=set(range(len(header)))))
-    return "\n\n".join(parts)
+    return opinions_section(told[-1]) if told else ""
 
 
 def _is_balance(name: str) -> bool:

@@ -21,7 +21,6 @@ from relsdk.levels import NUM_LEVELS
 from relsdk.records import Document, LabelledPair
 from relsdk_training.config.ssra import SsraConfig, UnlabelledConfig
 from relsdk_training.data.lessons import read_opinions
-from relsdk_training.data.opinions import Opinions
 from relsdk_training.data.pairs import read_splits
 from relsdk_training.data.text import document_text, normal_form
 from relsdk_training.engine.identity import section_identity
@@ -109,22 +108,11 @@ def work(job: Job) -> dict[str, Any]:
     if config.data.weak:
         write_pairs(folder / "weak.jsonl", [*opinions.twice, *opinions.pairs])
         job.on_note(opinions.describe())
-        report["opinions"] = _about(opinions)
+        report["opinions"] = opinions.to_dict()
     if config.data.written:
         _write_queries(folder, written, config.run.shard)
         report["written"] = _counts(written).tolist()
     return report
-
-
-def _about(opinions: Opinions) -> dict[str, Any]:
-    """Report how many opinions there are, of which levels, and what they are worth."""
-    confusion = opinions.confusion()
-    return {
-        "levels": _counts(opinions.pairs).tolist(),
-        "graded_by_people_too": len(opinions.labels),
-        "confusion": None if confusion is None else confusion.round(4).tolist(),
-        "told": opinions.describe(),
-    }
 
 
 def _write_queries(folder: Path, pairs: Sequence[LabelledPair], size: int) -> None:
