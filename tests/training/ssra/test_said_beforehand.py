@@ -13,6 +13,7 @@ import pytest
 from relsdk.errors import InputError
 from relsdk.formats import read_pairs, write_pairs
 from relsdk.records import Document, LabelledPair
+from relsdk.shards.runner import LocalRunner
 from relsdk_sample import generate
 from relsdk_sample.annotator import annotate, write_queries
 from relsdk_training.config.files import config_from_dict, load_config
@@ -22,7 +23,7 @@ from relsdk_training.data.lessons import load_splits
 from relsdk_training.data.opinions import confusion_matrix
 from relsdk_training.ssra._shards import read_lines, read_shards
 from relsdk_training.ssra.pair_records import document_of, labelled_key, read_records
-from relsdk_training.ssra.recipe import train_ssra
+from relsdk_training.ssra.recipe import plan_stages, train_ssra
 from tests.training.ssra.test_run import KILLED, artefacts
 
 LABELLED, OPINIONS = 120, 120
@@ -244,6 +245,21 @@ def test_killed_here_and_there_it_resumes_to_the_same_artefacts(told, tmp_path):
     ends = [json.loads(line)[:2] for line in done.stdout.splitlines() if line.startswith("[")]
     assert ends == [*([stage, -9] for stage in stages), ["none", 0]]
     assert artefacts(tmp_path / "run") == artefacts(run)
+
+
+@pytest.mark.slow
+def test_two_workers_make_what_one_makes(told, tmp_path):
+    config = load_config(SsraConfig, None, [*told[0], "run.threads=1"])
+    made = []
+    for workers in (1, 2):
+        planned = plan_stages(config, 1, shard_runner=LocalRunner(workers))
+        (stage,) = (one.stage for one in planned if one.stage.name == "89-filter-written")
+        folder = tmp_path / str(workers)
+        folder.mkdir()
+        report = stage.make(folder)
+        made.append((report, {path.name: path.read_bytes() for path in folder.glob("records-*.jsonl")}))
+    assert made[0] == made[1]
+    assert len(made[0][1]) > 2
 
 
 def test_the_reports_know_of_them(told, relsdk):

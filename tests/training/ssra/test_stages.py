@@ -14,7 +14,7 @@ from relsdk.shards.runner import LocalRunner
 from relsdk_training.config.files import load_config
 from relsdk_training.config.ssra import SsraConfig
 from relsdk_training.ssra._shards import read_lines, write_lines
-from relsdk_training.ssra.job import DEV, Job
+from relsdk_training.ssra.job import DEV, LABELLED, WEAK, Job
 from relsdk_training.ssra.pair_records import read_records
 from relsdk_training.ssra.stages import embed
 from tests.threads import Server
@@ -65,6 +65,8 @@ def test_a_measure_that_dev_does_not_support_is_left_out(whole, files, tmp_path)
     sources = {
         "balance/pairs.jsonl": [whole[2] / "stages/90-balance/pairs.jsonl"],
         DEV: [tmp_path / "dev.jsonl"],
+        LABELLED: [],  # a run without opinions does not read them here
+        WEAK: [],
     }
     (tmp_path / "91-embed").mkdir()
     config = load_config(SsraConfig, None, whole[0])
