@@ -208,6 +208,27 @@ def test_wasserstein_learns_the_order_of_lists():
     ] * 2
 
 
+def test_autocast_costs_no_digits():
+    queries, documents, targets, weights = (x.float() for x in batch(12))
+    keys = torch.arange(12) // 3, torch.arange(12) % 5
+    scores = torch.nn.functional.cosine_similarity(queries, documents)
+
+    def losses():
+        return torch.stack(
+            [
+                label_weighted_info_nce(queries, documents, targets, temperature=0.1, row_weights=weights)[0],
+                cosent(scores, targets, weights=weights),
+                batch_wasserstein(
+                    queries, documents, targets, *keys, temperature=0.1, weights=weights
+                ).float(),
+            ]
+        )
+
+    plain = losses()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(losses(), plain, rtol=1e-6, atol=1e-6)
+
+
 FIVE, SIX = torch.ones(5), torch.ones(6)
 
 

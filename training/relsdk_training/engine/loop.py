@@ -8,10 +8,9 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,10 @@ from accelerate import Accelerator
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from relsdk.errors import InputError, TrainingError
+from relsdk.errors import TrainingError
 from relsdk_training.config.settings import OptimiserConfig, RunConfig
 from relsdk_training.engine._log import RunLog
+from relsdk_training.engine._schedule import count_steps, steps_to_do
 from relsdk_training.engine.checkpoint import (
     Progress,
     load_training_state,
@@ -39,7 +39,6 @@ from relsdk_training.engine.processes import (
     average_gradients,
     is_first,
     rank,
-    share,
     take_weights,
     together,
     value_of,
@@ -118,7 +117,7 @@ def train(
         trainer.evaluate()
     stopped = "finished"
     with InterruptAfterStep() as interrupt:
-        for group, ends_epoch in _steps(objective, run, progress.step, trainer.total, human_last):
+        for group, ends_epoch in steps_to_do(objective, run, progress.step, trainer.total, human_last):
             if run.patience and progress.without_improvement >= run.patience:
                 stopped = "patience"
                 break
@@ -170,7 +169,7 @@ class _Trainer:
         self.folder = Path(run.output)
         if is_first():  # the others may have no such place
             self.folder.mkdir(parents=True, exist_ok=True)
-        self.total = run.max_steps or sum(_steps_in(objective, run, epoch) for epoch in range(run.epochs))
+        self.total = run.max_steps or count_steps(objective, run)
         objective.module.to(self.device)
         self.parameters = [item for item in objective.module.parameters() if item.requires_grad]
         self.max_norm = optimiser.max_grad_norm
@@ -263,54 +262,9 @@ class _Trainer:
             self.log.write(kind, self.progress.step, values)
 
 
-def _steps(
-    objective: Objective, run: RunConfig, done: int, total: int, human_last: float
-) -> Iterator[tuple[list[Any], bool]]:
-    """Yield the batches of each optimiser step that is not done yet, and whether it ends its epoch.
-
-    The last share of the steps goes over what people labelled, again and again; no epoch ends there.
-    """
-    mixed = total - (max(1, round(human_last * total)) if human_last else 0)
-    if done < mixed:
-        yield from islice(_passes(objective.batches, run.accumulation), done, mixed)
-    first = max(done, mixed) - mixed
-    for group, _ in islice(
-        _passes(partial(objective.batches, human=True), run.accumulation), first, total - mixed
-    ):
-        yield group, False
-
-
-def _passes(
-    batches_of: Callable[[int], Sequence[Any]], accumulation: int
-) -> Iterator[tuple[list[Any], bool]]:
-    """Yield the batches of each step of epoch after epoch, and whether it ends its epoch."""
-    for epoch in count():
-        batches = _filled(batches_of(epoch))
-        for start in range(0, len(batches), accumulation):
-            group = [share(batch) for batch in batches[start : start + accumulation]]
-            yield group, start + accumulation >= len(batches)
-
-
-def _steps_in(objective: Objective, run: RunConfig, epoch: int) -> int:
-    """Return how many optimiser steps an epoch has: pairs fall into batches differently in each."""
-    return math.ceil(len(_filled(objective.batches(epoch))) / run.accumulation)
-
-
 def _is_due(step: int, total: int, ends_epoch: bool, every: int) -> bool:
     """Whether something is to be done after a step: every so many, or after each epoch where that is 0."""
     return step == total or (step % every == 0 if every else ends_epoch)
-
-
-def _filled(batches: Sequence[Any]) -> list[Any]:
-    """Return those of an epoch's batches that give every process a row.
-
-    Raises:
-        InputError: There is none.
-    """
-    filled = [batch for batch in batches if len(batch) >= world_size()]
-    if not filled:
-        raise InputError("the training data does not fill one batch; check data.* and run.batch_size")
-    return filled
 
 
 def _backward(

@@ -5,6 +5,7 @@ Shape letters: B rows, L = 4 levels.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -38,7 +39,8 @@ def cosent(
     levels = level_probabilities(labels, len(scores)).to(scores)  # (B, L)
     own = as_weights(weights, scores)
     below = levels.cumsum(dim=1) - levels  # (B, L) P(level_j < k)
-    counted = (own[:, None] * own * (levels @ below.T)).fill_diagonal_(0)  # (B, B)
+    with torch.autocast(scores.device.type, enabled=False):  # bf16 keeps three digits of a probability
+        counted = (own[:, None] * own * (levels @ below.T)).fill_diagonal_(0)  # (B, B)
     gaps = (scores[None, :] - scores[:, None]) / temperature  # (B, B)
     terms = gaps[counted > 0] + counted[counted > 0].log()
     return functional.pad(terms, (1, 0)).logsumexp(dim=0)  # the padded 0 is the 1 in log(1 + ...)

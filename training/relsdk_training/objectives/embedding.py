@@ -6,6 +6,7 @@ Shape letters: B pairs of one batch, D dimension, K hard negatives.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,17 @@ class _EmbeddingModule(nn.Module):
         self.encoder = encoder
         self.temperature = Temperature(loss.temperature)
         self.link = CumulativeLink(thresholds) if loss.ordinal else None
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Pairs of a batch, of all processes: (B,) each, targets (B, 4)."""
+
+    query_keys: Tensor
+    document_keys: Tensor
+    labels: Tensor
+    targets: Tensor
+    weights: Tensor
 
 
 class EmbeddingObjective:
@@ -101,10 +113,6 @@ class EmbeddingObjective:
     def loss(self, batch: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Statistics]:
         """Return the weighted sum of the terms that are switched on."""
         config, pairs, lesson = self.config, self.train.pairs, self.lesson
-        query_keys, document_keys, labels, targets, weights = (
-            torch.from_numpy(values[batch]).to(device)
-            for values in (pairs.query_of, pairs.document_of, pairs.labels, lesson.targets, lesson.weights)
-        )
         sides = (
             (self.train.queries, pairs.query_of[batch]),
             (self.train.documents, pairs.document_of[batch]),
@@ -118,12 +126,12 @@ class EmbeddingObjective:
                 anchors, own = (
                     all_gather(self._encode(self.copy.model, *side, device).float()) for side in sides
                 )
-        query_keys, document_keys, labels, targets, weights = (
-            all_gather(x) for x in (query_keys, document_keys, labels, targets, weights)
-        )
-        mined, valid = self._mine(anchors, own, query_keys, document_keys)
-        known = known_pairs(query_keys, document_keys, labels) | self._positives(query_keys, document_keys)
-        contrast = partial(self._contrast, targets=targets, weights=weights, known=known, valid=valid)
+        columns = (pairs.query_of, pairs.document_of, pairs.labels, lesson.targets, lesson.weights)
+        rows = _Rows(*(all_gather(torch.from_numpy(values[batch]).to(device)) for values in columns))
+        keys = (rows.query_keys, rows.document_keys)
+        mined, valid = self._mine(anchors, own, *keys)
+        known = known_pairs(*keys, rows.labels) | self._positives(*keys)
+        contrast = partial(self._contrast, rows=rows, known=known, valid=valid)
         total, stats = over_dimensions(contrast, (queries, documents, mined), self.dims)
         total = config.info_nce * total
         statistics = {
@@ -133,14 +141,7 @@ class EmbeddingObjective:
             "temperature": float(self.module.temperature().detach()),
         }
         if config.cosent or config.wasserstein or self.module.link is not None:
-            rank = partial(
-                self._rank,
-                targets=targets,
-                weights=weights,
-                query_keys=query_keys,
-                document_keys=document_keys,
-            )
-            ranked, parts = over_dimensions(rank, (queries, documents), self.dims)
+            ranked, parts = over_dimensions(partial(self._rank, rows=rows), (queries, documents), self.dims)
             total = total + ranked
             statistics |= parts
         return total, statistics
@@ -202,8 +203,7 @@ class EmbeddingObjective:
         documents: Tensor,
         mined: Tensor | None,
         *,
-        targets: Tensor,
-        weights: Tensor,
+        rows: _Rows,
         known: Tensor,
         valid: Tensor | None,
     ) -> tuple[Tensor, Any]:
@@ -211,7 +211,7 @@ class EmbeddingObjective:
         return label_weighted_info_nce(
             queries,
             documents,
-            targets,
+            rows.targets,
             temperature=self.module.temperature(),
             hard_negatives=mined,
             hard_negatives_valid=valid,
@@ -219,21 +219,12 @@ class EmbeddingObjective:
             self_contrast=config.self_contrast,
             mask_margin=None if config.mask_margin < 0 else config.mask_margin,
             weighting=config.weighting,
-            row_weights=weights,
+            row_weights=rows.weights,
         )
 
-    def _rank(
-        self,
-        queries: Tensor,
-        documents: Tensor,
-        *,
-        targets: Tensor,
-        weights: Tensor,
-        query_keys: Tensor,
-        document_keys: Tensor,
-    ) -> tuple[Tensor, Statistics]:
+    def _rank(self, queries: Tensor, documents: Tensor, *, rows: _Rows) -> tuple[Tensor, Statistics]:
         """Return the terms on the cosines of pairs and of lists."""
-        config = self.config
+        config, targets, weights = self.config, rows.targets, rows.weights
         scores = paired_cosine(queries, documents)  # (B,)
         total, parts = scores.new_zeros(()), Statistics()
         if config.cosent:
@@ -243,7 +234,7 @@ class EmbeddingObjective:
             term = ordinal_nll(self.module.link(scores), targets, weights=weights)
             total, parts["ordinal"] = total + config.ordinal * term, float(term.detach())
         if config.wasserstein:
-            keys, temperature = (query_keys, document_keys), config.temperature
+            keys, temperature = (rows.query_keys, rows.document_keys), config.temperature
             term = batch_wasserstein(
                 queries, documents, targets, *keys, temperature=temperature, weights=weights
             ).to(total)
