@@ -12,6 +12,7 @@ import pytest
 from relsdk.errors import InputError, LockedError, TrainingError
 from relsdk_training.query_models import _recording
 from relsdk_training.query_models.chat_endpoint import ChatEndpoint
+from relsdk_training.query_models.rubric import read_rubric
 from tests.training.chat_server import ChatServer, choices
 
 ASK = [{"role": "system", "content": "规则"}, {"role": "user", "content": "你好"}]
@@ -203,13 +204,17 @@ def test_files_that_cannot_be(tmp_path, file):
         ChatEndpoint("", "m", replay=file)
     with pytest.raises(InputError, match="is a folder"):
         ChatEndpoint("http://localhost", "m", record=tmp_path)
-    with pytest.raises(InputError, match="cannot be opened: Is a directory"):
+    with pytest.raises(InputError, match="is no regular file"):
         ChatEndpoint("", "m", replay=tmp_path)
     with pytest.raises(InputError, match="is no folder; make it"):
         ChatEndpoint("http://localhost", "m", record=tmp_path / "no/file")
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(InputError, match="pipe cannot hold a recording"):
         ChatEndpoint("http://localhost", "m", record=tmp_path / "pipe")
+    with pytest.raises(InputError, match="pipe is no regular file"):
+        ChatEndpoint("", "m", replay=tmp_path / "pipe")
+    with pytest.raises(InputError, match=r"rubric .*pipe cannot be read: it is no regular file"):
+        read_rubric(tmp_path / "pipe")
     with pytest.raises(InputError, match="name one: record also answers"):
         ChatEndpoint("http://localhost", "m", record=file, replay=file)
     with pytest.raises(InputError, match="no model is named for the recording"):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import stat
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -210,6 +211,8 @@ def _release(handle: int, lock: HeldLock) -> None:
 def _read_lines(path: Path) -> Iterator[tuple[_Line, int]]:
     """Yield what each line says and where it ends; a last line that a kill cut off is left out, and said."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+            raise InputError(f"the recording {path} is no regular file; name one that was made with record")
         with path.open("rb") as stream:
             end = 0
             for number, line in enumerate(stream, start=1):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from pathlib import Path
 
 from relsdk.errors import InputError
@@ -31,6 +33,8 @@ def read_rubric(path: str | os.PathLike[str]) -> str:
     if not os.fspath(path):
         return BUILT_IN
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
+            raise OSError(errno.EINVAL, "it is no regular file")
         text = Path(path).read_text(encoding="utf-8-sig").strip()
     except (OSError, ValueError) as error:  # ValueError: of Unicode, a NUL in the path
         reason = (isinstance(error, OSError) and error.strerror) or error
