@@ -442,3 +442,11 @@ def test_ids_come_from_text_and_from_rows(tmp_path):
     (tmp_path / "ids.txt").write_text("\n")
     with pytest.raises(InputError, match="no rows"):
         list(read_ids(tmp_path / "ids.txt"))
+
+
+def test_a_label_of_an_unlabelled_pair_is_ignored_or_kept(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text('{"query": "q", "title": "t", "label": "good"}\n{"query": "q", "title": "u"}\n')
+    ignored = [document.metadata for _, document in formats.read_unlabelled_pairs(path)]
+    kept = [document.metadata for _, document in formats.read_unlabelled_pairs(path, keep_label=True)]
+    assert (ignored, kept) == ([{}, {}], [{"label": "good"}, {}])

@@ -179,7 +179,21 @@ def test_the_command(relsdk, fails, grades_and_pairs, tmp_path):
     assert content["counts"][2] == [0, 0, 0, 1]
     assert "leave out --variant" in fails("eval", "--judge", grades, pairs, "--variant", "fp32")
     assert "one at a time" in fails("eval", "--judge", grades, pairs, "--run", "run.txt")
-    assert "write relsdk eval --judge GRADES PAIRS" in fails("eval", "--judge", grades)
+    assert "write relsdk eval --judge GRADES [PAIRS]" in fails("eval", "--judge", grades, pairs, pairs)
+
+
+def test_grades_that_know_what_people_said(relsdk, fails, grades_and_pairs):
+    grades, pairs = grades_and_pairs
+    assert "no row has a human_label; name the PAIRS" in fails("eval", "--judge", grades)
+    rows = [json.loads(line) for line in grades.read_text().splitlines()]
+    for row, human in zip(rows, LABELS[:4], strict=False):
+        row["human_label"] = int(human.level)
+    other = grades.with_name("both.jsonl")
+    other.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert relsdk("eval", "--judge", other)[1] == relsdk("eval", "--judge", grades, pairs)[1]
+    rows[0]["human_label"] = 5
+    other.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "label 5 is not a relevance level" in fails("eval", "--judge", other)
 
 
 @pytest.mark.shared

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from relsdk.cli.output import counted, echo, echo_table, percent
+from relsdk.errors import InputError
 from relsdk.formats import read_pairs
+from relsdk.levels import parse_level
+from relsdk.records import LabelledPair
 from relsdk.tools.judge_agreement import JudgeReport, judge_report
 
 __all__ = ["echo_judge_report", "evaluate_judge"]
@@ -22,9 +25,23 @@ _NAMES = {
 }
 
 
-def evaluate_judge(grades: str, pairs: str, reading: Mapping[str, Any]) -> JudgeReport:
-    """Compare a file of grades with a file of labelled pairs; see `judge_report`."""
-    return judge_report(read_pairs(grades), read_pairs(pairs, **reading))
+def evaluate_judge(grades: str, pairs: str | None, reading: Mapping[str, Any]) -> JudgeReport:
+    """Compare a file of grades with a file of labelled pairs, or with its own `human_label`s.
+
+    Raises:
+        InputError: A file is bad, no pair is in both, or no grade has a `human_label`.
+    """
+    graded = list(read_pairs(grades))
+    if pairs is not None:
+        return judge_report(graded, read_pairs(pairs, **reading))
+    human = [
+        LabelledPair(pair.query, pair.document, parse_level(label))
+        for pair in graded
+        if (label := pair.document.metadata.get("human_label")) is not None
+    ]
+    if not human:
+        raise InputError(f"{grades}: no row has a human_label; name the PAIRS that people labelled, too")
+    return judge_report(graded, human)
 
 
 def echo_judge_report(report: JudgeReport) -> None:

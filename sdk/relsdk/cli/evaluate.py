@@ -40,7 +40,7 @@ __all__ = ["echo_evaluations", "evaluate", "open_companion"]
 @click.command(epilog="Example: relsdk eval bundle test.jsonl --variant fp32")
 @click.argument(
     "names",
-    metavar="MODEL PAIRS | --index INDEX --queries QUERIES QRELS | --run RUN QRELS | --judge GRADES PAIRS",
+    metavar="MODEL PAIRS | --index INDEX --queries QUERIES QRELS | --run RUN QRELS | --judge GRADES [PAIRS]",
     nargs=-1,
 )
 @search_options
@@ -79,7 +79,7 @@ def evaluate(
     the first ten hits that are.
 
     With --judge: how far the labels in GRADES, which a language model gave, agree with those that people gave
-    to the same pairs in PAIRS, and what such a judge may be used for.
+    to the same pairs in PAIRS, or as human_label in GRADES, and what such a judge may be used for.
 
     In tables what measures order (AP, nDCG, recall, ...) is in percent. The rest, and JSON, is not.
     """
@@ -125,7 +125,7 @@ def _of_judge(
     grades: str, names: tuple[str, ...], reading: Mapping[str, Any]
 ) -> tuple[Any, Callable[[], None]]:
     """Return what was found of a judge as JSON, and what shows it."""
-    (pairs,) = _check_count(names, "--judge GRADES PAIRS", 1)
+    pairs = _check_count(names, "--judge GRADES [PAIRS]", 1)[0] if names else None
     report = evaluate_judge(grades, pairs, reading)
     return report.to_dict(), partial(echo_judge_report, report)
 

@@ -187,7 +187,7 @@ def test_pairs_without_an_opinion_are_left_out_and_told(server, judge, tmp_path)
     code, out, err = judge("--endpoint", server.url)
     assert code == 0
     assert out.startswith("graded 4 of 5 pairs")
-    assert "1 are left out: no answer names one level" in err
+    assert "left out, as no answer names one level: 1 pair\n" in err
     assert [row["doc_id"] for row in lines(tmp_path / "grades.jsonl")][:2] == ["d1", "d3"]
 
 

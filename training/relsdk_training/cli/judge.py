@@ -119,9 +119,9 @@ def judge(
     levels = ", ".join(f"{level}: {count:,}" for level, count in enumerate(grading.levels))
     echo(f"graded {sum(grading.levels):,} of {counted(grading.pairs, 'pair')}, {levels}; {output}")
     if grading.without_opinion:
-        echo(f"{grading.without_opinion:,} are left out: no answer names one level", err=True)
+        echo(f"left out, as no answer names one level: {counted(grading.without_opinion, 'pair')}", err=True)
     if grading.human_labels:
-        echo_next("eval --judge", output, Path(pairs))
+        echo_next("eval --judge", output)
 
 
 def _recording_of(output: Path) -> Path:
