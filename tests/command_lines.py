@@ -54,6 +54,7 @@ BASES = {
     "train query": (["--set=model.checkpoint={missing}"], ["query.toml"]),
     "train distill": (["--set=model.checkpoint={missing}"], ["distill.toml"]),
     "train ssra": (["--set=run.output={new}"], ["ssra.toml"]),
+    "train few": (["--checkpoint={missing}", "--labels={pairs}", "--output={new}"], ["few.toml"]),
     "train mix": ([], ["{missing}", "{folder}", "{new}"]),
     "train plot": ([], ["{folder}"]),
     "judge": (["--model=qwen", "--replay={missing}", "--output={new}"], ["{pairs}"]),
