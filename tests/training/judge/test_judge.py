@@ -71,20 +71,17 @@ def test_grades_are_pairs(server, judge, tmp_path):
     code, out, err = judge("--endpoint", server.url)
     assert code == 0, err
     assert out.startswith("graded 5 of 5 pairs, 0: 2, 1: 0, 2: 2, 3: 1; ")
-    assert "next: relsdk eval --judge" in out
     rows = lines(tmp_path / "grades.jsonl")
     assert rows[0] == {
         "query": "感冒药",
         "doc_id": "d1",
         "title": "感冒吃什么药",
+        "text": "",
         "label": 3,
-        "probabilities": [0, 0, 0, 1],
-        "reason": "1",
-        "source": "log",
-        "human_label": 3,
+        "metadata": {"probabilities": [0, 0, 0, 1], "reason": "1", "source": "log", "human_label": 3},
     }
     assert [row["label"] for row in rows] == [3, 0, 2, 2, 0]
-    assert [row.get("human_label") for row in rows] == [3, 1, None, None, None]
+    assert [row["metadata"].get("human_label") for row in rows] == [3, 1, None, None, None]
     assert rows[1]["text"] == "怎么办"
     read = list(read_pairs(tmp_path / "grades.jsonl"))
     assert [pair.level for pair in read] == [row["label"] for row in rows]
@@ -230,3 +227,47 @@ def test_the_disk_is_full(server, pairs, tmp_path, relsdk_on_small_disk):
     kept = lines(tmp_path / "grades.recording.jsonl")
     assert 0 < len(kept) < 5
     assert os.path.getsize(tmp_path / "grades.recording.jsonl") <= 2500
+
+
+def test_grades_take_no_other_file_s_place(server, judge, pairs, tmp_path):
+    """A recording was paid for, and pairs hold what people said."""
+    recording, output = tmp_path / "paid.jsonl", tmp_path / "grades.jsonl"
+    assert judge("--endpoint", server.url, "--record", recording)[0] == 0
+    paid, labels = recording.read_bytes(), pairs.read_bytes()
+    link = tmp_path / "link.jsonl"
+    link.symlink_to(recording)
+    for arguments, message in (
+        (["-o", recording, "--record", recording], "is --record too"),
+        (["-o", link, "--record", recording], "is --record too"),
+        (["-o", recording, "--replay", recording], "is --replay too"),
+        (["-o", pairs], "is PAIRS too"),
+        (["-o", tmp_path / "g.csv"], "grades are JSON lines; end their name with .jsonl"),
+        (["-o", "-"], "grades are JSON lines"),
+        (["-o", "/dev/null"], "is no regular file; say with --record"),
+        (["-o", output, "--price", "-1", "2"], "two numbers from 0 on"),
+        (["-o", output, "--price", "nan", "2"], "two numbers from 0 on"),
+        (["-o", output, "--timeout", "inf"], "a timeout above 0 and of at most a day"),
+    ):
+        code, _, err = judge("--endpoint", server.url, "--overwrite", *arguments)
+        assert code == 2, arguments
+        assert message in err
+        assert (recording.read_bytes(), pairs.read_bytes()) == (paid, labels)
+    assert len(server.bodies) == 5
+
+
+def test_fields_named_like_our_own_replace_nothing(server, relsdk, tmp_path):
+    pairs, output = tmp_path / "pairs.jsonl", tmp_path / "grades.jsonl.gz"
+    inner = {"query": "二手车", "title": "二手房", "doc_id": "x", "text": "y", "label": 3, "source": "log"}
+    pairs.write_text(json.dumps({"query": "牙疼", "title": "牙疼怎么办", "metadata": inner}))
+    code, _, err = relsdk("judge", pairs, "--endpoint", server.url, "--model", "qwen", "-o", output)
+    assert code == 0, err
+    (row,) = read_pairs(output)  # is compressed, as its name says
+    assert (row.query, row.document.title, row.document.text, row.level) == ("牙疼", "牙疼怎么办", "", 2)
+    kept = {name: row.document.metadata.get(name) for name in ("query", "title", "source", "human_label")}
+    assert kept == {"query": "二手车", "title": "二手房", "source": "log", "human_label": 3}
+
+
+def test_labels_that_are_no_levels_are_told(server, judge):
+    code, _, err = judge("--endpoint", server.url)
+    assert code == 0
+    assert "pairs.jsonl: 1 labels are no level 0-3, the first is 'good'; they are not kept" in err

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import os
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -89,8 +92,14 @@ def judge(
     from relsdk_training.query_models.rubric import read_rubric
 
     check_file_target(output, overwrite=overwrite)
+    if price and not all(0 <= each < math.inf for each in price):
+        raise InputError(f"--price {price[0]} {price[1]}; two numbers from 0 on are needed")
     if record is None and replay is None:
         record = _recording_of(output)
+    _check_files(
+        output,
+        {"--record": record, "--replay": replay, "PAIRS": pairs, "--examples": examples, "--rubric": rubric},
+    )
     ungraded = read_ungraded(pairs, limit=limit, reading=reading)
     shown = without_pairs(read_pairs(examples), ungraded) if examples else []
     if examples and not shown:
@@ -124,8 +133,24 @@ def judge(
         echo_next("eval --judge", output)
 
 
+def _check_files(output: Path, others: Mapping[str, str | Path | None]) -> None:
+    """Check that grades are written where they can be read again, and nothing else is replaced by them."""
+    if output.exists() and not output.is_file():
+        return  # a pipe or a device
+    plain = output.with_suffix("") if output.suffix.lower() == ".gz" else output
+    if plain.suffix.lower() not in (".jsonl", ".ndjson", ".json"):
+        raise InputError(
+            f"{output}: grades are JSON lines; end their name with .jsonl, .jsonl.gz, .ndjson or .json"
+        )
+    for name, other in others.items():
+        if other and os.path.realpath(other) == os.path.realpath(output):
+            raise InputError(f"{output} is to hold the grades and is {name} too; name another file for one")
+
+
 def _recording_of(output: Path) -> Path:
     """Return where the answers for a file of grades are kept."""
+    if output.exists() and not output.is_file():
+        raise InputError(f"{output} is no regular file; say with --record where the answers shall be kept")
     name = output.name.removesuffix(".gz")
     return output.with_name(name).with_suffix(".recording.jsonl")
 

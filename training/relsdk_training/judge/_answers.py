@@ -12,7 +12,7 @@ from relsdk_training.query_models.chat_endpoint import without_thoughts
 
 __all__ = ["read_answer"]
 
-_LONGEST = 20_000  # characters of an answer that are looked at, from its end
+_LONGEST = 20_000  # characters of an answer that are looked at, from its end, without thoughts
 _REASON_LENGTH = 500
 _DECODER = json.JSONDecoder(strict=False)  # models put line breaks into strings
 _DIGITS = str.maketrans("０１２３４５６７８９", "0123456789")
@@ -20,10 +20,11 @@ _NAMES = ("level", "等级")
 # Neither a part of a number (10, 2.5) nor of a range (0-3) or fraction (2/3).
 _LEVEL = r"([0-3])(?!\d|\.\d|\s*[-~～–—到至/或]\s*\d)"
 _QUOTES = "[\\s\"'“”‘’*`]*"
-_NAMED = re.compile(
-    rf"(?:level|grade|score|等级|级别|评分|得分|打分|分数){_QUOTES}(?:是|为|[:：=])?{_QUOTES}{_LEVEL}",
-    re.IGNORECASE,
-)
+_NAME = rf"(?:level|grade|score|等级|级别|评分|得分|打分|分数){_QUOTES}(?:应?[是为]|is\b|[:：=])?{_QUOTES}"
+_NAMED = re.compile(rf"{_NAME}{_LEVEL}", re.IGNORECASE)
+# Another way to name one in the same answer, which may contradict: "not level 0, so 2分".
+_MARKED = re.compile(rf"(?<![\d.~～–—/-]){_LEVEL}\s*[分级](?!\w)")
+_VALUE = re.compile(rf"(?:{_NAME})?([0-3])(?:\.0)?\s*[分级]?", re.IGNORECASE)
 # A line that is nothing but a level, or begins with one: "3分", "2级，因为...", "1: it has ...".
 _LINE = re.compile(rf"^[\s\"'“‘*`#>(（\[【]*{_LEVEL}\s*(?:[分级](?!\w)|[,，:：;；]|[\W_]*$)", re.MULTILINE)
 _REASON = re.compile(r"(?:reason|理由|原因)[\s\"'“”*`]*[:：][\s\"'“”*`]*(.+)", re.IGNORECASE | re.DOTALL)
@@ -38,13 +39,14 @@ def read_answer(answer: str) -> tuple[int, str] | None:
     Returns:
         None for an answer that names no level 0-3, or several.
     """
-    text = without_thoughts(answer[-_LONGEST:]).translate(_DIGITS).strip()
+    text = without_thoughts(answer)[-_LONGEST:].translate(_DIGITS).strip()
     levels: set[int | None]
     if objects := list(_objects(text)):
         levels = {_level_of(next(one[name] for name in _NAMES if name in one)) for one in objects}
         reason = next((one[name] for one in objects for name in ("reason", "理由") if name in one), "")
     else:
-        levels = set(map(int, _NAMED.findall(text) or _LINE.findall(text)))
+        says = _NAMED.findall(text)
+        levels = set(map(int, [*says, *_MARKED.findall(text)] if says else _LINE.findall(text)))
         named = _REASON.search(text)
         reason = named[1] if named else text
     if len(levels) != 1 or (level := levels.pop()) is None:
@@ -70,7 +72,7 @@ def _objects(text: str) -> Iterator[dict[str, Any]]:
 def _level_of(value: object) -> int | None:
     """Return the level that a JSON value is: 2, 2.0, "2", "2分"; None for another value."""
     if isinstance(value, str):
-        match = re.fullmatch(r"\D{0,8}?(?<!-)([0-3])(?:\.0)?\s*[分级]?", value.strip())
+        match = _VALUE.fullmatch(value.strip())
         return int(match[1]) if match else None
     if isinstance(value, bool) or not isinstance(value, int | float) or value not in (0, 1, 2, 3):
         return None

@@ -1,6 +1,7 @@
 """A file of pairs, graded by a language model: what it will cost, and the file of grades.
 
-    {"query": ..., "doc_id": ..., "title": ..., "label": 2, "probabilities": [...], "reason": ...}
+    {"query": ..., "doc_id": ..., "title": ..., "label": 2,
+     "metadata": {"probabilities": [...], "reason": ..., "human_label": 3}}
 
 Each row is a labelled pair whose `label` is the model's opinion. A label of the pair itself is never shown to
 the model; it becomes `human_label`.
@@ -9,19 +10,19 @@ the model; it becomes `human_label`.
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from relsdk.errors import InputError
-from relsdk.files.atomic import output_file
-from relsdk.formats import read_unlabelled_pairs
-from relsdk.levels import NUM_LEVELS, parse_level
+from relsdk.formats import read_unlabelled_pairs, write_pairs
+from relsdk.levels import NUM_LEVELS, RelevanceLevel, parse_level
 from relsdk.records import Document, LabelledPair
 from relsdk_training.data.text import document_text, normal_form
-from relsdk_training.judge.grader import EndpointGrader, Opinion
+from relsdk_training.judge.grader import EndpointGrader
 
 __all__ = [
     "ANSWER_TOKENS",
@@ -32,6 +33,8 @@ __all__ = [
     "read_ungraded",
     "without_pairs",
 ]
+
+_LOGGER = logging.getLogger(__name__)
 
 Pair = tuple[str, Document]
 OnProgress = Callable[[int, int], None]
@@ -92,12 +95,14 @@ def read_ungraded(
         reading: Arguments for `read_unlabelled_pairs`.
 
     Returns:
-        Queries and documents; a label that people gave is `human_label` of the document's metadata.
+        Queries and documents; a label that people gave is `human_label` of the document's metadata. One that
+        is no level is left out, and logged.
 
     Raises:
         InputError: The file is missing or has a bad row.
     """
     pairs: list[Pair] = []
+    no_levels: list[Any] = []
     for query, document in read_unlabelled_pairs(path, keep_label=True, **(reading or {})):
         if limit and len(pairs) == limit:
             break
@@ -105,11 +110,20 @@ def read_ungraded(
         label = metadata.get(_HUMAN, None if "probabilities" in metadata else metadata.get("label"))
         for name in (_HUMAN, *_OPINION):  # of another model's opinion
             metadata.pop(name, None)
-        try:
-            metadata[_HUMAN] = int(parse_level(label))
-        except InputError:  # none, or of another scale
-            pass
-        pairs.append((query, Document(document.id, document.title, document.text, metadata)))
+        if label is not None:
+            try:
+                metadata[_HUMAN] = int(parse_level(label))
+            except InputError:
+                no_levels.append(label)
+        pairs.append((query, replace(document, metadata=metadata)))
+    if no_levels:
+        _LOGGER.warning(
+            "%s: %d labels are no level 0-3, the first is %.40r; they are not kept as %s",
+            path,
+            len(no_levels),
+            no_levels[0],
+            _HUMAN,
+        )
     return pairs
 
 
@@ -153,34 +167,22 @@ def grade_pairs(
     """
     levels = [0] * NUM_LEVELS
     human = 0
-    try:
-        with output_file(output) as stream:
-            for done, (query, document) in enumerate(pairs, start=1):
-                opinion = grader.grade(query, document_text(document))
-                if opinion is not None:
-                    line = json.dumps(_row(query, document, opinion), ensure_ascii=False)
-                    stream.write(f"{line}\n".encode())
-                    levels[opinion.level] += 1
-                    human += _HUMAN in document.metadata
-                on_progress(done, len(pairs))
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"{output}: cannot be written ({reason}); name another file") from error
+
+    def graded() -> Iterator[LabelledPair]:
+        nonlocal human
+        for done, (query, document) in enumerate(pairs, start=1):
+            opinion = grader.grade(query, document_text(document))
+            if opinion is not None:
+                levels[opinion.level] += 1
+                human += _HUMAN in document.metadata
+                shares = [round(share, 4) for share in opinion.probabilities]
+                metadata = {"probabilities": shares, "reason": opinion.reason, **document.metadata}
+                yield LabelledPair(query, replace(document, metadata=metadata), RelevanceLevel(opinion.level))
+            on_progress(done, len(pairs))
+
+    write_pairs(output, graded())
     zero, one, two, three = levels
     return _Grading(len(pairs), (zero, one, two, three), len(pairs) - sum(levels), human)
-
-
-def _row(query: str, document: Document, opinion: Opinion) -> dict[str, Any]:
-    texts = {"title": document.title, "text": document.text}
-    return {
-        "query": query,
-        "doc_id": document.id,
-        **{name: text for name, text in texts.items() if text},
-        "label": opinion.level,
-        "probabilities": [round(share, 4) for share in opinion.probabilities],
-        "reason": opinion.reason,
-        **document.metadata,
-    }
 
 
 def _key(query: str, document: Document) -> tuple[str, str]:

@@ -21,6 +21,7 @@ __all__ = ["ChatEndpoint", "UselessAnswers", "open_endpoint", "without_thoughts"
 
 # How often a request that failed is sent again; openai waits 40 seconds in all.
 _RETRIES = 8
+_LONGEST_WAIT = 86_400  # seconds
 # Busy, timed out, in conflict with itself: openai sends the request again, as it does for statuses from 500.
 _PASSING = (408, 409, 429)
 # How content filters name themselves in a refusal; the conversation is at fault, not the request.
@@ -73,9 +74,10 @@ class ChatEndpoint:
         record: str | os.PathLike[str] = "",
         replay: str | os.PathLike[str] = "",
     ) -> None:
-        if not (timeout > 0 and retries >= 0):
+        if not (0 < timeout <= _LONGEST_WAIT and retries >= 0):
             raise InputError(
-                f"timeout {timeout}, retries {retries}; a timeout above 0 and 0 or more retries are needed"
+                f"timeout {timeout}, retries {retries}; a timeout above 0 and of at most a day "
+                f"({_LONGEST_WAIT:,} seconds), and 0 or more retries are needed"
             )
         if record and replay:
             raise InputError(
