@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from relsdk.errors import InputError
 from relsdk_training.engine._log import read_log
 from tests.training.linear_objective import (
     HUMAN_ROWS,
@@ -60,6 +61,12 @@ def test_the_last_share_of_the_steps_takes_what_people_labelled(tmp_path, run, h
         assert batches[mixed:] == people[:last]
     assert all(row < HUMAN_ROWS for batch in batches[-last * size :] for row in batch)
     assert any(row >= HUMAN_ROWS for batch in batches[: mixed * size] for row in batch)
+
+
+@pytest.mark.parametrize(("steps", "human_last"), [(10, 0.96), (1, 0.1)])
+def test_opinions_have_a_step(tmp_path, steps, human_last):
+    with pytest.raises(InputError, match=f"human_last={human_last} leaves none of {steps} steps"):
+        learned(config_of(tmp_path / "run", human_last, max_steps=steps))
 
 
 @pytest.mark.parametrize("stop", [3, 6, 8, 9])

@@ -1,5 +1,6 @@
 """What a model's grades are worth: confusion, corrected targets, what leaks."""
 
+import math
 import shutil
 
 import numpy as np
@@ -207,7 +208,27 @@ def test_opinions_of_dev_alone_teach_nothing(files):
         load_splits(DataConfig(dev=files["dev"], weak=(files["weak_dev"],)), 0)
 
 
-@pytest.mark.parametrize("settings", [{"weak_weight": 0.0}, {"written_weight": -1.0}, {"human_last": 1.0}])
+def test_no_file_counts_twice(files, tmp_path):
+    link = tmp_path / "link.jsonl"
+    link.symlink_to(files["weak"])
+    for more in ({"weak": (files["weak"], str(link))}, {"weak": (files["weak"],), "written": (str(link),)}):
+        with pytest.raises(InputError, match=r"weak\.jsonl is named twice in data\.weak and data\.written"):
+            load_splits(DataConfig(train=files["train"], dev=files["dev"], **more), 0)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"weak_weight": 0.0},
+        {"weak_weight": math.nan},
+        {"weak_weight": math.inf},
+        {"written_weight": -1.0},
+        {"written_weight": 1e20},  # CoSENT overflows
+        {"human_last": 1.0},
+        {"human_last": -0.1},
+        {"human_last": math.nan},
+    ],
+)
 def test_settings_out_of_range(settings):
     with pytest.raises(InputError, match=next(iter(settings))):
         DataConfig(**settings)

@@ -68,6 +68,10 @@ class ModelConfig:
         return {"query": self.query_prompt, "document": self.document_prompt}
 
 
+# Of a pair beside a labelled one: beyond it labels are lost in rounding, and losses overflow.
+_MOST_WEIGHT = 1000
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """Labelled pairs, and what a model said of pairs without labels; see `relsdk_training.data.opinions`.
@@ -107,8 +111,11 @@ class DataConfig:
     def __post_init__(self) -> None:
         for name in ("weak", "written"):
             weight = getattr(self, f"{name}_weight")
-            if weight <= 0:
-                raise InputError(f"data.{name}_weight={weight}; above 0 is needed, or no file in data.{name}")
+            if not 0 < weight <= _MOST_WEIGHT:
+                raise InputError(
+                    f"data.{name}_weight={weight}; above 0 and at most {_MOST_WEIGHT:,} is needed, or "
+                    f"no file in data.{name}"
+                )
         if not 0 <= self.human_last < 1:
             raise InputError(f"data.human_last={self.human_last}; 0 or more is needed, and less than 1")
 

@@ -5,6 +5,7 @@ Shape letters: N pairs, L = 4 levels.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -142,6 +143,12 @@ def _check_settings(config: DataConfig) -> None:
         weight = getattr(config, f"{name}_weight")
         if weight != 1 and not getattr(config, name):
             raise InputError(f"data.{name}_weight={weight} would do nothing; name files in data.{name}")
+    files = [os.path.realpath(path) for path in (*config.weak, *config.written)]
+    if twice := [path for path in files if files.count(path) > 1]:
+        raise InputError(
+            f"{twice[0]} is named twice in data.weak and data.written, and would count twice; name it once, "
+            "or raise data.weak_weight or data.written_weight"
+        )
     if config.human_last and not (config.weak or config.written):
         raise InputError(
             f"data.human_last={config.human_last} would do nothing: all pairs are of data.train; name files "

@@ -37,9 +37,14 @@ def steps_to_do(
         human_last: Share of them that comes last; at least one step, unless it is 0.
 
     Raises:
-        InputError: An epoch has no batch.
+        InputError: An epoch has no batch, or no step comes before the last ones.
     """
     mixed = total - (max(1, round(human_last * total)) if human_last else 0)
+    if mixed < 1:
+        raise InputError(
+            f"data.human_last={human_last} leaves none of {total} steps to data.weak and data.written; take "
+            "a smaller share, or more steps"
+        )
     if done < mixed:
         yield from islice(_passes(objective.batches, run.accumulation), done, mixed)
     human = _passes(partial(objective.batches, human=True), run.accumulation)
