@@ -117,6 +117,12 @@ def test_intervals_are_over_queries(annotated):
         assert interval[0] <= report.measures[name] <= interval[1]
 
 
+def test_one_query_has_no_interval():
+    report = judge_report(GRADES[:2], LABELS[:2])
+    assert report.measures["accuracy"] == 0.5
+    assert set(report.intervals.values()) == {None}
+
+
 def test_samples_order_pairs_of_one_level():
     labels = [pair("甲", str(n), level) for n, level in enumerate((3, 2, 0))]
     grades = [
@@ -137,7 +143,7 @@ def test_what_a_judge_is_good_for(annotated):
     assert "test set: no" in uses
     assert "pairs in common: 300; 85 more are needed" in uses
     few = "\n".join(judge_report(GRADES, LABELS).uses())
-    assert "with care: 4 pairs in common do not show its habits; label 40 or more" in few
+    assert "with care: pairs in common are 4, too few to show its habits; label 40 or more" in few
     rng = np.random.default_rng(1)
     names = [(f"查询{row}", "标题") for row in range(400)]
     guesses, labels = ([pair(*name, int(rng.integers(4))) for name in names] for _ in range(2))
@@ -193,7 +199,19 @@ def test_grades_that_know_what_people_said(relsdk, fails, grades_and_pairs):
     assert relsdk("eval", "--judge", other)[1] == relsdk("eval", "--judge", grades, pairs)[1]
     rows[0]["human_label"] = 5
     other.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert "label 5 is not a relevance level" in fails("eval", "--judge", other)
+    assert "both.jsonl: human_label: label 5 is not a relevance level" in fails("eval", "--judge", other)
+
+
+def test_the_other_way_round_is_refused(fails, grades_and_pairs, tmp_path):
+    """A judge's grades are no labels to measure a judge by."""
+    _, pairs = grades_and_pairs
+    row = {"query": "甲", "title": "一", "label": 3}
+    for name, value in (("probabilities", [0, 0, 0, 1]), ("human_label", 3)):
+        graded = tmp_path / "judge.jsonl"
+        graded.write_text(json.dumps({**row, "metadata": {name: value}}))
+        message = fails("eval", "--judge", pairs, graded)
+        assert f"judge.jsonl has '{name}' in a row: its labels are a judge's" in message
+        assert "relsdk eval --judge GRADES PAIRS" in message
 
 
 @pytest.mark.shared

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from relsdk.cli.output import counted, echo, echo_table, percent
 from relsdk.errors import InputError
 from relsdk.formats import read_pairs
-from relsdk.levels import parse_level
+from relsdk.levels import RelevanceLevel, parse_level
 from relsdk.records import LabelledPair
 from relsdk.tools.judge_agreement import JudgeReport, judge_report
 
@@ -23,25 +23,45 @@ _NAMES = {
     "higher": "graded higher",
     "lower": "graded lower",
 }
+# Fields that relsdk judge writes, and that people's labels have not.
+_OF_A_JUDGE = ("probabilities", "human_label")
 
 
 def evaluate_judge(grades: str, pairs: str | None, reading: Mapping[str, Any]) -> JudgeReport:
     """Compare a file of grades with a file of labelled pairs, or with its own `human_label`s.
 
     Raises:
-        InputError: A file is bad, no pair is in both, or no grade has a `human_label`.
+        InputError: A file is bad, no pair is in both, no grade has a `human_label`, or PAIRS are of a judge.
     """
     graded = list(read_pairs(grades))
     if pairs is not None:
-        return judge_report(graded, read_pairs(pairs, **reading))
+        return judge_report(graded, _of_people(pairs, read_pairs(pairs, **reading)))
     human = [
-        LabelledPair(pair.query, pair.document, parse_level(label))
+        LabelledPair(pair.query, pair.document, _human_level(grades, label))
         for pair in graded
         if (label := pair.document.metadata.get("human_label")) is not None
     ]
     if not human:
         raise InputError(f"{grades}: no row has a human_label; name the PAIRS that people labelled, too")
     return judge_report(graded, human)
+
+
+def _of_people(path: str, pairs: Iterable[LabelledPair]) -> Iterator[LabelledPair]:
+    """Yield labelled pairs, unless a judge labelled them."""
+    for pair in pairs:
+        if name := next((one for one in _OF_A_JUDGE if one in pair.document.metadata), None):
+            raise InputError(
+                f"{path} has {name!r} in a row: its labels are a judge's; people's labels come second: "
+                "relsdk eval --judge GRADES PAIRS"
+            )
+        yield pair
+
+
+def _human_level(path: str, label: object) -> RelevanceLevel:
+    try:
+        return parse_level(label)
+    except InputError as error:
+        raise InputError(f"{path}: human_label: {error}") from None
 
 
 def echo_judge_report(report: JudgeReport) -> None:

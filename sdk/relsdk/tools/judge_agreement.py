@@ -45,7 +45,7 @@ class JudgeReport:
         measures: "accuracy" (share of equal levels), "qwk" (quadratic weighted kappa), "ap_1", "ap_2", "ap_3"
             (average precision of the opinions for people's level >= 1, 2, 3; of the mean over the judge's
             samples where there are several), "higher" and "lower" (shares graded above and below people).
-        intervals: 95 % of each measure, from queries drawn with replacement.
+        intervals: 95 % of each measure, from queries drawn with replacement; None of a single query.
         counts: L rows, the opinion; L columns, people's level.
         wrong_order: Of two pairs that people put at different levels, the share that the judge puts the wrong
             way round.
@@ -185,6 +185,8 @@ def _intervals(
     opinions: _Int, labels: _Int, scores: _Float, query_of: _Int, seed: int
 ) -> dict[str, tuple[float, float] | None]:
     """Measure the pairs of as many queries as there are, drawn with replacement, again and again."""
+    if not query_of.any():  # one query says nothing of others
+        return dict.fromkeys(_measure(opinions, labels, scores))
     rng = np.random.default_rng(seed)
     order = np.argsort(query_of, kind="stable")
     of_query = np.split(order, np.cumsum(np.bincount(query_of))[:-1])
@@ -220,8 +222,8 @@ def _is_chance(report: JudgeReport) -> bool:
 def _weak_labels(report: JudgeReport) -> str:
     if report.pairs < _NEEDED:
         verdict = (
-            f"with care: {report.pairs} pairs in common do not show its habits; label {_NEEDED} or more of "
-            "those that it graded, drawn at random"
+            f"with care: pairs in common are {report.pairs}, too few to show its habits; label {_NEEDED} or "
+            "more of those that it graded, drawn at random"
         )
     elif _is_chance(report):
         verdict = "no: its agreement with people cannot be told from chance"
