@@ -8,7 +8,7 @@ import pytest
 
 from relsdk.bundle import read_bundle
 from relsdk.errors import InputError, MissingExtraError, TrainingError
-from relsdk.formats import read_pairs
+from relsdk.formats import read_pairs, write_pairs
 from relsdk_training.few import _bundle as bundle
 from relsdk_training.few._data import calibrates
 
@@ -158,3 +158,14 @@ def test_the_commands_run_in_processes_of_their_own(toy_bundle_copy, few_files):
     with pytest.raises(TrainingError, match="ended with 2 and said why above"):
         bundle.measure_bundle(toy_bundle_copy, {"dev": Path("gone.jsonl")}, notes.append)
     assert notes[0] == f"relsdk eval {toy_bundle_copy} {few_files / 'dev.jsonl'}"
+
+
+def test_pairs_that_lack_a_level_have_no_measure_of_it(train, few_files, tmp_path):
+    """After the hours of a run, its report is written."""
+    pairs = [pair for pair in read_pairs(few_files / "test.jsonl") if pair.level < 3]
+    write_pairs(tmp_path / "test.jsonl", pairs)
+    result, _ = train(*labelled(few_files), f"data.test={tmp_path / 'test.jsonl'}")
+    (row,) = [line for line in Path(result.report).read_text().splitlines() if "| test | fp32 |" in line]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[2] == cells[5] == "-"  # mean AP, AP=3
+    assert float(cells[3]) > 0

@@ -11,8 +11,8 @@ import pytest
 from relsdk.formats import read_pairs
 from relsdk.records import Document
 from relsdk_training.cli import judge as cli
-from relsdk_training.judge.grader import EndpointGrader
-from relsdk_training.judge.grades import count_cost
+from relsdk_training.judge.grader import EndpointGrader, Opinion
+from relsdk_training.judge.grades import count_cost, grade_pairs
 from relsdk_training.query_models.chat_endpoint import ChatEndpoint
 from tests.threads import wait_for
 from tests.training.chat_server import ChatServer, choices
@@ -271,3 +271,14 @@ def test_labels_that_are_no_levels_are_told(server, judge):
     code, _, err = judge("--endpoint", server.url)
     assert code == 0
     assert "pairs.jsonl: 1 labels are no level 0-3, the first is 'good'; they are not kept" in err
+
+
+def test_an_opinion_takes_the_place_of_another_models(tmp_path):
+    class Grader:
+        def grade(self, query, document):
+            return Opinion(1, (0.0, 1.0, 0.0, 0.0), "mine")
+
+    old = {"probabilities": [0, 0, 0, 1], "reason": "theirs", "source": "log"}
+    grade_pairs(Grader(), [("牙疼", Document("d", "牙疼怎么办", "", old))], tmp_path / "grades.jsonl")
+    (pair,) = read_pairs(tmp_path / "grades.jsonl")
+    assert pair.document.metadata == {"probabilities": [0, 1, 0, 0], "reason": "mine", "source": "log"}

@@ -13,6 +13,7 @@ from relsdk.cli.options import json_option
 from relsdk.cli.output import echo, echo_json, echo_next, shell
 from relsdk.progress import Progress
 from relsdk_training.cli._settings import show_settings
+from relsdk_training.cli.judge import echo_cost, is_interactive, price_option
 
 __all__ = ["few"]
 
@@ -65,13 +66,7 @@ def _inputs(command: F) -> F:
 )
 @click.argument("config", type=click.Path(path_type=Path), required=False)
 @_inputs
-@click.option(
-    "--price",
-    type=float,
-    nargs=2,
-    metavar="IN OUT",
-    help="Of a million tokens that are sent and answered, to tell the cost.",
-)
+@price_option
 @click.option("--yes", is_flag=True, help="Ask the language model without asking you first.")
 @click.option(
     "--set", "overrides", multiple=True, metavar="A.B=C", help="Change one setting; may be repeated."
@@ -94,7 +89,6 @@ def few(
     What is done is not done again, and no question is asked twice: the same command goes on where a run was
     stopped. CONFIG is a TOML file [default: relsdk's own few.toml].
     """
-    from relsdk_training.cli.judge import echo_cost, is_interactive
     from relsdk_training.config.few import FewConfig
     from relsdk_training.config.files import load_config
 

@@ -20,7 +20,25 @@ from relsdk.files.folders import check_file_target
 from relsdk.formats import read_pairs
 from relsdk.progress import Progress
 
-__all__ = ["echo_cost", "is_interactive", "judge"]
+__all__ = ["echo_cost", "is_interactive", "judge", "price_option"]
+
+
+def _check_price(
+    context: click.Context, option: click.Parameter, price: tuple[float, float] | None
+) -> tuple[float, float] | None:
+    if price and not all(0 <= each < math.inf for each in price):
+        raise InputError(f"--price {price[0]} {price[1]}; two numbers from 0 on are needed")
+    return price
+
+
+price_option = click.option(
+    "--price",
+    nargs=2,
+    type=float,
+    metavar="IN OUT",
+    callback=_check_price,
+    help="Of a million tokens that are sent and answered, to tell the cost.",
+)
 
 
 @click.command(
@@ -52,7 +70,7 @@ __all__ = ["echo_cost", "is_interactive", "judge"]
     type=click.Path(path_type=Path),
     help="Take all answers from here; ask nobody.",
 )
-@click.option("--price", nargs=2, type=float, metavar="IN OUT", help="Of a million tokens: tell the cost.")
+@price_option
 @click.option("--yes", is_flag=True, help="Do not ask on a terminal whether to go on.")
 @click.option(
     "--output", "-o", metavar="GRADES", required=True, type=click.Path(path_type=Path), help="JSON lines."
@@ -92,8 +110,6 @@ def judge(
     from relsdk_training.query_models.rubric import read_rubric
 
     check_file_target(output, overwrite=overwrite)
-    if price and not all(0 <= each < math.inf for each in price):
-        raise InputError(f"--price {price[0]} {price[1]}; two numbers from 0 on are needed")
     if record is None and replay is None:
         record = _recording_of(output)
     _check_files(

@@ -146,7 +146,7 @@ def _pairs(pairs: Mapping[str, Sequence[int]]) -> str:
 def _measures(content: Mapping[str, Any]) -> str:
     training, measures = content["training"], content["measures"]
     rows = [
-        [split, markdown_text(one["variant"]), *(f"{100 * one['ranking'][key]:.2f}" for key in _MEASURES)]
+        [split, markdown_text(one["variant"]), *(_figure(one["ranking"][key], 100, 2) for key in _MEASURES)]
         for split, variants in measures.items()
         for one in variants
     ]
@@ -168,7 +168,7 @@ def _grades(levels: Mapping[str, Mapping[str, Any]]) -> str:
         [
             markdown_text(variant),
             str(grading["pairs"]),
-            *(f"{grading[key]:.3f}" for key in ("accuracy", "qwk", "ece")),
+            *(_figure(grading[key], 1, 3) for key in ("accuracy", "qwk", "ece")),
         ]
         for variant, grading in levels.items()
     ]
@@ -177,6 +177,11 @@ def _grades(levels: Mapping[str, Mapping[str, Any]]) -> str:
         "## Levels\n\nOf dev's pairs, each graded by a fit that has not seen its query.\n\n"
         + markdown_table(header, rows, numbers={1, 2, 3, 4})
     )
+
+
+def _figure(value: float | None, scale: int, digits: int) -> str:
+    """Return a measure for people; one that does not exist, for want of a level among the pairs, as "-"."""
+    return "-" if value is None else f"{scale * value:.{digits}f}"
 
 
 def _seconds(seconds: Mapping[str, float]) -> str:

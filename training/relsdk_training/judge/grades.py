@@ -176,7 +176,7 @@ def grade_pairs(
                 levels[opinion.level] += 1
                 human += _HUMAN in document.metadata
                 shares = [round(share, 4) for share in opinion.probabilities]
-                metadata = {"probabilities": shares, "reason": opinion.reason, **document.metadata}
+                metadata = {**document.metadata, "probabilities": shares, "reason": opinion.reason}
                 yield LabelledPair(query, replace(document, metadata=metadata), RelevanceLevel(opinion.level))
             on_progress(done, len(pairs))
 
