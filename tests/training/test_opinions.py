@@ -83,10 +83,11 @@ def test_so_many_pairs_are_needed_because_fewer_make_good_opinions_worse(right, 
 
 def test_pairs_are_the_same_up_to_case_width_and_spaces_of_the_query():
     same = [pair("ＡＢＣ  红烧肉", "x", 1), pair("abc 红烧肉", "x ", 1)]
-    weak = [*same, pair("abc 红烧肉", "X", 2), pair("b", "x", 3)]
+    weak = [*same, pair("abc 红烧肉", "X", 2), pair("b", "x", 3), pair("B", "x", 3), pair("b", "x", 2)]
     found = compare_opinions(weak, [pair("abc 红烧肉", "x", 0), pair("abc 红烧肉", "x", 2)])
-    assert [(p.query, p.document.title) for p in found.pairs] == [("abc 红烧肉", "X"), ("b", "x")]
-    # The opinion is repeated and counts once; of two human labels the first does.
+    # An opinion that is repeated counts once, two different ones both; of two human labels the first does.
+    others = [(p.query, p.document.title, p.level) for p in found.pairs]
+    assert others == [("abc 红烧肉", "X", 2), ("b", "x", 3), ("b", "x", 2)]
     assert (found.opinions.tolist(), found.labels.tolist()) == ([1], [0])
 
 

@@ -100,16 +100,14 @@ def compare_opinions(weak: Iterable[LabelledPair], labelled: Iterable[LabelledPa
     human: dict[tuple[str, str], int] = {}
     for pair in labelled:
         human.setdefault(_key(pair), int(pair.level))
-    alone: list[LabelledPair] = []
+    alone: dict[tuple[tuple[str, str], int], LabelledPair] = {}
     twice: dict[tuple[tuple[str, str], int], LabelledPair] = {}
     for pair in weak:
-        if (key := _key(pair)) in human:
-            twice.setdefault((key, int(pair.level)), pair)
-        else:
-            alone.append(pair)
+        key = _key(pair)
+        (twice if key in human else alone).setdefault((key, int(pair.level)), pair)
     opinions = np.array([opinion for _, opinion in twice], dtype=np.int64)
     labels = np.array([human[key] for key, _ in twice], dtype=np.int64)
-    return Opinions(alone, list(twice.values()), opinions, labels)
+    return Opinions(list(alone.values()), list(twice.values()), opinions, labels)
 
 
 def confusion_matrix(opinions: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]:
