@@ -1,12 +1,14 @@
 """A language model behind an endpoint: what it is asked, what it is not, and what becomes of its answers."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from relsdk.errors import InputError, TrainingError
-from relsdk.formats import read_pairs, write_documents
+from relsdk.formats import read_pairs, write_documents, write_pairs
+from relsdk.records import Document
 from relsdk_sample import level_of
 from relsdk_training.data.text import document_text, normal_form
 from tests.training.chat_server import ChatServer, choices
@@ -159,6 +161,18 @@ def test_what_cannot_be_asked_is_said_before(train, asked, tmp_path):
         with pytest.raises(InputError, match=message):
             train(*asked, *settings)
     assert not (tmp_path / "run/stages").exists()
+
+
+def test_what_no_training_takes_is_said_before_it_is_asked(train, server, asked, few_files, tmp_path):
+    """Neither a dev that cannot decide nor a given file with a query of dev costs a question."""
+    dev = list(read_pairs(few_files / "dev.jsonl"))
+    write_pairs(tmp_path / "dev.jsonl", [pair for pair in dev if pair.level < 3])
+    with pytest.raises(InputError, match="dev has no pair of level 3"):
+        train(*asked, f"data.dev={tmp_path / 'dev.jsonl'}")
+    write_pairs(tmp_path / "written.jsonl", [replace(dev[0], document=Document("new", "another title"))])
+    with pytest.raises(InputError, match="1 queries are both in written and in dev"):
+        train(*asked, f'data.written=["{tmp_path / "written.jsonl"}"]')
+    assert server.bodies == []
 
 
 def test_the_command_tells_the_cost(relsdk, commands, small, server, few_files, tmp_path):

@@ -20,7 +20,7 @@ from relsdk.formats import read_documents, read_unlabelled_pairs, write_document
 from relsdk.levels import NUM_LEVELS, RelevanceLevel
 from relsdk.records import Document, LabelledPair
 from relsdk_training.config.few import FewConfig
-from relsdk_training.data.pairs import check_leaks, load_pairs
+from relsdk_training.data.pairs import check_dev, check_leaks, load_pairs, pair_arrays
 from relsdk_training.data.text import document_text, normal_form
 
 __all__ = ["DEV_LABELS", "calibrates", "data_identity", "held_out_queries", "level_counts", "make_data"]
@@ -54,7 +54,7 @@ def make_data(config: FewConfig, folder: Path) -> dict[str, Any]:
         The report: pairs of each level in train and dev, what is asked about, and what was done with dev.
 
     Raises:
-        InputError: A file is bad, or a query is in two of train, dev and test.
+        InputError: A file is bad, a query is in two of train, dev and test, or dev cannot decide.
     """
     splits = {
         name: load_pairs(path, config.data.label_map) if (path := getattr(config.data, name)) else []
@@ -65,6 +65,8 @@ def make_data(config: FewConfig, folder: Path) -> dict[str, Any]:
     is_split = bool(splits["train"]) and not splits["dev"]
     if is_split:
         splits["train"], splits["dev"] = _set_apart(splits["train"])
+    if splits["dev"]:
+        check_dev(pair_arrays(splits["dev"]))
     for name, pairs in splits.items():
         if pairs:
             write_pairs(folder / f"{name}.jsonl", pairs)

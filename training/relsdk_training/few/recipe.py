@@ -12,8 +12,9 @@ from relsdk.errors import InputError
 from relsdk.files.folders import file_sha256
 from relsdk_training.config.few import FewConfig
 from relsdk_training.config.settings import DataConfig, EmbedConfig
+from relsdk_training.data.lessons import read_opinions
 from relsdk_training.data.opinions import compare_opinions
-from relsdk_training.data.pairs import load_pairs
+from relsdk_training.data.pairs import load_pairs, read_splits
 from relsdk_training.engine.identity import training_identity
 from relsdk_training.few._ask import Asking, OnQuestions, check_endpoint
 from relsdk_training.few._bundle import check_export, make_bundle, measure_bundle
@@ -125,6 +126,8 @@ def _run(
     data = do(DATA, data_identity(config), (), partial(make_data, config))
     weak, written = config.data.weak, config.data.written
     reads = [DATA]
+    given = _embed_settings(config, data.folder, weak, written).data
+    read_opinions(given, read_splits(given, 0, optional=SPLITS))  # a leak is told before anything is asked
     asking = Asking(config, data.folder, data.report, on_progress, on_questions)
     if asking.grades:
         do(JUDGE, asking.identity("grade"), (DATA,), asking.grade)
