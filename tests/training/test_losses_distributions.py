@@ -65,13 +65,21 @@ def test_info_nce_pulls_by_the_expected_level_by_hand():
         assert loss.item() == pytest.approx(pulls * cost / 2)
 
 
-def test_cosent_counts_pairs_by_the_probability_of_their_order_by_hand():
-    # P(level_0 > level_1) = 0.5 * 1 (level 2 over 1) = 0.5, the reverse 0.5 * 1 (level 1 over 0) = 0.5.
-    targets = torch.tensor([[0.5, 0.0, 0.5, 0.0], [0.0, 1.0, 0.0, 0.0]], dtype=WIDE)
+def test_cosent_counts_the_likelier_order_of_two_rows_by_hand():
+    # P(level_0 > level_1) = 0.7 * 1 (level 2 over 1), the reverse 0.3 * 1 (level 1 over 0): 0.4 more.
+    targets = torch.tensor([[0.3, 0.0, 0.7, 0.0], [0.0, 1.0, 0.0, 0.0]], dtype=WIDE)
     scores, weights = torch.tensor([0.3, 0.1], dtype=WIDE), torch.tensor([2.0, 0.25], dtype=WIDE)
     loss = cosent(scores, targets, temperature=0.5, weights=weights)
-    wanted = math.log(1 + 0.5 * 0.5 * math.exp(-0.4) + 0.5 * 0.5 * math.exp(0.4))
-    assert loss.item() == pytest.approx(wanted)
+    assert loss.item() == pytest.approx(math.log(1 + 0.5 * 0.4 * math.exp(-0.4)))
+    assert cosent(-scores, targets, temperature=0.5, weights=weights).item() == pytest.approx(
+        math.log(1 + 0.5 * 0.4 * math.exp(0.4))
+    )
+
+
+def test_cosent_leaves_rows_of_one_opinion_where_they_are():
+    opinion = torch.rand(4, generator=torch.Generator().manual_seed(0)).expand(40, 4) + 0.1
+    targets = opinion / opinion.sum(dim=1, keepdim=True)
+    assert cosent(torch.linspace(-1, 1, 40), targets, temperature=0.02).item() == 0
 
 
 def test_ordinal_and_cumulative_losses_by_hand():

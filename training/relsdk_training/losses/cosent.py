@@ -13,16 +13,21 @@ from relsdk_training.losses.similarity import as_weights, level_probabilities
 
 __all__ = ["cosent"]
 
+# What float32 may make of two equal probabilities; a large gap in the scores would make much of it.
+_ROUNDING = 1e-6
+
 
 def cosent(
     scores: Tensor, labels: Tensor, *, temperature: Tensor | float = 0.05, weights: Tensor | None = None
 ) -> Tensor:
     """Penalise each pair of rows whose scores contradict their labels.
 
-        loss = log(1 + sum_{i != j} w_i w_j P(level_i > level_j) exp((score_j - score_i) / t))
+        loss = log(1 + sum_{i != j} w_i w_j c_ij exp((score_j - score_i) / t))
+        c_ij = max(0, P(level_i > level_j) - P(level_j > level_i))
 
-    Of labels the probability is 1 or 0: the sum is over the pairs with label_i > label_j. Two rows are taken
-    as independent: P(level_i > level_j) = sum_{k > l} p_ik p_jl.
+    Of labels c is 1 or 0: the sum is over the pairs with label_i > label_j. Two rows are taken as
+    independent: P(level_i > level_j) = sum_{k > l} p_ik p_jl. Only the likelier order of two rows counts:
+    if both did, two rows of one opinion, which either order contradicts, would be pulled to one score.
 
     Args:
         scores: (B,) float, such as the cosine of query i and document i.
@@ -40,7 +45,9 @@ def cosent(
     own = as_weights(weights, scores)
     below = levels.cumsum(dim=1) - levels  # (B, L) P(level_j < k)
     with torch.autocast(scores.device.type, enabled=False):  # bf16 keeps three digits of a probability
-        counted = (own[:, None] * own * (levels @ below.T)).fill_diagonal_(0)  # (B, B)
+        above = levels @ below.T  # (B, B) P(level_i > level_j)
+        likelier = functional.threshold(above - above.T, _ROUNDING, 0.0)  # (B, B) c
+        counted = own[:, None] * own * likelier
     gaps = (scores[None, :] - scores[:, None]) / temperature  # (B, B)
     terms = gaps[counted > 0] + counted[counted > 0].log()
     return functional.pad(terms, (1, 0)).logsumexp(dim=0)  # the padded 0 is the 1 in log(1 + ...)
