@@ -69,6 +69,16 @@ def test_opinions_have_a_step(tmp_path, steps, human_last):
         learned(config_of(tmp_path / "run", human_last, max_steps=steps))
 
 
+def test_labels_that_fill_no_batch_are_told_before_the_first_step(tmp_path):
+    config = config_of(tmp_path / "run", 0.3)
+    objective = LinearObjective(config.run)
+    batches = objective.batches
+    objective.batches = lambda epoch, *, human=False: [] if human else batches(epoch)
+    with pytest.raises(InputError, match="does not fill one batch"):
+        train_linear(config, objective=objective)
+    assert objective.learned == []
+
+
 @pytest.mark.parametrize("stop", [3, 6, 8, 9])
 def test_a_resume_in_either_part_is_exact(tmp_path, stop):
     config = config_of(tmp_path / "whole", 0.4, max_steps=10, checkpoint_every=1)

@@ -45,6 +45,8 @@ def steps_to_do(
             f"data.human_last={human_last} leaves none of {total} steps to data.weak and data.written; take "
             "a smaller share, or more steps"
         )
+    if human_last:
+        _filled(objective.batches(0, human=True))  # too few are told now, and not after hours
     if done < mixed:
         yield from islice(_passes(objective.batches, run.accumulation), done, mixed)
     human = _passes(partial(objective.batches, human=True), run.accumulation)

@@ -108,7 +108,8 @@ class EndpointGrader:
         if self._useless.give_up(useful=bool(named)):
             raise TrainingError(
                 f"hardly any answer of {self._endpoint.model} names a level, the last is "
-                f"{answers[-1][-100:]!r}; let another model judge, or say in the rubric what 0 to 3 mean"
+                f"{answers[-1][-100:]!r}; let another model judge, or say in the rubric what 0 to 3 mean; "
+                "what is recorded is not asked again: where the endpoint was at fault, delete its recording"
             )
         if not named:
             return None
