@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 from relsdk.errors import InputError
-from relsdk.formats import write_pairs
+from relsdk.formats import read_pairs, write_pairs
 from relsdk_checkpoint.encoder import TextEncoder
 from relsdk_checkpoint.scorer import ScoreModel
 from relsdk_sample import generate
@@ -263,3 +264,13 @@ def test_what_cannot_be_is_refused_and_nothing_is_written(
     with pytest.raises(InputError, match=message):
         task(config)
     assert not (tmp_path / "run").exists()
+
+
+def test_an_encoder_is_not_trained_on_level_0_alone(folder, toy_checkpoint, tmp_path):
+    """There would be no gradient, and without dev nobody would know."""
+    pairs = [replace(pair, level=0) for pair in read_pairs(folder / "weak.jsonl")]
+    write_pairs(tmp_path / "zero.jsonl", pairs)
+    more = ["data.train=", "data.dev=", "data.written=[]", f"data.weak=['{tmp_path / 'zero.jsonl'}']"]
+    config = load_config(EmbedConfig, None, settings_of(folder, toy_checkpoint, tmp_path / "run", *more))
+    with pytest.raises(InputError, match="every pair to learn from has level 0"):
+        train_embed(config)

@@ -40,6 +40,8 @@ def train_embed(
     """
     run = Run(config, resume=resume)
     splits = load_splits(config.data, config.run.seed, on_note, needs_dev=False)
+    if not splits.train.targets[:, 1:].any():
+        raise InputError("every pair to learn from has level 0; an encoder needs pairs of a level above it")
     if len(splits.dev):
         check_dev(splits.dev)
     elif config.run.patience:
