@@ -209,6 +209,17 @@ def test_opinions_of_dev_alone_teach_nothing(files):
         load_splits(DataConfig(dev=files["dev"], weak=(files["weak_dev"],)), 0)
 
 
+@pytest.mark.parametrize("name", ["train", "dev", "test"])
+def test_grades_of_a_judge_are_no_labels(files, tmp_path, name):
+    said = {"probabilities": [0.0, 0.0, 1.0, 0.0], "reason": ""}
+    graded = LabelledPair("another query", Document("d", "a title", "", said), 2)
+    path = write(tmp_path, grades=[graded])["grades"]
+    config = {"train": files["train"], "dev": files["dev"], name: path}
+    with pytest.raises(InputError, match=rf"data\.{name}: .*grades\.jsonl holds grades of relsdk judge"):
+        load_splits(DataConfig(**config), 0)
+    assert load_splits(DataConfig(train=files["train"], dev=files["dev"], weak=(path,)), 0)
+
+
 def test_no_file_counts_twice(files, tmp_path):
     link = tmp_path / "link.jsonl"
     link.symlink_to(files["weak"])

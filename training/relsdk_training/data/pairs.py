@@ -33,6 +33,9 @@ __all__ = [
     "read_splits",
 ]
 
+# Fields that relsdk judge writes beside its label.
+_OF_A_JUDGE = frozenset({"probabilities", "reason"})
+
 
 def load_pairs(path: str, label_map: Sequence[int] = ()) -> list[LabelledPair]:
     """Read a file of labelled pairs.
@@ -66,13 +69,15 @@ def read_splits(
         The pairs of each split that is named.
 
     Raises:
-        InputError: A file is not named, missing or bad, or a query leaks from one split into another.
+        InputError: A file is not named, missing or bad, holds grades of `relsdk judge`, or a query leaks from
+            one split into another.
     """
     splits = {}
     for name in ("train", "dev", "test"):
         path = getattr(config, name)
         if path:
             splits[name] = load_pairs(path, config.label_map)
+            _check_human(name, path, splits[name])
         elif name not in (*optional, "test"):
             raise InputError(
                 f"data.{name} names no file; set it in the configuration or with --set data.{name}=FILE"
@@ -83,6 +88,15 @@ def read_splits(
     if config.rare_share:
         train = _thin_out(train, config.rare_levels, config.rare_share, seed)
     return {**splits, "train": train[: config.limit] if config.limit else train}
+
+
+def _check_human(name: str, path: str, pairs: Iterable[LabelledPair]) -> None:
+    """Raise `InputError` if a judge gave the labels: they would be learned, or measured with, as people's."""
+    if any(pair.document.metadata.keys() >= _OF_A_JUDGE for pair in pairs):
+        raise InputError(
+            f"data.{name}: {path} holds grades of relsdk judge, and people's labels are wanted; name it in "
+            "data.weak, or, if people corrected them, remove the fields probabilities and reason"
+        )
 
 
 def check_leaks(one: str, pairs: Iterable[LabelledPair], other: str, others: Iterable[LabelledPair]) -> None:
