@@ -18,21 +18,24 @@ class ChatServer(Server):
     def __init__(self):
         self.replies, self.bodies, self.paths, self.headers = [], [], [], []
         self.released = threading.Event()
+        taking = threading.Lock()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
-                outer.bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-                outer.paths.append(self.path)
-                outer.headers.append(self.headers)
-                reply = outer.replies.pop(0) if len(outer.replies) > 1 else outer.replies[0]
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with taking:
+                    outer.bodies.append(body)
+                    outer.paths.append(self.path)
+                    outer.headers.append(self.headers)
+                    reply = outer.replies.pop(0) if len(outer.replies) > 1 else outer.replies[0]
                 if reply == "hold":
                     outer.released.wait(PATIENCE)
                     return
                 if reply == "hang up":
                     return
                 if callable(reply):
-                    reply = reply(outer.bodies[-1])
+                    reply = reply(body)
                 status, body, *headers = reply
                 content = body if isinstance(body, bytes) else json.dumps(body).encode()
                 with suppress(OSError):

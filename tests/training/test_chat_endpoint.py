@@ -219,7 +219,9 @@ def test_a_bad_url(url):
     assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("numbers", [{"timeout": 0}, {"timeout": float("nan")}, {"retries": -1}])
+@pytest.mark.parametrize(
+    "numbers", [{"timeout": 0}, {"timeout": float("nan")}, {"retries": -1}, {"at_once": 0}, {"at_once": 65}]
+)
 def test_bad_numbers(numbers):
     with pytest.raises(InputError, match=next(iter(numbers))):
         ChatEndpoint("http://localhost", "qwen", **numbers)

@@ -88,7 +88,7 @@ def test_it_is_not_asked_twice(train, server, asked, tmp_path):
 
     server.replies = [fail_after_50]
     with pytest.raises(TrainingError, match="no more credit"):
-        train(*asked)
+        train(*asked, "endpoint.at_once=1")
     server.replies = [answer]
     told = []
     result, _ = train(*asked, on_questions=told.append)

@@ -33,7 +33,7 @@ EXAMPLES = [pair(f"问{level}-{n}", f"题{level}-{n}", level) for level in range
 def test_the_question(server):
     server.replies = [(200, choices(opinion(2, "缺少剂量")))]
     grader = EndpointGrader(ChatEndpoint(server.url, "qwen"), examples=EXAMPLES)
-    graded = grader.grade("感冒药", "感冒吃什么药")
+    (graded,) = grader.grade([("感冒药", "感冒吃什么药")])
     assert (graded.level, graded.probabilities, graded.reason) == (2, (0, 0, 1, 0), "缺少剂量")
     (body,) = server.bodies
     assert (body["temperature"], body["seed"], body["n"]) == (0, 0, 1)
@@ -64,7 +64,7 @@ def test_nothing_of_the_pair_itself_is_shown(server):
 def test_several_samples_become_probabilities(server):
     answers = [opinion(1, "a"), opinion(2, "b"), "抱歉", opinion(2, "c"), opinion(3), opinion(2)]
     server.replies = [(200, choices(*answers))]
-    graded = EndpointGrader(ChatEndpoint(server.url, "qwen"), samples=6).grade("甲", "乙")
+    (graded,) = EndpointGrader(ChatEndpoint(server.url, "qwen"), samples=6).grade([("甲", "乙")])
     assert graded.probabilities == pytest.approx((0, 0.2, 0.6, 0.2))
     assert (graded.level, graded.reason) == (2, "b")
     assert server.bodies[0]["temperature"] == 1
@@ -99,10 +99,9 @@ def test_a_rubric_that_cannot_be_read(tmp_path, content, message):
 def test_a_model_that_names_no_level(server):
     server.replies = [(200, choices("抱歉，我无法判断。"))]
     grader = EndpointGrader(ChatEndpoint(server.url, "qwen"))
-    for number in range(19):
-        assert grader.grade("甲", str(number)) is None
+    opinions = grader.grade(("甲", str(number)) for number in range(100))
+    assert [next(opinions) for _ in range(19)] == [None] * 19
     with pytest.raises(
-        TrainingError,
-        match=r"hardly any answer of qwen names a level.*无法判断.*rubric.*recording",
+        TrainingError, match=r"hardly any answer of qwen names a level.*无法判断.*rubric.*recording"
     ):
-        grader.grade("甲", "乙")
+        next(opinions)

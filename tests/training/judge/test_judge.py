@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -14,7 +15,7 @@ from relsdk_training.cli import judge as cli
 from relsdk_training.judge.grader import EndpointGrader, Opinion
 from relsdk_training.judge.grades import count_cost, grade_pairs
 from relsdk_training.query_models.chat_endpoint import ChatEndpoint
-from tests.threads import wait_for
+from tests.threads import PATIENCE, wait_for
 from tests.training.chat_server import ChatServer, choices
 
 ROWS = [
@@ -68,7 +69,7 @@ def lines(path):
 
 
 def test_grades_are_pairs(server, judge, tmp_path):
-    code, out, err = judge("--endpoint", server.url)
+    code, out, err = judge("--endpoint", server.url, "--at-once", 1)
     assert code == 0, err
     assert out.startswith("graded 5 of 5 pairs, 0: 2, 1: 0, 2: 2, 3: 1; ")
     rows = lines(tmp_path / "grades.jsonl")
@@ -122,7 +123,7 @@ def test_it_asks_on_a_terminal(server, judge, tmp_path, monkeypatch):
 def test_what_was_answered_is_not_asked_again(server, judge, tmp_path):
     reply = server.replies[0]
     server.replies = [lambda body: (401, b"no credit") if len(server.bodies) == 3 else reply(body)]
-    code, _, err = judge("--endpoint", server.url)
+    code, _, err = judge("--endpoint", server.url, "--at-once", 1)
     assert code == 2
     assert "401" in err
     assert {path.name for path in tmp_path.iterdir()} == {"pairs.jsonl", "grades.recording.jsonl"}
@@ -153,9 +154,14 @@ def test_what_was_answered_is_not_asked_again(server, judge, tmp_path):
 
 
 def test_a_stopped_command_keeps_what_was_paid(server, pairs, tmp_path):
-    """Ctrl-C while the third answer is waited for."""
-    reply = server.replies[0]
-    server.replies = [reply, reply, "hold", reply]
+    """Ctrl-C while four answers are waited for: of those that are on their way, all that come are kept."""
+    reply, go_on = server.replies[0], threading.Event()
+
+    def hold(body):
+        go_on.wait(PATIENCE)
+        return reply(body)
+
+    server.replies = [reply, hold]
     command = [
         sys.executable,
         "-m",
@@ -170,17 +176,39 @@ def test_a_stopped_command_keeps_what_was_paid(server, pairs, tmp_path):
     command += ["-o", str(tmp_path / "grades.jsonl")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         recording = tmp_path / "grades.recording.jsonl"
-        wait_for(lambda: process.poll() is not None or len(server.bodies) == 3)
+        wait_for(lambda: process.poll() is not None or len(server.bodies) == 5)
+        process.send_signal(signal.SIGINT)
+        told = process.stderr.readline()
+        while told and "waiting at most 60 seconds for 4 answers" not in told:
+            told = process.stderr.readline()
+        assert told
+        go_on.set()
+        _, err = process.communicate()
+    assert process.returncode == 130, err
+    assert len(lines(recording)) == 5
+    assert not (tmp_path / "grades.jsonl").exists()
+
+
+def test_a_second_interrupt_does_not_wait(server, pairs, tmp_path):
+    server.replies = ["hold"]
+    command = [sys.executable, "-m", "relsdk", "judge", str(pairs), "--endpoint", server.url]
+    command += ["--model", "qwen", "-o", str(tmp_path / "grades.jsonl"), "--timeout", str(100 * PATIENCE)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        wait_for(lambda: process.poll() is not None or len(server.bodies) == 4)
+        process.send_signal(signal.SIGINT)
+        while "does not wait" not in (line := process.stderr.readline()) and line:
+            pass
         process.send_signal(signal.SIGINT)
         _, err = process.communicate()
     assert process.returncode == 130, err
-    assert len(lines(recording)) == 2
-    assert not (tmp_path / "grades.jsonl").exists()
+    assert len(server.bodies) == 4
 
 
 def test_pairs_without_an_opinion_are_left_out_and_told(server, judge, tmp_path):
     reply = server.replies[0]
-    server.replies = [lambda body: (400, b"content_filter") if len(server.bodies) == 2 else reply(body)]
+    server.replies = [
+        lambda body: (400, b"content_filter") if "发烧" in str(body["messages"]) else reply(body)
+    ]
     code, out, err = judge("--endpoint", server.url)
     assert code == 0
     assert out.startswith("graded 4 of 5 pairs")
@@ -207,6 +235,7 @@ def test_what_cannot_be(server, judge, tmp_path, pairs):
     for arguments, message in (
         ([], "the endpoint is ''; an http or https URL is needed"),
         (["--endpoint", server.url, "--samples", "0"], "samples is 0"),
+        (["--endpoint", server.url, "--at-once", "65"], "65 is not in the range 1<=x<=64"),
         (["--endpoint", server.url, "--rubric", tmp_path / "none"], "the rubric"),
         (["--endpoint", server.url, "--record", "a", "--replay", "b"], "name one"),
         (["--endpoint", server.url, "--record", pairs], "damaged"),
@@ -275,8 +304,8 @@ def test_labels_that_are_no_levels_are_told(server, judge):
 
 def test_an_opinion_takes_the_place_of_another_models(tmp_path):
     class Grader:
-        def grade(self, query, document):
-            return Opinion(1, (0.0, 1.0, 0.0, 0.0), "mine")
+        def grade(self, pairs):
+            yield from (Opinion(1, (0.0, 1.0, 0.0, 0.0), "mine") for _ in pairs)
 
     old = {"probabilities": [0, 0, 0, 1], "reason": "theirs", "source": "log"}
     grade_pairs(Grader(), [("牙疼", Document("d", "牙疼怎么办", "", old))], tmp_path / "grades.jsonl")

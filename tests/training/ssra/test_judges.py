@@ -86,6 +86,9 @@ class Endpoint:
         self.asked.append(messages)
         return [self.answers.pop(0)]
 
+    def each(self, work, items):
+        yield from (work(item) for item in items)
+
 
 def test_an_endpoint_is_asked_about_pairs_of_different_levels():
     # 乙 before 甲; 丙 before 乙, both ways round; always the letter B, which says nothing.

@@ -1,6 +1,7 @@
 """Whole runs in which a language model writes and judges: recorded, stopped, and repeated without it."""
 
 import json
+import time
 
 import pytest
 
@@ -23,6 +24,7 @@ def server(monkeypatch):
 
         def reply(body):
             number = len(server.bodies)
+            time.sleep(len(str(body["messages"])) % 7 / 200)  # the later is often the faster
             if body["model"] == "judge":
                 return 200, choices("AB"[number % 2])
             return 200, choices(*(f"搜索词{number}号{n}怎么做" for n in range(body["n"])))
@@ -68,12 +70,12 @@ def made(run):
 
 def test_a_recorded_run_is_repeated_without_the_model(run, server, tmp_path):
     answers = tmp_path / "answers.jsonl"
-    first = run("first", f"url={server.url}", f"record={answers}")
+    first = run("first", f"url={server.url}", f"record={answers}", "at_once=8")
     asked = len(server.bodies)
     models = [json.loads(line)["model"] for line in answers.read_text(encoding="utf-8").splitlines()]
     assert len(models) == asked
     assert set(models) == {"writer", "judge"}
-    second = run("second", f"replay={answers}")  # no URL: there is nobody to ask
+    second = run("second", f"replay={answers}", "at_once=1")  # no URL: there is nobody to ask
     assert made(second) == made(first)
     assert {name.partition("/")[0] for name in made(second)} == {
         *("01-pool", "02-score", "08-write-1", "09-filter-1", "90-balance", "91-embed", "92-compare"),
@@ -86,7 +88,7 @@ def test_a_run_that_is_stopped_pays_for_nothing_twice(run, server, tmp_path):
     answers, reply = tmp_path / "answers.jsonl", server.replies[0]
     server.replies = [lambda body: (401, b"no credit") if len(server.bodies) == 10 else reply(body)]
     with pytest.raises(TrainingError, match="401"):
-        run("first", f"url={server.url}", f"record={answers}")
+        run("first", f"url={server.url}", f"record={answers}", "at_once=1")
     assert len(answers.read_text(encoding="utf-8").splitlines()) == 9
     with pytest.raises(
         InputError, match=r"holds 9 answered questions and not '文档：.*相关性等级：\d 查询：' for writer"
@@ -113,7 +115,7 @@ def test_a_rubric_counts_by_what_it_says(settings, tmp_path):
         of = {name: identities(section, f"{section}.endpoint.rubric={tmp_path / name}") for name in rubrics}
         assert of["one"] == of["same"] != of["other"]
         assert {name for name in without if without[name] != of["one"][name]} == {stage}
-        for place in ("url=http://elsewhere", "record=a", "key_env=KEY", "timeout=3"):
+        for place in ("url=http://elsewhere", "record=a", "key_env=KEY", "timeout=3", "at_once=9"):
             assert identities(section, f"{section}.endpoint.{place}") == without
         with pytest.raises(InputError, match="the rubric nowhere cannot be read: No such file"):
             identities(section, f"{section}.endpoint.rubric=nowhere")

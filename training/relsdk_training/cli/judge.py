@@ -50,6 +50,13 @@ price_option = click.option(
 @click.option("--model", required=True, help="Name of the model there.")
 @click.option("--key-env", metavar="VARIABLE", default="", help="Environment variable that holds the key.")
 @click.option("--timeout", default=60.0, show_default=True, help="Seconds to wait for an answer.")
+@click.option(
+    "--at-once",
+    type=click.IntRange(1, 64),
+    default=4,
+    show_default=True,
+    help="Questions that wait for an answer at the same time.",
+)
 @click.option("--rubric", metavar="FILE", default="", help="What 0-3 mean for you [default: relsdk's words].")
 @click.option("--examples", metavar="PAIRS", help="Labelled pairs of which four of each level are shown.")
 @click.option(
@@ -84,6 +91,7 @@ def judge(
     model: str,
     key_env: str,
     timeout: float,
+    at_once: int,
     rubric: str,
     examples: str | None,
     samples: int,
@@ -122,7 +130,13 @@ def judge(
         raise InputError(f"all examples of {examples} are among the pairs to grade; name others")
     grader = EndpointGrader(
         ChatEndpoint(
-            url, model, api_key_env=key_env, timeout=timeout, record=record or "", replay=replay or ""
+            url,
+            model,
+            api_key_env=key_env,
+            timeout=timeout,
+            at_once=at_once,
+            record=record or "",
+            replay=replay or "",
         ),
         rubric=read_rubric(rubric),
         examples=shown,

@@ -71,6 +71,7 @@ class EndpointConfig:
         name: Of its model.
         key_env: Environment variable that holds its key.
         timeout: Seconds to wait for an answer.
+        at_once: Questions that wait for an answer at the same time, 1 to 64; changes no result.
         record: File that its answers are kept in, as they come; what is in it is not asked again.
         replay: File of a former `record` that answers in place of the endpoint; needs no `url`, key or
             package.
@@ -81,6 +82,7 @@ class EndpointConfig:
     name: str = ""
     key_env: str = ""
     timeout: float = 60.0
+    at_once: int = 4
     record: str = ""
     replay: str = ""
     rubric: str = ""

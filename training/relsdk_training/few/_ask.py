@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -101,10 +102,16 @@ class Asking:
         held_out = held_out_queries(self._data)
         written: dict[tuple[str, str], LabelledPair] = {}
         dropped: Counter[str] = Counter()
-        for number, document in enumerate(self._documents, start=1):
-            for level in map(RelevanceLevel, self._config.ask.levels):
-                request = QueryRequest(document_text(document), level)
-                (queries,) = self._writer.write([request], samples=1, seed=0)
+        wanted = [
+            (document, level)
+            for document in self._documents
+            for level in map(RelevanceLevel, self._config.ask.levels)
+        ]
+        requests = (QueryRequest(document_text(document), level) for document, level in wanted)
+        with closing(self._writer.write_each(requests, seed=0)) as answered:
+            for number, ((document, level), queries) in enumerate(
+                zip(wanted, answered, strict=True), start=1
+            ):
                 query = queries[0] if queries else ""
                 same = normal_form(query)
                 if not same or same == normal_form(document.title):
@@ -115,7 +122,7 @@ class Asking:
                     dropped["repeated"] += 1
                 else:
                     written[same, document.id] = LabelledPair(query, document, level)
-            self._on_progress(folder.name, number, len(self._documents))
+                self._on_progress(folder.name, number, len(wanted))
         write_pairs(folder / "written.jsonl", written.values())
         asked = _count([text for text, _ in self._write_questions()], _QUERY_TOKENS)
         return {**asked, **{f"dropped, {name}": count for name, count in sorted(dropped.items())}}

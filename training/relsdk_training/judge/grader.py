@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,7 +44,7 @@ class Opinion:
 
 
 class EndpointGrader:
-    """Asks a chat model for the level of one pair at a time.
+    """Asks a chat model for the levels of pairs, one pair a question.
 
     Args:
         endpoint: The chat model.
@@ -94,16 +95,27 @@ class EndpointGrader:
         )
         return recorded is not None
 
-    def grade(self, query: str, document: str) -> Opinion | None:
-        """Return the model's opinion of a pair, None where no answer names one level.
+    def grade(self, pairs: Iterable[tuple[str, str]]) -> Generator[Opinion | None]:
+        """Yield the model's opinion of each pair, in their order; None where no answer names one level.
+
+        Args:
+            pairs: Queries and documents.
 
         Raises:
             InputError: The recording that is replayed lacks an answer.
             TrainingError: The endpoint refuses or keeps failing, or hardly any answer names a level; see
                 `UselessAnswers`.
         """
-        messages = self.messages(query, document)
-        answers = self._endpoint.ask(messages, temperature=self._temperature, seed=0, samples=self.samples)
+        with closing(self._endpoint.each(self._ask, pairs)) as answered:
+            for answers in answered:
+                yield self._opinion(answers)
+
+    def _ask(self, pair: tuple[str, str]) -> list[str]:
+        messages = self.messages(*pair)
+        return self._endpoint.ask(messages, temperature=self._temperature, seed=0, samples=self.samples)
+
+    def _opinion(self, answers: Sequence[str]) -> Opinion | None:
+        """Return what the answers about a pair say, or stop a model that says nothing of use."""
         named = [level for level in map(read_answer, answers) if level is not None]
         if self._useless.give_up(useful=bool(named)):
             raise TrainingError(

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from relsdk.formats import read_unlabelled_pairs, write_pairs
 from relsdk.levels import NUM_LEVELS, RelevanceLevel, parse_level
 from relsdk.records import Document, LabelledPair
 from relsdk_training.data.text import document_text, normal_form
-from relsdk_training.judge.grader import EndpointGrader
+from relsdk_training.judge.grader import EndpointGrader, Opinion
 
 __all__ = [
     "ANSWER_TOKENS",
@@ -168,10 +169,9 @@ def grade_pairs(
     levels = [0] * NUM_LEVELS
     human = 0
 
-    def graded() -> Iterator[LabelledPair]:
+    def graded(opinions: Iterable[Opinion | None]) -> Iterator[LabelledPair]:
         nonlocal human
-        for done, (query, document) in enumerate(pairs, start=1):
-            opinion = grader.grade(query, document_text(document))
+        for done, ((query, document), opinion) in enumerate(zip(pairs, opinions, strict=True), start=1):
             if opinion is not None:
                 levels[opinion.level] += 1
                 human += _HUMAN in document.metadata
@@ -180,7 +180,9 @@ def grade_pairs(
                 yield LabelledPair(query, replace(document, metadata=metadata), RelevanceLevel(opinion.level))
             on_progress(done, len(pairs))
 
-    write_pairs(output, graded())
+    texts = ((query, document_text(document)) for query, document in pairs)
+    with closing(grader.grade(texts)) as opinions:
+        write_pairs(output, graded(opinions))
     zero, one, two, three = levels
     return _Grading(len(pairs), (zero, one, two, three), len(pairs) - sum(levels), human)
 

@@ -15,7 +15,7 @@ import stat
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,8 @@ class Recording:
         self._answers: dict[str, list[str]] = {}
         self._asked: dict[str, str] = {}  # how each conversation was asked first
         self._appending = threading.Lock()
+        self._being_asked: set[str] = set()
+        self._was_asked = threading.Condition()
         self._close: Callable[[], object] = int  # nothing to close
         if append:
             check_file_target(path, overwrite=True)
@@ -119,6 +121,20 @@ class Recording:
     def get(self, question: Question) -> list[str] | None:
         """Return the answers to a question: none where several at once were refused, None if it lacks it."""
         return self._answers.get(question.key)
+
+    @contextmanager
+    def alone(self, question: Question) -> Iterator[None]:
+        """Wait until no other thread asks the same: then its answers are here."""
+        key = question.key
+        with self._was_asked:
+            self._was_asked.wait_for(lambda: key not in self._being_asked)
+            self._being_asked.add(key)
+        try:
+            yield
+        finally:
+            with self._was_asked:
+                self._being_asked.remove(key)
+                self._was_asked.notify_all()
 
     def add(self, question: Question, answers: list[str]) -> None:
         """Append answers; they are on the disk when this returns.

@@ -8,13 +8,14 @@ import re
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from relsdk.errors import InputError, MissingExtraError, TrainingError
 from relsdk_training.config.ssra import EndpointConfig
+from relsdk_training.query_models._in_order import map_in_order
 from relsdk_training.query_models._recording import Question, open_recording
 
 __all__ = ["ChatEndpoint", "UselessAnswers", "open_endpoint", "without_thoughts"]
@@ -28,8 +29,13 @@ _PASSING = (408, 409, 429)
 _FILTERED = ("content_filter", "contentfilter", "content_policy", "data_inspection_failed")
 # When answers are of no use: none of the first ones was, or hardly any of the latest.
 _FIRST, _LATEST, _HARDLY_ANY = 20, 100, 5
+# More connections than that: the servers of one model batch no more.
+_MOST_AT_ONCE = 64
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class ChatEndpoint:
@@ -53,6 +59,7 @@ class ChatEndpoint:
         timeout: Seconds to wait for the endpoint to send something.
         retries: How often a failed request is sent again. Waits grow from half a second to 8; a Retry-After
             header that asks for a minute or less counts instead.
+        at_once: How many of the items of `each` are asked about at the same time, 1 to 64.
         record: File that questions and answers are appended to; empty keeps none.
         replay: File of a former `record` that answers instead of the endpoint.
 
@@ -71,6 +78,7 @@ class ChatEndpoint:
         api_key_env: str = "",
         timeout: float = 60.0,
         retries: int = _RETRIES,
+        at_once: int = EndpointConfig.at_once,
         record: str | os.PathLike[str] = "",
         replay: str | os.PathLike[str] = "",
     ) -> None:
@@ -79,6 +87,8 @@ class ChatEndpoint:
                 f"timeout {timeout}, retries {retries}; a timeout above 0 and of at most a day "
                 f"({_LONGEST_WAIT:,} seconds), and 0 or more retries are needed"
             )
+        if not 1 <= at_once <= _MOST_AT_ONCE:
+            raise InputError(f"at_once is {at_once}; 1 to {_MOST_AT_ONCE} is needed")
         if record and replay:
             raise InputError(
                 f"record {record} and replay {replay}; name one: record also answers what it has heard before"
@@ -89,16 +99,19 @@ class ChatEndpoint:
             raise InputError(f"no model is named for {where}; say which one shall answer")
         self.model = model
         self._retries = retries
+        self._at_once = at_once
+        self._timeout = timeout
         if not replay:
-            self._connect(api_key_env, timeout)
+            self._connect(api_key_env)
         file = record or replay
         self._recording = open_recording(file, append=bool(record)) if file else None
         self._asks = not replay
 
-    def _connect(self, api_key_env: str, timeout: float) -> None:
+    def _connect(self, api_key_env: str) -> None:
         """Make a client; nothing is sent yet."""
         self._secret = _key(api_key_env) if api_key_env else ""
         try:
+            import httpx  # with openai
             import openai  # half a second
         except ImportError as error:
             raise MissingExtraError("asking a language model over HTTP", "llm") from error
@@ -106,12 +119,14 @@ class ChatEndpoint:
         # openai takes keys and names of OpenAI's customers from the environment, which are not for any host.
         unsent = ["OpenAI-Organization", "OpenAI-Project", *([] if self._secret else ["Authorization"])]
         self._headers = dict.fromkeys(unsent, openai.Omit())
-        client = openai.DefaultHttpxClient(follow_redirects=False)
+        # A connection for each thread stays open: httpcore's pool loses requests where it has to close some.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=self._at_once)
+        client = openai.DefaultHttpxClient(follow_redirects=False, limits=limits)
         weakref.finalize(self, client.close)
         api = openai.OpenAI(
             base_url=self.url,
             api_key=self._secret or "none",
-            timeout=timeout,
+            timeout=self._timeout,
             max_retries=self._retries,
             http_client=client,
         )
@@ -140,6 +155,24 @@ class ChatEndpoint:
         """
         return self._collect(messages, temperature, seed, samples, self._once)
 
+    def each(self, work: Callable[[T], R], items: Iterable[T]) -> Generator[R]:
+        """Ask about several things at the same time; yield the results in the order of the things.
+
+        An error, Ctrl-C and `close` let the requests that have begun come to their end, for at most `timeout`
+        seconds, so that their answers are recorded.
+
+        Args:
+            work: Makes a result from an item, by `ask`; called on `at_once` threads.
+            items: What is asked about.
+
+        Raises:
+            RelsdkError: What `work` raises, of the first item that it fails for.
+        """
+        if self._asks:
+            yield from map_in_order(work, items, at_once=self._at_once, patience=self._timeout)
+        else:
+            yield from map(work, items)
+
     def recorded(
         self, messages: Sequence[Mapping[str, str]], *, temperature: float, seed: int, samples: int = 1
     ) -> list[str] | None:
@@ -161,12 +194,12 @@ class ChatEndpoint:
         said = [dict(message) for message in messages]
         answers: list[str] = []
         requests = 0
-        at_once = samples
+        most = samples
         while len(answers) < samples:  # each request but one gives at least one, so there are at most S + 1
-            wanted = min(at_once, samples - len(answers))
+            wanted = min(most, samples - len(answers))
             some = answer(Question(self.model, said, temperature, seed + requests, wanted))
             if not some:  # the endpoint gives one at a time
-                at_once = 1
+                most = 1
             answers += some
             requests += 1
         return answers[:samples]
@@ -180,14 +213,17 @@ class ChatEndpoint:
 
     def _once(self, question: Question) -> list[str]:
         """Return the answers to one request, from the recording if it has them."""
-        with suppress(LookupError):
-            return self._heard(question)
-        if self._recording is not None and not self._asks:
-            raise self._recording.lacking(question)
-        answers = self._answers(question)
-        if self._recording is not None:
-            self._recording.add(question, answers)
-        return answers
+        recording = self._recording
+        if recording is None:
+            return self._answers(question)
+        with recording.alone(question):
+            with suppress(LookupError):
+                return self._heard(question)
+            if not self._asks:
+                raise recording.lacking(question)
+            answers = self._answers(question)
+            recording.add(question, answers)
+            return answers
 
     def _answers(self, question: Question) -> list[str]:
         """Send one request until it is answered.
@@ -249,6 +285,7 @@ def open_endpoint(settings: EndpointConfig) -> ChatEndpoint:
         settings.name,
         api_key_env=settings.key_env,
         timeout=settings.timeout,
+        at_once=settings.at_once,
         record=settings.record,
         replay=settings.replay,
     )

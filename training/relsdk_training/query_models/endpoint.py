@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 import re
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
 
 from relsdk.errors import InputError, TrainingError
 from relsdk.levels import NUM_LEVELS, parse_level
@@ -78,7 +79,7 @@ class EndpointQueryModel:
         """Write queries, with one conversation for each request.
 
         Args:
-            requests: N of them. An error loses what was written for the others: few at a time is better.
+            requests: N of them. An error loses what was written for the others, unless it is recorded.
             samples: S queries for each.
             seed: The same request and seed give the same conversation, and the same queries where the
                 endpoint knows seeds.
@@ -92,13 +93,24 @@ class EndpointQueryModel:
             TrainingError: The endpoint refuses or keeps failing, or writes nothing, or the same again and
                 again; see `UselessAnswers`.
         """
-        conversations = [self.messages(request, seed) for request in requests]
-        written = []
-        for messages in conversations:
-            answers = self._endpoint.ask(messages, temperature=self._temperature, seed=seed, samples=samples)
-            written.append([query for query in map(_first_query, answers) if query])
-            self._check(written[-1], answers[-1])
-        return written
+        conversations = [self.messages(request, seed) for request in requests]  # all levels are checked first
+        return list(self._write(conversations, samples, seed))
+
+    def write_each(self, requests: Iterable[QueryRequest], *, seed: int) -> Generator[list[str]]:
+        """Yield the queries of each request, one or none, in the order of the requests; see `write`."""
+        yield from self._write((self.messages(request, seed) for request in requests), 1, seed)
+
+    def _write(
+        self, conversations: Iterable[list[dict[str, str]]], samples: int, seed: int
+    ) -> Generator[list[str]]:
+        def ask(messages: list[dict[str, str]]) -> list[str]:
+            return self._endpoint.ask(messages, temperature=self._temperature, seed=seed, samples=samples)
+
+        with closing(self._endpoint.each(ask, conversations)) as answered:
+            for answers in answered:
+                queries = [query for query in map(_first_query, answers) if query]
+                self._check(queries, answers[-1])
+                yield queries
 
     def _check(self, queries: Sequence[str], answer: str) -> None:
         """Stop asking a model that refuses in words, or has one answer for everything."""

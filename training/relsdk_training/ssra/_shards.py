@@ -113,8 +113,8 @@ def map_shards(
         opener: A function of a module, which loads what the work needs; it returns what makes a shard's lines
             from those of another and its number. Called once a worker, when that has something to do.
         at_once: So many lines of a shard are made and kept before the next; 0 takes the whole shard.
-        alone: Whether one worker in this process does it, whatever the job says: an endpoint is asked one
-            question at a time.
+        alone: Whether one worker in this process does it, whatever the job says: an endpoint has threads of
+            its own.
 
     Returns:
         The stage's shards.

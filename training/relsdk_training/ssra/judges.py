@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -83,31 +84,49 @@ class EndpointJudge:
 
     def contradictions(self, groups: Sequence[Group]) -> list[NDArray[np.bool_]]:
         """See `Judge`; an answer that names neither query contradicts nothing."""
-        contradicted = []
-        for group in groups:
-            wrong = np.zeros((len(group.queries),) * 2, dtype=bool)
-            for i, high in enumerate(group.wanted):
-                for j, low in enumerate(group.wanted):
-                    if high > low:
-                        pair = group.queries[i], group.queries[j]
-                        # Asked both ways round: a model that likes one letter better contradicts nothing.
-                        wrong[i, j] = self._prefers(group.document, *pair, "B") and self._prefers(
-                            group.document, *pair[::-1], "A"
-                        )
-            contradicted.append(wrong)
+        contradicted = [np.zeros((len(group.queries),) * 2, dtype=bool) for group in groups]
+        places = [
+            (number, i, j)
+            for number, group in enumerate(groups)
+            for i, high in enumerate(group.wanted)
+            for j, low in enumerate(group.wanted)
+            if high > low
+        ]
+        pairs = (
+            (groups[number].document, groups[number].queries[i], groups[number].queries[j])
+            for number, i, j in places
+        )
+        with closing(self.endpoint.each(self._ask, pairs)) as answered:
+            for (number, i, j), answers in zip(places, answered, strict=True):
+                contradicted[number][i, j] = [self._choice(answer) for answer in answers] == ["B", "A"]
         return contradicted
 
-    def _prefers(self, document: str, one: str, other: str, letter: str) -> bool:
+    def _ask(self, pair: tuple[str, str, str]) -> list[str]:
+        """Ask about a document, the better query and the other; again the other way round after a B.
+
+        A model that likes one letter better contradicts nothing.
+        """
+        document, better, other = pair
+        answers = [self._compare(document, better, other)]
+        if _chosen_letter(answers[0]) == "B":
+            answers.append(self._compare(document, other, better))
+        return answers
+
+    def _compare(self, document: str, one: str, other: str) -> str:
         question = f"文档：{document}\nA：{one}\nB：{other}\n这篇文档更能满足哪个搜索词？只回答 A 或 B。"
         messages = [{"role": "system", "content": self._rubric}, {"role": "user", "content": question}]
         (answer,) = self.endpoint.ask(messages, temperature=0.0, seed=0)
+        return answer
+
+    def _choice(self, answer: str) -> str:
+        """Return the letter of an answer, or stop a model that names none."""
         choice = _chosen_letter(answer)
         if self._useless.give_up(useful=bool(choice)):
             raise TrainingError(
                 f"hardly any answer of {self.endpoint.model} names A or B, the last is {answer[-100:]!r}; "
                 "let another model judge (filter.endpoint.name), or none (filter.judge)"
             )
-        return choice == letter
+        return choice
 
 
 def _chosen_letter(answer: str) -> str:
