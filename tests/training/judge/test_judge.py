@@ -71,7 +71,7 @@ def lines(path):
 def test_grades_are_pairs(server, judge, tmp_path):
     code, out, err = judge("--endpoint", server.url, "--at-once", 1)
     assert code == 0, err
-    assert out.startswith("graded 5 of 5 pairs, 0: 2, 1: 0, 2: 2, 3: 1; ")
+    assert out.startswith("graded 5 of 5 pairs: 2 with level 0, 0 with level 1, 2 with level 2, 1 with level 3; ")
     rows = lines(tmp_path / "grades.jsonl")
     assert rows[0] == {
         "query": "感冒药",
@@ -216,6 +216,15 @@ def test_pairs_without_an_opinion_are_left_out_and_told(server, judge, tmp_path)
     assert [row["doc_id"] for row in lines(tmp_path / "grades.jsonl")][:2] == ["d1", "d3"]
 
 
+def test_no_opinion_at_all_makes_no_file(server, judge, tmp_path):
+    server.replies = [(200, choices("看情况"))]
+    code, out, err = judge("--endpoint", server.url)
+    assert (code, out) == (2, "")
+    assert "no answer about 5 pairs names a level, so" in err
+    assert not (tmp_path / "grades.jsonl").exists()
+    assert len(lines(tmp_path / "grades.recording.jsonl")) == 5
+
+
 def test_examples_are_no_pairs_to_grade(server, judge, pairs, tmp_path):
     examples = tmp_path / "examples.jsonl"
     rows = [ROWS[0], {"query": "肚子疼", "title": "胃疼吃什么", "label": 1}]
@@ -233,7 +242,7 @@ def test_examples_are_no_pairs_to_grade(server, judge, pairs, tmp_path):
 
 def test_what_cannot_be(server, judge, tmp_path, pairs):
     for arguments, message in (
-        ([], "the endpoint is ''; an http or https URL is needed"),
+        ([], "no endpoint is named; give its URL, such as"),
         (["--endpoint", server.url, "--samples", "0"], "samples is 0"),
         (["--endpoint", server.url, "--at-once", "65"], "65 is not in the range 1<=x<=64"),
         (["--endpoint", server.url, "--rubric", tmp_path / "none"], "the rubric"),

@@ -155,8 +155,8 @@ def judge(
     if as_json:
         echo_json({"grades": str(output), "recording": str(record or replay), **asdict(grading)})
         return
-    levels = ", ".join(f"{level}: {count:,}" for level, count in enumerate(grading.levels))
-    echo(f"graded {sum(grading.levels):,} of {counted(grading.pairs, 'pair')}, {levels}; {output}")
+    levels = ", ".join(f"{count:,} with level {level}" for level, count in enumerate(grading.levels))
+    echo(f"graded {sum(grading.levels):,} of {counted(grading.pairs, 'pair')}: {levels}; {output}")
     if grading.without_opinion:
         echo(f"left out, as no answer names one level: {counted(grading.without_opinion, 'pair')}", err=True)
     if grading.human_labels:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from relsdk.errors import InputError
+from relsdk.errors import InputError, TrainingError
 from relsdk.formats import read_unlabelled_pairs, write_pairs
 from relsdk.levels import NUM_LEVELS, RelevanceLevel, parse_level
 from relsdk.records import Document, LabelledPair
@@ -164,7 +164,7 @@ def grade_pairs(
 
     Raises:
         InputError: The file cannot be written, or a recording that is replayed lacks an answer.
-        TrainingError: See `EndpointGrader.grade`.
+        TrainingError: No answer names a level at all; see also `EndpointGrader.grade`.
     """
     levels = [0] * NUM_LEVELS
     human = 0
@@ -179,6 +179,11 @@ def grade_pairs(
                 metadata = {**document.metadata, "probabilities": shares, "reason": opinion.reason}
                 yield LabelledPair(query, replace(document, metadata=metadata), RelevanceLevel(opinion.level))
             on_progress(done, len(pairs))
+        if pairs and not sum(levels):  # so few that the grader did not give up
+            raise TrainingError(
+                f"no answer about {len(pairs)} pairs names a level, so {output} is not written; look at the "
+                "answers in the recording, let another model judge, or say in the rubric what 0 to 3 mean"
+            )
 
     texts = ((query, document_text(document)) for query, document in pairs)
     with closing(grader.grade(texts)) as opinions:

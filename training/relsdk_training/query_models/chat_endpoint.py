@@ -305,6 +305,10 @@ class UselessAnswers:
 
 
 def _checked_url(url: str) -> str:
+    if not url:
+        raise InputError(
+            "no endpoint is named; give its URL, such as http://localhost:8000/v1, or a recording to replay"
+        )
     try:
         parts = urlsplit(url)
         good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
