@@ -71,7 +71,8 @@ def lines(path):
 def test_grades_are_pairs(server, judge, tmp_path):
     code, out, err = judge("--endpoint", server.url, "--at-once", 1)
     assert code == 0, err
-    assert out.startswith("graded 5 of 5 pairs: 2 with level 0, 0 with level 1, 2 with level 2, 1 with level 3; ")
+    levels = "2 with level 0, 0 with level 1, 2 with level 2, 1 with level 3"
+    assert out.startswith(f"graded 5 of 5 pairs: {levels}; ")
     rows = lines(tmp_path / "grades.jsonl")
     assert rows[0] == {
         "query": "感冒药",

@@ -15,7 +15,7 @@ def show_settings(path: Path | None, settings: Any) -> None:
     from relsdk_training.config.files import describe_config, settings_file
 
     if path is not None:
-        own = settings_file(path) != path
-        echo(f"# {path}{', of relsdk itself: this folder has none' if own else ''}", err=True)
+        origin = ": relsdk's own, as this folder has none" if settings_file(path) != path else ""
+        echo(f"# {path}{origin}", err=True)
     echo("# settings; * marks those that are not default", err=True)
     echo(describe_config(settings), err=True)
