@@ -240,6 +240,15 @@ def test_the_last_duplicate_can_win(relsdk, calibrated, tmp_path):
     assert [hit["title"] for hit in json.loads(out)["hits"]] == ["糖醋排骨"]
 
 
+@pytest.mark.filterwarnings("ignore:.* inputs exceed")
+def test_texts_that_are_cut_are_told(relsdk, calibrated, tmp_path):
+    limit = read_bundle(calibrated).settings.max_tokens
+    path = documents(tmp_path / "d.jsonl", GOOD, {"_id": "2", "title": "", "text": "红烧肉怎么做" * limit})
+    code, _, err = relsdk("index", "build", tmp_path / "i", "-m", calibrated, "-i", path)
+    assert code == 0
+    assert f"1 text longer than the {limit} tokens that the model reads; --chunk {min(400, limit)} " in err
+
+
 def test_an_existing_index_is_not_replaced(fails, relsdk, index, calibrated, tmp_path):
     path = documents(tmp_path / "d.jsonl", GOOD)
     before = json.loads(relsdk("index", "info", index, "--json")[1])

@@ -175,7 +175,12 @@ def build(
         echo_next("query", Path(path), '"..."')
     if embedder.truncated_count and not passage_characters:
         long = counted(embedder.truncated_count, "text")
-        echo(f"{long} longer than the model reads; --chunk 400 splits such texts into passages", err=True)
+        limit = embedder.max_tokens  # a passage of as many characters has seldom more tokens
+        echo(
+            f"{long} longer than the {limit} tokens that the model reads; --chunk {min(400, limit)} splits "
+            "texts, not titles, into passages",
+            err=True,
+        )
 
 
 @index.command(epilog="Example: relsdk index info docs.idx --json")

@@ -68,7 +68,7 @@ def _notes(data: Mapping[str, Any], opinions: Mapping[str, Any] | None) -> list[
     if not data["calibrates"]:
         notes.append(
             "The bundle ranks, and has no levels: they are fitted on 50 labelled pairs of 5 queries or more, "
-            "in which each level is both reached and missed."
+            "some of level 0 and some of level 3."
         )
     if opinions and opinions["confusion"] is None:
         notes.append(f"{opinions['told']}.")
@@ -91,7 +91,10 @@ def _next(data: Mapping[str, Any], trained: Mapping[str, Any]) -> list[str]:
         advice.append("Let a language model help: --endpoint URL --model NAME --unlabelled FILE.")
     if dev and labels >= 2000:
         advice.append("With so many labels, compare with relsdk train embed on them alone.")
-    advice.append("Measure on pairs that nothing was chosen on: relsdk eval BUNDLE TEST.")
+    advice.append(
+        "Measure on pairs that nothing was chosen on, beside the encoder that the run started from: "
+        "relsdk eval BUNDLE TEST (relsdk export encoder CHECKPOINT FOLDER makes a bundle of that one)."
+    )
     return advice
 
 
@@ -155,10 +158,9 @@ def _measures(content: Mapping[str, Any]) -> str:
     if not rows:
         return f"## Measures\n\n{told}"
     header = ["pairs", "variant", *_MEASURES.values()]
-    note = "Dev chose the step, so what it measures is a little too good." if "dev" in measures else ""
-    return (
-        f"## Measures\n\n{told} {note}\n\n{markdown_table(header, rows, numbers=set(range(2, len(header))))}"
-    )
+    told += " Dev chose the step, so what it measures is a little too good." if "dev" in measures else ""
+    table = markdown_table(header, rows, numbers=set(range(2, len(header))))
+    return f"## Measures\n\n{told} All in percent.\n\n{table}"
 
 
 def _grades(levels: Mapping[str, Mapping[str, Any]]) -> str:
@@ -174,7 +176,8 @@ def _grades(levels: Mapping[str, Mapping[str, Any]]) -> str:
     ]
     header = ["variant", "pairs", "accuracy", "QWK", "ECE"]
     return (
-        "## Levels\n\nOf dev's pairs, each graded by a fit that has not seen its query.\n\n"
+        "## Levels\n\nOf dev's pairs, each graded by a fit that has not seen its query. Accuracy is a "
+        "share of the pairs; the calibration error (ECE) is 0 at best.\n\n"
         + markdown_table(header, rows, numbers={1, 2, 3, 4})
     )
 
