@@ -24,7 +24,7 @@ def server(monkeypatch):
 
 @pytest.fixture
 def endpoint(server):
-    return ChatEndpoint(server.url + "/", "qwen", retries=1)
+    return ChatEndpoint(server.url + "/", "qwen", retries=1, at_once=1)
 
 
 def ask(endpoint, samples=1, seed=7):
