@@ -205,7 +205,6 @@ def test_a_missing_or_broken_key(monkeypatch, value, message):
         "ftp://host/v1",
         "localhost:8000/v1",
         "http://",
-        "",
         "http://[::1/v1",
         "http://host:port/v1",
         "http://me:secret@host/v1",
@@ -217,6 +216,11 @@ def test_a_bad_url(url):
     with pytest.raises(InputError, match="http or https") as caught:
         ChatEndpoint(url, "qwen")
     assert "secret" not in str(caught.value)
+
+
+def test_no_url():
+    with pytest.raises(InputError, match=r"no endpoint is named; give its URL.*or a recording to replay"):
+        ChatEndpoint("", "qwen")
 
 
 @pytest.mark.parametrize(
