@@ -219,7 +219,7 @@ def test_files_that_cannot_be(tmp_path, file):
         ChatEndpoint("http://localhost", "m", record=file, replay=file)
     with pytest.raises(InputError, match="no model is named for the recording"):
         ChatEndpoint("", "", replay=file)
-    with pytest.raises(InputError, match="http or https"):
+    with pytest.raises(InputError, match="no endpoint is named"):
         ChatEndpoint("", "m", record=file)
 
 

@@ -94,7 +94,7 @@ def test_a_run_that_is_stopped_pays_for_nothing_twice(run, server, tmp_path):
         InputError, match=r"holds 9 answered questions and not '文档：.*相关性等级：\d 查询：' for writer"
     ):
         run("second", f"replay={answers}")
-    run("first", f"url={server.url}", f"record={answers}")
+    run("first", f"url={server.url}", f"record={answers}", "at_once=1")
     questions = [json.dumps(body, sort_keys=True) for body in server.bodies]
     assert questions[9] == questions[10]  # the one that was refused
     assert len(set(questions)) == len(questions) - 1

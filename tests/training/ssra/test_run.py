@@ -215,7 +215,7 @@ def test_two_processes_in_one_folder(settings, tmp_path):
         (["synthesis.endpoint.url=http://localhost"], "no model is named"),
         (["filter.judge=endpoint", "filter.endpoint.url=http://localhost"], "no model is named"),
         (["query.kind=seq2seq", "query.guidance=1"], "no seq2seq language model"),
-        (["filter.judge=endpoint"], "http or https URL"),
+        (["filter.judge=endpoint"], "no endpoint is named"),
         (["balance.shares=[0, 1, 1, 1]"], "above 0"),
     ],
 )
