@@ -37,7 +37,7 @@ ROWS = (ALONE, AS_IT_IS, CORRECTED, PROMPTED, SSRA, UPPER, BASE)
 _NEED_LABELS = (ALONE, CORRECTED, SSRA)
 # What learns from no label of the budget is made once.
 _WHATEVER_BUDGET = (UPPER, BASE)
-# Share of the steps that learn from human labels alone, chosen on dev.
+# Share of the steps that learn from human labels alone; no other share was tried yet.
 HUMAN_LAST = 0.3
 _EVALUATIONS = 6
 # Unlabelled documents that SSRA writes for.
