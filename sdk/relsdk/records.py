@@ -95,6 +95,25 @@ class Relevance:
     expected_level: float
     score: float
 
+    def level_at(self, confidence: float) -> RelevanceLevel | None:
+        """Return the most probable level where its probability is at least `confidence`, else None: unsure.
+
+        It is `level` or nothing, so that what is answered is right about that often ("Selective
+        classification", El-Yaniv & Wiener 2010). The highest level that is reached with that confidence,
+        P(level >= k) >= confidence, is another question: it is never unsure, since P(level >= 0) is 1, and it
+        calls low what is only uncertain. `Searcher.search(min_level=k, min_confidence=)` asks that one.
+
+        Args:
+            confidence: From 0 to 1; `relsdk eval` shows what each costs.
+
+        Raises:
+            InputError: It is no number from 0 to 1.
+        """
+        number = isinstance(confidence, int | float | np.number) and not isinstance(confidence, bool)
+        if not (number and 0 <= confidence <= 1):
+            raise InputError(f"confidence={confidence!r}; a number from 0 to 1 is needed")
+        return self.level if self.probabilities[self.level] >= confidence else None
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Predictions:
@@ -236,6 +255,9 @@ class SearchResult(list[Hit]):
             to this one.
         best: The first candidate in the order of relevance, whatever conditions, a sort and an offset leave
             of it; of a scorer, the first that it saw. None when there is none.
+        nothing_relevant: The probability that no candidate is of level 2 or above, whatever conditions and an
+            offset leave of them: that of the likeliest to be. With a scorer, of those that it saw. 1 without
+            a candidate; None without levels. From 0.5 on, "nothing relevant" is the likelier answer.
     """
 
     __slots__ = (
@@ -245,6 +267,7 @@ class SearchResult(list[Hit]):
         "facets",
         "generation",
         "matching",
+        "nothing_relevant",
         "order",
         "scanned",
         "scored",
@@ -269,6 +292,7 @@ class SearchResult(list[Hit]):
         generation: str = "",
         steps: Mapping[str, float] | None = None,
         best: Hit | None = None,
+        nothing_relevant: float | None = None,
     ) -> None:
         super().__init__(hits)
         self.candidates = candidates
@@ -283,3 +307,4 @@ class SearchResult(list[Hit]):
         self.generation = generation
         self.steps = dict(steps or {})
         self.best = best
+        self.nothing_relevant = nothing_relevant

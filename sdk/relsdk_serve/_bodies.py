@@ -420,6 +420,7 @@ class ResultBody(Answer, kw_only=True):
     elapsed_ms: float
     steps: dict[str, float]
     facets: dict[str, list[FacetValue]]
+    nothing_relevant: Probability | None
 
 
 class SearchAnswer(Answer, kw_only=True):

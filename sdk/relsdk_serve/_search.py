@@ -206,6 +206,7 @@ async def _result(query: str | None, result: SearchResult) -> ResultBody:
             field: [FacetValue(value=value, count=count) for value, count in values]
             for field, values in result.facets.items()
         },
+        nothing_relevant=None if result.nothing_relevant is None else round(result.nothing_relevant, 6),
     )
 
 

@@ -109,6 +109,23 @@ def test_min_level_and_min_score_leave_out(relsdk, index):
     assert all(hit["score"] >= middle - 1e-6 for hit in json.loads(out)["hits"])
 
 
+def test_what_is_not_sure_enough_is_left_out_and_nothing_relevant_is_said(relsdk, index):
+    _, out, _ = relsdk("query", index, "红烧肉怎么做", "-k", "50", "--json")
+    answer = json.loads(out)
+    shares = [sum(hit["probabilities"][2:]) for hit in answer["hits"]]
+    assert answer["nothing_relevant"] == pytest.approx(1 - max(shares), abs=1e-5)
+    for confidence in (min(shares) - 1e-5, max(shares) + 1e-5):
+        _, out, _ = relsdk(
+            "query", index, "红烧肉怎么做", "-k", "50", "--json", "--min-confidence", confidence
+        )
+        assert len(json.loads(out)["hits"]) == sum(share >= confidence for share in shares)
+    _, out, _ = relsdk("query", index, "红烧肉怎么做")
+    said = f", nothing relevant (p = {answer['nothing_relevant']:.2f})" in out
+    assert said == (answer["nothing_relevant"] >= 0.5)
+    code, out, _ = relsdk("query", index, "红烧肉怎么做", "--where", "duration<0")
+    assert (code, "0 hits" in out, "nothing relevant (p = 1.00)" in out) == (0, True, True)
+
+
 def test_index_info_and_verify(relsdk, index, calibrated):
     code, out, _ = relsdk("index", "info", index, "--json")
     info = json.loads(out)

@@ -115,6 +115,7 @@ def assert_same_hits(found, expected):
             assert hit.signals.dense_rank == other.signals.dense_rank
     for name in ("order", "matching", "candidates", "scored", "skipped", "scored_hits", "scanned", "facets"):
         assert getattr(found, name) == getattr(expected, name), name
+    assert found.nothing_relevant == pytest.approx(expected.nothing_relevant, abs=1e-6)
 
 
 SEARCHES = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,7 @@ from relsdk.cli.output import counted, echo, echo_json, echo_table
 from relsdk.errors import InputError
 from relsdk.files.folders import check_file_target, write_file_atomically
 from relsdk.formats import read_pairs, read_qrels, read_run
-from relsdk.metrics import run_report
+from relsdk.metrics import Abstention, run_report
 from relsdk.models.embedder import Embedder
 from relsdk.models.open import open_pair_model
 from relsdk.models.pooled_scorer import pooled
@@ -35,6 +36,9 @@ from relsdk.tools.evaluation import Evaluation
 from relsdk.tools.evaluation import evaluate as evaluate_pairs
 
 __all__ = ["echo_evaluations", "evaluate", "open_companion"]
+
+# Confidences of the table; JSON has more.
+_SHOWN = (0.5, 0.7, 0.9)
 
 
 @click.command(epilog="Example: relsdk eval bundle test.jsonl --variant fp32")
@@ -81,6 +85,9 @@ def evaluate(
     With --judge: how far the labels in GRADES, which a language model gave, agree with those that people gave
     to the same pairs in PAIRS, or as human_label in GRADES, and what such a judge may be used for.
 
+    A second table says what it costs to answer only where a level is at least so probable: the share of pairs
+    that stay unanswered, and the accuracy of the others.
+
     In tables what measures order (AP, nDCG, recall, ...) is in percent. The rest, and JSON, is not.
     """
     if output is not None:
@@ -103,7 +110,7 @@ def evaluate(
         content, show = {**what, **measured.to_dict()}, partial(echo_index_evaluation, measured)
     else:
         evaluations = _of_pairs(names, variants, truncate_dim, encoder, threads, reading)
-        content, show = [item.to_dict() for item in evaluations], partial(echo_evaluations, evaluations)
+        content, show = [item.to_dict() for item in evaluations], partial(_echo_pairs, evaluations)
     if output is not None:
         write_file_atomically(output, json.dumps(content, indent=1) + "\n")
     if as_json:
@@ -167,6 +174,29 @@ def open_companion(
     if encoder is None:
         return None, truncate_dim
     return Embedder(encoder, threads=threads, truncate_dim=truncate_dim), None
+
+
+def _echo_pairs(evaluations: list[Evaluation]) -> None:
+    echo_evaluations(evaluations)
+    _echo_abstention(evaluations)
+
+
+def _echo_abstention(evaluations: list[Evaluation]) -> None:
+    """Print one row a variant: what stays unanswered at some confidences, and how right the rest is."""
+    rows = []
+    for item in evaluations:
+        points = {point.confidence: point for point in item.abstention}
+        shown = [points[confidence] for confidence in _SHOWN if confidence in points]
+        if shown:
+            rows.append([item.variant, *(f"{p.unanswered:.1%}, {_accuracy(p)}" for p in shown)])
+    if rows:
+        echo()
+        header = ["unanswered, accuracy of the rest", *(f"P >= {confidence:g}" for confidence in _SHOWN)]
+        echo_table(header, rows, right=tuple(range(1, len(header))))
+
+
+def _accuracy(point: Abstention) -> str:
+    return "-" if math.isnan(point.accuracy) else f"{point.accuracy:.3f}"
 
 
 def echo_evaluations(evaluations: list[Evaluation]) -> None:

@@ -38,6 +38,7 @@ __all__ = [
     "printable",
     "relevance_cells",
     "relevance_to_dict",
+    "rounded",
     "shell",
 ]
 
@@ -197,12 +198,13 @@ def hit_to_dict(hit: Hit) -> dict[str, Any]:
         "title": document.title,
         "text": document.text,
         "passage": passage and {"text": passage.text, "start": passage.start, "end": passage.end},
-        "signals": signals and {name: _rounded(value) for name, value in asdict(signals).items()},
+        "signals": signals and {name: rounded(value) for name, value in asdict(signals).items()},
         "metadata": dict(document.metadata),
     }
 
 
-def _rounded(value: float | None) -> float | None:
+def rounded(value: float | None) -> float | None:
+    """Return a number with six digits after the point; None and whole numbers as they are."""
     return round(value, 6) if isinstance(value, float) else value
 
 

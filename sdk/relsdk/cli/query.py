@@ -20,6 +20,7 @@ from relsdk.cli.output import (
     hit_to_dict,
     printable,
     relevance_cells,
+    rounded,
 )
 from relsdk.errors import CalibrationError, InputError
 from relsdk.formats import Query, read_queries, run_lines
@@ -54,6 +55,12 @@ _TITLE_CELLS = 20  # at least, before the bar is left out
 )
 @click.option("--min-level", type=int, help="Leave out hits below this level (0-3).")
 @click.option("--min-score", type=float, help="Leave out hits below this score.")
+@click.option(
+    "--min-confidence",
+    type=float,
+    metavar="SHARE",
+    help="Leave out hits that are less probably of --min-level (of level 2 without one) or above: 0 to 1.",
+)
 @click.option("--where", multiple=True, help=WHERE_HELP)
 @click.option(
     "--sort", help="Order the most relevant hits by this field; -FIELD falls. Use it with --min-level."
@@ -83,6 +90,7 @@ def query(
     mode: Mode,
     min_level: int | None,
     min_score: float | None,
+    min_confidence: float | None,
     where: tuple[str, ...],
     sort: str | None,
     group_by: str | None,
@@ -116,6 +124,7 @@ def query(
             mode=mode,
             min_level=min_level,
             min_score=min_score,
+            min_confidence=min_confidence,
             where=condition,
             sort=sort,
             group_by=group_by,
@@ -129,6 +138,7 @@ def query(
             answer: dict[str, object] = {"id": None if source is None else one.id, "query": one.text}
             answer |= {"milliseconds": round(hits.elapsed_ms, 3), "matching": hits.matching, **counts}
             answer |= {"order": hits.order, "scanned": hits.scanned}
+            answer |= {"nothing_relevant": rounded(hits.nothing_relevant)}
             echo_json({**answer, "hits": [hit_to_dict(hit) for hit in hits]})
         else:
             name = "" if source is None else f"{one.id}  "
@@ -189,7 +199,9 @@ def _summary(hits: SearchResult, filtered: bool, min_level: int | None) -> str:
         left = f" among the {counted(hits.matching, 'document')} that the filter leaves"
     skipped = f", {hits.skipped} of {hits.candidates} candidates not scored" if hits.skipped else ""
     level = f" of level {min_level} or above" if min_level else ""
-    return f"{counted(len(hits), 'hit')}{level}{left}, {hits.elapsed_ms:.1f} ms{skipped}"
+    none = hits.nothing_relevant
+    verdict = "" if none is None or none < 0.5 else f", nothing relevant (p = {none:.2f})"
+    return f"{counted(len(hits), 'hit')}{level}{left}, {hits.elapsed_ms:.1f} ms{skipped}{verdict}"
 
 
 def echo_hits(

@@ -175,6 +175,7 @@ class _Result(msgspec.Struct):
     elapsed_ms: float
     steps: dict[str, float]
     facets: dict[str, list[_Facet]] = {}
+    nothing_relevant: Probability | None = None
 
 
 class SearchAnswer(msgspec.Struct):
@@ -293,6 +294,7 @@ def _result(result: _Result, generation: str) -> SearchResult:
         facets={name: [(one.value, one.count) for one in rows] for name, rows in result.facets.items()},
         generation=generation,
         steps=result.steps,
+        nothing_relevant=result.nothing_relevant,
     )
 
 

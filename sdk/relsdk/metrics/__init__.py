@@ -5,6 +5,7 @@ value on a correct input is its child `UndefinedMetricError`, which means over q
 """
 
 from relsdk.metrics._checks import UndefinedMetricError
+from relsdk.metrics.abstention import Abstention, abstention_curve
 from relsdk.metrics.grading import (
     accuracy,
     brier_score,
@@ -43,6 +44,7 @@ from relsdk.metrics.statistics import (
 )
 
 __all__ = [
+    "Abstention",
     "GradeReport",
     "Interval",
     "LevelPrecision",
@@ -50,6 +52,7 @@ __all__ = [
     "RankingReport",
     "RunReport",
     "UndefinedMetricError",
+    "abstention_curve",
     "accuracy",
     "align_run",
     "average_precision",

@@ -18,7 +18,7 @@ from relsdk.models.relevance_scorer import Predictions
 from relsdk.records import Hit
 from relsdk.search.store_reader import StoreReader
 
-__all__ = ["Wanted", "count_groups", "first_of_groups", "select_hits", "sort_hits"]
+__all__ = ["Wanted", "count_groups", "first_of_groups", "nothing_relevant", "select_hits", "sort_hits"]
 
 # Hits are sorted by a field among at least so many of the most relevant.
 _SORTED = 100
@@ -127,6 +127,19 @@ def select_hits(
     if predictions is None:
         return [hits[row] for row in rows]
     return [replace(hits[row], score=float(scores[row]), relevance=predictions[row]) for row in rows]
+
+
+def nothing_relevant(predictions: Predictions) -> float:
+    """Return the probability that none of the candidates is of level 2 or above; 1 without a candidate.
+
+    It is 1 - max P(level >= 2). The product of all 1 - P(level >= 2) would hold if the candidates were right
+    or wrong one by one, but a model that misreads a query misreads it for all of them, and the product falls
+    with each candidate that is looked at: 0.9^10 = 0.35. On the sample corpus, with the relevant documents of
+    half of the queries left out, its Brier score was worse with three, ten and fifty candidates and with
+    every encoder and calibration that was tried.
+    """
+    shares = predictions.probabilities[:, _RELEVANT:].sum(axis=1)  # (N,)
+    return float(1 - shares.max(initial=0))
 
 
 def _relevant_share(predictions: Predictions, wanted: Wanted) -> NDArray[np.float64]:

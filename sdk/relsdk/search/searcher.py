@@ -24,7 +24,14 @@ from relsdk.models.pooled_scorer import PooledScorer
 from relsdk.models.relevance_scorer import Predictions, RelevanceScorer, grade
 from relsdk.models.steps import Compute, Encode, Flow, run_flow
 from relsdk.records import Hit, SearchResult
-from relsdk.search._selection import Wanted, count_groups, first_of_groups, select_hits, sort_hits
+from relsdk.search._selection import (
+    Wanted,
+    count_groups,
+    first_of_groups,
+    nothing_relevant,
+    select_hits,
+    sort_hits,
+)
 from relsdk.search.store_reader import StoreReader
 from relsdk.search.time_budget import Clock, CostEstimate, Deadline
 
@@ -327,10 +334,13 @@ class Searcher:
         order = "bm25" if how.mode == "lexical" else order
         results = []
         for hits in hit_lists:
-            chosen = sort_hits(self._by_encoder(hits, wanted, how), wanted, how.index)
-            page = chosen[wanted.offset : wanted.end]
-            best = next(iter(self._by_encoder(hits[:1], Wanted(1), how)), None)
-            results.append(SearchResult(page, candidates=len(hits), order=order, best=best))
+            scores, predictions = self._grade(hits, how)
+            select = partial(select_hits, hits, np.arange(len(hits)), scores, predictions)
+            page = sort_hits(select(wanted), wanted, how.index)[wanted.offset : wanted.end]
+            none = None if predictions is None else nothing_relevant(predictions)
+            result = SearchResult(page, candidates=len(hits), order=order, nothing_relevant=none)
+            result.best = next(iter(select(Wanted(1))), None)
+            results.append(result)
         return results
 
     def _candidates(
@@ -378,19 +388,20 @@ class Searcher:
         return grouped
 
     def _by_encoder(self, hits: list[Hit], wanted: Wanted, how: _How) -> list[Hit]:
+        """Grade hits as `_grade` does, and keep those that are wanted."""
+        return select_hits(hits, np.arange(len(hits)), *self._grade(hits, how), wanted)
+
+    def _grade(self, hits: Sequence[Hit], how: _How) -> tuple[NDArray[np.float32], Predictions | None]:
         """Grade hits by the model of cosine and words, or by the encoder's calibration, if there is one."""
-        if not hits:
-            return []
         scores = np.array([hit.score for hit in hits], dtype=np.float32)
         cosines = np.array([hit.cosine for hit in hits], dtype=np.float32)
-        predictions = None
         if how.model is not None:
             signals = [(one.bm25, one.best_possible) for hit in hits if (one := hit.signals) is not None]
-            features = hybrid_features(cosines, *np.array(signals).T)
-            predictions = grade(PairOutputs(scores, features.astype(np.float32)), how.model)
-        elif self.embedder.is_calibrated:
-            predictions = grade(PairOutputs(scores, cosines), self.embedder.calibration)
-        return select_hits(hits, np.arange(len(hits)), scores, predictions, wanted)
+            features = hybrid_features(cosines, *np.array(signals).reshape(-1, 2).T)
+            return scores, grade(PairOutputs(scores, features.astype(np.float32)), how.model)
+        if self.embedder.is_calibrated:
+            return scores, grade(PairOutputs(scores, cosines), self.embedder.calibration)
+        return scores, None
 
     def _by_scorer(
         self,
@@ -418,10 +429,12 @@ class Searcher:
             scored += size
         chosen: list[Hit] = []
         best = None
+        none = None if hits else 1.0
         if parts:
             predictions = Predictions.concatenate(parts)
             order = np.argsort(-predictions.scores, kind="stable")
             (best,) = select_hits(hits, order, predictions.scores, predictions, Wanted(1))
+            none = nothing_relevant(predictions)
             chosen = select_hits(hits, order, predictions.scores, predictions, wanted)
         elif hits and deadline.left > 0:
             self._cost.relax()
@@ -437,6 +450,7 @@ class Searcher:
             scored_hits=max(scored_hits - wanted.offset, 0),
             order="scorer",
             best=best,
+            nothing_relevant=none,
         )
 
     def _next_chunk(self, left: int, deadline: Deadline) -> int:

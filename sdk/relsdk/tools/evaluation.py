@@ -22,7 +22,14 @@ from relsdk.calibration import (
     threshold_for_precision,
 )
 from relsdk.errors import InputError
-from relsdk.metrics import GradeReport, RankingReport, grade_report, ranking_report
+from relsdk.metrics import (
+    Abstention,
+    GradeReport,
+    RankingReport,
+    abstention_curve,
+    grade_report,
+    ranking_report,
+)
 from relsdk.models.embedder import Embedder
 from relsdk.models.open import open_pair_model
 from relsdk.models.pair_model import PairModel, PairOutputs
@@ -52,6 +59,7 @@ class Evaluation:
         dimension: Of the vectors; None for a scorer, which has none.
         ranking: Order of the scores.
         grading: Levels and probabilities; None when the bundle has no calibration.
+        abstention: What answering only where it is sure costs; empty when the bundle has no calibration.
     """
 
     model: str
@@ -59,6 +67,7 @@ class Evaluation:
     dimension: int | None
     ranking: RankingReport
     grading: GradeReport | None
+    abstention: tuple[Abstention, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON form."""
@@ -68,6 +77,7 @@ class Evaluation:
             "dimension": self.dimension,
             "ranking": self.ranking.to_dict(),
             "grading": None if self.grading is None else self.grading.to_dict(),
+            "abstention": [point.to_dict() for point in self.abstention],
         }
 
 
@@ -131,6 +141,7 @@ def evaluate(
         dimension=model.dimension,
         ranking=ranking_report(queries, labels, outputs.scores),
         grading=None if graded is None else grade_report(labels, graded.probabilities),
+        abstention=() if graded is None else tuple(abstention_curve(labels, graded.probabilities)),
     )
 
 

@@ -3,7 +3,7 @@
 import { byId, h, put } from "./dom.js";
 import { drawLines, moves } from "./compare.js";
 import { fillWhy, hitItem } from "./hit.js";
-import { milliseconds, numeral, t } from "./i18n.js";
+import { milliseconds, numeral, percent, t } from "./i18n.js";
 import { latencyBar } from "./latency.js";
 import { levelWord } from "./level.js";
 
@@ -231,6 +231,9 @@ function summary(state, result) {
     result.matching === null ? null : t("hits.matching", { n: result.matching }),
     t("hits.order", { order: t(`order.${result.order}`) }),
     skipped,
+    result.nothing_relevant >= 0.5
+      ? t("hits.irrelevant", { percent: percent(result.nothing_relevant) })
+      : null,
   ];
   return h(
     "p",

@@ -66,6 +66,7 @@ export default {
   "hits.matching": ["of {n} document", "of {n} documents"],
   "hits.order": "by {order}",
   "hits.skipped": "{skipped} of {candidates} candidates were not scored",
+  "hits.irrelevant": "probably nothing relevant ({percent})",
   "hits.found": ["{side}: {n} hit in {ms} ms.", "{side}: {n} hits in {ms} ms."],
   "hits.list": "Hits of configuration {side}",
   "hits.searching": "Searching…",

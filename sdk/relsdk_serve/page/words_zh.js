@@ -66,6 +66,7 @@ export default {
   "hits.matching": ["共 {n} 个文档", "共 {n} 个文档"],
   "hits.order": "按{order}",
   "hits.skipped": "{candidates} 个候选中有 {skipped} 个未打分",
+  "hits.irrelevant": "可能没有相关结果（{percent}）",
   "hits.found": ["{side}：{n} 条结果，{ms} 毫秒。", "{side}：{n} 条结果，{ms} 毫秒。"],
   "hits.list": "配置 {side} 的结果",
   "hits.searching": "正在搜索…",

@@ -89,6 +89,7 @@ def result(*hits):
         **{"query": "q", "hits": list(hits), "order": "hybrid", "matching": 9, "candidates": 5, "scored": 1},
         **{"skipped": 2, "scored_hits": 1, "scanned": True, "elapsed_ms": 1.5, "steps": {"encode": 0.5}},
         "facets": {"kind": [{"value": "a", "count": 3}, {"value": 2.0, "count": 1}]},
+        "nothing_relevant": 0.25,
     }
 
 
@@ -107,6 +108,7 @@ def test_hits_are_records_of_the_library(connect, server):
     assert one.cosine == 0.5
     names = ("order", "matching", "candidates", "scored", "skipped", "scored_hits", "scanned", "elapsed_ms")
     assert [getattr(found, name) for name in names] == ["hybrid", 9, 5, 1, 2, 1, True, 1.5]
+    assert found.nothing_relevant == 0.25
     assert (found.facets, found.steps, found.generation) == (
         {"kind": [("a", 3), (2.0, 1)]},
         {"encode": 0.5},
