@@ -26,7 +26,13 @@ __all__ = ["calibrate"]
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("pairs", metavar="PAIRS")
 @variants_option
-@click.option("--dim", "truncate_dim", type=int, help="Calibrate for vectors cut to this dimension.")
+@click.option(
+    "--dim",
+    "truncate_dim",
+    type=int,
+    help="Calibrate for vectors cut to this dimension [default: that of the model, and all that it was "
+    "trained to be cut to].",
+)
 @click.option(
     "--encoder",
     help="Calibrate a scorer together with this encoder, whose candidates it re-scores.",
@@ -71,6 +77,8 @@ def calibrate(
 ) -> None:
     """Fit BUNDLE's levels on labelled PAIRS (query, title, text, label 0-3) and store them in it.
 
+    The texts are encoded once with each ONNX file, whatever the number of dimensions.
+
     The metrics shown are of held-out queries: each pair is graded by a fit that has not seen its query. With
     --encoder, a search with both (relsdk query --scorer) orders and grades by the pool of scorer and cosine.
 
@@ -102,7 +110,8 @@ def calibrate(
         _echo_calibration(reports)
     points: dict[str, OperatingPoint | None] = {}
     if target_precision is not None and level is not None:
-        for report in reports:
+        own = {report.variant: report for report in reversed(reports)}  # of each variant the first dimension
+        for report in reversed(own.values()):
             alone = open_pair_model(
                 bundle, variant=report.variant, threads=threads, truncate_dim=truncate_dim
             )

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from relsdk.bundle import open_for_calibration, save_calibration
+from relsdk.bundle import Bundle, CalibrationKey, open_for_calibration, save_calibration
 from relsdk.calibration import (
     cross_validated_probabilities,
     fit_calibration,
@@ -30,9 +30,10 @@ from relsdk.metrics import (
     grade_report,
     ranking_report,
 )
+from relsdk.models.bi_encoder import BiEncoder
 from relsdk.models.embedder import Embedder
 from relsdk.models.open import open_pair_model
-from relsdk.models.pair_model import PairModel, PairOutputs
+from relsdk.models.pair_model import Pair, PairModel, PairOutputs
 from relsdk.models.pooled_scorer import PooledScorer, pooled
 from relsdk.models.relevance_scorer import grade
 from relsdk.records import LabelledPair
@@ -164,14 +165,15 @@ def calibrate_bundle(
         path: The bundle, of an encoder or a scorer.
         pairs: Labelled pairs of at least 5 queries, with labels on both sides of each level.
         variants: Names; by default all that this CPU runs exactly.
-        truncate_dim: Calibrate for vectors cut to this dimension.
+        truncate_dim: Calibrate for vectors cut to this dimension; None does it for the dimension that an
+            encoder has of itself and for each one that it was trained to be cut to, from the same vectors.
         encoder: For a scorer: fit the pool of its judgement and this encoder's, for searches with both.
         threads: See `Embedder`.
         show_progress_bar: See `Embedder.encode`.
         on_step: Called with a short description before each variant.
 
     Returns:
-        One report a variant, with metrics on held-out queries.
+        One report a variant and dimension, that of the model itself first, with metrics on held-out queries.
 
     Raises:
         CalibrationError: The pairs cannot support a calibration.
@@ -179,13 +181,42 @@ def calibrate_bundle(
     """
     bundle = open_for_calibration(os.fspath(path))
     names = list(variants) or [variant.name for variant in bundle.variants if runs_exactly(variant)]
+    dimensions = _dimensions(bundle) if truncate_dim is None else []
+    if len(dimensions) > 1:
+        truncate_dim = bundle.encoder_settings.dimension
     reports = []
     for name in names:
         on_step(f"calibrate {name}")
-        model = pooled(
-            open_pair_model(bundle.path, variant=name, threads=threads, truncate_dim=truncate_dim), encoder
-        )
-        reports.append(calibrate_model(model, pairs, show_progress_bar=show_progress_bar))
+        opened = open_pair_model(bundle.path, variant=name, threads=threads, truncate_dim=truncate_dim)
+        model = pooled(opened, encoder)
+        if isinstance(model, BiEncoder) and len(dimensions) > 1:
+            reports += _calibrate_dimensions(model, pairs, dimensions, show_progress_bar)
+        else:
+            reports.append(calibrate_model(model, pairs, show_progress_bar=show_progress_bar))
+    return reports
+
+
+def _dimensions(bundle: Bundle) -> list[int]:
+    """Return the dimension that an encoder has of itself, then those it was trained to be cut to."""
+    if bundle.kind != "encoder":
+        return []
+    settings = bundle.encoder_settings
+    own = settings.truncate_dim or settings.dimension
+    return [own, *sorted({*settings.matryoshka_dims} - {own}, reverse=True)]
+
+
+def _calibrate_dimensions(
+    model: BiEncoder, pairs: Sequence[LabelledPair], dimensions: Sequence[int], show_progress_bar: bool
+) -> list[CalibrationReport]:
+    """Fit and store the map of each dimension; the model runs once."""
+    plain, labels, queries = _split(pairs)
+    outputs = model.outputs_at(plain, dimensions, show_progress_bar=show_progress_bar)
+    reports = []
+    for dimension, own in zip(dimensions, outputs, strict=True):
+        report, content = _fit(model, dimension, own, labels, queries)
+        key = CalibrationKey(dimension)
+        save_calibration(model.bundle, model.variant, key, content, report.to_dict())
+        reports.append(report)
     return reports
 
 
@@ -196,7 +227,7 @@ def calibrate_model(
 
     The model itself stays as it was opened.
     """
-    report, content = _fit(model, *_outputs_and_labels(model, pairs, show_progress_bar))
+    report, content = _fit(model, model.dimension, *_outputs_and_labels(model, pairs, show_progress_bar))
     save_calibration(model.bundle, model.variant, model.calibration_key, content, report.to_dict())
     return report
 
@@ -227,22 +258,31 @@ def _outputs_and_labels(
     model: PairModel, pairs: Sequence[LabelledPair], show_progress_bar: bool
 ) -> tuple[PairOutputs, NDArray[np.int64], list[str]]:
     """Return outputs, labels (N,) and queries of the pairs."""
+    plain, labels, queries = _split(pairs)
+    return model.outputs(plain, show_progress_bar=show_progress_bar), labels, queries
+
+
+def _split(pairs: Sequence[LabelledPair]) -> tuple[list[Pair], NDArray[np.int64], list[str]]:
+    """Return the pairs themselves, their labels (N,) and their queries."""
     if not pairs:
         raise InputError("there are no labelled pairs")
-    plain = [(pair.query, pair.document) for pair in pairs]
-    outputs = model.outputs(plain, show_progress_bar=show_progress_bar)
-    return outputs, np.array([int(pair.level) for pair in pairs]), [pair.query for pair in pairs]
+    plain: list[Pair] = [(pair.query, pair.document) for pair in pairs]
+    return plain, np.array([int(pair.level) for pair in pairs]), [pair.query for pair in pairs]
 
 
 def _fit(
-    model: PairModel, outputs: PairOutputs, labels: NDArray[np.int64], queries: list[str]
+    model: PairModel,
+    dimension: int | None,
+    outputs: PairOutputs,
+    labels: NDArray[np.int64],
+    queries: list[str],
 ) -> tuple[CalibrationReport, dict[str, Any]]:
     fit = fit_pool if isinstance(model, PooledScorer) else fit_calibration
     calibration, losses = fit(outputs.calibrated, labels, queries)
     held_out = cross_validated_probabilities(calibration, outputs.calibrated, labels, queries)
     report = CalibrationReport(
         variant=model.variant.name,
-        dimension=model.dimension,
+        dimension=dimension,
         method=method_name(calibration),
         queries=len(set(queries)),
         held_out_log_loss=losses,
