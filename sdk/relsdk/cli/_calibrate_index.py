@@ -8,6 +8,7 @@ from pathlib import Path
 from relsdk.bundle import read_bundle
 from relsdk.bundle.hub import local_model
 from relsdk.calibration import SearchProfile
+from relsdk.cli._calibration_error import echo_calibration_errors
 from relsdk.cli.output import echo, echo_json, echo_next, echo_table
 from relsdk.errors import InputError
 from relsdk.index import Index
@@ -80,3 +81,4 @@ def _echo_reports(reports: Sequence[HybridReport]) -> None:
         rows.append(cells)
     header = ["variant", "pairs", "random", "mean AP, cosine", "mean AP, hybrid"]
     echo_table([*header, "accuracy", "QWK", "ECE", "log loss"], rows, right=tuple(range(1, 9)))
+    echo_calibration_errors((report.variant, report.grading) for report in reports)

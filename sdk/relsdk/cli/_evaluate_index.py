@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from relsdk.cli._calibration_error import echo_calibration_errors
 from relsdk.cli.output import counted, echo, echo_table, percent
 from relsdk.errors import InputError
 from relsdk.files.folders import check_file_target
@@ -123,6 +124,8 @@ def echo_index_evaluation(evaluation: IndexEvaluation) -> None:
     header = ["judged hits", "judged@10", "accuracy", "QWK", "ECE", "Brier"]
     row = [f"{evaluation.judged_hits:,} of {evaluation.hits:,}", percent(evaluation.judged_at_10)]
     echo_table(header, [[*row, *_level_cells(evaluation.levels)]], right=tuple(range(6)))
+    if evaluation.levels is not None:
+        echo_calibration_errors([("judged hits", evaluation.levels)])
     if evaluation.relevant_not_in_index:
         absent = counted(evaluation.relevant_not_in_index, "document")
         echo(f"{absent} judged 1 or above not in the index: recall and nDCG cannot be full", err=True)

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from relsdk.cli._calibrate_index import calibrate_index
+from relsdk.cli._calibration_error import echo_calibration_errors
 from relsdk.cli.evaluate import open_companion
 from relsdk.cli.inputs import input_options
 from relsdk.cli.options import INDEX_FOLDER, json_option, threads_option, variants_option
@@ -175,3 +176,4 @@ def _echo_calibration(reports: list[CalibrationReport]) -> None:
         )
     header = ["variant", "dim", "method", "pairs", "accuracy", "QWK", "ECE", "Brier", "log loss"]
     echo_table(header, rows, right=(1, 3, 4, 5, 6, 7, 8))
+    echo_calibration_errors((report.variant, report.grading) for report in reports)

@@ -13,6 +13,7 @@ import click
 
 from relsdk.bundle import read_bundle
 from relsdk.bundle.hub import local_model
+from relsdk.cli._calibration_error import echo_calibration_errors
 from relsdk.cli._evaluate_index import (
     Searching,
     echo_index_evaluation,
@@ -214,5 +215,7 @@ def echo_evaluations(evaluations: list[Evaluation]) -> None:
         rows.append(cells)
     header = ["variant", "dim", "pairs", "AP>=1", "AP>=2", "AP=3", "mean AP", "nDCG@10", "queries"]
     echo_table([*header, "accuracy", "QWK", "ECE", "Brier"], rows, right=tuple(range(1, 13)))
+    graded = [(item.variant, item.grading) for item in evaluations if item.grading is not None]
+    echo_calibration_errors(graded)
     if any(item.grading is None for item in evaluations):
         echo("no levels: fit them with relsdk calibrate", err=True)

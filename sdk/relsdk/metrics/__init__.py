@@ -6,6 +6,12 @@ value on a correct input is its child `UndefinedMetricError`, which means over q
 
 from relsdk.metrics._checks import UndefinedMetricError
 from relsdk.metrics.abstention import Abstention, abstention_curve
+from relsdk.metrics.calibration_error import (
+    DebiasedEce,
+    ReliabilityBin,
+    debiased_ece,
+    reliability_curve,
+)
 from relsdk.metrics.grading import (
     accuracy,
     brier_score,
@@ -30,6 +36,7 @@ from relsdk.metrics.reports import (
     RunReport,
     grade_report,
     ranking_report,
+    reliability_curves,
     run_report,
 )
 from relsdk.metrics.statistics import (
@@ -45,11 +52,13 @@ from relsdk.metrics.statistics import (
 
 __all__ = [
     "Abstention",
+    "DebiasedEce",
     "GradeReport",
     "Interval",
     "LevelPrecision",
     "QueryMean",
     "RankingReport",
+    "ReliabilityBin",
     "RunReport",
     "UndefinedMetricError",
     "abstention_curve",
@@ -58,6 +67,7 @@ __all__ = [
     "average_precision",
     "bootstrap_interval",
     "brier_score",
+    "debiased_ece",
     "expected_calibration_error",
     "grade_report",
     "log_loss",
@@ -73,6 +83,8 @@ __all__ = [
     "ranking_report",
     "recall_at_k",
     "reciprocal_rank",
+    "reliability_curve",
+    "reliability_curves",
     "run_report",
     "spearman",
 ]

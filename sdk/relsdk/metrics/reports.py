@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from relsdk.errors import InputError
-from relsdk.levels import most_probable_level
+from relsdk.levels import NUM_LEVELS, most_probable_level
 from relsdk.metrics import grading
-from relsdk.metrics._checks import UndefinedMetricError, as_levels, as_probabilities
+from relsdk.metrics._checks import Float, Int, UndefinedMetricError, as_levels, as_probabilities
+from relsdk.metrics.calibration_error import DebiasedEce, ReliabilityBin, debiased_ece, reliability_curve
 from relsdk.metrics.ranking import (
     align_run,
     average_precision,
@@ -41,6 +42,8 @@ class GradeReport:
         brier: Brier score, the sum form in [0, 2].
         rps: Ranked probability score in [0, 1].
         log_loss: In nats.
+        debiased_ece: `ece` without the noise of the labels; None where no queries were given.
+        debiased_ece_at_least: The same of P(level >= 1), P(level >= 2) and P(level = 3).
     """
 
     pairs: int
@@ -50,28 +53,39 @@ class GradeReport:
     brier: float
     rps: float
     log_loss: float
+    debiased_ece: DebiasedEce | None = None
+    debiased_ece_at_least: tuple[DebiasedEce, DebiasedEce, DebiasedEce] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields by name, None for NaN (JSON has no NaN)."""
-        return _without_nan(asdict(self))
+        """Return the fields by name, None for NaN (JSON has no NaN); debiased errors only where there are."""
+        fields = _without_nan(asdict(self))
+        del fields["debiased_ece"], fields["debiased_ece_at_least"]
+        if self.debiased_ece is not None and self.debiased_ece_at_least is not None:
+            fields["debiased_ece"] = self.debiased_ece.to_dict()
+            fields["debiased_ece_at_least"] = [one.to_dict() for one in self.debiased_ece_at_least]
+        return fields
 
 
-def grade_report(labels: ArrayLike, probabilities: ArrayLike) -> GradeReport:
+def grade_report(
+    labels: ArrayLike, probabilities: ArrayLike, queries: Sequence[Hashable] | None = None
+) -> GradeReport:
     """Measure level probabilities against labels; the predicted level is the most probable one.
 
     Args:
         labels: (N,) levels 0-3.
         probabilities: (N, 4) rows sum to 1.
+        queries: (N,) the query of each pair: also debias the calibration errors, with intervals over queries.
 
     Returns:
         The report.
 
     Raises:
-        InputError: No rows, or labels or probabilities that are none.
+        InputError: No rows, lengths that differ, or labels or probabilities that are none.
     """
     truth = as_levels(labels)
     matrix = as_probabilities(probabilities, len(truth))  # (N, L)
     predicted = most_probable_level(matrix)
+    top, at_least = (None, None) if queries is None else _debiased(truth, matrix, queries)
     return GradeReport(
         pairs=len(truth),
         accuracy=grading.accuracy(truth, predicted),
@@ -80,7 +94,44 @@ def grade_report(labels: ArrayLike, probabilities: ArrayLike) -> GradeReport:
         brier=grading.brier_score(truth, matrix),
         rps=grading.ranked_probability_score(truth, matrix),
         log_loss=grading.log_loss(truth, matrix),
+        debiased_ece=top,
+        debiased_ece_at_least=at_least,
     )
+
+
+def reliability_curves(
+    labels: ArrayLike, probabilities: ArrayLike, queries: Sequence[Hashable]
+) -> tuple[tuple[ReliabilityBin, ...], ...]:
+    """Compare probabilities with labels bin by bin, in the bins of the calibration errors of `grade_report`.
+
+    Args:
+        labels: (N,) levels 0-3.
+        probabilities: (N, 4) rows sum to 1.
+        queries: (N,) the query of each pair.
+
+    Returns:
+        Four curves: of the most probable level, of P(level >= 1), of P(level >= 2), of P(level = 3).
+
+    Raises:
+        InputError: No rows, lengths that differ, or labels or probabilities that are none.
+    """
+    truth = as_levels(labels)
+    matrix = as_probabilities(probabilities, len(truth))  # (N, L)
+    return tuple(reliability_curve(*side, queries) for side in _sides(truth, matrix))
+
+
+def _sides(truth: Int, matrix: Float) -> Iterator[tuple[Float, NDArray[np.bool_]]]:
+    """Yield (N,) confidence and outcome of the most probable level, and of level >= 1, 2, 3."""
+    yield matrix.max(axis=1), most_probable_level(matrix) == truth
+    for level in range(1, NUM_LEVELS):
+        yield matrix[:, level:].sum(axis=1), truth >= level
+
+
+def _debiased(
+    truth: Int, matrix: Float, queries: Sequence[Hashable]
+) -> tuple[DebiasedEce, tuple[DebiasedEce, DebiasedEce, DebiasedEce]]:
+    top, first, second, third = (debiased_ece(*side, queries) for side in _sides(truth, matrix))
+    return top, (first, second, third)
 
 
 @dataclass(frozen=True, slots=True)

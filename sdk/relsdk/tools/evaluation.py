@@ -141,7 +141,7 @@ def evaluate(
         variant=model.variant.name,
         dimension=model.dimension,
         ranking=ranking_report(queries, labels, outputs.scores),
-        grading=None if graded is None else grade_report(labels, graded.probabilities),
+        grading=None if graded is None else grade_report(labels, graded.probabilities, queries),
         abstention=() if graded is None else tuple(abstention_curve(labels, graded.probabilities)),
     )
 
@@ -286,6 +286,6 @@ def _fit(
         method=method_name(calibration),
         queries=len(set(queries)),
         held_out_log_loss=losses,
-        grading=grade_report(labels, held_out),
+        grading=grade_report(labels, held_out, queries),
     )
     return report, calibration.to_dict()

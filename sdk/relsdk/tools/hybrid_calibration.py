@@ -164,6 +164,6 @@ def _fit(features: Float, labels: Int, queries: list[str], variant: str) -> tupl
         held_out_log_loss=losses,
         ranking=ranking_report(own, labels, expected_level(held_out)),
         cosine_ranking=ranking_report(own, labels, features[:labelled, 0]),
-        grading=grade_report(labels, held_out),
+        grading=grade_report(labels, held_out, own),
     )
     return model, report

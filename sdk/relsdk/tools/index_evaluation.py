@@ -93,7 +93,7 @@ def evaluate_index(
             f"({queries[0].id if queries else None!r} and {next(iter(qrels), None)!r})"
         )
     run: dict[str, dict[str, float]] = {}
-    judged: list[tuple[Hit, int]] = []
+    judged: list[tuple[str, Hit, int]] = []
     top = judged_top = 0
     order = ""
     size = _BLOCK if searcher.scorer is None else 1
@@ -106,7 +106,7 @@ def evaluate_index(
             labels = qrels.get(query.id)
             if labels is not None:
                 known = [(hit, labels.get(hit.document.id)) for hit in hits]
-                judged += [(hit, label) for hit, label in known if label is not None]
+                judged += [(query.id, hit, label) for hit, label in known if label is not None]
                 top += len(known[:_TOP])
                 judged_top += sum(label is not None for _, label in known[:_TOP])
         if on_progress is not None:
@@ -130,10 +130,14 @@ def _count_absent(index: Index | StoreReader, judgements: Sequence[Mapping[str, 
     return len(ids) - sum(index.count({"_id": {"in": few}}) for few in some)
 
 
-def _levels(judged: Sequence[tuple[Hit, int]]) -> GradeReport | None:
+def _levels(judged: Sequence[tuple[str, Hit, int]]) -> GradeReport | None:
     """Compare predicted levels with judged ones; other labels are left out."""
-    known = [(hit.probabilities, label) for hit, label in judged if hit.relevance and label in _LEVELS]
+    known = [
+        (hit.probabilities, label, query)
+        for query, hit, label in judged
+        if hit.relevance and label in _LEVELS
+    ]
     if not known:
         return None
-    probabilities, labels = zip(*known, strict=True)
-    return grade_report(np.array(labels), np.array(probabilities))  # (n,), (n, 4)
+    probabilities, labels, queries = zip(*known, strict=True)
+    return grade_report(np.array(labels), np.array(probabilities), queries)  # (n,), (n, 4)
