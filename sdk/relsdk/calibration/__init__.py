@@ -6,7 +6,7 @@ score and on its distance from 1, which needs few labels, and isotonic regressio
 2002), which assumes no shape. A head that has levels of its own gets a temperature (Guo et al. 2017).
 A cross-encoder and the encoder that found its candidates are pooled (Genest & Zidek 1986).
 A hybrid search orders and grades by one link of cosine and words. A profile of searches tells later whether
-they have changed since.
+they have changed since. A promise is a threshold above which a precision holds, with a stated confidence.
 """
 
 from relsdk.calibration._hybrid import HybridLink, hybrid_features
@@ -20,6 +20,7 @@ from relsdk.calibration._models import (
     method_name,
 )
 from relsdk.calibration._profile import SearchProfile
+from relsdk.calibration._promise import Promise, promise_precision
 from relsdk.calibration.selection import (
     cross_validated_probabilities,
     fit_calibration,
@@ -34,6 +35,7 @@ __all__ = [
     "HybridLink",
     "Isotonic",
     "LogLinearPool",
+    "Promise",
     "SearchProfile",
     "Temperature",
     "calibration_from_dict",
@@ -43,5 +45,6 @@ __all__ = [
     "fit_pool",
     "hybrid_features",
     "method_name",
+    "promise_precision",
     "threshold_for_precision",
 ]
