@@ -33,6 +33,7 @@ _COMMANDS = {
         "evaluate",
         "Measure a bundle on labelled pairs, an index or a run on judgements, a judge.",
     ),
+    "label": ("relsdk.cli.label", "label", "Choose which pairs to label next."),
     "calibrate": ("relsdk.cli.calibrate", "calibrate", "Fit levels and probabilities on labelled pairs."),
     "model": ("relsdk.cli.model", "model", "Pull a pretrained encoder; show what a bundle holds."),
     "mine": ("relsdk.cli.mine", "mine", "Find hard negatives for training in an index."),

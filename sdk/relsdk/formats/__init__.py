@@ -12,7 +12,12 @@ from relsdk.formats.documents import (
     read_queries,
     write_documents,
 )
-from relsdk.formats.pairs import read_pairs, read_unlabelled_pairs, write_pairs
+from relsdk.formats.pairs import (
+    read_pairs,
+    read_unlabelled_pairs,
+    write_pairs,
+    write_unlabelled_pairs,
+)
 from relsdk.formats.trec import read_qrels, read_run, run_lines, write_run
 
 __all__ = [
@@ -29,4 +34,5 @@ __all__ = [
     "write_documents",
     "write_pairs",
     "write_run",
+    "write_unlabelled_pairs",
 ]

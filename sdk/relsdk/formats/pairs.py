@@ -111,7 +111,33 @@ def write_pairs(path: Source, pairs: Iterable[LabelledPair]) -> int:
     Raises:
         InputError: Metadata that JSON does not have, or a file that cannot be written.
     """
-    return write_jsonl(path, (_pair_fields(pair) for pair in pairs))
+    return write_jsonl(path, (_fields(pair.query, pair.document, int(pair.level)) for pair in pairs))
+
+
+def write_unlabelled_pairs(
+    path: Source, pairs: Iterable[tuple[str, Document]], weights: Iterable[float]
+) -> int:
+    """Write pairs that wait for a label: `read_pairs` reads them once a level stands in place of each null.
+
+    The fields are those of `write_pairs`, with `weight` besides; an id that is empty is left out.
+
+    Args:
+        path: See `write_pairs`.
+        pairs: Queries and documents.
+        weights: How many pairs each stands for.
+
+    Returns:
+        The number of pairs.
+
+    Raises:
+        InputError: See `write_pairs`.
+    """
+    rows = []
+    for (query, document), weight in zip(pairs, weights, strict=True):
+        rows.append({**_fields(query, document, None), "weight": weight})
+        if not document.id:
+            del rows[-1]["doc_id"]
+    return write_jsonl(path, rows)
 
 
 def _parse_pair(
@@ -149,13 +175,12 @@ def _level_of(label: object, levels: Mapping[int, RelevanceLevel]) -> RelevanceL
         raise InputError(f"label {label!r} is not in the label map; it has {allowed}") from None
 
 
-def _pair_fields(pair: LabelledPair) -> dict[str, Any]:
-    document = pair.document
+def _fields(query: str, document: Document, label: int | None) -> dict[str, Any]:
     fields = {
-        "query": pair.query,
+        "query": query,
         "doc_id": document.id,
         "title": document.title,
         "text": document.text,
-        "label": int(pair.level),
+        "label": label,
     }
     return {**fields, "metadata": dict(document.metadata)} if document.metadata else fields

@@ -1,0 +1,103 @@
+"""`relsdk label`: which pairs to label next."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import click
+
+from relsdk.cli.inputs import input_options
+from relsdk.cli.options import index_argument, json_option, threads_option, variant_option
+from relsdk.cli.output import counted, echo, echo_json, echo_next
+from relsdk.files.folders import check_file_target
+from relsdk.formats import read_queries, read_unlabelled_pairs, write_unlabelled_pairs
+from relsdk.search.opening import open_searcher
+from relsdk.tools.label_suggestions import suggest_pairs
+
+__all__ = ["label"]
+
+# What `relsdk calibrate` needs.
+_LEAST_QUERIES = 5
+
+
+@click.group()
+def label() -> None:
+    """Choose which pairs to label next."""
+
+
+@label.command(epilog="Example: relsdk label suggest docs.idx queries.txt -n 200 --output pairs.jsonl")
+@index_argument
+@click.argument("queries", metavar="QUERIES")
+@click.option("-n", "count", type=click.IntRange(min=1), default=200, show_default=True, help="Pairs.")
+@click.option(
+    "--output", "-o", required=True, type=click.Path(path_type=Path), help="JSON lines, with null for labels."
+)
+@click.option("--labelled", metavar="PAIRS", help="Leave out these pairs, which have labels already.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Decides between equals."
+)
+@click.option("--model", "-m", help="Bundle [default: the one the index was built with].")
+@variant_option
+@threads_option
+@click.option("--overwrite", is_flag=True, help="Replace the output.")
+@input_options
+@json_option
+def suggest(
+    path: str,
+    queries: str,
+    count: int,
+    output: Path,
+    labelled: str | None,
+    seed: int,
+    model: str | None,
+    variant: str,
+    threads: int | None,
+    overwrite: bool,
+    as_json: bool,
+    reading: dict[str, Any],
+) -> None:
+    """Choose pairs of QUERIES and what INDEX finds for them that are worth a label.
+
+    They are hits that the model is unsure of, spread over its levels (without a calibration over the cosine)
+    and over the queries, at most three of each. Put a level, 0 to 3, in place of null: relsdk calibrate,
+    relsdk eval and relsdk train then read the file; relsdk judge fills it by a language model.
+
+    The pairs are no sample of your traffic: shares among them (accuracy, calibration error, the precision of
+    a threshold) are not those that people see. In each row, weight is how many hits the pair stands for.
+    """
+    check_file_target(output, overwrite=overwrite)
+    searched = [query.text for query in read_queries(queries, **reading)]
+    known = [] if labelled is None else list(read_unlabelled_pairs(labelled, **reading))
+    searcher = open_searcher(path, model, variant, threads)
+    chosen = suggest_pairs(searcher, searched, count, labelled=known, seed=seed)
+    write_unlabelled_pairs(
+        output, [(one.query, one.document) for one in chosen], [one.weight for one in chosen]
+    )
+    strata = dict(sorted(Counter(one.stratum for one in chosen).items()))
+    number = len({one.query for one in chosen})
+    calibrated = searcher.embedder.is_calibrated
+    if as_json:
+        by = "expected_level" if calibrated else "tenth_of_cosines"
+        parts = {str(part): pairs for part, pairs in strata.items()}
+        echo_json({"output": str(output), "pairs": len(chosen), "queries": number, by: parts})
+    else:
+        _echo_chosen(output, len(chosen), number, strata if calibrated else None)
+    if number < _LEAST_QUERIES:
+        echo(
+            f"relsdk calibrate needs pairs of at least {_LEAST_QUERIES} queries; give more queries", err=True
+        )
+    elif len(chosen) < count:
+        echo(f"there are no more hits to choose from than {len(chosen):,}; give more queries", err=True)
+    if not as_json:
+        echo_next("calibrate", searcher.embedder.path, output, err=True)
+
+
+def _echo_chosen(output: Path, pairs: int, queries: int, levels: dict[int, int] | None) -> None:
+    of = "queries" if queries != 1 else "query"
+    echo(f"{counted(pairs, 'pair')} of {queries:,} {of} in {output}; put a level, 0 to 3, in place of null")
+    if levels is None:
+        echo("the model has no levels yet, so they are spread over the cosine")
+    else:
+        echo("by expected level: " + ", ".join(f"{level}: {number:,}" for level, number in levels.items()))
