@@ -6,7 +6,8 @@ import pytest
 from relsdk import Document, Embedder, Index, Searcher
 from relsdk.errors import CalibrationError, EncoderMismatchError, InputError
 from relsdk.records import LabelledPair
-from relsdk.tools.hybrid_calibration import _fit, _random_pairs, calibrate_hybrid
+from relsdk.tools.hybrid_calibration import _fit, calibrate_hybrid
+from relsdk.tools.random_negatives import draw_unjudged
 from relsdk_sample import generate
 
 
@@ -43,16 +44,16 @@ def test_bm25_of_a_text_is_that_of_the_row_that_holds_it(world, embedder, index)
 def test_random_pairs_are_of_the_query_and_not_judged():
     query_of = np.repeat(np.arange(10), 6)
     document_of = np.arange(60) % 45
-    found = _random_pairs(query_of, document_of, 45, 3)
+    found = draw_unjudged(query_of, query_of, document_of, 45, 3)
     assert len(found) == 60
     assert found[:, 0].tolist() == query_of.tolist()
     judged = set(zip(query_of.tolist(), document_of.tolist(), strict=True))
     assert not judged & set(map(tuple, found.tolist()))
     assert found[:, 1].max() < 45
-    np.testing.assert_array_equal(found, _random_pairs(query_of, document_of, 45, 3))
-    assert (found[:, 1] != _random_pairs(query_of, document_of, 45, 4)[:, 1]).any()
+    np.testing.assert_array_equal(found, draw_unjudged(query_of, query_of, document_of, 45, 3))
+    assert (found[:, 1] != draw_unjudged(query_of, query_of, document_of, 45, 4)[:, 1]).any()
     # A query that has judged every document gets none.
-    assert len(_random_pairs(np.array([0, 0, 0, 1]), np.array([0, 1, 2, 0]), 3, 0)) == 1
+    assert len(draw_unjudged(*[np.array([0, 0, 0, 1])] * 2, np.array([0, 1, 2, 0]), 3, 0)) == 1
 
 
 def test_the_fitted_model_searches(world, embedder, index):

@@ -191,7 +191,7 @@ def _check_calibration(
     path: Path, settings: EncoderSettings | ScorerSettings, key: str, content: Mapping[str, Any], at: str
 ) -> None:
     """Check that a calibration can be read, and takes what this model gives."""
-    from relsdk.calibration import LogLinearPool, calibration_from_dict  # not needed to encode
+    from relsdk.calibration import LogLinearPool, PriorShift, calibration_from_dict  # not needed to encode
 
     calibration = calibration_from_dict(content, where=str(path), error=BundleError, remedy=REMEDY, at=at)
     if isinstance(settings, EncoderSettings):
@@ -201,7 +201,8 @@ def _check_calibration(
                 f"{path} is damaged: {at} is no number of dimensions from 1 to {settings.dimension}; {REMEDY}"
             )
     else:
-        columns = settings.outputs + isinstance(calibration, LogLinearPool)
+        fitted = calibration.calibration if isinstance(calibration, PriorShift) else calibration
+        columns = settings.outputs + isinstance(fitted, LogLinearPool)
         shape = (1,) if columns == 1 else (1, columns)
     try:
         calibration.probabilities(np.zeros(shape))

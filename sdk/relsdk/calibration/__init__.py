@@ -5,16 +5,20 @@ cumulative link model P(level >= k) = sigmoid(slope * x - cut_k) (McCullagh 1980
 score and on its distance from 1, which needs few labels, and isotonic regression for each k (Zadrozny & Elkan
 2002), which assumes no shape. A head that has levels of its own gets a temperature (Guo et al. 2017).
 A cross-encoder and the encoder that found its candidates are pooled (Genest & Zidek 1986).
+Labelled pairs are not live traffic: levels may be more or less frequent there, which expectation maximisation
+finds out from pairs without labels (Saerens et al. 2002).
 A hybrid search orders and grades by one link of cosine and words. A profile of searches tells later whether
 they have changed since. A promise is a threshold above which a precision holds, with a stated confidence.
 """
 
 from relsdk.calibration._hybrid import HybridLink, hybrid_features
+from relsdk.calibration._level_shares import LevelShares, estimate_level_shares, shift_prior
 from relsdk.calibration._models import (
     Calibration,
     CumulativeLink,
     Isotonic,
     LogLinearPool,
+    PriorShift,
     Temperature,
     calibration_from_dict,
     method_name,
@@ -34,17 +38,21 @@ __all__ = [
     "CumulativeLink",
     "HybridLink",
     "Isotonic",
+    "LevelShares",
     "LogLinearPool",
+    "PriorShift",
     "Promise",
     "SearchProfile",
     "Temperature",
     "calibration_from_dict",
     "cross_validated_probabilities",
+    "estimate_level_shares",
     "fit_calibration",
     "fit_hybrid",
     "fit_pool",
     "hybrid_features",
     "method_name",
     "promise_precision",
+    "shift_prior",
     "threshold_for_precision",
 ]

@@ -25,6 +25,7 @@ __all__ = [
     "Int",
     "Isotonic",
     "LogLinearPool",
+    "PriorShift",
     "Temperature",
     "Transform",
     "apply_floor",
@@ -40,6 +41,8 @@ Float = NDArray[np.float64]
 Int = NDArray[np.int64]
 # A level never seen near a score still gets this probability, so that one surprise costs a finite log loss.
 _FLOOR = 1e-4
+_PRIOR_SHIFT = "prior_shift"
+_POOL = "log_linear_pool"
 _BIAS_CORRECTED = "bias_corrected_temperature"
 # Bounds of what is read, far beyond every fit: within them no probability overflows.
 _Number = Annotated[float, msgspec.Meta(ge=-1e100, le=1e100)]
@@ -214,10 +217,38 @@ class LogLinearPool:
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON form that `calibration_from_dict` reads."""
         return {
-            "method": "log_linear_pool",
+            "method": _POOL,
             "scorer": self.scorer.to_dict(),
             "encoder": self.encoder.to_dict(),
             "weights": list(self.weights),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class PriorShift:
+    """A calibration for a population in which levels are more or less frequent (Saerens et al. 2002).
+
+    P(level) is proportional to the calibration's own, times the level's ratio.
+
+    Attributes:
+        calibration: As it was fitted on labelled pairs.
+        ratios: Of each level, its share in the population over its share among the labelled pairs.
+    """
+
+    calibration: Calibration
+    ratios: tuple[float, float, float, float]
+
+    def probabilities(self, outputs: ArrayLike) -> Float:
+        """Return P(level = 0..3): what the calibration takes -> (N, L)."""
+        weighted = self.calibration.probabilities(outputs) * np.asarray(self.ratios)  # (N, L)
+        return apply_floor(weighted / weighted.sum(axis=1, keepdims=True))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON form that `calibration_from_dict` reads."""
+        return {
+            "method": _PRIOR_SHIFT,
+            "calibration": self.calibration.to_dict(),
+            "ratios": list(self.ratios),
         }
 
 
@@ -227,6 +258,11 @@ def split_outputs(outputs: ArrayLike) -> tuple[Float, Float]:
     if values.ndim != 2 or values.shape[1] < 2 or not np.isfinite(values).all():
         raise InputError(f"outputs of shape {values.shape}; a head's finite outputs and a cosine are needed")
     return (values[:, 0] if values.shape[1] == 2 else values[:, :-1]), values[:, -1]
+
+
+class _Shift(msgspec.Struct, frozen=True):
+    calibration: dict[str, Any]
+    ratios: tuple[_Scale, _Scale, _Scale, _Scale]
 
 
 class _Pool(msgspec.Struct, frozen=True):
@@ -265,19 +301,24 @@ def calibration_from_dict(
             of bounds, or a curve falls.
     """
 
-    def read(part: Any, at: str, *, pooled: bool) -> Calibration:
+    def read(part: Any, at: str, inside: str = "") -> Calibration:
         fields = convert_json(part, dict[str, Any], where=where, error=error, remedy=remedy, at=at)
         method = fields.get("method")
         rest = {key: value for key, value in fields.items() if key != "method"}
-        if method == "log_linear_pool" and not pooled:
+        # A correction is the outermost, then comes a pool.
+        nesting = {"": (_PRIOR_SHIFT, _POOL), _PRIOR_SHIFT: (_POOL,)}.get(inside, ())
+        if method == _PRIOR_SHIFT and method in nesting:
+            shift = convert_json(rest, _Shift, where=where, error=error, remedy=remedy, at=at)
+            return PriorShift(read(shift.calibration, f"{at}.calibration", _PRIOR_SHIFT), shift.ratios)
+        if method == _POOL and method in nesting:
             pool = convert_json(rest, _Pool, where=where, error=error, remedy=remedy, at=at)
             return LogLinearPool(
-                read(pool.scorer, f"{at}.scorer", pooled=True),
-                read(pool.encoder, f"{at}.encoder", pooled=True),
+                read(pool.scorer, f"{at}.scorer", _POOL),
+                read(pool.encoder, f"{at}.encoder", _POOL),
                 pool.weights,
             )
         if not isinstance(method, str) or method not in _METHODS:
-            known = [*_METHODS, *([] if pooled else ["log_linear_pool"])]
+            known = [*_METHODS, *reversed(nesting)]
             place = f"{at}.method".lstrip(".")
             got = reprlib.repr(method)
             raise error(f"{where} is damaged: {place} = {got}; known are {', '.join(known)}; {remedy}")
@@ -286,7 +327,7 @@ def calibration_from_dict(
         kind = _METHODS[method]
         return convert_json(rest, kind, where=where, error=error, remedy=remedy, at=at)
 
-    return read(content, at, pooled=False)
+    return read(content, at)
 
 
 def method_name(calibration: Calibration) -> str:

@@ -8,14 +8,15 @@ from typing import Any
 
 import click
 
+from relsdk.calibration import LevelShares
 from relsdk.cli._calibrate_index import calibrate_index
 from relsdk.cli._calibration_error import echo_calibration_errors
 from relsdk.cli.evaluate import open_companion
 from relsdk.cli.inputs import input_options
 from relsdk.cli.options import INDEX_FOLDER, json_option, threads_option, variants_option
-from relsdk.cli.output import echo, echo_json, echo_next, echo_table
+from relsdk.cli.output import counted, echo, echo_json, echo_next, echo_table, percent
 from relsdk.errors import CalibrationError, InputError
-from relsdk.formats import read_pairs, read_queries
+from relsdk.formats import read_pairs, read_queries, read_unlabelled_pairs
 from relsdk.models.open import open_pair_model
 from relsdk.models.pooled_scorer import pooled
 from relsdk.tools.evaluation import CalibrationReport, OperatingPoint, calibrate_bundle, operating_point
@@ -50,6 +51,17 @@ __all__ = ["calibrate"]
     "searches of each day.",
 )
 @click.option(
+    "--random-negatives",
+    type=click.IntRange(min=1),
+    help="Give each query so many documents of other queries as well, with level 0: for searches over "
+    "everything.",
+)
+@click.option(
+    "--unlabelled",
+    metavar="FILE",
+    help="Pairs as they come in use, without labels: correct the levels for how frequent each is there.",
+)
+@click.option(
     "--target-precision",
     type=click.FloatRange(0, 1, min_open=True),
     help="Also print the score threshold for this precision.",
@@ -70,6 +82,8 @@ def calibrate(
     encoder: str | None,
     index: Path | None,
     queries: str | None,
+    random_negatives: int | None,
+    unlabelled: str | None,
     target_precision: float | None,
     level: int | None,
     threads: int | None,
@@ -83,6 +97,11 @@ def calibrate(
     The metrics shown are of held-out queries: each pair is graded by a fit that has not seen its query. With
     --encoder, a search with both (relsdk query --scorer) orders and grades by the pool of scorer and cosine.
 
+    The pairs were picked for labelling; what a search finds may hold more documents of level 0. --unlabelled
+    reads pairs of your searches, and expectation maximisation (Saerens et al. 2002) finds how frequent each
+    level is among them, if pairs of one level look alike in both files; the stored levels are corrected for
+    that. The metrics are of the labelled pairs, before the correction.
+
     With --index nothing is stored in BUNDLE: the index gets a model of cosine and words, by which hybrid
     searches order and grade. The pairs should be none that the encoder was trained on. With --queries (some
     thousands that people typed, as often as they did) it also keeps how good the first hits are, and relsdk
@@ -90,7 +109,11 @@ def calibrate(
     """
     if (target_precision is None) != (level is None):
         raise InputError("--target-precision and --level go together")
-    _check_index(index, queries, alone=not (encoder or target_precision or truncate_dim))
+    _check_index(
+        index,
+        queries,
+        alone=not (encoder or target_precision or truncate_dim or random_negatives or unlabelled),
+    )
     labelled = list(read_pairs(pairs, **reading))
     if index is not None:
         searched = None if queries is None else [query.text for query in read_queries(queries, **reading)]
@@ -104,6 +127,8 @@ def calibrate(
         truncate_dim=truncate_dim,
         encoder=companion,
         threads=threads,
+        random_documents=random_negatives or 0,
+        unlabelled=None if unlabelled is None else list(read_unlabelled_pairs(unlabelled, **reading)),
         show_progress_bar=True,
         on_step=lambda step: echo(step, err=True),
     )
@@ -141,7 +166,8 @@ def _check_index(index: Path | None, queries: str | None, *, alone: bool) -> Non
     """Refuse options that do not go with --index, or not without it."""
     if index is not None and not alone:
         raise InputError(
-            "--index takes the index's dimension; leave out --dim, --encoder, --target-precision"
+            "--index takes the index's dimension; leave out --dim, --encoder, --target-precision, "
+            "--random-negatives (it always has some) and --unlabelled"
         )
     if queries is not None and index is None:
         raise InputError("--queries notes what an index finds; pass --index INDEX as well")
@@ -177,3 +203,26 @@ def _echo_calibration(reports: list[CalibrationReport]) -> None:
     header = ["variant", "dim", "method", "pairs", "accuracy", "QWK", "ECE", "Brier", "log loss"]
     echo_table(header, rows, right=(1, 3, 4, 5, 6, 7, 8))
     echo_calibration_errors((report.variant, report.grading) for report in reports)
+    if reports and reports[0].random_pairs:
+        echo(f"with {counted(reports[0].random_pairs, 'pair')} of random documents, of level 0")
+    for report in reports:
+        if report.level_shares is not None:
+            _echo_level_shares(report.variant, report.level_shares, report.level_changes or 0)
+
+
+def _echo_level_shares(variant: str, shares: LevelShares, changes: int) -> None:
+    """Print how frequent levels are among pairs without labels, and what that changes."""
+    echo()
+    numbers = zip(shares.labelled, shares.before, shares.after, shares.errors, strict=True)
+    rows = [
+        [str(level), percent(fitted), percent(before), percent(after), percent(error)]
+        for level, (fitted, before, after, error) in enumerate(numbers)
+    ]
+    echo_table(["level", "labelled %", "as fitted %", "corrected %", "standard error"], rows, right=range(5))
+    pairs = counted(shares.pairs, "pair")
+    queries = f"{shares.queries:,} {'query' if shares.queries == 1 else 'queries'}"
+    echo(
+        f"{variant}: {pairs} of {queries} without labels; {changes:,} are of another level by the correction"
+    )
+    for warning in shares.warnings():
+        echo(f"{variant}: {warning}", err=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,13 +15,18 @@ from numpy.typing import NDArray
 
 from relsdk.bundle import Bundle, CalibrationKey, open_for_calibration, save_calibration
 from relsdk.calibration import (
+    Calibration,
+    LevelShares,
     cross_validated_probabilities,
+    estimate_level_shares,
     fit_calibration,
     fit_pool,
     method_name,
+    shift_prior,
     threshold_for_precision,
 )
 from relsdk.errors import InputError
+from relsdk.levels import most_probable_level
 from relsdk.metrics import (
     Abstention,
     GradeReport,
@@ -36,8 +41,9 @@ from relsdk.models.open import open_pair_model
 from relsdk.models.pair_model import Pair, PairModel, PairOutputs
 from relsdk.models.pooled_scorer import PooledScorer, pooled
 from relsdk.models.relevance_scorer import grade
-from relsdk.records import LabelledPair
+from relsdk.records import Document, LabelledPair
 from relsdk.runtime.variants import runs_exactly
+from relsdk.tools.random_negatives import random_negatives
 
 __all__ = [
     "CalibrationReport",
@@ -92,7 +98,11 @@ class CalibrationReport:
         method: The model that was kept.
         queries: Distinct queries among the pairs.
         held_out_log_loss: Of each method, cross-validated over queries; of a pool, also of each model alone.
-        grading: Of the kept method, on pairs whose query it was not fitted on.
+        grading: Of the kept method, on pairs whose query it was not fitted on. It says nothing of
+            `level_shares`: those pairs have no labels.
+        random_pairs: How many pairs with random documents are among them.
+        level_shares: Of the pairs without labels that the calibration was corrected for; None without any.
+        level_changes: How many of those are of another level by the correction.
     """
 
     variant: str
@@ -101,10 +111,14 @@ class CalibrationReport:
     queries: int
     held_out_log_loss: dict[str, float]
     grading: GradeReport
+    random_pairs: int = 0
+    level_shares: LevelShares | None = None
+    level_changes: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON form."""
-        return {**asdict(self), "grading": self.grading.to_dict()}
+        shares = self.level_shares and self.level_shares.to_dict()
+        return {**asdict(self), "grading": self.grading.to_dict(), "level_shares": shares}
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +168,8 @@ def calibrate_bundle(
     truncate_dim: int | None = None,
     encoder: Embedder | None = None,
     threads: int | None = None,
+    random_documents: int = 0,
+    unlabelled: Sequence[tuple[str, Document]] | None = None,
     show_progress_bar: bool = False,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> list[CalibrationReport]:
@@ -169,6 +185,10 @@ def calibrate_bundle(
             encoder has of itself and for each one that it was trained to be cut to, from the same vectors.
         encoder: For a scorer: fit the pool of its judgement and this encoder's, for searches with both.
         threads: See `Embedder`.
+        random_documents: Add pairs of level 0: each query with so many documents of other queries. For
+            searches over everything, where most documents have nothing to do with the query.
+        unlabelled: Pairs as they come in use: the calibration is corrected for the shares that levels have
+            among them, by `estimate_level_shares`.
         show_progress_bar: See `Embedder.encode`.
         on_step: Called with a short description before each variant.
 
@@ -179,6 +199,9 @@ def calibrate_bundle(
         CalibrationError: The pairs cannot support a calibration.
         BundleError: relsdk did not write this folder.
     """
+    if unlabelled is not None and not unlabelled:
+        raise InputError("there are no pairs without labels; leave them out, or pass some")
+    added = random_negatives(pairs, random_documents)
     bundle = open_for_calibration(os.fspath(path))
     names = list(variants) or [variant.name for variant in bundle.variants if runs_exactly(variant)]
     dimensions = _dimensions(bundle) if truncate_dim is None else []
@@ -189,10 +212,8 @@ def calibrate_bundle(
         on_step(f"calibrate {name}")
         opened = open_pair_model(bundle.path, variant=name, threads=threads, truncate_dim=truncate_dim)
         model = pooled(opened, encoder)
-        if isinstance(model, BiEncoder) and len(dimensions) > 1:
-            reports += _calibrate_dimensions(model, pairs, dimensions, show_progress_bar)
-        else:
-            reports.append(calibrate_model(model, pairs, show_progress_bar=show_progress_bar))
+        several = dimensions if isinstance(model, BiEncoder) and len(dimensions) > 1 else [model.dimension]
+        reports += _calibrate(model, pairs, added, several, unlabelled, show_progress_bar)
     return reports
 
 
@@ -205,19 +226,55 @@ def _dimensions(bundle: Bundle) -> list[int]:
     return [own, *sorted({*settings.matryoshka_dims} - {own}, reverse=True)]
 
 
-def _calibrate_dimensions(
-    model: BiEncoder, pairs: Sequence[LabelledPair], dimensions: Sequence[int], show_progress_bar: bool
+def _calibrate(
+    model: PairModel,
+    pairs: Sequence[LabelledPair],
+    added: Sequence[LabelledPair],
+    dimensions: Sequence[int | None],
+    unlabelled: Sequence[tuple[str, Document]] | None,
+    show_progress_bar: bool,
 ) -> list[CalibrationReport]:
-    """Fit and store the map of each dimension; the model runs once."""
-    plain, labels, queries = _split(pairs)
-    outputs = model.outputs_at(plain, dimensions, show_progress_bar=show_progress_bar)
+    """Fit and store the map of each dimension, with random pairs added; the model runs once."""
+    plain, labels, queries = _split([*pairs, *added])
+    labelled = _outputs_at(model, plain, dimensions, show_progress_bar)
+    traffic = None if unlabelled is None else _outputs_at(model, unlabelled, dimensions, show_progress_bar)
     reports = []
-    for dimension, own in zip(dimensions, outputs, strict=True):
-        report, content = _fit(model, dimension, own, labels, queries)
-        key = CalibrationKey(dimension)
-        save_calibration(model.bundle, model.variant, key, content, report.to_dict())
+    for place, (dimension, outputs) in enumerate(zip(dimensions, labelled, strict=True)):
+        report, calibration = _fit(model, dimension, outputs, labels, queries)
+        report = replace(report, random_pairs=len(added))
+        if traffic is not None and unlabelled is not None:
+            names = [query for query, _ in unlabelled]
+            report, calibration = _correct(report, calibration, outputs, traffic[place], names)
+        key = model.calibration_key if dimension is None else CalibrationKey(dimension)
+        save_calibration(model.bundle, model.variant, key, calibration.to_dict(), report.to_dict())
         reports.append(report)
     return reports
+
+
+def _outputs_at(
+    model: PairModel, pairs: Sequence[Pair], dimensions: Sequence[int | None], show_progress_bar: bool
+) -> list[PairOutputs]:
+    """Return the outputs for pairs at each dimension."""
+    if isinstance(model, BiEncoder) and len(dimensions) > 1:
+        several = [dimension for dimension in dimensions if dimension is not None]
+        return model.outputs_at(pairs, several, show_progress_bar=show_progress_bar)
+    return [model.outputs(pairs, show_progress_bar=show_progress_bar)]
+
+
+def _correct(
+    report: CalibrationReport,
+    fitted: Calibration,
+    labelled: PairOutputs,
+    traffic: PairOutputs,
+    queries: list[str],
+) -> tuple[CalibrationReport, Calibration]:
+    """Correct a calibration for the levels among pairs without labels, of these queries."""
+    before = fitted.probabilities(traffic.calibrated)
+    shares = estimate_level_shares(before, queries, fitted.probabilities(labelled.calibrated).mean(axis=0))
+    calibration = shift_prior(fitted, shares)
+    after = most_probable_level(calibration.probabilities(traffic.calibrated))
+    changes = int((after != most_probable_level(before)).sum())
+    return replace(report, level_shares=shares, level_changes=changes), calibration
 
 
 def calibrate_model(
@@ -227,8 +284,7 @@ def calibrate_model(
 
     The model itself stays as it was opened.
     """
-    report, content = _fit(model, model.dimension, *_outputs_and_labels(model, pairs, show_progress_bar))
-    save_calibration(model.bundle, model.variant, model.calibration_key, content, report.to_dict())
+    (report,) = _calibrate(model, pairs, [], [model.dimension], None, show_progress_bar)
     return report
 
 
@@ -276,7 +332,7 @@ def _fit(
     outputs: PairOutputs,
     labels: NDArray[np.int64],
     queries: list[str],
-) -> tuple[CalibrationReport, dict[str, Any]]:
+) -> tuple[CalibrationReport, Calibration]:
     fit = fit_pool if isinstance(model, PooledScorer) else fit_calibration
     calibration, losses = fit(outputs.calibrated, labels, queries)
     held_out = cross_validated_probabilities(calibration, outputs.calibrated, labels, queries)
@@ -288,4 +344,4 @@ def _fit(
         held_out_log_loss=losses,
         grading=grade_report(labels, held_out, queries),
     )
-    return report, calibration.to_dict()
+    return report, calibration

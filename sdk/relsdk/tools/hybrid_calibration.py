@@ -1,8 +1,7 @@
 """Fit the model of cosine and words that orders and grades a hybrid search.
 
-Labelled pairs were chosen by some search, mostly by words, and do not tell how unlike a query a document can
-be. So each goes with a second pair: its query and a random document of another one, of level 0. Unlabelled
-neighbours of a query are not taken: many of them are relevant, and as level 0 they spoil every probability.
+Each labelled pair goes with a second one: its query and a random document of another one, of level 0 (see
+`relsdk.tools.random_negatives`).
 
 Shape letters: N labelled pairs, M random ones, L = 4 levels.
 """
@@ -23,13 +22,12 @@ from relsdk.levels import NUM_LEVELS, expected_level
 from relsdk.metrics import GradeReport, RankingReport, grade_report, ranking_report
 from relsdk.models.embedder import Embedder
 from relsdk.records import LabelledPair
+from relsdk.tools.random_negatives import draw_unjudged
 
 __all__ = ["HybridReport", "calibrate_hybrid"]
 
 # The least that a calibration is fitted on; random pairs do not count.
 _LEAST_PAIRS, _LEAST_QUERIES = 50, 5
-# Draws of a document for each pair; one whose query has judged every draw goes without.
-_DRAWS = 20
 
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
@@ -109,7 +107,7 @@ def calibrate_hybrid(
         raise CalibrationError(
             f"labels are from {labels.min()} to {labels.max()}; pairs of levels 0 and 3 are needed"
         )
-    more = _random_pairs(query_of, document_of, len(texts), seed)  # (M, 2)
+    more = draw_unjudged(query_of, query_of, document_of, len(texts), seed)  # (M, 2)
     query_of = np.concatenate([query_of, more[:, 0]])  # (N + M,)
     document_of = np.concatenate([document_of, more[:, 1]])
 
@@ -124,30 +122,6 @@ def calibrate_hybrid(
     features = hybrid_features(cosines, bm25, best)
     names = [list(queries)[number] for number in query_of]
     return _fit(features, labels, names, embedder.variant.name)
-
-
-def _random_pairs(query_of: Int, document_of: Int, documents: int, seed: int) -> Int:
-    """Draw for each pair a document that its query has not judged.
-
-    Args:
-        query_of: (N,) numbers of queries.
-        document_of: (N,) numbers of documents.
-        documents: How many there are to draw from.
-        seed: Of the draws.
-
-    Returns:
-        (M, 2) numbers of query and document, M <= N.
-    """
-    rng = np.random.default_rng(seed)
-    judged = np.unique(query_of * documents + document_of)
-    drawn = np.full(len(query_of), -1)
-    for _ in range(_DRAWS):
-        missing = np.flatnonzero(drawn < 0)
-        tried = rng.integers(0, documents, len(missing))
-        fine = ~np.isin(query_of[missing] * documents + tried, judged)
-        drawn[missing[fine]] = tried[fine]
-    found = np.stack([query_of, drawn], axis=1)
-    return found[drawn >= 0]
 
 
 def _fit(features: Float, labels: Int, queries: list[str], variant: str) -> tuple[HybridLink, HybridReport]:

@@ -1,0 +1,141 @@
+"""How frequent each level is where nothing is labelled, and the calibration for there.
+
+Shape letters: N pairs, Q queries, L = 4 levels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from relsdk.calibration._models import Calibration, Float, Int, PriorShift
+from relsdk.errors import InputError
+from relsdk.levels import NUM_LEVELS
+
+__all__ = ["LevelShares", "estimate_level_shares", "shift_prior"]
+
+Shares = tuple[float, float, float, float]
+# A share is held above this: a level that nothing was found of may still come.
+_LEAST_SHARE = 1e-3
+_ENOUGH, _MOST_STEPS = 1e-7, 20_000
+# From here on an estimate is told to be unreliable.
+_FEW_PAIRS, _LARGE_ERROR, _RARE = 200, 0.05, 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class LevelShares:
+    """The share of each level among pairs without labels.
+
+    Attributes:
+        pairs: N.
+        queries: Q.
+        labelled: Shares that the calibration was fitted for.
+        before: Mean probabilities by the calibration as it was fitted.
+        after: The estimate; also the mean probabilities after the correction.
+        errors: Standard errors of `after`, between queries.
+    """
+
+    pairs: int
+    queries: int
+    labelled: Shares
+    before: Shares
+    after: Shares
+    errors: Shares
+
+    def warnings(self) -> tuple[str, ...]:
+        """Say why the estimate should not be relied on, a sentence each; nothing where it can be."""
+        told = []
+        if self.pairs < _FEW_PAIRS:
+            told.append(f"{self.pairs:,} pairs without labels are few; take {_FEW_PAIRS} or more")
+        worst = int(np.argmax(self.errors))
+        if self.errors[worst] > _LARGE_ERROR:
+            told.append(
+                f"the share of level {worst} is {self.after[worst]:.1%} with a standard error of "
+                f"{self.errors[worst]:.1%}; take pairs of more queries"
+            )
+        for level, share in enumerate(self.after):
+            if share < _RARE:
+                told.append(
+                    f"the share of level {level} is {share:.1%}: hardly a pair will be graded {level}; check "
+                    "a few dozen by hand"
+                )
+        return tuple(told)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields by name, with the warnings."""
+        return {**asdict(self), "warnings": list(self.warnings())}
+
+
+def estimate_level_shares(
+    probabilities: ArrayLike, queries: Sequence[Hashable], labelled: ArrayLike
+) -> LevelShares:
+    """Estimate the share of each level among pairs without labels by expectation maximisation.
+
+    The steps of Saerens, Latinne & Decaestecker (2002, "Adjusting the outputs of a classifier to new a priori
+    probabilities"): with shares s and those of the calibration t, P'(k) is proportional to P(k) s_k / t_k,
+    then s is the mean of P'. It finds the shares of maximum likelihood (which has one maximum), if pairs of a
+    level look alike in both sets and only how many there are differs. Errors are of the sandwich form
+    H^-1 M H^-1, with M between queries (White 1982).
+
+    Args:
+        probabilities: (N, L) by the calibration, of pairs without labels.
+        queries: (N,) the query of each.
+        labelled: (L,) shares that the calibration was fitted for: its mean probabilities on labelled pairs.
+
+    Raises:
+        InputError: There are no pairs, or lengths differ.
+    """
+    given, prior = np.asarray(probabilities, dtype=np.float64), np.asarray(labelled, dtype=np.float64)
+    if given.ndim != 2 or given.shape[1] != NUM_LEVELS or not len(given) or prior.shape != (NUM_LEVELS,):
+        raise InputError(
+            f"probabilities of shape {given.shape}; (N, {NUM_LEVELS}) of at least one pair needed"
+        )
+    if len(queries) != len(given):
+        raise InputError(f"{len(given)} pairs and {len(queries)} queries; one each is needed")
+    prior = np.maximum(prior, _LEAST_SHARE)
+    odds = given / (prior / prior.sum())  # (N, L): likelihood of each level, up to a factor
+    shares = prior / prior.sum()
+    for _ in range(_MOST_STEPS):
+        joint = odds * shares
+        new = (joint / joint.sum(axis=1, keepdims=True)).mean(axis=0)
+        moved, shares = float(np.abs(new - shares).max()), new
+        if moved < _ENOUGH:
+            break
+    shares = np.maximum(shares, _LEAST_SHARE)
+    shares /= shares.sum()
+    numbers = {query: number for number, query in enumerate(dict.fromkeys(queries))}
+    codes = np.array([numbers[query] for query in queries])
+    return LevelShares(
+        len(given),
+        len(numbers),
+        _four(prior / prior.sum()),
+        _four(given.mean(axis=0)),
+        _four(shares),
+        _four(_errors(odds, shares, codes)),
+    )
+
+
+def shift_prior(calibration: Calibration, shares: LevelShares) -> PriorShift:
+    """Return a calibration for a population with these shares of levels."""
+    return PriorShift(calibration, _four(np.asarray(shares.after) / np.asarray(shares.labelled)))
+
+
+def _errors(odds: Float, shares: Float, codes: Int) -> Float:
+    """Return the standard error of each share, (L,)."""
+    mixture = odds @ shares  # (N,)
+    scores = (odds[:, 1:] - odds[:, :1]) / mixture[:, None]  # (N, L-1): of shares 1..3, level 0 has the rest
+    bread = np.linalg.pinv(scores.T @ scores)
+    of_query = np.stack([np.bincount(codes, column) for column in scores.T], axis=1)  # (Q, L-1)
+    covariance = bread @ (of_query.T @ of_query) @ bread
+    of_rest = max(float(covariance.sum()), 0.0)
+    variances = np.concatenate([[of_rest], np.maximum(np.diag(covariance), 0.0)])
+    return np.asarray(np.sqrt(variances), dtype=np.float64)
+
+
+def _four(values: Float) -> Shares:
+    first, second, third, fourth = values.tolist()
+    return first, second, third, fourth
