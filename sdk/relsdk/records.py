@@ -258,6 +258,9 @@ class SearchResult(list[Hit]):
         nothing_relevant: The probability that no candidate is of level 2 or above, whatever conditions and an
             offset leave of them: that of the likeliest to be. With a scorer, of those that it saw. 1 without
             a candidate; None without levels. From 0.5 on, "nothing relevant" is the likelier answer.
+        outside: In what the query is unlike those that the encoder's calibration was fitted on, in words: its
+            length, tokens that are not in the vocabulary, how near the best candidate is. Levels are less
+            to be relied on then. Only of a dense search without a scorer; see `QueryRange`.
     """
 
     __slots__ = (
@@ -269,6 +272,7 @@ class SearchResult(list[Hit]):
         "matching",
         "nothing_relevant",
         "order",
+        "outside",
         "scanned",
         "scored",
         "scored_hits",
@@ -293,6 +297,7 @@ class SearchResult(list[Hit]):
         steps: Mapping[str, float] | None = None,
         best: Hit | None = None,
         nothing_relevant: float | None = None,
+        outside: Sequence[str] = (),
     ) -> None:
         super().__init__(hits)
         self.candidates = candidates
@@ -308,3 +313,4 @@ class SearchResult(list[Hit]):
         self.steps = dict(steps or {})
         self.best = best
         self.nothing_relevant = nothing_relevant
+        self.outside = tuple(outside)

@@ -421,6 +421,7 @@ class ResultBody(Answer, kw_only=True):
     steps: dict[str, float]
     facets: dict[str, list[FacetValue]]
     nothing_relevant: Probability | None
+    outside: list[str]
 
 
 class SearchAnswer(Answer, kw_only=True):

@@ -207,6 +207,7 @@ async def _result(query: str | None, result: SearchResult) -> ResultBody:
             for field, values in result.facets.items()
         },
         nothing_relevant=None if result.nothing_relevant is None else round(result.nothing_relevant, 6),
+        outside=list(result.outside),
     )
 
 

@@ -25,8 +25,8 @@ PACKAGES = {
 # M what it costs to abstain, debiased calibration errors and reliability curves, and a precision that is
 # promised.
 # M also which pairs to label next.
-# M also shares of levels in what is not labelled, and random negatives.
-MOST = 722
+# M also shares of levels in what is not labelled, random negatives, the queries that a calibration has seen.
+MOST = 723
 FILES = {
     path: ast.parse(path.read_text(encoding="utf-8"))
     for name, root in PACKAGES.items()

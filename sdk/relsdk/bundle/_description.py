@@ -183,6 +183,12 @@ def check_variants(bundle: Bundle) -> None:
         if variant.name in names[:position]:
             raise BundleError(f"{path} is damaged: {at}.name = {variant.name!r} is there twice; {REMEDY}")
         _convert(path, variant.quality, _Quality, f"{at}.quality")
+        for key, report in variant.quality.get("calibration", {}).items():
+            if report.get("query_range") is not None:
+                from relsdk.calibration import QueryRange  # not needed to encode
+
+                place = f"{at}.quality.calibration.{key}.query_range"
+                _convert(path, report["query_range"], QueryRange, place)
         for key, content in variant.calibrations.items():
             _check_calibration(path, bundle.settings, key, content, f"{at}.calibrations.{key}")
 

@@ -25,6 +25,7 @@ from relsdk.calibration._models import (
 )
 from relsdk.calibration._profile import SearchProfile
 from relsdk.calibration._promise import Promise, promise_precision
+from relsdk.calibration._query_range import QueryRange
 from relsdk.calibration.selection import (
     cross_validated_probabilities,
     fit_calibration,
@@ -42,6 +43,7 @@ __all__ = [
     "LogLinearPool",
     "PriorShift",
     "Promise",
+    "QueryRange",
     "SearchProfile",
     "Temperature",
     "calibration_from_dict",

@@ -138,7 +138,7 @@ def query(
             answer: dict[str, object] = {"id": None if source is None else one.id, "query": one.text}
             answer |= {"milliseconds": round(hits.elapsed_ms, 3), "matching": hits.matching, **counts}
             answer |= {"order": hits.order, "scanned": hits.scanned}
-            answer |= {"nothing_relevant": rounded(hits.nothing_relevant)}
+            answer |= {"nothing_relevant": rounded(hits.nothing_relevant), "outside": hits.outside}
             echo_json({**answer, "hits": [hit_to_dict(hit) for hit in hits]})
         else:
             name = "" if source is None else f"{one.id}  "
@@ -146,6 +146,8 @@ def query(
                 echo()
             echo(f"{name}{one.text}  ({_summary(hits, bool(where), min_level)})", bold=True)
             echo_hits(hits, offset=offset, fields=fields)
+            if hits.outside:
+                echo(f"levels are less sure for this query: {'; '.join(hits.outside)}", err=True)
             graded &= all(hit.relevance is not None for hit in hits)
         uncalibrated |= mode == "hybrid" and hits.order == "cosine"
     if uncalibrated:

@@ -176,6 +176,7 @@ class _Result(msgspec.Struct):
     steps: dict[str, float]
     facets: dict[str, list[_Facet]] = {}
     nothing_relevant: Probability | None = None
+    outside: list[str] = []
 
 
 class SearchAnswer(msgspec.Struct):
@@ -295,6 +296,7 @@ def _result(result: _Result, generation: str) -> SearchResult:
         generation=generation,
         steps=result.steps,
         nothing_relevant=result.nothing_relevant,
+        outside=result.outside,
     )
 
 

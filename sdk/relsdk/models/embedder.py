@@ -31,7 +31,7 @@ from relsdk.runtime.verification import Verification, check_runtime, verify_vari
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from relsdk.calibration import Calibration
+    from relsdk.calibration import Calibration, QueryRange
 
 __all__ = ["Embedder", "TruncationWarning"]
 
@@ -78,6 +78,7 @@ class Embedder:
 
         self._said_unit = False
         self._calibration: Calibration | None = None  # read on first use
+        self._query_range: QueryRange | None = None
         open_bundle(
             local_model(model), lambda bundle: self._load(bundle, variant, threads, truncate_dim, providers)
         )
@@ -172,6 +173,17 @@ class Embedder:
 
         self._calibration = calibration_from_dict(content)
         return self._calibration
+
+    @property
+    def query_range(self) -> QueryRange | None:
+        """The range of the queries that the calibration was fitted on; None where it is not known."""
+        if self._query_range is None and self.is_calibrated:
+            report = self.variant.quality.get("calibration", {}).get(str(self.calibration_key), {})
+            if report.get("query_range") is not None:
+                from relsdk.calibration import QueryRange  # not needed to encode
+
+                self._query_range = QueryRange(**report["query_range"])
+        return self._query_range
 
     @property
     def is_calibrated(self) -> bool:

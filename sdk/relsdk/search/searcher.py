@@ -341,7 +341,22 @@ class Searcher:
             result = SearchResult(page, candidates=len(hits), order=order, nothing_relevant=none)
             result.best = next(iter(select(Wanted(1))), None)
             results.append(result)
+        if how.mode == "dense":
+            self._say_what_is_outside(queries, hit_lists, results)
         return results
+
+    def _say_what_is_outside(
+        self, queries: Sequence[str], hit_lists: Sequence[Sequence[Hit]], results: Sequence[SearchResult]
+    ) -> None:
+        """Note in what queries are unlike those of the encoder's calibration."""
+        seen = self.embedder.query_range
+        if seen is None:
+            return
+        prompt = self.embedder.known_prompt("query")
+        tokens = self.embedder.tokenize(list(queries), prompt_name=prompt).ids
+        for ids, hits, result in zip(tokens, hit_lists, results, strict=True):
+            best = max((hit.cosine for hit in hits), default=None)
+            result.outside = seen.outside(ids, self.embedder.unknown_id, best)
 
     def _candidates(
         self,

@@ -17,6 +17,7 @@ from relsdk.bundle import Bundle, CalibrationKey, open_for_calibration, save_cal
 from relsdk.calibration import (
     Calibration,
     LevelShares,
+    QueryRange,
     cross_validated_probabilities,
     estimate_level_shares,
     fit_calibration,
@@ -103,6 +104,7 @@ class CalibrationReport:
         random_pairs: How many pairs with random documents are among them.
         level_shares: Of the pairs without labels that the calibration was corrected for; None without any.
         level_changes: How many of those are of another level by the correction.
+        query_range: Between what the queries lie; None of a scorer.
     """
 
     variant: str
@@ -114,6 +116,7 @@ class CalibrationReport:
     random_pairs: int = 0
     level_shares: LevelShares | None = None
     level_changes: int | None = None
+    query_range: QueryRange | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON form."""
@@ -242,6 +245,8 @@ def _calibrate(
     for place, (dimension, outputs) in enumerate(zip(dimensions, labelled, strict=True)):
         report, calibration = _fit(model, dimension, outputs, labels, queries)
         report = replace(report, random_pairs=len(added))
+        if isinstance(model, BiEncoder):
+            report = replace(report, query_range=_query_range(model.embedder, queries, outputs.scores))
         if traffic is not None and unlabelled is not None:
             names = [query for query, _ in unlabelled]
             report, calibration = _correct(report, calibration, outputs, traffic[place], names)
@@ -324,6 +329,15 @@ def _split(pairs: Sequence[LabelledPair]) -> tuple[list[Pair], NDArray[np.int64]
         raise InputError("there are no labelled pairs")
     plain: list[Pair] = [(pair.query, pair.document) for pair in pairs]
     return plain, np.array([int(pair.level) for pair in pairs]), [pair.query for pair in pairs]
+
+
+def _query_range(embedder: Embedder, queries: list[str], cosines: NDArray[np.float32]) -> QueryRange:
+    """Measure the queries of pairs and their cosines (N,)."""
+    best: dict[str, float] = {}
+    for query, cosine in zip(queries, cosines.tolist(), strict=True):
+        best[query] = max(cosine, best.get(query, cosine))
+    tokens = embedder.tokenize(list(best), prompt_name=embedder.known_prompt("query")).ids
+    return QueryRange.of(tokens, embedder.unknown_id, list(best.values()))
 
 
 def _fit(

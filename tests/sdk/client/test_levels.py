@@ -90,6 +90,7 @@ def result(*hits):
         **{"skipped": 2, "scored_hits": 1, "scanned": True, "elapsed_ms": 1.5, "steps": {"encode": 0.5}},
         "facets": {"kind": [{"value": "a", "count": 3}, {"value": 2.0, "count": 1}]},
         "nothing_relevant": 0.25,
+        "outside": ["90 tokens, where the calibration had 2 to 20"],
     }
 
 
@@ -106,6 +107,7 @@ def test_hits_are_records_of_the_library(connect, server):
     assert one.passage == Passage("x", 0, 1)
     assert one.signals == Signals(0.5, 1.0, 2.0, 1, None)
     assert one.cosine == 0.5
+    assert found.outside == ("90 tokens, where the calibration had 2 to 20",)
     names = ("order", "matching", "candidates", "scored", "skipped", "scored_hits", "scanned", "elapsed_ms")
     assert [getattr(found, name) for name in names] == ["hybrid", 9, 5, 1, 2, 1, True, 1.5]
     assert found.nothing_relevant == 0.25
