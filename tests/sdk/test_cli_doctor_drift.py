@@ -1,6 +1,7 @@
 """`relsdk doctor --state`: what moved, in words, in JSON and as an exit code."""
 
 import json
+import re
 import time
 
 import msgspec
@@ -54,7 +55,7 @@ def test_nothing_has_moved(relsdk, state):
     assert not err
     shown = rows(out)
     assert "0: 10% 1: 20% 2: 30% 3: 40%" in shown["level of the best hit"]
-    assert shown["level of the best hit"].endswith("1,000 no (0.00)")
+    assert shown["level of the best hit"].endswith("1,000 no (0.00, no more than noise)")
     assert "0.80 (80 % in 0.80-0.80)" in shown["cosine of the best hit"]
     assert "5 (80 % in 5-5)" in shown["tokens of a query"]
     assert "0.0% 1.0%" in shown["queries with unknown tokens"]
@@ -64,7 +65,7 @@ def test_a_little_is_shown(relsdk, state):
     code, out, _ = relsdk(*state(profile([30, 140, 220, 270, 340], 160)))
     assert code == 0
     assert "none: 3%" in rows(out)["level of the best hit"]
-    assert " a little (0.1" in rows(out)["level of the best hit"]
+    assert re.search(r" a little \(0\.1\d; 0\.0\d to 0\.\d\d\)$", rows(out)["level of the best hit"])
 
 
 def test_far_ends_with_code_2(relsdk, state):
@@ -78,6 +79,10 @@ def test_far_ends_with_code_2(relsdk, state):
     assert code == 2
     found = json.loads(out)["drift"]["searches"]["shop"]["hybrid"]
     assert found["shifts"]["level"] > 0.25
+    interval = found["intervals"]["level"]
+    assert interval["mean"] == pytest.approx(found["shifts"]["level"])
+    assert 0 < interval["low"] < interval["mean"] < interval["high"]
+    assert set(found["intervals"]) == set(found["shifts"])
     assert found["searches"] == dict.fromkeys(("level", "cosine", "tokens", "unknown"), 1000)
     assert np.sum(found["day"]["level"]) == 1000
     assert found["source"] == "calibration"

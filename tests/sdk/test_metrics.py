@@ -179,6 +179,37 @@ class TestPopulationStability:
         assert scaled.mean() == pytest.approx(9, rel=0.03)
         assert np.quantile(scaled, 0.99) == pytest.approx(stats.chi2.ppf(0.99, 9), rel=0.07)
 
+    @pytest.mark.parametrize("moved", [0.0, 0.05, 0.15])
+    def test_its_interval_holds_the_true_index(self, moved):
+        """In 95 % of cases; without a change its lower end is 0 in 97.5 %."""
+        rng = np.random.default_rng(1)
+        before = rng.dirichlet(np.full(10, 20.0))
+        now = before * np.where(np.arange(10) < 5, 1 + 2 * moved, 1 - 2 * moved)
+        now /= now.sum()
+        true = float(((now - before) * np.log(now / before)).sum())
+        intervals = [
+            metrics.population_stability_interval(rng.multinomial(2000, before), rng.multinomial(1000, now))
+            for _ in range(1000)
+        ]
+        held = np.mean([one.low <= true <= one.high + 1e-12 for one in intervals])
+        assert held == pytest.approx(0.975 if moved == 0 else 0.95, abs=0.02)
+        told = np.mean([one.low > 0 for one in intervals])
+        assert told <= 0.04 if moved == 0 else told > (0.2 if moved == 0.05 else 0.99)
+
+    def test_the_ends_of_its_interval_are_scipys(self):
+        before, now = [100, 200, 300, 400], [130, 180, 320, 250]
+        found = metrics.population_stability_interval(before, now, 0.9)
+        assert found.mean == metrics.population_stability_index(before, now)
+        scale = 1 / sum(before) + 1 / sum(now)
+        for end, share in ((found.low, 0.95), (found.high, 0.05)):
+            seen = stats.ncx2.cdf(found.mean / scale, 3, end / scale)
+            assert seen == pytest.approx(share, abs=0.003)
+        assert metrics.population_stability_interval([5, 9], [5, 9]).low == 0
+        one_group = metrics.population_stability_interval([5, 0], [9, 0])
+        assert (one_group.low, one_group.high) == (0, 0)
+        with pytest.raises(metrics.UndefinedMetricError):
+            metrics.population_stability_interval([0, 0], [1, 2])
+
 
 class TestRankingByHand:
     def test_ndcg_of_what_is_in_the_wrong_order(self):

@@ -9,7 +9,7 @@ Shape letters: B bins of a kind, G groups.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any
 
@@ -18,7 +18,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from relsdk.levels import NUM_LEVELS
-from relsdk.metrics import population_stability_index
+from relsdk.metrics import Interval, population_stability_index, population_stability_interval
 from relsdk.records import SearchResult
 
 __all__ = ["SearchProfile"]
@@ -26,6 +26,7 @@ __all__ = ["SearchProfile"]
 _COSINES, _TOKENS = 200, 65
 # Upper ends of the shares of unknown tokens; whatever is above the last has a bin of its own.
 _UNKNOWN = (0.0, 0.1, 0.25, 0.5)
+_Counts = NDArray[np.int64]
 _Count = Annotated[int, Meta(ge=0, le=1 << 53)]
 _Levels = Annotated[list[_Count], Meta(min_length=NUM_LEVELS + 1, max_length=NUM_LEVELS + 1)]
 _Cosines = Annotated[list[_Count], Meta(min_length=_COSINES, max_length=_COSINES)]
@@ -94,7 +95,14 @@ class SearchProfile:
 
     def shifts_from(self, reference: SearchProfile) -> dict[str, float]:
         """Return the population stability index of each kind; kinds of too few searches are left out."""
-        found = {}
+        return {kind: population_stability_index(*counts) for kind, counts in self._grouped(reference)}
+
+    def shift_intervals_from(self, reference: SearchProfile) -> dict[str, Interval]:
+        """Return each index with its interval; a lower end of 0 is no more than noise."""
+        return {kind: population_stability_interval(*counts) for kind, counts in self._grouped(reference)}
+
+    def _grouped(self, reference: SearchProfile) -> Iterator[tuple[str, tuple[_Counts, _Counts]]]:
+        """Yield the kinds that can be compared: counts before and now, in groups."""
         for kind in self.kinds():
             before, now = (np.array(getattr(one, kind), dtype=np.int64) for one in (reference, self))  # (B,)
             count, current = int(before.sum()), int(now.sum())
@@ -103,8 +111,7 @@ class SearchProfile:
             if kind in ("cosine", "tokens"):
                 groups = _equal_groups(before)
                 before, now = (np.bincount(groups, one, _GROUPS)[np.unique(groups)] for one in (before, now))
-            found[kind] = population_stability_index(before, now)
-        return found
+            yield kind, (before, now)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON form, from which `relsdk.typed_json.convert_json` makes the profile again."""

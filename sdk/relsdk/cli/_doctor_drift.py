@@ -11,6 +11,7 @@ import numpy as np
 from relsdk.calibration import SearchProfile
 from relsdk.cli.output import echo, echo_table
 from relsdk.errors import RelsdkError
+from relsdk.metrics import Interval
 from relsdk.tools.drift import FIRST_SEARCHES, LARGE_SHIFT, SMALL_SHIFT, DriftState, SearchDrift
 
 __all__ = ["check_drift", "drift_to_dict", "echo_drift"]
@@ -26,16 +27,17 @@ _KINDS = {
 
 
 def echo_drift(state: DriftState) -> None:
-    """Print each kind of count: before, now, and how far it has moved."""
+    """Print each kind of count: before, now, and how far it has moved, with an interval of 95 %."""
     age = time.time() - state.written
     if age > _STALE:
         echo(f"drift.json was written {age / 60:,.0f} minutes ago: no server writes it now", err=True)
     rows = []
     for index, order, drift in _all(state):
         day = drift.day
+        intervals = day.shift_intervals_from(drift.reference)
         for kind, text in _KINDS.items():
             cells = [f"{index}, {order}", text, _shown(drift.reference, kind), _shown(day, kind)]
-            rows.append([*cells, f"{day.searches(kind):,}", _verdict(drift, day, kind)])
+            rows.append([*cells, f"{day.searches(kind):,}", _verdict(drift, day, kind, intervals.get(kind))])
     echo_table(["searches", "what", "before", "last day", "of", "moved"], rows, right=(4,))
 
 
@@ -67,6 +69,11 @@ def drift_to_dict(state: DriftState) -> dict[str, Any]:
             "source": drift.source,
             "searches": {kind: day.searches(kind) for kind in day.kinds()},
             "shifts": dict(drift.shifts),
+            "intervals": {
+                kind: interval.to_dict()
+                for kind, interval in day.shift_intervals_from(drift.reference).items()
+                if kind in drift.shifts
+            },
             "reference": drift.reference.to_dict(),
             "day": day.to_dict(),
         }
@@ -79,11 +86,15 @@ def _all(state: DriftState) -> Iterator[tuple[str, str, SearchDrift]]:
             yield index, order, drift
 
 
-def _verdict(drift: SearchDrift, day: SearchProfile, kind: str) -> str:
+def _verdict(drift: SearchDrift, day: SearchProfile, kind: str, interval: Interval | None) -> str:
     shift = drift.shifts.get(kind)
     if shift is not None:
         word = "far" if shift >= LARGE_SHIFT else "a little" if shift >= SMALL_SHIFT else "no"
-        return f"{word} ({shift:.2f})"
+        if interval is None:
+            return f"{word} ({shift:.2f})"
+        if not interval.low:
+            return f"{word} ({shift:.2f}, no more than noise)"
+        return f"{word} ({shift:.2f}; {interval.low:.2f} to {interval.high:.2f})"
     known = drift.reference.searches("tokens")
     if drift.source == "first searches" and known < FIRST_SEARCHES:
         return f"not known: {known:,} of the first {FIRST_SEARCHES:,} searches"

@@ -47,6 +47,7 @@ from relsdk.metrics.statistics import (
     mean_over_queries,
     paired_bootstrap,
     population_stability_index,
+    population_stability_interval,
     spearman,
 )
 
@@ -77,6 +78,7 @@ __all__ = [
     "ndcg",
     "paired_bootstrap",
     "population_stability_index",
+    "population_stability_interval",
     "precision_at_k",
     "quadratic_weighted_kappa",
     "ranked_probability_score",
