@@ -13,7 +13,6 @@ from relsdk.calibration import (
     cross_validated_probabilities,
     fit_calibration,
     method_name,
-    threshold_for_precision,
 )
 from relsdk.calibration.fitting import fit_cumulative_link, fit_isotonic, fit_temperature
 from relsdk.errors import CalibrationError, InputError
@@ -237,33 +236,6 @@ def test_too_little_to_calibrate_on_is_said():
 def test_a_damaged_calibration_is_an_error(content):
     with pytest.raises(CalibrationError, match="relsdk calibrate"):
         calibration_from_dict(content)
-
-
-def test_threshold_by_hand():
-    scores = [0.9, 0.8, 0.7, 0.7, 0.6, 0.5]
-    labels = [3, 1, 3, 3, 0, 2]
-    # precision of level >= 2 at each distinct threshold: 0.9: 1/1, 0.8: 1/2, 0.7: 3/4, 0.6: 3/5, 0.5: 4/6
-    assert threshold_for_precision(scores, labels, level=2, precision=0.75) == 0.7
-    assert threshold_for_precision(scores, labels, level=2, precision=0.9) == 0.9
-    assert threshold_for_precision(scores, labels, level=1, precision=0.8) == 0.5
-    with pytest.raises(CalibrationError, match=r"best is 0\.500"):
-        threshold_for_precision([0.9, 0.9], [3, 0], level=2, precision=0.9)
-    with pytest.raises(InputError, match="level 1, 2 or 3"):
-        threshold_for_precision(scores, labels, level=0, precision=0.9)
-
-
-@given(st.integers(0, 1000), st.floats(0.3, 0.95), st.sampled_from([1, 2, 3]))
-@settings(deadline=None)
-def test_the_threshold_keeps_its_promise(seed, precision, level):
-    scores, labels, _ = draw(TRUE, 120, seed)
-    scores = np.round(scores, 2)
-    try:
-        threshold = threshold_for_precision(scores, labels, level=level, precision=precision)
-    except CalibrationError:
-        reached = [(labels[scores >= t] >= level).mean() for t in scores]
-        assert max(reached) < precision
-    else:
-        assert (labels[scores >= threshold] >= level).mean() >= precision
 
 
 def test_crowded_cosines_get_the_log_distance():

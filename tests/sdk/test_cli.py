@@ -182,13 +182,13 @@ def test_eval_and_calibrate(relsdk, fails, toy_bundle_copy, world, tmp_path):
     (report,) = content["calibrations"]
     assert report["method"] in report["held_out_log_loss"]
     assert report["grading"]["pairs"] == len(pairs.read_text().splitlines())
-    assert content["operating_points"]["fp32"]["precision"] >= 0.15
-    options[3:] = ["1.0", "--level", "3"]
+    assert (report["promises"], len(report["refusals"])) == ([], 1)
+    options[3:] = ["0.99", "--level", "3"]
     code, out, err = relsdk("calibrate", toy_bundle_copy, pairs, *options)
     assert f'next: relsdk query INDEX "..." --min-level 2, or relsdk eval {toy_bundle_copy} PAIRS' in out
     assert code == 0  # the levels are stored; there is no such threshold
     assert "log loss" in out
-    assert "no score reaches precision 1.0" in err
+    assert "cannot show a precision of 0.99 for level >= 3" in err
     for bad in (["--level", "9"], ["--target-precision", "0"]):
         code, _, err = relsdk("calibrate", toy_bundle_copy, pairs, *options, *bad)
         assert code == 2

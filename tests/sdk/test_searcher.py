@@ -5,7 +5,7 @@ from relsdk import Document, Embedder, Index, RelevanceLevel, RelevanceScorer, S
 from relsdk.errors import CalibrationError, EncoderMismatchError, InputError
 from relsdk.metrics import average_precision
 from relsdk.models.bi_encoder import BiEncoder
-from relsdk.tools.evaluation import calibrate_bundle, evaluate, operating_point
+from relsdk.tools.evaluation import calibrate_bundle, evaluate
 from relsdk_sample import generate
 
 
@@ -152,13 +152,6 @@ def test_evaluate_is_the_metrics_of_the_scores(embedder, world):
     assert report.grading.pairs == len(pairs)
     with pytest.raises(InputError, match="no labelled pairs"):
         evaluate(BiEncoder(embedder), [])
-
-
-def test_the_operating_point_holds_on_its_pairs(embedder, world):
-    pairs = world.split("train")
-    point = operating_point(BiEncoder(embedder), pairs, level=1, precision=0.15)
-    assert point.precision >= 0.15
-    assert 0 < point.recall <= 1
 
 
 def test_calibration_is_kept_by_dimension(toy_bundle_copy, world):

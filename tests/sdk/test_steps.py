@@ -161,18 +161,6 @@ def test_confidence_is_of_each_hit(embedder, index, scorer, world, level, with_s
         assert [hit.document.id for hit in hits] == [hit.document.id for hit in wanted]
 
 
-def test_precision_is_of_the_list(embedder, index, world):
-    searcher = Searcher(embedder, index)
-    query = world.queries[2].text
-    everything = searcher.search(query, k=200)
-    share = np.array([sum(hit.probabilities[2:]) for hit in everything])
-    means = np.cumsum(share) / np.arange(1, len(share) + 1)
-    for precision in (0.0, float(means[4]), float(means[40]), 1.0):
-        hits = searcher.search(query, k=200, min_precision=precision)
-        longest = int(np.flatnonzero(means >= precision).max(initial=-1)) + 1
-        assert [hit.document.id for hit in hits] == [hit.document.id for hit in everything][:longest]
-
-
 @pytest.mark.parametrize("name", ["min_confidence", "min_precision"])
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan"), "0.5", True])
 def test_shares_are_checked(embedder, index, name, value):

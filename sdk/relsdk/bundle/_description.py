@@ -6,7 +6,7 @@ import json
 import os
 import reprlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from string import Formatter
@@ -74,6 +74,9 @@ def description(bundle: Bundle) -> dict[str, Any]:
     content = {"format_version": FORMAT_VERSION, **asdict(bundle)}
     content["settings"] = settings_content(bundle.settings)
     del content["path"], content["checksum"]
+    for variant in content["variants"]:
+        if not variant["promises"]:  # versions that know of none read such a bundle
+            del variant["promises"]
     # As JSON has it: lists, text as keys, and null where something could not be measured.
     plain = json.loads(json.dumps(content), parse_constant=lambda _: None)
     return {**plain, "checksum": json_sha256(plain)}
@@ -191,6 +194,17 @@ def check_variants(bundle: Bundle) -> None:
                 _convert(path, report["query_range"], QueryRange, place)
         for key, content in variant.calibrations.items():
             _check_calibration(path, bundle.settings, key, content, f"{at}.calibrations.{key}")
+        for key, promises in variant.promises.items():
+            if key not in variant.calibrations:
+                raise BundleError(f"{path} is damaged: {at}.promises.{key} has no calibration; {REMEDY}")
+            _check_promises(path, promises, f"{at}.promises.{key}")
+
+
+def _check_promises(path: Path, promises: Sequence[Mapping[str, Any]], at: str) -> None:
+    from relsdk.calibration import Promise  # not needed to encode
+
+    for position, content in enumerate(promises):
+        _convert(path, content, Promise, f"{at}[{position}]")
 
 
 def _check_calibration(

@@ -37,6 +37,8 @@ class Variant:
         isa: Instruction set the file is made for; "any" runs everywhere.
         calibrations: The calibrations as JSON, by the text of their `CalibrationKey`.
         quality: What was measured when the file was made and calibrated.
+        promises: The promises of each calibration as JSON, by the same keys; see
+            `relsdk.calibration.Promise`.
         query_file: ONNX file of a smaller encoder for queries, in the same space; empty when `file` encodes
             queries, too.
     """
@@ -48,6 +50,7 @@ class Variant:
     calibrations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     quality: Mapping[str, Any] = field(default_factory=dict)
     query_file: Annotated[str, msgspec.Meta(max_length=250)] = ""
+    promises: Mapping[str, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
 
     @property
     def graphs(self) -> tuple[str, ...]:

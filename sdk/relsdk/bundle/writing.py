@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -102,6 +102,7 @@ def save_calibration(
     key: CalibrationKey,
     content: Mapping[str, Any],
     report: Mapping[str, Any],
+    promises: Sequence[Mapping[str, Any]] = (),
 ) -> Bundle:
     """Add one calibration, and what was measured of it, to a bundle's `relsdk.json`, atomically.
 
@@ -113,6 +114,7 @@ def save_calibration(
         key: What the calibration is for.
         content: The calibration.
         report: What was measured.
+        promises: Of this calibration; those of the one before go.
 
     Returns:
         The bundle as it is now.
@@ -128,8 +130,10 @@ def save_calibration(
             )
         old = now.variant(variant.name)
         measured = {**old.quality.get("calibration", {}), str(key): report}
+        others = {name: kept for name, kept in old.promises.items() if name != str(key)}
         fitted = replace(
             old,
+            promises={**others, str(key): tuple(promises)} if promises else others,
             calibrations={**old.calibrations, str(key): content},
             quality={**old.quality, "calibration": measured},
         )

@@ -31,7 +31,6 @@ from relsdk.calibration.selection import (
     fit_calibration,
     fit_hybrid,
     fit_pool,
-    threshold_for_precision,
 )
 
 __all__ = [
@@ -56,5 +55,4 @@ __all__ = [
     "method_name",
     "promise_precision",
     "shift_prior",
-    "threshold_for_precision",
 ]

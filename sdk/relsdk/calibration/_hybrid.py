@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from relsdk.calibration._models import Float, Int, apply_floor, as_scores, sigmoid
+from relsdk.calibration._promise import Promise
 from relsdk.errors import InputError
 from relsdk.levels import NUM_LEVELS, cumulative_to_probabilities
 
@@ -73,6 +74,7 @@ class HybridLink:
         cosine_weight: Above 0.
         words_weight: At least 0.
         cuts: Not falling.
+        promises: Precisions of hybrid searches that are graded by it.
 
     Raises:
         InputError: The cuts fall.
@@ -81,6 +83,7 @@ class HybridLink:
     cosine_weight: _CosineWeight
     words_weight: _WordsWeight
     cuts: tuple[_Cut, _Cut, _Cut]
+    promises: tuple[Promise, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.cuts[0] <= self.cuts[1] <= self.cuts[2]:
@@ -101,11 +104,14 @@ class HybridLink:
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON form, from which `relsdk.typed_json.convert_json` makes the model again."""
-        return {
+        content: dict[str, Any] = {
             "cosine_weight": self.cosine_weight,
             "words_weight": self.words_weight,
             "cuts": list(self.cuts),
         }
+        if self.promises:  # versions that know of none read a model without
+            content["promises"] = [promise.to_dict() for promise in self.promises]
+        return content
 
 
 def _as_features(features: ArrayLike) -> Float:

@@ -34,6 +34,8 @@ _Count = Annotated[int, Meta(ge=1, le=1 << 53)]
 _STEP = 1.05
 # A test that fails by bad luck in one of ten cases has enough pairs.
 _POWER = NormalDist().inv_cdf(0.9)
+# The precision of fewer is luck.
+_LEAST_SEEN = 20
 # Nobody labels more for this.
 _MOST_PAIRS = 1_000_000
 # Fewer tell nothing of how much queries differ.
@@ -136,7 +138,7 @@ def promise_precision(
             break
         kept = seen
     if kept is None:
-        counts = _counts(values, ceil(log(1.0 - confidence) / log(precision)))
+        counts = _counts(values, max(ceil(log(1.0 - confidence) / log(precision)), _LEAST_SEEN))
         views = [_look_at(right[:count], weight[:count], query[:count]) for count in counts]
         best = max(views, key=lambda seen: seen.precision)
         effect = median(seen.design_effect for seen in views)

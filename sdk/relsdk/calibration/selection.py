@@ -1,4 +1,4 @@
-"""Choose a model on held-out queries, and a threshold for a wanted precision.
+"""Choose a model on held-out queries.
 
 Shape letters: N pairs, L = 4 levels.
 """
@@ -37,7 +37,6 @@ __all__ = [
     "fit_calibration",
     "fit_hybrid",
     "fit_pool",
-    "threshold_for_precision",
 ]
 
 Fit = Callable[[Float, Int], Calibration]
@@ -185,39 +184,6 @@ def _as_outputs(outputs: ArrayLike) -> Float:
     if values.ndim != 2:
         return as_scores(values)
     return as_logits(values, NUM_LEVELS - 1 if values.shape[1] == NUM_LEVELS - 1 else NUM_LEVELS)
-
-
-def threshold_for_precision(scores: ArrayLike, labels: ArrayLike, *, level: int, precision: float) -> float:
-    """Return the lowest score above which a share of at least `precision` of the pairs has the wanted level.
-
-    Args:
-        scores: (N,) scores.
-        labels: (N,) levels 0-3.
-        level: Pairs of this level or above count as right.
-        precision: Wanted share in (0, 1].
-
-    Returns:
-        The threshold t: among pairs with score >= t the precision holds.
-
-    Raises:
-        CalibrationError: No threshold reaches the precision.
-        InputError: An argument is out of range.
-    """
-    if not 0.0 < precision <= 1.0 or level not in (1, 2, 3):
-        raise InputError(
-            f"precision={precision}, level={level}: precision in (0, 1] and level 1, 2 or 3 are needed"
-        )
-    values, right = as_scores(scores), _as_labels(labels) >= level
-    order = np.argsort(-values, kind="stable")
-    reached = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
-    last_of_tie = np.append(values[order][1:] != values[order][:-1], True)
-    good = np.flatnonzero((reached >= precision) & last_of_tie)
-    if len(good) == 0:
-        best = float(reached[last_of_tie].max()) if len(order) else 0.0
-        raise CalibrationError(
-            f"no score reaches precision {precision} for level >= {level}; the best is {best:.3f}"
-        )
-    return float(values[order][good[-1]])
 
 
 def _held_out(fit: Fit, values: Float, levels: Int, groups: Sequence[str], folds: int, seed: int) -> Float:

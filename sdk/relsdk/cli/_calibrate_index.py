@@ -9,6 +9,7 @@ from relsdk.bundle import read_bundle
 from relsdk.bundle.hub import local_model
 from relsdk.calibration import SearchProfile
 from relsdk.cli._calibration_error import echo_calibration_errors
+from relsdk.cli._promises import echo_promises
 from relsdk.cli.output import echo, echo_json, echo_next, echo_table
 from relsdk.errors import InputError
 from relsdk.index import Index
@@ -29,6 +30,9 @@ def calibrate_index(
     threads: int | None,
     as_json: bool,
     queries: Sequence[str] | None = None,
+    *,
+    targets: Sequence[tuple[int, float]] = (),
+    confidence: float = 0.95,
 ) -> None:
     """Fit a model for each variant, store them in the index, and print how good they are.
 
@@ -46,16 +50,20 @@ def calibrate_index(
         for name in names:
             echo(f"{name}: encode and fit", err=True)
             embedder = open_encoder(opened.info(), str(bundle), name, threads)
-            models[name], report = calibrate_hybrid(opened, embedder, pairs, show_progress_bar=True)
+            models[name], report = calibrate_hybrid(
+                opened, embedder, pairs, targets=targets, confidence=confidence, show_progress_bar=True
+            )
             reports.append(report)
         opened.store_hybrid(models)
         if queries is not None:
             opened.store_profiles({name: _profiles(opened, bundle, name, threads, queries) for name in names})
+    echo_promises((), ((one.variant, refusal) for one in reports for refusal in one.refusals))
     if as_json:
         calibrations = [{**report.to_dict(), "model": models[report.variant].to_dict()} for report in reports]
         echo_json({"index": str(index), "calibrations": calibrations, "searches": len(queries or ())})
         return
     _echo_reports(reports)
+    echo_promises((name, promise) for name, model in models.items() for promise in model.promises)
     if queries is not None:
         echo(f"noted what {len(queries):,} searches find; relsdk serve {index} compares later ones with them")
     echo_next("query", index, '"..." --mode hybrid --min-level 2')

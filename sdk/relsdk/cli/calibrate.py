@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,14 @@ import click
 from relsdk.calibration import LevelShares
 from relsdk.cli._calibrate_index import calibrate_index
 from relsdk.cli._calibration_error import echo_calibration_errors
+from relsdk.cli._promises import echo_promises
 from relsdk.cli.evaluate import open_companion
 from relsdk.cli.inputs import input_options
 from relsdk.cli.options import INDEX_FOLDER, json_option, threads_option, variants_option
 from relsdk.cli.output import counted, echo, echo_json, echo_next, echo_table, percent
-from relsdk.errors import CalibrationError, InputError
+from relsdk.errors import InputError
 from relsdk.formats import read_pairs, read_queries, read_unlabelled_pairs
-from relsdk.models.open import open_pair_model
-from relsdk.models.pooled_scorer import pooled
-from relsdk.tools.evaluation import CalibrationReport, OperatingPoint, calibrate_bundle, operating_point
+from relsdk.tools.evaluation import CalibrationReport, calibrate_bundle
 
 __all__ = ["calibrate"]
 
@@ -63,13 +62,25 @@ __all__ = ["calibrate"]
 )
 @click.option(
     "--target-precision",
-    type=click.FloatRange(0, 1, min_open=True),
-    help="Also print the score threshold for this precision.",
+    "precisions",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    multiple=True,
+    help="Promise hits of which this share is of --level or above, for searches with min_precision; "
+    "repeatable.",
 )
 @click.option(
     "--level",
+    "levels",
     type=click.IntRange(1, 3),
-    help="With --target-precision: what counts as right is this level or above.",
+    multiple=True,
+    help="With --target-precision: the level that hits are to have at least; repeatable.",
+)
+@click.option(
+    "--confidence",
+    type=click.FloatRange(0.5, 1, max_open=True),
+    default=0.95,
+    show_default=True,
+    help="With --target-precision: how often a calibration keeps its promise.",
 )
 @threads_option
 @input_options
@@ -84,8 +95,9 @@ def calibrate(
     queries: str | None,
     random_negatives: int | None,
     unlabelled: str | None,
-    target_precision: float | None,
-    level: int | None,
+    precisions: tuple[float, ...],
+    levels: tuple[int, ...],
+    confidence: float,
     threads: int | None,
     as_json: bool,
     reading: dict[str, Any],
@@ -102,22 +114,26 @@ def calibrate(
     level is among them, if pairs of one level look alike in both files; the stored levels are corrected for
     that. The metrics are of the labelled pairs, before the correction.
 
+    With --target-precision and --level it also tests which hits can be promised to be right so often, and
+    stores the threshold for searches with --min-precision. A promise holds for pairs that are like the
+    labelled ones, and --confidence is the share of calibrations that keep theirs. Where the pairs are too few
+    it says how many it would take, and the levels are stored all the same. To calibrate again without it
+    removes what was promised.
+
     With --index nothing is stored in BUNDLE: the index gets a model of cosine and words, by which hybrid
     searches order and grade. The pairs should be none that the encoder was trained on. With --queries (some
     thousands that people typed, as often as they did) it also keeps how good the first hits are, and relsdk
     serve tells when they no longer are: see relsdk doctor --state.
     """
-    if (target_precision is None) != (level is None):
+    if bool(precisions) != bool(levels):
         raise InputError("--target-precision and --level go together")
-    _check_index(
-        index,
-        queries,
-        alone=not (encoder or target_precision or truncate_dim or random_negatives or unlabelled),
-    )
+    targets = list(product(levels, precisions))
+    _check_index(index, queries, alone=not (encoder or truncate_dim or random_negatives or unlabelled))
     labelled = list(read_pairs(pairs, **reading))
     if index is not None:
         searched = None if queries is None else [query.text for query in read_queries(queries, **reading)]
-        calibrate_index(index, bundle, labelled, variants, threads, as_json, searched)
+        promised: dict[str, Any] = {"targets": targets, "confidence": confidence}
+        calibrate_index(index, bundle, labelled, variants, threads, as_json, searched, **promised)
         return
     companion, truncate_dim = open_companion(encoder, threads, truncate_dim)
     reports = calibrate_bundle(
@@ -126,6 +142,8 @@ def calibrate(
         variants=variants,
         truncate_dim=truncate_dim,
         encoder=companion,
+        targets=targets,
+        confidence=confidence,
         threads=threads,
         random_documents=random_negatives or 0,
         unlabelled=None if unlabelled is None else list(read_unlabelled_pairs(unlabelled, **reading)),
@@ -134,40 +152,20 @@ def calibrate(
     )
     if not as_json:
         _echo_calibration(reports)
-    points: dict[str, OperatingPoint | None] = {}
-    if target_precision is not None and level is not None:
-        own = {report.variant: report for report in reversed(reports)}  # of each variant the first dimension
-        for report in reversed(own.values()):
-            alone = open_pair_model(
-                bundle, variant=report.variant, threads=threads, truncate_dim=truncate_dim
-            )
-            model = pooled(alone, companion)
-            try:
-                point = operating_point(model, labelled, level=level, precision=target_precision)
-            except CalibrationError as error:  # the levels are stored all the same
-                points[report.variant] = None
-                echo(f"{report.variant}: {error}", err=True)
-                continue
-            points[report.variant] = point
-            if not as_json:
-                echo(
-                    f"{report.variant}: --min-score {point.threshold:.4f} gives precision "
-                    f"{point.precision:.3f} for level >= {point.level} and keeps {point.recall:.1%} of those "
-                    "documents (on these pairs)"
-                )
+        echo_promises((_name(report), promise) for report in reports for promise in report.promises)
+    echo_promises((), ((_name(report), refusal) for report in reports for refusal in report.refusals))
     if not as_json:
         _echo_following(bundle, reports[0].dimension is None, encoder)
     else:
-        thresholds = {name: point and asdict(point) for name, point in points.items()}
-        echo_json({"calibrations": [report.to_dict() for report in reports], "operating_points": thresholds})
+        echo_json({"calibrations": [report.to_dict() for report in reports]})
 
 
 def _check_index(index: Path | None, queries: str | None, *, alone: bool) -> None:
     """Refuse options that do not go with --index, or not without it."""
     if index is not None and not alone:
         raise InputError(
-            "--index takes the index's dimension; leave out --dim, --encoder, --target-precision, "
-            "--random-negatives (it always has some) and --unlabelled"
+            "--index takes the index's dimension; leave out --dim, --encoder, --random-negatives (it always "
+            "has some) and --unlabelled"
         )
     if queries is not None and index is None:
         raise InputError("--queries notes what an index finds; pass --index INDEX as well")
@@ -180,6 +178,10 @@ def _echo_following(bundle: Path, scores: bool, encoder: str | None) -> None:
         echo_next('query INDEX "..." --scorer', bundle)
     else:
         echo_next("score", bundle, "--input PAIRS")
+
+
+def _name(report: CalibrationReport) -> str:
+    return report.variant if report.dimension is None else f"{report.variant}, {report.dimension} dim"
 
 
 def _echo_calibration(reports: list[CalibrationReport]) -> None:

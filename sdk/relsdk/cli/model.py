@@ -8,7 +8,9 @@ import click
 
 from relsdk.bundle import Bundle, CalibrationKey, EncoderSettings, ScorerSettings, Variant, read_bundle
 from relsdk.bundle.hub import local_model
+from relsdk.calibration import Promise
 from relsdk.cli import LazyGroup
+from relsdk.cli._promises import echo_promises
 from relsdk.cli.options import json_option
 from relsdk.cli.output import echo, echo_json, echo_table, percent
 from relsdk.errors import BundleError
@@ -54,15 +56,21 @@ def info(path: str, as_json: bool) -> None:
     echo_table(["field", "value"], rows)
     echo()
     variants = []
+    keys = {str(CalibrationKey()): "levels"}
     for variant in bundle.variants:
         size = bundle.variant_bytes(variant) / 1e6
-        keys = {str(CalibrationKey()): "levels"}
         levels = ", ".join(
             f"{keys.get(key, key + ' dim')}: {content['method']}"
             for key, content in variant.calibrations.items()
         )
         variants.append([variant.name, f"{size:.1f}", _closeness(variant), levels or "none", variant.file])
     echo_table(["variant", "MB", "against the checkpoint", "calibration", "file"], variants, right=(1,))
+    echo_promises(
+        (f"{variant.name}, {keys.get(key, key + ' dim')}", Promise(**content))
+        for variant in bundle.variants
+        for key, promises in variant.promises.items()
+        for content in promises
+    )
     _echo_gates(bundle)
 
 

@@ -61,6 +61,13 @@ _TITLE_CELLS = 20  # at least, before the bar is left out
     metavar="SHARE",
     help="Leave out hits that are less probably of --min-level (of level 2 without one) or above: 0 to 1.",
 )
+@click.option(
+    "--min-precision",
+    type=float,
+    metavar="SHARE",
+    help="Keep the hits of which this share is promised to be of --min-level (of level 2 without one) or "
+    "above; see relsdk calibrate --target-precision.",
+)
 @click.option("--where", multiple=True, help=WHERE_HELP)
 @click.option(
     "--sort", help="Order the most relevant hits by this field; -FIELD falls. Use it with --min-level."
@@ -91,6 +98,7 @@ def query(
     min_level: int | None,
     min_score: float | None,
     min_confidence: float | None,
+    min_precision: float | None,
     where: tuple[str, ...],
     sort: str | None,
     group_by: str | None,
@@ -125,6 +133,7 @@ def query(
             min_level=min_level,
             min_score=min_score,
             min_confidence=min_confidence,
+            min_precision=min_precision,
             where=condition,
             sort=sort,
             group_by=group_by,

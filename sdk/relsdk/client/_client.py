@@ -188,8 +188,8 @@ class Client:
             min_level: Leave out hits whose most probable level is lower.
             min_score: Leave out hits whose score is lower.
             min_confidence: Leave out hits that are less probably of `min_level` (2 without one) or above.
-            min_precision: Keep the longest list of best hits of which this share is of `min_level` (2) or
-                above, by their probabilities.
+            min_precision: Keep the hits above the threshold that is promised to give this precision for
+                `min_level` (2 without one) or above.
             where: A filter, as a mapping or as `relsdk query --where` takes it.
             sort: A field, or -field for falling values.
             group_by: A field: of hits with the same value there, only the first is kept.

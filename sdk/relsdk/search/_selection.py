@@ -40,6 +40,7 @@ class Wanted:
     group_by: str | None = None
     min_confidence: float | None = None
     min_precision: float | None = None
+    min_share: float | None = None  # of the promise that keeps `min_precision`
 
     @property
     def needs_levels(self) -> bool:
@@ -48,7 +49,7 @@ class Wanted:
 
     def levels_of(self, count: int) -> Wanted:
         """Return what is asked of the levels of so many hits, each by itself."""
-        return Wanted(count, min_level=self.min_level, min_confidence=self.min_confidence)
+        return replace(self, k=count, offset=0, min_score=None, sort=None, group_by=None)
 
     @property
     def relevant(self) -> int:
@@ -78,6 +79,8 @@ class Wanted:
         whole = isinstance(level, int | np.integer) and not isinstance(level, bool)
         if level is not None and not (whole and 0 <= level <= 3):
             raise InputError(f"min_level={self.min_level!r}; allowed are 0, 1, 2 and 3")
+        if level == 0 and self.min_precision is not None:
+            raise InputError("min_precision is of level 1, 2 or 3 and above, and min_level is 0")
         score = self.min_score
         number = isinstance(score, int | float | np.number) and not isinstance(score, bool)
         if score is not None and (not number or np.isnan(score)):
@@ -114,16 +117,13 @@ def select_hits(
     if predictions is None:
         keep &= not wanted.needs_levels
     else:
-        if wanted.min_level is not None:
+        if wanted.min_share is not None:
+            keep &= _relevant_share(predictions, wanted) >= wanted.min_share
+        elif wanted.min_level is not None:  # what is promised is promised of the share alone
             keep &= predictions.levels >= wanted.min_level
         if wanted.min_confidence is not None:
             keep &= _relevant_share(predictions, wanted) >= wanted.min_confidence
-    kept = order[keep[order]][: wanted.pool]
-    if predictions is not None and wanted.min_precision is not None:
-        shares = _relevant_share(predictions, wanted)[kept]
-        precision = np.cumsum(shares) / np.arange(1, len(kept) + 1)
-        kept = kept[: int(np.flatnonzero(precision >= wanted.min_precision).max(initial=-1)) + 1]
-    rows = kept.tolist()
+    rows = order[keep[order]][: wanted.pool].tolist()
     if predictions is None:
         return [hits[row] for row in rows]
     return [replace(hits[row], score=float(scores[row]), relevance=predictions[row]) for row in rows]

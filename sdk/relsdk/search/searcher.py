@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from relsdk.models.pooled_scorer import PooledScorer
 from relsdk.models.relevance_scorer import Predictions, RelevanceScorer, grade
 from relsdk.models.steps import Compute, Encode, Flow, run_flow
 from relsdk.records import Hit, SearchResult
+from relsdk.search._promised import least_share, promises_of_hybrid, promises_of_model
 from relsdk.search._selection import (
     Wanted,
     count_groups,
@@ -158,13 +159,14 @@ class Searcher:
                 candidates, so that a hit may be on two pages or on none.
             min_level: Leave out hits whose most probable level is lower. A lexical search looks for them
                 among its best 5 * (`offset` + `k`), at least 100.
-            min_score: Leave out hits whose score is lower (`relsdk calibrate` prints one for a wanted
-                precision). With a scorer it is the scorer's score: hits that it did not see are left out.
+            min_score: Leave out hits whose score is lower. With a scorer it is the scorer's score: hits that
+                it did not see are left out.
             min_confidence: Leave out hits that are less probably of `min_level` (of level 2 without one) or
                 above, from 0 to 1.
-            min_precision: Keep the longest list of best hits of which, by their probabilities, at least this
-                share is of `min_level` (2) or above, from 0 to 1. Hits that a scorer did not see are left
-                out.
+            min_precision: Keep the hits above the threshold that is promised to give this precision or a
+                higher one for `min_level` (2 without one), from 0 to 1; `min_level` leaves out nothing else
+                then. `relsdk calibrate BUNDLE PAIRS --target-precision 0.9 --level 2` makes a promise; see
+                `relsdk.calibration.Promise`. Hits that a scorer did not see are left out.
             where: Filter on metadata; see `Index.search`.
             sort: A field, or -field for falling values: the most relevant hits (`offset` + `k`, at least 100)
                 are put in this order, those without a value last. `min_level` keeps what is hardly relevant
@@ -188,7 +190,8 @@ class Searcher:
         Raises:
             InputError: The query is empty or longer than `MAX_QUERY_CHARACTERS`, or an argument is out of
                 range.
-            CalibrationError: `min_level` is given and the model has no calibration.
+            CalibrationError: Levels are asked for and the model has no calibration, or `min_precision` is
+                given and nothing as high is promised for the level; the message says what to run.
         """
         (result,) = run_flow(
             self.flow(
@@ -280,6 +283,7 @@ class Searcher:
         deadline = Deadline(budget_ms, self._clock)
         wanted, how = Wanted(k, **conditions), self._how(mode, where, ef_search)
         self._check(queries, wanted, how)
+        wanted = self._keep_promise(wanted, how)
         times: dict[str, float] = {}
         vectors = yield from _timed(Encode(self.embedder, "query", list(queries)), times, deadline)  # (n, D)
         results = []
@@ -467,6 +471,19 @@ class Searcher:
             best=best,
             nothing_relevant=none,
         )
+
+    def _keep_promise(self, wanted: Wanted, how: _How) -> Wanted:
+        """Look up the threshold of `min_precision`, of what will grade the hits."""
+        if wanted.min_precision is None:
+            return wanted
+        if self.scorer is not None:
+            promises = promises_of_model(self.scorer.model)
+        elif how.model is not None and isinstance(self.index, Index):
+            promises = promises_of_hybrid(how.model, self.embedder, self.index)
+        else:
+            promises = promises_of_model(self.embedder)
+        share = least_share(promises, wanted.relevant, wanted.min_precision)
+        return replace(wanted, min_share=share)
 
     def _next_chunk(self, left: int, deadline: Deadline) -> int:
         """Return how many candidates to score next; 0 when none fits."""

@@ -17,6 +17,7 @@ from relsdk.bundle import Bundle, CalibrationKey, open_for_calibration, save_cal
 from relsdk.calibration import (
     Calibration,
     LevelShares,
+    Promise,
     QueryRange,
     cross_validated_probabilities,
     estimate_level_shares,
@@ -24,7 +25,6 @@ from relsdk.calibration import (
     fit_pool,
     method_name,
     shift_prior,
-    threshold_for_precision,
 )
 from relsdk.errors import InputError
 from relsdk.levels import most_probable_level
@@ -44,17 +44,19 @@ from relsdk.models.pooled_scorer import PooledScorer, pooled
 from relsdk.models.relevance_scorer import grade
 from relsdk.records import Document, LabelledPair
 from relsdk.runtime.variants import runs_exactly
+from relsdk.tools._promises import Target, try_promises
 from relsdk.tools.random_negatives import random_negatives
 
 __all__ = [
     "CalibrationReport",
     "Evaluation",
-    "OperatingPoint",
     "calibrate_bundle",
     "calibrate_model",
     "evaluate",
-    "operating_point",
 ]
+
+_RAREST = 1e-9  # weights must be above 0
+_WantedPromises = tuple[Sequence[Target], float]  # targets, and their confidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,8 @@ class CalibrationReport:
         level_shares: Of the pairs without labels that the calibration was corrected for; None without any.
         level_changes: How many of those are of another level by the correction.
         query_range: Between what the queries lie; None of a scorer.
+        promises: Precisions that searches can ask for.
+        refusals: Why what else was asked for cannot be promised, and what it would take.
     """
 
     variant: str
@@ -117,30 +121,13 @@ class CalibrationReport:
     level_shares: LevelShares | None = None
     level_changes: int | None = None
     query_range: QueryRange | None = None
+    promises: tuple[Promise, ...] = ()
+    refusals: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON form."""
         shares = self.level_shares and self.level_shares.to_dict()
         return {**asdict(self), "grading": self.grading.to_dict(), "level_shares": shares}
-
-
-@dataclass(frozen=True, slots=True)
-class OperatingPoint:
-    """A threshold that reaches a wanted precision.
-
-    Attributes:
-        level: Hits of this level or above count as right.
-        target_precision: What was asked for.
-        threshold: Serve hits whose score is at least this.
-        precision: Reached on the pairs the threshold was chosen on.
-        recall: Share of the right pairs that pass.
-    """
-
-    level: int
-    target_precision: float
-    threshold: float
-    precision: float
-    recall: float
 
 
 def evaluate(
@@ -170,6 +157,8 @@ def calibrate_bundle(
     variants: Sequence[str] = (),
     truncate_dim: int | None = None,
     encoder: Embedder | None = None,
+    targets: Sequence[Target] = (),
+    confidence: float = 0.95,
     threads: int | None = None,
     random_documents: int = 0,
     unlabelled: Sequence[tuple[str, Document]] | None = None,
@@ -187,6 +176,10 @@ def calibrate_bundle(
         truncate_dim: Calibrate for vectors cut to this dimension; None does it for the dimension that an
             encoder has of itself and for each one that it was trained to be cut to, from the same vectors.
         encoder: For a scorer: fit the pool of its judgement and this encoder's, for searches with both.
+        targets: Levels with a precision each, such as (2, 0.9): promise that hits can be chosen of which at
+            least this share is of the level or above; see `relsdk.calibration.promise_precision`. What cannot
+            be promised is told in the report. Promises of an earlier calibration go.
+        confidence: Of each promise.
         threads: See `Embedder`.
         random_documents: Add pairs of level 0: each query with so many documents of other queries. For
             searches over everything, where most documents have nothing to do with the query.
@@ -216,7 +209,8 @@ def calibrate_bundle(
         opened = open_pair_model(bundle.path, variant=name, threads=threads, truncate_dim=truncate_dim)
         model = pooled(opened, encoder)
         several = dimensions if isinstance(model, BiEncoder) and len(dimensions) > 1 else [model.dimension]
-        reports += _calibrate(model, pairs, added, several, unlabelled, show_progress_bar)
+        wanted = (targets, confidence)
+        reports += _calibrate(model, pairs, added, several, unlabelled, wanted, show_progress_bar)
     return reports
 
 
@@ -235,6 +229,7 @@ def _calibrate(
     added: Sequence[LabelledPair],
     dimensions: Sequence[int | None],
     unlabelled: Sequence[tuple[str, Document]] | None,
+    wanted: _WantedPromises,
     show_progress_bar: bool,
 ) -> list[CalibrationReport]:
     """Fit and store the map of each dimension, with random pairs added; the model runs once."""
@@ -250,8 +245,18 @@ def _calibrate(
         if traffic is not None and unlabelled is not None:
             names = [query for query, _ in unlabelled]
             report, calibration = _correct(report, calibration, outputs, traffic[place], names)
+        promises, refusals = try_promises(
+            calibration.probabilities(outputs.calibrated),
+            labels,
+            queries,
+            *wanted,
+            weights=_weights(report.level_shares, labels),
+        )
+        report = replace(report, promises=promises, refusals=refusals)
         key = model.calibration_key if dimension is None else CalibrationKey(dimension)
-        save_calibration(model.bundle, model.variant, key, calibration.to_dict(), report.to_dict())
+        measured = report.to_dict()
+        stored = measured.pop("promises")  # beside the calibration
+        save_calibration(model.bundle, model.variant, key, calibration.to_dict(), measured, stored)
         reports.append(report)
     return reports
 
@@ -282,37 +287,29 @@ def _correct(
     return replace(report, level_shares=shares, level_changes=changes), calibration
 
 
+def _weights(shares: LevelShares | None, labels: NDArray[np.int64]) -> NDArray[np.float64] | None:
+    """Return how many pairs without labels each labelled one stands for, (N,); the shares count as known."""
+    if shares is None:
+        return None
+    of_level = np.asarray(shares.after) / np.asarray(shares.labelled)  # (L,)
+    return np.asarray(np.maximum(of_level, _RAREST)[labels], dtype=np.float64)
+
+
 def calibrate_model(
-    model: PairModel, pairs: Sequence[LabelledPair], *, show_progress_bar: bool = False
+    model: PairModel,
+    pairs: Sequence[LabelledPair],
+    *,
+    targets: Sequence[Target] = (),
+    confidence: float = 0.95,
+    show_progress_bar: bool = False,
 ) -> CalibrationReport:
     """Fit the map to levels for a model that is open, and store it in its bundle; see `calibrate_bundle`.
 
     The model itself stays as it was opened.
     """
-    (report,) = _calibrate(model, pairs, [], [model.dimension], None, show_progress_bar)
+    wanted = (targets, confidence)
+    (report,) = _calibrate(model, pairs, [], [model.dimension], None, wanted, show_progress_bar)
     return report
-
-
-def operating_point(
-    model: PairModel, pairs: Sequence[LabelledPair], *, level: int, precision: float
-) -> OperatingPoint:
-    """Choose the lowest score above which hits have the wanted level with the wanted precision.
-
-    Raises:
-        CalibrationError: No score reaches the precision.
-        InputError: An argument is out of range, or there are no pairs.
-    """
-    outputs, labels, _ = _outputs_and_labels(model, pairs, show_progress_bar=False)
-    scores = outputs.scores
-    threshold = threshold_for_precision(scores, labels, level=level, precision=precision)
-    served, right = scores >= threshold, labels >= level
-    return OperatingPoint(
-        level=level,
-        target_precision=precision,
-        threshold=threshold,
-        precision=float(right[served].mean()),
-        recall=float(served[right].mean()),
-    )
 
 
 def _outputs_and_labels(

@@ -9,7 +9,7 @@ Shape letters: N labelled pairs, M random ones, L = 4 levels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from relsdk.levels import NUM_LEVELS, expected_level
 from relsdk.metrics import GradeReport, RankingReport, grade_report, ranking_report
 from relsdk.models.embedder import Embedder
 from relsdk.records import LabelledPair
+from relsdk.tools._promises import Target, try_promises
 from relsdk.tools.random_negatives import draw_unjudged
 
 __all__ = ["HybridReport", "calibrate_hybrid"]
@@ -45,6 +46,7 @@ class HybridReport:
         ranking: Order of the labelled pairs, each scored by a fit that has not seen its query.
         cosine_ranking: Their order by cosine.
         grading: Levels of the labelled pairs, each by a fit that has not seen its query.
+        refusals: Why something that was asked for cannot be promised, and what it would take.
     """
 
     variant: str
@@ -54,6 +56,7 @@ class HybridReport:
     ranking: RankingReport
     cosine_ranking: RankingReport
     grading: GradeReport
+    refusals: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON form."""
@@ -66,6 +69,8 @@ def calibrate_hybrid(
     embedder: Embedder,
     pairs: Sequence[LabelledPair],
     *,
+    targets: Sequence[Target] = (),
+    confidence: float = 0.95,
     seed: int = 0,
     show_progress_bar: bool = False,
 ) -> tuple[HybridLink, HybridReport]:
@@ -78,6 +83,9 @@ def calibrate_hybrid(
         index: Knows how rare words are. Documents of the pairs need not be in it.
         embedder: The encoder that built it.
         pairs: At least 50 labelled pairs of at least 5 queries, some of level 0 and some of level 3.
+        targets: See `relsdk.tools.evaluation.calibrate_bundle`; the model holds the promises, which are of
+            labelled pairs, without the random ones.
+        confidence: Of each promise.
         seed: Of the random documents.
         show_progress_bar: See `Embedder.encode`.
 
@@ -121,7 +129,10 @@ def calibrate_hybrid(
         bm25[own], best[own] = index.bm25(query, [documents[place] for place in document_of[own]])
     features = hybrid_features(cosines, bm25, best)
     names = [list(queries)[number] for number in query_of]
-    return _fit(features, labels, names, embedder.variant.name)
+    model, report = _fit(features, labels, names, embedder.variant.name)
+    probabilities = model.probabilities(features[: len(labels)])  # (N, L)
+    promises, refusals = try_promises(probabilities, labels, names[: len(labels)], targets, confidence)
+    return replace(model, promises=promises), replace(report, refusals=refusals)
 
 
 def _fit(features: Float, labels: Int, queries: list[str], variant: str) -> tuple[HybridLink, HybridReport]:
