@@ -182,7 +182,8 @@ def test_eval_and_calibrate(relsdk, fails, toy_bundle_copy, world, tmp_path):
     (report,) = content["calibrations"]
     assert report["method"] in report["held_out_log_loss"]
     assert report["grading"]["pairs"] == len(pairs.read_text().splitlines())
-    assert (report["promises"], len(report["refusals"])) == ([], 1)
+    (promise,) = report["promises"]
+    assert (promise["level"], promise["precision"], report["refusals"]) == (1, 0.15, [])
     options[3:] = ["0.99", "--level", "3"]
     code, out, err = relsdk("calibrate", toy_bundle_copy, pairs, *options)
     assert f'next: relsdk query INDEX "..." --min-level 2, or relsdk eval {toy_bundle_copy} PAIRS' in out

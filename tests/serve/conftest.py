@@ -18,7 +18,7 @@ def encoder(tmp_path_factory):
     """A toy encoder with levels."""
     folder = copy_bundle("encoder-bundle-v1", tmp_path_factory.mktemp("serve") / "encoder")
     world = generate(seed=5, n_documents=200, n_queries=60)
-    calibrate_bundle(folder, world.split("train"))
+    calibrate_bundle(folder, world.split("train"), targets=[(1, 0.2)])
     return folder
 
 

@@ -155,7 +155,7 @@ OPTIONS = [
     {"min_level": 1},
     {"min_score": 0.5},
     {"min_confidence": 0.3, "min_level": 1},
-    {"min_precision": 0.4, "min_level": 1},
+    {"min_precision": 0.2, "min_level": 1},
     {"facets": ["author"]},
 ]
 
@@ -164,6 +164,11 @@ OPTIONS = [
 @pytest.mark.parametrize("with_scorer", [False, True])
 def test_search_is_the_librarys(http, searcher, scoring, options, with_scorer):
     body = {"query": QUERY, "scorer": with_scorer, **options}
+    if with_scorer and "min_precision" in options:
+        told = post(http, "/v1/search", body, 400)["error"]
+        assert told["message"].endswith("scorer PAIRS --target-precision 0.2 --level 1")
+        assert "/" not in told["message"]  # no folder of the server
+        return
     answer = post(http, "/v1/search", body)
     expected = (scoring if with_scorer else searcher).search(QUERY, **options)
     (result,) = answer["results"]

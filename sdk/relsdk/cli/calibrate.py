@@ -65,22 +65,21 @@ __all__ = ["calibrate"]
     "precisions",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     multiple=True,
-    help="Promise hits of which this share is of --level or above, for searches with min_precision; "
-    "repeatable.",
+    help="Promise hits of which this share is of --level or above, for searches with min_precision.",
 )
 @click.option(
     "--level",
     "levels",
     type=click.IntRange(1, 3),
     multiple=True,
-    help="With --target-precision: the level that hits are to have at least; repeatable.",
+    help="With --target-precision: the level that hits are to have at least.",
 )
 @click.option(
     "--confidence",
     type=click.FloatRange(0.5, 1, max_open=True),
     default=0.95,
     show_default=True,
-    help="With --target-precision: how often a calibration keeps its promise.",
+    help="With --target-precision: the share of calibrations that keep their promise.",
 )
 @threads_option
 @input_options
