@@ -1,5 +1,7 @@
 """All dimensions that an encoder was trained to be cut to are calibrated from one run of the model."""
 
+import json
+
 import pytest
 
 from relsdk import Embedder, Index, Searcher
@@ -66,10 +68,9 @@ def test_one_is_calibrated_where_it_is_asked_for(tmp_path, world):
 def test_the_command_tells_each_and_a_cut_index_has_levels(tmp_path, world, relsdk):
     folder = make_bundle(tmp_path / "b", dimensions=DIMENSIONS)
     write_pairs(tmp_path / "pairs.jsonl", world.split("train"))
-    code, out, _ = relsdk("calibrate", folder, tmp_path / "pairs.jsonl")
+    code, out, _ = relsdk("calibrate", folder, tmp_path / "pairs.jsonl", "--json")
     assert code == 0
-    rows = [line.split() for line in out.splitlines() if line.startswith("fp32")]
-    assert [row[1] for row in rows] == ["32", "16"]
+    assert [report["dimension"] for report in json.loads(out)["calibrations"]] == [32, 16]
     short = Embedder(folder, truncate_dim=16)
     with Index.build(tmp_path / "i", world.documents[:20], short) as index:
         assert Searcher(short, index).search(world.queries[0].text)[0].level is not None
