@@ -22,6 +22,7 @@ from relsdk.cli._evaluate_index import (
     search_options,
 )
 from relsdk.cli._evaluate_judge import echo_judge_report, evaluate_judge
+from relsdk.cli._reliability_plot import check_plot, plot_reliability
 from relsdk.cli.inputs import input_options
 from relsdk.cli.options import json_option, threads_option, variants_option
 from relsdk.cli.output import counted, echo, echo_json, echo_table
@@ -57,6 +58,12 @@ _SHOWN = (0.5, 0.7, 0.9)
 @click.option("--encoder", help="Measure a scorer together with this encoder (see calibrate --encoder).")
 @threads_option
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Also write the JSON to this file.")
+@click.option(
+    "--plot",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Also draw how often what had a probability was so (PNG): reliability diagrams of MODEL's levels.",
+)
 @json_option
 def evaluate(
     names: tuple[str, ...],
@@ -68,6 +75,7 @@ def evaluate(
     encoder: str | None,
     threads: int | None,
     output: Path | None,
+    plot: Path | None,
     as_json: bool,
     reading: dict[str, Any],
 ) -> None:
@@ -91,8 +99,7 @@ def evaluate(
 
     In tables what measures order (AP, nDCG, recall, ...) is in percent. The rest, and JSON, is not.
     """
-    if output is not None:
-        check_file_target(output, overwrite=True)
+    _check_targets(output, plot, of_pairs=not (run or judge or searching.is_given))
     if run is not None or judge is not None:
         if variants or truncate_dim or encoder or threads or searching.is_given or (run and judge):
             raise InputError(
@@ -111,6 +118,8 @@ def evaluate(
         content, show = {**what, **measured.to_dict()}, partial(echo_index_evaluation, measured)
     else:
         evaluations = _of_pairs(names, variants, truncate_dim, encoder, threads, reading)
+        if plot is not None:
+            plot_reliability(evaluations, plot)
         content, show = [item.to_dict() for item in evaluations], partial(_echo_pairs, evaluations)
     if output is not None:
         write_file_atomically(output, json.dumps(content, indent=1) + "\n")
@@ -118,6 +127,17 @@ def evaluate(
         echo_json(content)
     else:
         show()
+
+
+def _check_targets(output: Path | None, plot: Path | None, *, of_pairs: bool) -> None:
+    """Find out before the work whether the files can be written."""
+    if output is not None:
+        check_file_target(output, overwrite=True)
+    if plot is not None:
+        if not of_pairs:
+            raise InputError("--plot draws the levels of MODEL on PAIRS; leave out --run, --judge, --index")
+        check_file_target(plot, overwrite=True)
+        check_plot()
 
 
 def _of_run(run: str, names: tuple[str, ...], reading: Mapping[str, Any]) -> tuple[Any, Callable[[], None]]:

@@ -32,9 +32,11 @@ from relsdk.metrics import (
     Abstention,
     GradeReport,
     RankingReport,
+    ReliabilityBin,
     abstention_curve,
     grade_report,
     ranking_report,
+    reliability_curves,
 )
 from relsdk.models.bi_encoder import BiEncoder
 from relsdk.models.embedder import Embedder
@@ -70,6 +72,8 @@ class Evaluation:
         ranking: Order of the scores.
         grading: Levels and probabilities; None when the bundle has no calibration.
         abstention: What answering only where it is sure costs; empty when the bundle has no calibration.
+        reliability: How often what had a probability was so, bin by bin: of the most probable level, and of
+            P(level >= 1, 2, 3); empty when the bundle has no calibration.
     """
 
     model: str
@@ -78,6 +82,7 @@ class Evaluation:
     ranking: RankingReport
     grading: GradeReport | None
     abstention: tuple[Abstention, ...] = ()
+    reliability: tuple[tuple[ReliabilityBin, ...], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON form."""
@@ -88,6 +93,7 @@ class Evaluation:
             "ranking": self.ranking.to_dict(),
             "grading": None if self.grading is None else self.grading.to_dict(),
             "abstention": [point.to_dict() for point in self.abstention],
+            "reliability": [[one.to_dict() for one in curve] for curve in self.reliability],
         }
 
 
@@ -147,6 +153,7 @@ def evaluate(
         ranking=ranking_report(queries, labels, outputs.scores),
         grading=None if graded is None else grade_report(labels, graded.probabilities, queries),
         abstention=() if graded is None else tuple(abstention_curve(labels, graded.probabilities)),
+        reliability=() if graded is None else reliability_curves(labels, graded.probabilities, queries),
     )
 
 
