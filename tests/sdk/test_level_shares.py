@@ -17,7 +17,7 @@ from relsdk.calibration import (
     shift_prior,
 )
 from relsdk.errors import CalibrationError, InputError
-from relsdk.metrics import expected_calibration_error
+from relsdk.metrics import expected_calibration_error, grade_report
 from relsdk.records import Document, LabelledPair
 from relsdk.tools.random_negatives import random_negatives
 from relsdk_sample import generate, write
@@ -125,6 +125,34 @@ def test_what_cannot_be_relied_on_is_said():
     alike = np.tile([0.1, 0.2, 0.3, 0.4], (300, 1)) + 0.01 * rng.dirichlet([1, 1, 1, 1], 300)
     alike /= alike.sum(axis=1, keepdims=True)
     assert any("standard error" in one for one in estimate_level_shares(alike, range(300), prior).warnings())
+
+
+def test_levels_that_cannot_be_told_apart_keep_their_proportions():
+    rng = np.random.default_rng(6)
+    flat = CumulativeLink(6.0, (3.6, 4.8, 6.0))  # a weak score: levels overlap
+
+    def weak(pairs):
+        scores = rng.normal(0.8, 0.25, pairs)
+        at_least = np.cumsum(flat.probabilities(scores), axis=1)[:, :3]
+        return scores, (rng.random((pairs, 1)) > at_least).sum(axis=1)
+
+    scores, labels = weak(20_000)
+    prior = flat.probabilities(scores).mean(axis=0)
+    zero, rest = np.flatnonzero(labels == 0), np.flatnonzero(labels > 0)
+    kept = np.concatenate([zero[:420], rest[:280]])  # level 0 is 60 %, as 18 % or so among all
+    probabilities = flat.probabilities(scores[kept])
+    found = estimate_level_shares(probabilities, range(700), prior)
+    assert not found.each
+    assert found.after[0] == pytest.approx(0.6, abs=0.1)
+    np.testing.assert_allclose(found.after[1:] / prior[1:], (1 - found.after[0]) / (1 - prior[0]), rtol=1e-6)
+    assert any("do not tell levels 1 to 3 apart" in one for one in found.warnings())
+    corrected = shift_prior(flat, found).probabilities(scores[kept])
+    before, after = (
+        grade_report(labels[kept], one, range(700)).debiased_ece_at_least[0]
+        for one in (probabilities, corrected)
+    )
+    assert before.value > 0.1
+    assert after.value <= before.value / 2
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """How frequent each level is where nothing is labelled, and the calibration for there.
 
-Shape letters: N pairs, Q queries, L = 4 levels.
+Shape letters: N pairs, Q queries, L = 4 levels, G groups of levels.
 """
 
 from __future__ import annotations
@@ -35,8 +35,10 @@ class LevelShares:
         queries: Q.
         labelled: Shares that the calibration was fitted for.
         before: Mean probabilities by the calibration as it was fitted.
-        after: The estimate; also the mean probabilities after the correction.
+        after: The estimate.
         errors: Standard errors of `after`, between queries.
+        each: Whether the share of each level was estimated; else that of level 0 alone, and levels 1 to 3
+            keep the proportions of the labelled pairs.
     """
 
     pairs: int
@@ -45,12 +47,18 @@ class LevelShares:
     before: Shares
     after: Shares
     errors: Shares
+    each: bool = True
 
     def warnings(self) -> tuple[str, ...]:
         """Say why the estimate should not be relied on, a sentence each; nothing where it can be."""
         told = []
         if self.pairs < _FEW_PAIRS:
             told.append(f"{self.pairs:,} pairs without labels are few; take {_FEW_PAIRS} or more")
+        if not self.each:
+            told.append(
+                "these pairs do not tell levels 1 to 3 apart well enough: only the share of level 0 was "
+                "estimated, and the others keep their proportions"
+            )
         worst = int(np.argmax(self.errors))
         if self.errors[worst] > _LARGE_ERROR:
             told.append(
@@ -81,6 +89,9 @@ def estimate_level_shares(
     level look alike in both sets and only how many there are differs. Errors are of the sandwich form
     H^-1 M H^-1, with M between queries (White 1982).
 
+    One score hardly tells neighbouring levels apart, and then the four shares run away together. Where an
+    error is above 5 %, only the share of level 0 is estimated, and the others keep their proportions.
+
     Args:
         probabilities: (N, L) by the calibration, of pairs without labels.
         queries: (N,) the query of each.
@@ -97,8 +108,32 @@ def estimate_level_shares(
     if len(queries) != len(given):
         raise InputError(f"{len(given)} pairs and {len(queries)} queries; one each is needed")
     prior = np.maximum(prior, _LEAST_SHARE)
-    odds = given / (prior / prior.sum())  # (N, L): likelihood of each level, up to a factor
-    shares = prior / prior.sum()
+    prior = prior / prior.sum()
+    numbers = {query: number for number, query in enumerate(dict.fromkeys(queries))}
+    codes = np.array([numbers[query] for query in queries])
+    shares, errors = _maximise(given, prior, codes)
+    each = bool(errors.max() <= _LARGE_ERROR)
+    if not each:
+        coarse = np.stack([given[:, 0], given[:, 1:].sum(axis=1)], axis=1)  # (N, 2): level 0, above
+        two, of_two = _maximise(coarse, np.array([prior[0], 1.0 - prior[0]]), codes)
+        above = prior[1:] / prior[1:].sum()
+        shares = np.concatenate([two[:1], two[1] * above])
+        errors = np.concatenate([of_two[:1], of_two[1] * above])
+    return LevelShares(
+        len(given),
+        len(numbers),
+        _four(prior),
+        _four(given.mean(axis=0)),
+        _four(shares),
+        _four(errors),
+        each,
+    )
+
+
+def _maximise(given: Float, prior: Float, codes: Int) -> tuple[Float, Float]:
+    """Return shares of maximum likelihood and their standard errors: (N, G) probabilities -> (G,) each."""
+    odds = given / prior  # (N, G): likelihood of each group, up to a factor
+    shares = prior
     for _ in range(_MOST_STEPS):
         joint = odds * shares
         new = (joint / joint.sum(axis=1, keepdims=True)).mean(axis=0)
@@ -106,17 +141,8 @@ def estimate_level_shares(
         if moved < _ENOUGH:
             break
     shares = np.maximum(shares, _LEAST_SHARE)
-    shares /= shares.sum()
-    numbers = {query: number for number, query in enumerate(dict.fromkeys(queries))}
-    codes = np.array([numbers[query] for query in queries])
-    return LevelShares(
-        len(given),
-        len(numbers),
-        _four(prior / prior.sum()),
-        _four(given.mean(axis=0)),
-        _four(shares),
-        _four(_errors(odds, shares, codes)),
-    )
+    shares = shares / shares.sum()
+    return shares, _errors(odds, shares, codes)
 
 
 def shift_prior(calibration: Calibration, shares: LevelShares) -> PriorShift:
@@ -125,11 +151,11 @@ def shift_prior(calibration: Calibration, shares: LevelShares) -> PriorShift:
 
 
 def _errors(odds: Float, shares: Float, codes: Int) -> Float:
-    """Return the standard error of each share, (L,)."""
+    """Return the standard error of each share: likelihoods (N, G) and shares (G,) -> (G,)."""
     mixture = odds @ shares  # (N,)
-    scores = (odds[:, 1:] - odds[:, :1]) / mixture[:, None]  # (N, L-1): of shares 1..3, level 0 has the rest
+    scores = (odds[:, 1:] - odds[:, :1]) / mixture[:, None]  # (N, G-1): the first share is the rest
     bread = np.linalg.pinv(scores.T @ scores)
-    of_query = np.stack([np.bincount(codes, column) for column in scores.T], axis=1)  # (Q, L-1)
+    of_query = np.stack([np.bincount(codes, column) for column in scores.T], axis=1)  # (Q, G-1)
     covariance = bread @ (of_query.T @ of_query) @ bread
     of_rest = max(float(covariance.sum()), 0.0)
     variances = np.concatenate([[of_rest], np.maximum(np.diag(covariance), 0.0)])
