@@ -122,9 +122,13 @@ def test_what_cannot_be_relied_on_is_said():
     assert any("the share of level 3 is" in one and "hardly a pair" in one for one in told)
     assert min(found.after) > 0
     assert json.loads(json.dumps(found.to_dict()))["warnings"] == list(told)
-    alike = np.tile([0.1, 0.2, 0.3, 0.4], (300, 1)) + 0.01 * rng.dirichlet([1, 1, 1, 1], 300)
+    alike = np.tile(prior, (300, 1)) + 0.01 * rng.dirichlet([1, 1, 1, 1], 300)
     alike /= alike.sum(axis=1, keepdims=True)
-    assert any("standard error" in one for one in estimate_level_shares(alike, range(300), prior).warnings())
+    unknown = estimate_level_shares(alike, range(300), prior)
+    assert any("standard error" in one for one in unknown.warnings())
+    assert "these pairs do not tell how frequent level 0 is: nothing is corrected" in unknown.warnings()
+    assert unknown.after == pytest.approx(unknown.labelled)
+    assert max(unknown.errors) <= 0.5
 
 
 def test_levels_that_cannot_be_told_apart_keep_their_proportions():
@@ -233,10 +237,12 @@ class TestCommand:
         assert content["ratios"] == pytest.approx(
             [now / fit for now, fit in zip(shares["after"], shares["labelled"], strict=True)]
         )
-        code, out, _ = relsdk("calibrate", *options, "--unlabelled", path)
+
+    def test_its_effect_is_shown_and_a_fit_without_drops_it(self, relsdk, toy_bundle_copy, world, traffic):
+        options = [toy_bundle_copy, world / "pairs_train.jsonl", "--variant", "fp32"]
+        _, out, _ = relsdk("calibrate", *options, "--unlabelled", traffic[0])
         assert "without labels" in out
         assert "standard error" in out
-        assert relsdk("eval", *options)[0] == 0
         relsdk("calibrate", *options)  # anew, without the traffic
         (content,) = read_bundle(toy_bundle_copy).variant("fp32").calibrations.values()
         assert content["method"] != "prior_shift"

@@ -24,6 +24,8 @@ _LEAST_SHARE = 1e-3
 _ENOUGH, _MOST_STEPS = 1e-7, 20_000
 # From here on an estimate is told to be unreliable.
 _FEW_PAIRS, _LARGE_ERROR, _RARE = 200, 0.05, 0.01
+# With a larger error of the share of level 0 nothing is corrected. No share has a larger one than a half.
+_NO_ESTIMATE, _LARGEST_ERROR = 0.2, 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,9 @@ class LevelShares:
         told = []
         if self.pairs < _FEW_PAIRS:
             told.append(f"{self.pairs:,} pairs without labels are few; take {_FEW_PAIRS} or more")
-        if not self.each:
+        if self.errors[0] > _NO_ESTIMATE and not self.each:
+            told.append("these pairs do not tell how frequent level 0 is: nothing is corrected")
+        elif not self.each:
             told.append(
                 "these pairs do not tell levels 1 to 3 apart well enough: only the share of level 0 was "
                 "estimated, and the others keep their proportions"
@@ -90,7 +94,8 @@ def estimate_level_shares(
     H^-1 M H^-1, with M between queries (White 1982).
 
     One score hardly tells neighbouring levels apart, and then the four shares run away together. Where an
-    error is above 5 %, only the share of level 0 is estimated, and the others keep their proportions.
+    error is above 5 %, only the share of level 0 is estimated, and the others keep their proportions; where
+    its error is above 20 %, the shares stay those of the calibration.
 
     Args:
         probabilities: (N, L) by the calibration, of pairs without labels.
@@ -116,6 +121,8 @@ def estimate_level_shares(
     if not each:
         coarse = np.stack([given[:, 0], given[:, 1:].sum(axis=1)], axis=1)  # (N, 2): level 0, above
         two, of_two = _maximise(coarse, np.array([prior[0], 1.0 - prior[0]]), codes)
+        if of_two[0] > _NO_ESTIMATE:
+            two = np.array([prior[0], 1.0 - prior[0]])
         above = prior[1:] / prior[1:].sum()
         shares = np.concatenate([two[:1], two[1] * above])
         errors = np.concatenate([of_two[:1], of_two[1] * above])
@@ -159,7 +166,7 @@ def _errors(odds: Float, shares: Float, codes: Int) -> Float:
     covariance = bread @ (of_query.T @ of_query) @ bread
     of_rest = max(float(covariance.sum()), 0.0)
     variances = np.concatenate([[of_rest], np.maximum(np.diag(covariance), 0.0)])
-    return np.asarray(np.sqrt(variances), dtype=np.float64)
+    return np.asarray(np.minimum(np.sqrt(variances), _LARGEST_ERROR), dtype=np.float64)
 
 
 def _four(values: Float) -> Shares:
