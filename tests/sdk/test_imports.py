@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 STANDARD = set(sys.stdlib_module_names)
 BASE = {"numpy", "onnxruntime", "tokenizers", "hnswlib", "click", "msgspec", "relsdk"}
 # Imported inside a function only, with an error that names the extra.
-LAZY = {"httpx", "huggingface_hub", "pyarrow"}
+LAZY = {"httpx", "huggingface_hub", "matplotlib", "pyarrow"}
 # Each module of relsdk.integrations is imported by whoever has the program that it is for.
 INTEGRATIONS = {"langchain_core", "llama_index", "haystack", "mteb", "pydantic"}
 # What training shares with serving: pure modules, the model folder, what the CPU has, the tokenizer.
