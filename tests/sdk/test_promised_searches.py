@@ -238,3 +238,21 @@ def test_the_command_line(relsdk, world, calibration, index, tmp_path):
     assert len(made) + len(report["refusals"]) == 4
     code, out, err = relsdk(*ask, "--min-level", "1", "--mode", "hybrid")
     assert code == 0, err
+
+
+def test_a_corrected_calibration_promises_for_what_is_not_labelled(world, tmp_path):
+    """Each labelled pair counts by how frequent its level is there."""
+    folder = copy_bundle("encoder-bundle-v1", tmp_path / "b", variants=["fp32"])
+    pairs = world.split("train")
+    traffic = [(p.query, p.document) for p in pairs if p.level < 2 or p.query < pairs[0].query]
+    (report,) = calibrate_bundle(folder, pairs, targets=[(1, 0.05)], unlabelled=traffic)
+    (promise,) = report.promises
+    model = BiEncoder(Embedder(folder, variant="fp32", threads=1))
+    outputs = model.outputs([(pair.query, pair.document) for pair in pairs])
+    chosen = grade(outputs, model.calibration).probabilities[:, 1:].sum(axis=1) >= promise.threshold
+    levels = np.array([int(pair.level) for pair in pairs])
+    weights = (np.array(report.level_shares.after) / np.array(report.level_shares.labelled))[levels]
+    right = levels >= 1
+    assert promise.pairs == chosen.sum()
+    assert promise.reached == pytest.approx((weights * right)[chosen].sum() / weights[chosen].sum())
+    assert promise.recall == pytest.approx((weights * right)[chosen].sum() / (weights * right).sum())
