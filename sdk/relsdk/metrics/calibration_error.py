@@ -94,7 +94,9 @@ def debiased_ece(
     mean g_b and deviation s_b (Kumar, Liang & Ma 2019, "Verified uncertainty calibration"); E|X| is the mean
     of the folded normal. It removes all of the noise where a gap is large, and two fifths of it
     where the calibration is perfect: read the interval there. s_b is taken between queries (linearised), and
-    not below what independent labels have. The interval is a pivotal bootstrap over queries.
+    not below what independent labels have. The interval is of a bootstrap over queries: its lower end is
+    pivotal, and its upper end not below that of a normal interval. A bootstrap of a small error is larger
+    than the error by more than the error is itself, and the pivotal end would be too low, often 0.
 
     Args:
         confidences: (N,) probabilities.
@@ -114,6 +116,7 @@ def debiased_ece(
     plain, debiased = (float(one[0]) for one in sums.errors(np.ones((1, sums.blocks))))
     _, again = sums.errors(_draws(sums.blocks, resamples, seed))  # (S,)
     low, high = (2.0 * debiased - float(end) for end in np.quantile(again, _INTERVAL[::-1]))
+    high = max(high, debiased + _Z * float(again.std()))
     value = max(debiased, 0.0)
     return DebiasedEce(plain, value, min(max(low, 0.0), value), max(high, value))
 
