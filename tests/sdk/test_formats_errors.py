@@ -68,6 +68,7 @@ WRONG = {
         ("id\ttitle\n\t\n", "2: 'id' is empty"),
     ],
     "pairs p.jsonl": [
+        ('{"query": "q", "title": "t", "label": null}', "1: label is null; put one in its place"),
         (PAIR + '{"title": "t", "label": 1}', "2: no 'query' among the fields (title)"),
         ('{"query": "", "title": "t", "label": 1}', "1: 'query' is empty"),
         (PAIR + "\n" + '{"query": "q", "title": "t"}', "3: no 'label' among the fields"),

@@ -145,6 +145,8 @@ def _parse_pair(
 ) -> LabelledPair:
     names = dict(fields)
     label = fields.pop("label", None)
+    if label is None and "label" in names:
+        raise InputError("label is null; put one in its place, or leave out the row")
     if label is None:
         raise missing(names, "label")
     level = parse_level(label) if levels is None else _level_of(label, levels)
