@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from relsdk import Embedder, Index, Searcher
+from relsdk import Embedder, Index, RelevanceScorer, Searcher
 from relsdk.bundle import read_bundle
+from relsdk.errors import CalibrationError, InputError
 from relsdk.formats import write_pairs
 from relsdk.tools.evaluation import calibrate_bundle
 from relsdk_sample import generate
@@ -74,3 +75,27 @@ def test_the_command_tells_each_and_a_cut_index_has_levels(tmp_path, world, rels
     short = Embedder(folder, truncate_dim=16)
     with Index.build(tmp_path / "i", world.documents[:20], short) as index:
         assert Searcher(short, index).search(world.queries[0].text)[0].level is not None
+
+
+def test_the_command_names_a_dimension_that_is_not_the_usual_one(tmp_path, world):
+    folder = make_bundle(tmp_path / "b", dimensions=[16])
+    scorer = copy_bundle("scorer-bundle-v1", tmp_path / "scorer", variants=["fp32"])
+    calibrate_bundle(folder, world.split("train"), truncate_dim=8)
+    for dimension, option in ((8, " --dim 8"), (16, ""), (32, "")):
+        embedder = Embedder(folder, truncate_dim=dimension, threads=1)
+        with Index.build(tmp_path / f"{dimension}.idx", world.documents[:20], embedder) as index:
+            searcher = Searcher(embedder, index)
+            told = "PAIRS --dim 8 --target-precision 0.9 --level 2$" if dimension == 8 else f"PAIRS{option}$"
+            with pytest.raises(CalibrationError, match=told):
+                searcher.search("红烧肉", min_precision=0.9)
+        pooled = option or ("" if dimension == 32 else f" --dim {dimension}")
+        with pytest.raises(CalibrationError, match=f"PAIRS --encoder {folder}{pooled}$"):
+            RelevanceScorer(scorer, encoder=embedder)
+
+
+def test_what_cannot_be_promised_is_refused_before_a_model_runs(tmp_path, world, monkeypatch):
+    folder = make_bundle(tmp_path / "b")
+    monkeypatch.setattr(Embedder, "encode", None)
+    for targets, confidence, name in (([(4, 0.9)], 0.95, "level"), ([(2, float("nan"))], 0.95, "precision")):
+        with pytest.raises(InputError, match=f"{name}="):
+            calibrate_bundle(folder, world.split("train"), targets=targets, confidence=confidence)

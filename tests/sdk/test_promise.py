@@ -104,6 +104,22 @@ def test_only_the_order_of_the_shares_matters(seed):
     assert found.recall == pytest.approx(labels[above].sum() / labels.sum())
 
 
+def test_a_confidence_of_a_half():
+    """Few queries say as much as many then: Student's t and the normal have one median."""
+    right = np.arange(40) < 38
+    found = promise(np.linspace(0.99, 0.6, 40), right, range(40), precision=0.9, confidence=0.5)
+    assert found.pairs == 40
+
+
+def test_the_first_threshold_is_of_enough_queries():
+    """A query whose pairs are the best is no reason to give up: which queries they are of is no label."""
+    queries = np.concatenate([np.zeros(60, dtype=int), np.arange(1, 441)])
+    found = promise(np.linspace(0.99, 0.1, 500), np.ones(500), queries, precision=0.8)
+    assert found.pairs == 500
+    with pytest.raises(CalibrationError):
+        promise(np.linspace(0.99, 0.1, 500), np.ones(500), np.arange(500) // 125, precision=0.8)
+
+
 def test_pairs_of_one_query_count_once():
     """Each pair five times, all of one query, says as much as each once; 2,500 of their own say more."""
     rng = np.random.default_rng(1)

@@ -97,6 +97,30 @@ class Bundle:
         return self.settings
 
     @property
+    def calibrated_dimensions(self) -> list[int]:
+        """Those that `relsdk calibrate` fits without --dim, the encoder's own first; none of a scorer.
+
+        The others are those that it was trained to be cut to.
+        """
+        if not isinstance(self.settings, EncoderSettings):
+            return []
+        own = self.settings.truncate_dim or self.settings.dimension
+        return [own, *sorted({*self.settings.matryoshka_dims} - {own}, reverse=True)]
+
+    def calibrate_command(self, dimension: int | None, encoder: Bundle | None = None) -> str:
+        """Return the command that calibrates a model as it was opened, up to where more options may follow.
+
+        Args:
+            dimension: Of the vectors; None of a scorer alone.
+            encoder: Pooled with this scorer; the dimension is of its vectors.
+        """
+        usual, beside = self.calibrated_dimensions, ""
+        if encoder is not None:
+            usual, beside = encoder.calibrated_dimensions[:1], f" --encoder {encoder.path}"
+        cut = "" if dimension is None or dimension in usual else f" --dim {dimension}"
+        return f"relsdk calibrate {self.path} PAIRS{beside}{cut}"
+
+    @property
     def tokenizer_path(self) -> Path:
         """The `tokenizer.json`."""
         return self.path / TOKENIZER_JSON

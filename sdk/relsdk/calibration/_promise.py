@@ -70,6 +70,22 @@ class Promise:
     pairs: _Count
     queries: _Count
 
+    @staticmethod
+    def check(level: int, precision: float, confidence: float) -> None:
+        """Refuse what cannot be promised, whatever the pairs.
+
+        Raises:
+            InputError: With the name of the argument.
+        """
+        if level not in range(1, NUM_LEVELS):
+            raise InputError(f"level={level!r}; 1, 2 or 3 is needed")
+        if not 0.0 < precision < 1.0:
+            raise InputError(
+                f"precision={precision!r}; a number between 0 and 1 is needed (no number of pairs can show 1)"
+            )
+        if not 0.5 <= confidence < 1.0:
+            raise InputError(f"confidence={confidence!r}; a number from 0.5 up to 1, without 1, is needed")
+
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON form, from which `relsdk.typed_json.convert_json` makes the promise again."""
         return asdict(self)
@@ -115,7 +131,7 @@ def promise_precision(
         CalibrationError: The pairs cannot support the promise; the message says what it would take.
         InputError: An argument is out of range, or shapes differ.
     """
-    _check(level, precision, confidence)
+    Promise.check(level, precision, confidence)
     values, right = as_scores(shares), np.asarray(labels) >= level  # (N,)
     weight = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=np.float64)
     if not values.shape == right.shape == weight.shape == (len(queries),) or not len(values):
@@ -134,6 +150,8 @@ def promise_precision(
     kept: _Seen | None = None
     for count in _counts(values, _first_count(precision, confidence, len(values))):
         seen = _look_at(right[:count], weight[:count], query[:count])
+        if seen.queries < _LEAST_QUERIES:  # nothing is tested yet: it depends on no label
+            continue
         if _p_value(seen, precision, confidence) > 1.0 - confidence:
             break
         kept = seen
@@ -158,17 +176,6 @@ def promise_precision(
         pairs=kept.pairs,
         queries=kept.queries,
     )
-
-
-def _check(level: int, precision: float, confidence: float) -> None:
-    if level not in range(1, NUM_LEVELS):
-        raise InputError(f"level={level!r}; 1, 2 or 3 is needed")
-    if not 0.0 < precision < 1.0:
-        raise InputError(
-            f"precision={precision!r}; a number between 0 and 1 is needed (no number of pairs can show 1)"
-        )
-    if not 0.5 <= confidence < 1.0:
-        raise InputError(f"confidence={confidence!r}; a number from 0.5 up to 1, without 1, is needed")
 
 
 def _first_count(precision: float, confidence: float, pairs: int) -> int:
@@ -229,9 +236,10 @@ def _look_at(right: NDArray[np.bool_], weight: Float, query: Int) -> _Seen:
 
 def _p_value(seen: _Seen, precision: float, confidence: float) -> float:
     """Return how probable a precision as high as the one seen is where the true one is `precision`."""
-    if seen.queries < _LEAST_QUERIES or seen.precision == 0.0:
+    if seen.precision == 0.0:
         return 1.0
-    adjustment = NormalDist().inv_cdf(confidence) / student_quantile(confidence, seen.queries - 1)
+    z = NormalDist().inv_cdf(confidence)
+    adjustment = z / student_quantile(confidence, seen.queries - 1) if z else 1.0  # both are 0 at 0.5
     effective = seen.pairs / seen.design_effect * adjustment**2
     right = seen.precision * effective
     return regularised_incomplete_beta(precision, right, effective - right + 1.0)

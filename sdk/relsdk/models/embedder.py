@@ -167,7 +167,8 @@ class Embedder:
             have = f"; with it are {', '.join(others)}: choose one as the variant, or" if others else ";"
             raise CalibrationError(
                 f"{self.name} ({self.variant.name}, {self.dimension} dimensions) has no calibration, so no "
-                f"levels{have} fit one on labelled pairs with: relsdk calibrate {self.bundle.path} PAIRS"
+                f"levels{have} fit one on labelled pairs with: "
+                f"{self.bundle.calibrate_command(self.dimension)}"
             )
         from relsdk.calibration import calibration_from_dict  # not needed to encode
 

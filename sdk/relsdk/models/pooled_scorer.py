@@ -56,7 +56,7 @@ class PooledScorer:
         if content is None:
             raise CalibrationError(
                 f"{self.bundle.name} ({self.variant.name}) was not calibrated beside {self.embedder.name}; "
-                f"do it with: relsdk calibrate {self.bundle.path} PAIRS --encoder {self.embedder.bundle.path}"
+                f"do it with: {self.bundle.calibrate_command(self.embedder.dimension, self.embedder.bundle)}"
             )
         return calibration_from_dict(content)
 

@@ -19,9 +19,10 @@ Promises = tuple[Sequence[Promise], str]  # and the command that makes some, up 
 def promises_of_model(model: PairModel | Embedder) -> Promises:
     """Return the promises of a model's calibration."""
     stored = model.variant.promises.get(str(model.calibration_key), ())
-    command = f"relsdk calibrate {model.bundle.path} PAIRS"
     if isinstance(model, PooledScorer):
-        command += f" --encoder {model.embedder.bundle.path}"
+        command = model.bundle.calibrate_command(model.embedder.dimension, model.embedder.bundle)
+    else:
+        command = model.bundle.calibrate_command(model.dimension)
     return [Promise(**content) for content in stored], command
 
 

@@ -13,9 +13,15 @@ from numpy.typing import NDArray
 from relsdk.calibration import Promise, promise_precision
 from relsdk.errors import CalibrationError
 
-__all__ = ["Target", "try_promises"]
+__all__ = ["Target", "check_targets", "try_promises"]
 
 Target = tuple[int, float]  # a level, and the precision that hits of it or above are to have
+
+
+def check_targets(targets: Sequence[Target], confidence: float) -> None:
+    """Refuse what cannot be promised before a model has run; raises `InputError`."""
+    for level, precision in targets:
+        Promise.check(level, precision, confidence)
 
 
 def try_promises(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from relsdk.bundle import Bundle, CalibrationKey, open_for_calibration, save_calibration
+from relsdk.bundle import CalibrationKey, open_for_calibration, save_calibration
 from relsdk.calibration import (
     Calibration,
     LevelShares,
@@ -46,7 +46,7 @@ from relsdk.models.pooled_scorer import PooledScorer, pooled
 from relsdk.models.relevance_scorer import grade
 from relsdk.records import Document, LabelledPair
 from relsdk.runtime.variants import runs_exactly
-from relsdk.tools._promises import Target, try_promises
+from relsdk.tools._promises import Target, check_targets, try_promises
 from relsdk.tools.random_negatives import random_negatives
 
 __all__ = [
@@ -204,10 +204,11 @@ def calibrate_bundle(
     """
     if unlabelled is not None and not unlabelled:
         raise InputError("there are no pairs without labels; leave them out, or pass some")
+    check_targets(targets, confidence)
     added = random_negatives(pairs, random_documents)
     bundle = open_for_calibration(os.fspath(path))
     names = list(variants) or [variant.name for variant in bundle.variants if runs_exactly(variant)]
-    dimensions = _dimensions(bundle) if truncate_dim is None else []
+    dimensions = bundle.calibrated_dimensions if truncate_dim is None else []
     if len(dimensions) > 1:
         truncate_dim = bundle.encoder_settings.dimension
     reports = []
@@ -219,15 +220,6 @@ def calibrate_bundle(
         wanted = (targets, confidence)
         reports += _calibrate(model, pairs, added, several, unlabelled, wanted, show_progress_bar)
     return reports
-
-
-def _dimensions(bundle: Bundle) -> list[int]:
-    """Return the dimension that an encoder has of itself, then those it was trained to be cut to."""
-    if bundle.kind != "encoder":
-        return []
-    settings = bundle.encoder_settings
-    own = settings.truncate_dim or settings.dimension
-    return [own, *sorted({*settings.matryoshka_dims} - {own}, reverse=True)]
 
 
 def _calibrate(
@@ -314,6 +306,7 @@ def calibrate_model(
 
     The model itself stays as it was opened.
     """
+    check_targets(targets, confidence)
     wanted = (targets, confidence)
     (report,) = _calibrate(model, pairs, [], [model.dimension], None, wanted, show_progress_bar)
     return report

@@ -22,7 +22,7 @@ from relsdk.levels import NUM_LEVELS, expected_level
 from relsdk.metrics import GradeReport, RankingReport, grade_report, ranking_report
 from relsdk.models.embedder import Embedder
 from relsdk.records import LabelledPair
-from relsdk.tools._promises import Target, try_promises
+from relsdk.tools._promises import Target, check_targets, try_promises
 from relsdk.tools.random_negatives import draw_unjudged
 
 __all__ = ["HybridReport", "calibrate_hybrid"]
@@ -98,6 +98,7 @@ def calibrate_hybrid(
         InputError: There are no pairs, or the index holds no words.
     """
     index.check_encoder(embedder)
+    check_targets(targets, confidence)
     if not pairs:
         raise InputError("there are no labelled pairs")
     queries = {query: number for number, query in enumerate(dict.fromkeys(pair.query for pair in pairs))}
