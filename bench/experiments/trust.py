@@ -1,0 +1,101 @@
+"""Do levels and probabilities keep what they promise? `make trust` -> bench/results/trust.json and .md.
+
+An encoder, a query tower and a score model learn from 2,000 labelled pairs. Everything is then measured on
+labelled pairs that none of them saw. Each part is an entry of the JSON and is not made again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.experiments.graded_pairs import add_to, read_rows
+from bench.experiments.trust_errors import (
+    few_labels,
+    labels_of,
+    measured_errors,
+    outputs_of,
+    shifted_priors,
+)
+from bench.experiments.trust_models import LABELS, Models, made_models
+from bench.experiments.trust_promises import kept_promises, promises_from_dev
+from bench.experiments.trust_report import write_report
+from bench.experiments.trust_sample import measured_sample
+from bench.harness.machine import machine_record
+from relsdk.models.open import open_pair_model
+
+
+@click.command()
+@click.option("--shared", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True)
+@click.option("--output", type=click.Path(path_type=Path), required=True)
+@click.option("--work", type=click.Path(path_type=Path), required=True, help="Runs, checkpoints, bundles.")
+@click.option("--pairs", default=LABELS, show_default=True, help="That a split calibrates on.")
+@click.option("--splits", default=200, show_default=True)
+@click.option("--documents", default=5000, show_default=True, help="Of the sample world.")
+@click.option("--steps", default=200, show_default=True, help="Of the encoder's training.")
+@click.option("--seed", default=1, show_default=True, help="Of trainings and splits.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="A.B=C", help="For every run; tests make it small."
+)
+def main(
+    shared: Path,
+    output: Path,
+    work: Path,
+    pairs: int,
+    splits: int,
+    documents: int,
+    steps: int,
+    seed: int,
+    overrides: tuple[str, ...],
+) -> None:
+    """Measure what is not measured yet."""
+    models = made_models(shared, work, seed, steps, list(overrides), lambda step: click.echo(step, err=True))
+    unseen = Unseen(models)
+    parts: dict[str, Callable[[], Any]] = {
+        "promises": lambda: kept_promises(
+            unseen.outputs, unseen.labels, unseen.queries, pairs=pairs, splits=splits, seed=seed
+        ),
+        "few labels": lambda: few_labels(unseen.outputs, unseen.labels, unseen.queries, seed=seed),
+        "errors": lambda: measured_errors(models),
+        "from dev to test": lambda: promises_from_dev(models),
+        "prior shift": lambda: shifted_priors(models, seed=seed),
+        "sample corpus": lambda: measured_sample(models, documents=documents, seed=seed),
+    }
+    for name, measure in parts.items():
+        if name in read_rows(output):
+            continue
+        click.echo(name, err=True)
+        row = {"machine": machine_record(seed), "pairs": counts(models), "found": measure()}
+        output.parent.mkdir(parents=True, exist_ok=True)
+        add_to(output, name, row, write_report)
+        click.echo(json.dumps(row["found"]), err=True)
+
+
+class Unseen:
+    """What the encoder says of the pairs that it never saw: looked at once, and only if a part needs it."""
+
+    def __init__(self, models: Models) -> None:
+        self.models = models
+        self.labels = labels_of(models.unseen)
+        self.queries = [pair.query for pair in models.unseen]
+
+    @cached_property
+    def outputs(self) -> NDArray[np.float32]:
+        """Cosines (N,) of the file that this CPU takes by itself."""
+        return outputs_of(open_pair_model(self.models.encoder, threads=1), self.models.unseen)
+
+
+def counts(models: Models) -> dict[str, int]:
+    """Return how many pairs each split has."""
+    return {name: len(getattr(models, name)) for name in ("unseen", "dev", "test")}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""How far levels and probabilities are off, and what a correction for other populations does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.experiments.trust_models import Models, labels_of, outputs_of
+from bench.experiments.trust_promises import fitting_rows
+from relsdk import Embedder
+from relsdk.bundle import read_bundle
+from relsdk.calibration import fit_calibration, fit_pool, promise_precision
+from relsdk.errors import CalibrationError
+from relsdk.levels import most_probable_level
+from relsdk.metrics import expected_calibration_error, grade_report
+from relsdk.models.open import open_pair_model
+from relsdk.models.pair_model import PairModel
+from relsdk.models.pooled_scorer import PooledScorer, pooled
+from relsdk.records import LabelledPair
+from relsdk.runtime.variants import runs_exactly
+
+Float = NDArray[np.float64]
+Int = NDArray[np.int64]
+# Labelled pairs that a team may start with, and what is then asked of them.
+FEW = (50, 100, 200, 500, 1000, 2000)
+FEW_CASE = (2, 0.9)
+
+
+def opened(models: Models) -> Iterator[tuple[str, str, PairModel]]:
+    """Yield name, ONNX file and model of everything that grades, for the files that this CPU runs exactly."""
+    for name, bundle in (("encoder", models.encoder), ("tower", models.tower), ("scorer", models.scorer)):
+        for variant in exact_variants(bundle):
+            yield name, variant, open_pair_model(bundle, variant=variant, threads=1)
+    for variant in exact_variants(models.scorer):
+        both = pooled(
+            open_pair_model(models.scorer, variant=variant, threads=1),
+            Embedder(models.encoder, variant=variant, threads=1),
+        )
+        yield "pool", variant, both
+
+
+def exact_variants(bundle: Path) -> list[str]:
+    """Return the names of a bundle's files that this CPU runs exactly, fp32 first."""
+    return sorted(variant.name for variant in read_bundle(bundle).variants if runs_exactly(variant))
+
+
+def measured_errors(models: Models) -> list[dict[str, Any]]:
+    """Calibrate everything on dev, measure it on test."""
+    rows = []
+    levels_of: dict[str, NDArray[np.int64]] = {}
+    for name, variant, model in opened(models):
+        probabilities = calibrated(model, models.dev, models.test)
+        labels, queries = labels_of(models.test), [pair.query for pair in models.test]
+        report = grade_report(labels, probabilities, queries)
+        levels = most_probable_level(probabilities)
+        levels_of.setdefault(name, levels)  # of fp32, which comes first
+        changed = float((levels != levels_of[name]).mean())
+        rows.append(
+            {"model": name, "variant": variant, "levels_changed": round(changed, 5), **report.to_dict()}
+        )
+    return rows
+
+
+def calibrated(model: PairModel, fitted: Sequence[LabelledPair], wanted: Sequence[LabelledPair]) -> Float:
+    """Fit a model's levels on pairs, and return the probabilities (N, 4) of others."""
+    outputs = outputs_of(model, [*fitted, *wanted])
+    fit = fit_pool if isinstance(model, PooledScorer) else fit_calibration
+    calibration, _ = fit(outputs[: len(fitted)], labels_of(fitted), [pair.query for pair in fitted])
+    return calibration.probabilities(outputs[len(fitted) :])
+
+
+def few_labels(
+    outputs: NDArray[np.float32], labels: Int, queries: Sequence[str], *, seed: int, draws: int = 100
+) -> list[dict[str, Any]]:
+    """Say what a calibration on few pairs gives: its error, and a threshold with its promise.
+
+    Args:
+        outputs: (N,) of pairs that no model saw.
+        labels: (N,) levels.
+        queries: (N,) of each pair.
+        seed: Of the draws.
+        draws: How often so many pairs are drawn, whole queries.
+
+    Returns:
+        For each number of pairs: the plain `ece` on the rest, which has so many pairs that noise adds little,
+        how often the precision was `promised` and, of those, `broken`, and the `recall` and `precision` of
+        the threshold: median and 90 % interval over the draws.
+    """
+    level, precision = FEW_CASE
+    right = labels >= level
+    rows = []
+    for pairs in FEW:
+        found: dict[str, list[float]] = {"ece": [], "precision": [], "recall": []}
+        unfit = 0
+        for fitted in fitting_rows(queries, pairs, draws, seed):
+            own = [query for query, one in zip(queries, fitted, strict=True) if one]
+            try:
+                calibration, _ = fit_calibration(outputs[fitted], labels[fitted], own)
+            except CalibrationError:
+                unfit += 1
+                continue
+            probabilities = calibration.probabilities(outputs)  # (N, L)
+            rest = ~fitted
+            found["ece"].append(expected_calibration_error(labels[rest], probabilities[rest]))
+            shares = probabilities[:, level:].sum(axis=1)
+            try:
+                promise = promise_precision(
+                    shares[fitted], labels[fitted], own, level=level, precision=precision
+                )
+            except CalibrationError:
+                continue
+            kept = shares[rest] >= promise.threshold
+            found["precision"].append(float(right[rest][kept].mean()))
+            found["recall"].append(float(kept[right[rest]].mean()))
+        rows.append(
+            {
+                "pairs": pairs,
+                "draws": draws,
+                "cannot_be_fitted": unfit,
+                "promised": len(found["precision"]),
+                "broken": int((np.array(found["precision"]) < precision).sum()),
+                **{name: _spread(values) for name, values in found.items()},
+            }
+        )
+    return rows
+
+
+def _spread(values: Sequence[float]) -> list[float] | None:
+    """Return the 5 %, 50 % and 95 % quantile."""
+    return [round(float(one), 4) for one in np.quantile(values, (0.05, 0.5, 0.95))] if values else None

@@ -1,0 +1,130 @@
+"""The models whose promises `make trust` checks: they learn from 2,000 labelled pairs, and are exported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.experiments.data import query_texts
+from bench.experiments.llm_labels import made_row, study
+from bench.experiments.llm_labels_report import ALONE
+from relsdk.bundle import read_bundle
+from relsdk.formats import read_pairs
+from relsdk.models.pair_model import PairModel
+from relsdk.records import LabelledPair
+from relsdk_export.encoder import export_encoder
+from relsdk_export.scorer import export_scorer
+from relsdk_training.config.files import RECIPES, load_config
+from relsdk_training.config.settings import DataConfig, DistillConfig, ScoreConfig
+from relsdk_training.data.pairs import read_splits
+from relsdk_training.engine.loop import TrainResult
+from relsdk_training.runs.distill import train_distill
+from relsdk_training.runs.score import train_score
+
+LABELS = 2000
+# Texts that the query tower learns from; what it loses by so few is not what is measured here.
+TOWER_TEXTS = 20_000
+# The share of levels 1 and 2, as in the study of few labels.
+RARE_SHARE = 0.045
+
+
+@dataclass(frozen=True)
+class Models:
+    """Bundles, and labelled pairs that nothing learned from.
+
+    Attributes:
+        encoder: The bundle of the encoder.
+        tower: The same encoder, with a tower for queries.
+        scorer: The bundle of the score model.
+        unseen: Pairs of train whose queries are none of those that were learned from.
+        dev: The pairs by which checkpoints were chosen.
+        test: The pairs of test.
+    """
+
+    encoder: Path
+    tower: Path
+    scorer: Path
+    unseen: list[LabelledPair]
+    dev: list[LabelledPair]
+    test: list[LabelledPair]
+
+
+def made_models(
+    shared: Path, work: Path, seed: int, steps: int, overrides: list[str], on_step: Callable[[str], None]
+) -> Models:
+    """Train and export what is not there yet; the encoder is that of `make llm-real` if it ran in WORK."""
+    kuake, backbone = shared / "data/kuake_qtr", shared / "models/me5-small-zh"
+    folder = work / f"llm_{LABELS}_{steps}_{seed}" / ALONE.replace(" ", "_")
+    on_step("the encoder of 2,000 labels")
+    settings = [*study(shared, backbone, LABELS, steps, seed), *overrides]
+    encoder = Path(made_row(ALONE, settings, shared / "data/llm", folder, backbone)["encoder"])
+    files = {split: str(kuake / f"{split}.jsonl") for split in ("train", "dev", "test")}
+    learned = read_splits(DataConfig(**files, rare_share=RARE_SHARE, limit=LABELS), seed)["train"]
+    queries = {pair.query for pair in learned}
+    pairs = {split: list(read_pairs(file)) for split, file in files.items()}
+    own = [one for one in overrides if one.startswith("run.")]
+    common = [f"model.checkpoint={encoder}", f"data.dev={files['dev']}", f"run.seed={seed}", *own]
+
+    on_step("the score model of the same labels")
+    config = load_config(
+        ScoreConfig,
+        RECIPES / "score.toml",
+        [
+            *common,
+            *(f"data.{split}={file}" for split, file in files.items()),
+            f"data.rare_share={RARE_SHARE}",
+            f"data.limit={LABELS}",
+            f"run.output={work / f'trust_scorer_{seed}'}",
+        ],
+    )
+    scorer = _best(config, train_score(config, resume=Path(config.run.output).exists()))
+
+    on_step("the query tower")
+    texts = query_texts(shared, work / "query_texts.txt")
+    distill = load_config(
+        DistillConfig,
+        RECIPES / "static.toml",
+        [
+            *common,
+            f"distill.queries=['{texts}']",
+            f"distill.limit={TOWER_TEXTS}",
+            f"run.output={work / f'trust_tower_{seed}'}",
+        ],
+    )
+    tower = _best(distill, train_distill(distill, resume=Path(distill.run.output).exists()))
+
+    on_step("export")
+    bundles = [work / f"trust_{kind}_{seed}.bundle" for kind in ("encoder", "tower", "scorer")]
+    if not all((bundle / "relsdk.json").is_file() for bundle in bundles):
+        export_encoder(encoder, bundles[0], overwrite=True, on_step=on_step)
+        export_encoder(encoder, bundles[1], query_tower=tower, overwrite=True, on_step=on_step)
+        export_scorer(scorer, bundles[2], overwrite=True, on_step=on_step)
+    for bundle in bundles:
+        read_bundle(bundle)
+    unseen = [pair for pair in pairs["train"] if pair.query not in queries]
+    return Models(*bundles, unseen, pairs["dev"], pairs["test"])
+
+
+def _best(config: ScoreConfig | DistillConfig, result: TrainResult) -> Path:
+    """Return the best checkpoint of a run that went to its end.
+
+    Raises:
+        KeyboardInterrupt: It was interrupted; the same command goes on.
+    """
+    if result.stopped in ("interrupted", "terminated"):
+        raise KeyboardInterrupt(f"interrupted at step {result.steps}; the same command goes on")
+    return Path(config.run.output) / "best"
+
+
+def outputs_of(model: PairModel, pairs: Sequence[LabelledPair]) -> NDArray[np.float32]:
+    """Return what a calibration takes, (N,) or (N, C)."""
+    return model.outputs([(pair.query, pair.document) for pair in pairs]).calibrated
+
+
+def labels_of(pairs: Sequence[LabelledPair]) -> NDArray[np.int64]:
+    """Return the labels, (N,)."""
+    return np.array([int(pair.level) for pair in pairs], dtype=np.int64)

@@ -1,0 +1,154 @@
+"""Are promises of precision kept? Many splits by query of labelled pairs that no model learned from.
+
+Shape letters: N pairs, L = 4 levels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+
+from bench.experiments.trust_models import Models, labels_of, outputs_of
+from relsdk.calibration import fit_calibration, promise_precision
+from relsdk.errors import CalibrationError
+from relsdk.models.open import open_pair_model
+
+PRECISIONS = (0.8, 0.9, 0.95)
+LEVELS = (1, 2, 3)
+# Precision that is given away is told of thresholds with so many pairs.
+ENOUGH = 500
+
+Float = NDArray[np.float64]
+Int = NDArray[np.int64]
+
+
+def kept_promises(
+    outputs: NDArray[np.float32], labels: Int, queries: Sequence[str], *, pairs: int, splits: int, seed: int
+) -> list[dict[str, Any]]:
+    """Fit on some of the pairs, measure on the rest, again and again.
+
+    Args:
+        outputs: (N,) or (N, C) what a calibration takes.
+        labels: (N,) levels.
+        queries: (N,) whose pairs are all on one side of a split.
+        pairs: How many to fit on.
+        splits: How often.
+        seed: Of the splits.
+
+    Returns:
+        Of each level and precision: in how many splits it was `promised`, in how many of those `broken`
+        (the rest of the pairs has less), the same of the threshold that just reaches it on the pairs that
+        were fitted on (`plain_broken`, without a promise), medians of the precision and the recall on the
+        rest, of the recall of the best threshold there (`best_recall`), and of what is `given_away` where
+        the threshold had `ENOUGH` pairs and did not let all through.
+    """
+    found: dict[tuple[int, float], list[dict[str, float]]] = {
+        case: [] for case in product(LEVELS, PRECISIONS)
+    }
+    refused = dict.fromkeys(found, 0)
+    for fitted in fitting_rows(queries, pairs, splits, seed):
+        rest = ~fitted
+        own = [query for query, one in zip(queries, fitted, strict=True) if one]
+        calibration, _ = fit_calibration(outputs[fitted], labels[fitted], own)
+        probabilities = calibration.probabilities(outputs)  # (N, L)
+        for level, precision in found:
+            shares = probabilities[:, level:].sum(axis=1)
+            right = labels >= level
+            plain = lowest_threshold(shares[fitted], right[fitted], precision)
+            try:
+                promise = promise_precision(
+                    shares[fitted], labels[fitted], own, level=level, precision=precision
+                )
+            except CalibrationError:
+                refused[level, precision] += 1
+                continue
+            kept = shares[rest] >= promise.threshold
+            best = lowest_threshold(shares[rest], right[rest], precision)
+            found[level, precision].append(
+                {
+                    "precision": float(right[rest][kept].mean()),
+                    "recall": float(kept[right[rest]].mean()),
+                    "best_recall": float((shares[rest] >= best)[right[rest]].mean()),
+                    "pairs": float((shares[fitted] >= promise.threshold).sum()),
+                    "all": float(kept.all()),
+                    "plain": float(right[rest][shares[rest] >= plain].mean()),
+                }
+            )
+    return [
+        _summary(level, precision, rows, refused[level, precision])
+        for (level, precision), rows in found.items()
+    ]
+
+
+def fitting_rows(queries: Sequence[str], pairs: int, splits: int, seed: int) -> Iterator[NDArray[np.bool_]]:
+    """Yield which of N pairs a split fits on, (N,): those of random queries, until there are enough."""
+    names, row_of = np.unique(np.asarray(queries), return_inverse=True)
+    sizes = np.bincount(row_of)
+    for split in range(splits):
+        order = np.random.default_rng((seed, split)).permutation(len(names))
+        last = int(np.searchsorted(np.cumsum(sizes[order]), pairs))
+        yield np.isin(row_of, order[: last + 1])
+
+
+def lowest_threshold(shares: Float, right: NDArray[np.bool_], precision: float) -> float:
+    """Return the lowest threshold at which these pairs have the precision; infinite without one."""
+    order = np.argsort(-shares, kind="stable")
+    reached = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
+    last_of_tie = np.append(np.diff(shares[order]) != 0, True)
+    good = np.flatnonzero((reached >= precision) & last_of_tie)
+    return float(shares[order][good[-1]]) if len(good) else np.inf
+
+
+def _summary(level: int, precision: float, rows: list[dict[str, float]], refused: int) -> dict[str, Any]:
+    result: dict[str, Any] = {"level": level, "target_precision": precision, "splits": len(rows) + refused}
+    result["promised"] = len(rows)
+    if not rows:
+        return result
+    column = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    broken = int((column["precision"] < precision).sum())
+    given = column["precision"] - precision
+    counted = (column["pairs"] >= ENOUGH) & (column["all"] == 0)
+    # The splits share pairs, so this is a little too narrow.
+    interval = binomtest(broken, len(rows)).proportion_ci(method="wilson")
+    return {
+        **result,
+        "broken": broken,
+        "broken_share": round(broken / len(rows), 4),
+        "broken_interval": [round(float(interval.low), 4), round(float(interval.high), 4)],
+        "plain_broken_share": round(float((column["plain"] < precision).mean()), 4),
+        "lets_all_through": int(column["all"].sum()),
+        "median_precision": round(float(np.median(column["precision"])), 4),
+        "given_away_splits": int(counted.sum()),
+        "median_given_away": round(float(np.median(given[counted])), 4) if counted.any() else None,
+        "median_recall": round(float(np.median(column["recall"])), 4),
+        "median_best_recall": round(float(np.median(column["best_recall"])), 4),
+    }
+
+
+def promises_from_dev(models: Models) -> list[dict[str, Any]]:
+    """Calibrate the encoder on dev, promise, and look once at test: an illustration, one draw of many."""
+    model = open_pair_model(models.encoder, threads=1)
+    dev, test = (outputs_of(model, pairs) for pairs in (models.dev, models.test))
+    labels, queries = labels_of(models.dev), [pair.query for pair in models.dev]
+    calibration, _ = fit_calibration(dev, labels, queries)
+    fitted, wanted = (calibration.probabilities(outputs) for outputs in (dev, test))  # (N, L)
+    rows: list[dict[str, Any]] = []
+    for level, precision in product(LEVELS, PRECISIONS):
+        shares, right = wanted[:, level:].sum(axis=1), labels_of(models.test) >= level
+        row: dict[str, Any] = {"level": level, "target_precision": precision}
+        try:
+            promise = promise_precision(
+                fitted[:, level:].sum(axis=1), labels, queries, level=level, precision=precision
+            )
+        except CalibrationError as error:
+            rows.append({**row, "refused": str(error)})
+            continue
+        kept = shares >= promise.threshold
+        found = {"precision_on_test": float(right[kept].mean()), "recall_on_test": float(kept[right].mean())}
+        rows.append({**row, **promise.to_dict(), **found})
+    return rows

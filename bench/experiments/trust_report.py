@@ -1,0 +1,188 @@
+"""The report of `make trust`, from its JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.experiments.ssra_report import markdown
+from relsdk.files.folders import write_file_atomically
+
+_HEAD = (
+    "# Do levels and probabilities keep what they promise?\n\n"
+    "An encoder, a query tower and a score model learned from 2,000 labelled pairs of KUAKE-QTR. Everything "
+    "here is measured on labelled pairs whose queries none of them saw. Written by `make trust`; settings "
+    "and versions are in the JSON.\n"
+)
+
+
+def write_report(rows: Mapping[str, Any], path: Path) -> None:
+    """Write what has been measured so far."""
+    parts = [_HEAD]
+    for name, part in _PARTS.items():
+        if name in rows:
+            parts.append(part(rows[name]["found"], rows[name]["pairs"]))
+    write_file_atomically(path, "\n".join(parts))
+
+
+def _promises(found: Sequence[Mapping[str, Any]], pairs: Mapping[str, int]) -> str:
+    splits = found[0]["splits"]
+    return section(
+        "Promises of precision, confidence 0.95",
+        f"{splits} splits by query of {pairs['unseen']:,} pairs of train: a calibration and its promises "
+        "from 2,000 of them, precision on the rest. A promise may be broken in 5 % of the splits; beside "
+        'it the interval of that share (Wilson), a little too narrow since splits share pairs. "Without a '
+        'promise": the lowest threshold that has the precision on the pairs it was chosen on. Given away: '
+        "median precision on the rest less what was promised, of the splits whose threshold had at least "
+        "500 pairs and did not let all through. Best recall: of the lowest threshold that has the "
+        "precision on the rest.",
+        promise_table(found),
+    )
+
+
+def promise_table(found: Sequence[Mapping[str, Any]]) -> str:
+    """Return one row for each level and precision."""
+    rows = []
+    for one in found:
+        cells = [
+            f">= {one['level']}",
+            f"{one['target_precision']:g}",
+            f"{one['promised']} of {one['splits']}",
+        ]
+        if one["promised"]:
+            low, high = one["broken_interval"]
+            given = one["median_given_away"]
+            cells += [
+                f"{one['broken_share']:.1%} [{low:.1%}, {high:.1%}]",
+                f"{one['plain_broken_share']:.0%}",
+                "-" if given is None else f"{given * 100:+.1f} ({one['given_away_splits']})",
+                f"{one['median_precision']:.3f}",
+                f"{one['median_recall']:.3f}",
+                f"{one['median_best_recall']:.3f}",
+            ]
+        rows.append(cells + ["-"] * (9 - len(cells)))
+    head = ["level", "precision", "promised", "broken", "broken without a promise"]
+    head += ["given away, points (splits)", "median precision", "median recall", "best recall"]
+    return markdown(tuple(head), rows)
+
+
+def _from_dev(found: Sequence[Mapping[str, Any]], pairs: Mapping[str, int]) -> str:
+    rows = [
+        [f">= {one['level']}", f"{one['target_precision']:g}"]
+        + (
+            ["refused", "", "", "", ""]
+            if "refused" in one
+            else [
+                f"{one['threshold']:.3f}",
+                f"{one['reached']:.3f}",
+                f"{one['precision_on_test']:.3f}",
+                f"{one['recall']:.3f}",
+                f"{one['recall_on_test']:.3f}",
+            ]
+        )
+        for one in found
+    ]
+    head = ["level", "precision", "threshold", "on dev", "on test", "recall on dev", "recall on test"]
+    return section(
+        f"From dev ({pairs['dev']:,} pairs) to test ({pairs['test']:,}), once",
+        "An illustration: one draw.",
+        markdown(tuple(head), rows),
+    )
+
+
+def _errors(found: Sequence[Mapping[str, Any]], pairs: Mapping[str, int]) -> str:
+    rows = []
+    for one in found:
+        errors = [one["debiased_ece"], *one["debiased_ece_at_least"]]
+        cells = [one["model"], one["variant"], f"{one['levels_changed']:.2%}", f"{one['ece']:.3f}"]
+        cells += [_error(error) for error in errors]
+        rows.append([*cells, f"{one['accuracy']:.3f}", f"{one['qwk']:.3f}"])
+    head = ["model", "file", "levels other than fp32's", "ECE", "debiased: most probable level"]
+    head += ["P(level >= 1)", "P(level >= 2)", "P(level = 3)", "accuracy", "QWK"]
+    return section(
+        "Calibration error on test",
+        "Calibrated on dev, one fit for each file. Debiased: less what the labels' noise adds, with the "
+        '95 % interval of a bootstrap over queries; "~0": not distinguishable from 0.',
+        markdown(tuple(head), rows),
+    )
+
+
+def _error(error: Mapping[str, Any]) -> str:
+    about = "" if error["is_distinguishable"] else " ~0"
+    return f"{error['value']:.3f} [{error['low']:.3f}, {error['high']:.3f}]{about}"
+
+
+def _few(found: Sequence[Mapping[str, Any]], pairs: Mapping[str, int]) -> str:
+    rows = []
+    for one in found:
+        cells = [f"{one['pairs']:,}", _spread(one["ece"]), f"{one['promised']} of {one['draws']}"]
+        cells += [str(one["broken"]), _spread(one["precision"]), _spread(one["recall"])]
+        rows.append(cells)
+    head = ["labelled pairs", "ECE", "promised 0.9 at level >= 2", "broken", "precision", "recall"]
+    return section(
+        "Few labels",
+        f"A calibration on so many pairs, measured on the rest of {pairs['unseen']:,}: median and 90 % "
+        "interval over the draws. The rest is large, so its ECE has little noise.",
+        markdown(tuple(head), rows),
+    )
+
+
+def _spread(values: Sequence[float] | None) -> str:
+    return "-" if values is None else f"{values[1]:.3f} [{values[0]:.3f}, {values[2]:.3f}]"
+
+
+def _shift(found: Mapping[str, Any], pairs: Mapping[str, int]) -> str:
+    names = {"before": "as calibrated on dev", "after": "corrected from the pairs without labels"}
+    rows = [
+        [names[name], *(f"{value:.3f}" for value in found[name]["ece"]), f"{found[name]['share_of_0']:.3f}"]
+        for name in names
+    ]
+    head = [
+        "probabilities",
+        "debiased ECE",
+        "P(level >= 1)",
+        "P(level >= 2)",
+        "P(level = 3)",
+        "mean P(level 0)",
+    ]
+    return section(
+        "Prior shift",
+        f"Test re-sampled {found['draws']} times so that {found['share']:.0%} of {found['pairs']:,} pairs "
+        "are of level 0; the shares of the levels are estimated from these pairs without their labels. "
+        "Means over the draws.",
+        markdown(tuple(head), rows),
+    )
+
+
+def _sample(found: Mapping[str, Any], pairs: Mapping[str, int]) -> str:
+    nothing = found["nothing_relevant"]
+    rows = [
+        [text, str(nothing[name]["queries"]), f"{nothing[name]['said_nothing']:.1%}"]
+        for name, text in (("without_relevant", "none"), ("with_relevant", "some"))
+    ]
+    size = f"{found['documents']:,} documents, {found['queries']:,} queries"
+    return section(
+        "The sample corpus: search over the whole index, exact levels",
+        f"{size}, the first ten hits of each, by the same encoder, which never saw this corpus; calibrated "
+        "on the hits of a half of the queries, measured on those of the others.",
+        promise_table(found["promises"]),
+        "The relevant documents of every second query are left out of the index. How often does search say "
+        "that nothing relevant (level >= 2) is there?",
+        markdown(("relevant documents in the index", "queries", "says nothing relevant"), rows),
+    )
+
+
+def section(title: str, text: str, *parts: str) -> str:
+    """Return a section: a title, what it is about, and tables and text."""
+    return "\n\n".join([f"## {title}", text, *parts]) + "\n"
+
+
+_PARTS: dict[str, Callable[[Any, Mapping[str, int]], str]] = {
+    "promises": _promises,
+    "from dev to test": _from_dev,
+    "few labels": _few,
+    "errors": _errors,
+    "prior shift": _shift,
+    "sample corpus": _sample,
+}
