@@ -16,7 +16,7 @@ REPORT = $(BIN)/python -m bench.results_format report bench/results/suites.json 
 ENCODERS = encode_query encode_bulk concurrency score cold_start memory
 
 .DEFAULT_GOAL := help
-.PHONY: encoders export-time native-engine bench-index bench-scale bench-serve index-int8 index-open million pool demo-train level-control llm-real ssra-real real-trained train-real train-speed train-latency help demo test test-all test-core test-optimum test-floor test-newest check lint types sanitize real quantisation bench suites readme clean docs dist wheelhouse
+.PHONY: trust encoders export-time native-engine bench-index bench-scale bench-serve index-int8 index-open million pool demo-train level-control llm-real ssra-real real-trained train-real train-speed train-latency help demo test test-all test-core test-optimum test-floor test-newest check lint types sanitize real quantisation bench suites readme clean docs dist wheelhouse
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -106,6 +106,9 @@ llm-real: $(VENV)/.installed-dev ## What a language model's grades and queries a
 
 level-control: $(VENV)/.installed-dev ## How often queries of llm-real's SSRA have the wanted level -> bench/results/level_control.json
 	$(BIN)/python -m bench.experiments.level_control --shared $(SHARED) --output bench/results/level_control.json --outsider "$(WORK)/score_categorical_-_seed_0" --run $(WORK)/llm_2000_200_0/SSRA_with_grades_and_written_queries/SSRA
+
+trust: $(VENV)/.installed-dev ## Do levels and probabilities keep what they promise (../shared), an hour; trains what is not in WORK -> bench/results/trust.json
+	$(BIN)/python -m bench.experiments.trust --shared $(SHARED) --work $(WORK) --output bench/results/trust.json
 
 demo-train: $(VENV)/.installed-dev ## Few labels and a simulated annotator on the sample corpus, minutes -> bench/results/few_sample.json
 	$(BIN)/python -m bench.experiments.few_sample --output bench/results/few_sample.json --work $(WORK)/sample

@@ -24,7 +24,7 @@ from bench.experiments.trust_errors import (
     outputs_of,
     shifted_priors,
 )
-from bench.experiments.trust_models import LABELS, Models, made_models
+from bench.experiments.trust_models import Models, made_models
 from bench.experiments.trust_promises import kept_promises, promises_from_dev
 from bench.experiments.trust_report import write_report
 from bench.experiments.trust_sample import measured_sample
@@ -36,7 +36,8 @@ from relsdk.models.open import open_pair_model
 @click.option("--shared", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True)
 @click.option("--output", type=click.Path(path_type=Path), required=True)
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="Runs, checkpoints, bundles.")
-@click.option("--pairs", default=LABELS, show_default=True, help="That a split calibrates on.")
+@click.option("--labels", default=2000, show_default=True, help="That the models learn from.")
+@click.option("--pairs", default=2000, show_default=True, help="That a split calibrates on.")
 @click.option("--splits", default=200, show_default=True)
 @click.option("--documents", default=5000, show_default=True, help="Of the sample world.")
 @click.option("--steps", default=200, show_default=True, help="Of the encoder's training.")
@@ -48,6 +49,7 @@ def main(
     shared: Path,
     output: Path,
     work: Path,
+    labels: int,
     pairs: int,
     splits: int,
     documents: int,
@@ -56,7 +58,9 @@ def main(
     overrides: tuple[str, ...],
 ) -> None:
     """Measure what is not measured yet."""
-    models = made_models(shared, work, seed, steps, list(overrides), lambda step: click.echo(step, err=True))
+    models = made_models(
+        shared, work, labels, seed, steps, list(overrides), lambda step: click.echo(step, err=True)
+    )
     unseen = Unseen(models)
     parts: dict[str, Callable[[], Any]] = {
         "promises": lambda: kept_promises(

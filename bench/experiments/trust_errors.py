@@ -13,7 +13,13 @@ from bench.experiments.trust_models import Models, labels_of, outputs_of
 from bench.experiments.trust_promises import fitting_rows
 from relsdk import Embedder
 from relsdk.bundle import read_bundle
-from relsdk.calibration import fit_calibration, fit_pool, promise_precision
+from relsdk.calibration import (
+    estimate_level_shares,
+    fit_calibration,
+    fit_pool,
+    promise_precision,
+    shift_prior,
+)
 from relsdk.errors import CalibrationError
 from relsdk.levels import most_probable_level
 from relsdk.metrics import expected_calibration_error, grade_report
@@ -28,6 +34,8 @@ Int = NDArray[np.int64]
 # Labelled pairs that a team may start with, and what is then asked of them.
 FEW = (50, 100, 200, 500, 1000, 2000)
 FEW_CASE = (2, 0.9)
+# Share of level 0 in the other population.
+IRRELEVANT = 0.6
 
 
 def opened(models: Models) -> Iterator[tuple[str, str, PairModel]]:
@@ -132,3 +140,38 @@ def few_labels(
 def _spread(values: Sequence[float]) -> list[float] | None:
     """Return the 5 %, 50 % and 95 % quantile."""
     return [round(float(one), 4) for one in np.quantile(values, (0.05, 0.5, 0.95))] if values else None
+
+
+def shifted_priors(models: Models, *, seed: int, draws: int = 20) -> dict[str, Any]:
+    """Correct a calibration of dev for pairs of test most of which are irrelevant, without their labels.
+
+    Returns:
+        Means over the draws `before` and `after` the correction: the debiased calibration errors of the most
+        probable level and of P(level >= 1), 2, 3 (`ece`), and the mean P(level = 0) (`share_of_0`).
+    """
+    model = open_pair_model(models.encoder, threads=1)
+    dev, test = outputs_of(model, models.dev), outputs_of(model, models.test)
+    calibration, _ = fit_calibration(dev, labels_of(models.dev), [pair.query for pair in models.dev])
+    labelled = calibration.probabilities(dev).mean(axis=0)  # (L,)
+    labels, queries = labels_of(models.test), np.array([pair.query for pair in models.test])
+    irrelevant, others = np.flatnonzero(labels == 0), np.flatnonzero(labels > 0)
+    count = round(len(irrelevant) * (1 / IRRELEVANT - 1))
+    found: dict[str, list[list[float]]] = {"before": [], "after": []}
+    for draw in range(draws):
+        chosen = np.random.default_rng((seed, draw)).choice(others, count, replace=False)
+        rows = np.concatenate([irrelevant, chosen])
+        before = calibration.probabilities(test[rows])
+        shares = estimate_level_shares(before, queries[rows].tolist(), labelled)
+        after = shift_prior(calibration, shares).probabilities(test[rows])
+        for name, probabilities in (("before", before), ("after", after)):
+            report = grade_report(labels[rows], probabilities, queries[rows].tolist())
+            if report.debiased_ece is None or report.debiased_ece_at_least is None:
+                raise RuntimeError("a report with queries has debiased errors")
+            errors = [report.debiased_ece, *report.debiased_ece_at_least]
+            share = float(probabilities[:, 0].mean())
+            found[name].append([*(error.value for error in errors), share])
+    row: dict[str, Any] = {"draws": draws, "pairs": len(irrelevant) + count, "share": IRRELEVANT}
+    for name, values in found.items():
+        *ece, share = np.mean(values, axis=0).round(5).tolist()
+        row[name] = {"ece": ece, "share_of_0": share}
+    return row

@@ -1,4 +1,4 @@
-"""The models whose promises `make trust` checks: they learn from 2,000 labelled pairs, and are exported."""
+"""The models whose promises `make trust` checks: they learn from few labelled pairs, and are exported."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ from relsdk_training.engine.loop import TrainResult
 from relsdk_training.runs.distill import train_distill
 from relsdk_training.runs.score import train_score
 
-LABELS = 2000
 # Texts that the query tower learns from; what it loses by so few is not what is measured here.
 TOWER_TEXTS = 20_000
 # The share of levels 1 and 2, as in the study of few labels.
@@ -54,16 +53,22 @@ class Models:
 
 
 def made_models(
-    shared: Path, work: Path, seed: int, steps: int, overrides: list[str], on_step: Callable[[str], None]
+    shared: Path,
+    work: Path,
+    labels: int,
+    seed: int,
+    steps: int,
+    overrides: list[str],
+    on_step: Callable[[str], None],
 ) -> Models:
     """Train and export what is not there yet; the encoder is that of `make llm-real` if it ran in WORK."""
     kuake, backbone = shared / "data/kuake_qtr", shared / "models/me5-small-zh"
-    folder = work / f"llm_{LABELS}_{steps}_{seed}" / ALONE.replace(" ", "_")
-    on_step("the encoder of 2,000 labels")
-    settings = [*study(shared, backbone, LABELS, steps, seed), *overrides]
+    folder = work / f"llm_{labels}_{steps}_{seed}" / ALONE.replace(" ", "_")
+    on_step("the encoder")
+    settings = [*study(shared, backbone, labels, steps, seed), *overrides]
     encoder = Path(made_row(ALONE, settings, shared / "data/llm", folder, backbone)["encoder"])
     files = {split: str(kuake / f"{split}.jsonl") for split in ("train", "dev", "test")}
-    learned = read_splits(DataConfig(**files, rare_share=RARE_SHARE, limit=LABELS), seed)["train"]
+    learned = read_splits(DataConfig(**files, rare_share=RARE_SHARE, limit=labels), seed)["train"]
     queries = {pair.query for pair in learned}
     pairs = {split: list(read_pairs(file)) for split, file in files.items()}
     own = [one for one in overrides if one.startswith("run.")]
@@ -77,7 +82,7 @@ def made_models(
             *common,
             *(f"data.{split}={file}" for split, file in files.items()),
             f"data.rare_share={RARE_SHARE}",
-            f"data.limit={LABELS}",
+            f"data.limit={labels}",
             f"run.output={work / f'trust_scorer_{seed}'}",
         ],
     )
