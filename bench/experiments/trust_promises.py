@@ -41,16 +41,17 @@ def kept_promises(
         seed: Of the splits.
 
     Returns:
-        Of each level and precision: in how many splits it was `promised`, in how many of those `broken`
-        (the rest of the pairs has less), the same of the threshold that just reaches it on the pairs that
-        were fitted on (`plain_broken`, without a promise), medians of the precision and the recall on the
-        rest, of the recall of the best threshold there (`best_recall`), and of what is `given_away` where
-        the threshold had `ENOUGH` pairs and did not let all through.
+        Of each level and precision: in how many splits it was `promised`; in what share of all splits it was
+        `broken`, because the rest of the pairs has less (one that is refused is not broken); in what share
+        the threshold that just reaches it on the pairs that were fitted on is (`plain_broken_share`); medians
+        of the precision and the recall on the rest, of the recall of the best threshold there
+        (`median_best_recall`), and of what is given away where the threshold had `ENOUGH` pairs and did not
+        let all through.
     """
     found: dict[tuple[int, float], list[dict[str, float]]] = {
         case: [] for case in product(LEVELS, PRECISIONS)
     }
-    refused = dict.fromkeys(found, 0)
+    plain = dict.fromkeys(found, 0)
     for fitted in fitting_rows(queries, pairs, splits, seed):
         rest = ~fitted
         own = [query for query, one in zip(queries, fitted, strict=True) if one]
@@ -59,13 +60,14 @@ def kept_promises(
         for level, precision in found:
             shares = probabilities[:, level:].sum(axis=1)
             right = labels >= level
-            plain = lowest_threshold(shares[fitted], right[fitted], precision)
+            simple = lowest_threshold(shares[fitted], right[fitted], precision)
+            reached = right[rest][shares[rest] >= simple]
+            plain[level, precision] += bool(len(reached) and reached.mean() < precision)
             try:
                 promise = promise_precision(
                     shares[fitted], labels[fitted], own, level=level, precision=precision
                 )
             except CalibrationError:
-                refused[level, precision] += 1
                 continue
             kept = shares[rest] >= promise.threshold
             best = lowest_threshold(shares[rest], right[rest], precision)
@@ -76,11 +78,10 @@ def kept_promises(
                     "best_recall": float((shares[rest] >= best)[right[rest]].mean()),
                     "pairs": float((shares[fitted] >= promise.threshold).sum()),
                     "all": float(kept.all()),
-                    "plain": float(right[rest][shares[rest] >= plain].mean()),
                 }
             )
     return [
-        _summary(level, precision, rows, refused[level, precision])
+        _summary(level, precision, rows, splits, plain[level, precision])
         for (level, precision), rows in found.items()
     ]
 
@@ -104,9 +105,11 @@ def lowest_threshold(shares: Float, right: NDArray[np.bool_], precision: float) 
     return float(shares[order][good[-1]]) if len(good) else np.inf
 
 
-def _summary(level: int, precision: float, rows: list[dict[str, float]], refused: int) -> dict[str, Any]:
-    result: dict[str, Any] = {"level": level, "target_precision": precision, "splits": len(rows) + refused}
-    result["promised"] = len(rows)
+def _summary(
+    level: int, precision: float, rows: list[dict[str, float]], splits: int, plain: int
+) -> dict[str, Any]:
+    result: dict[str, Any] = {"level": level, "target_precision": precision, "splits": splits}
+    result |= {"promised": len(rows), "plain_broken_share": round(plain / splits, 4)}
     if not rows:
         return result
     column = {name: np.array([row[name] for row in rows]) for name in rows[0]}
@@ -114,13 +117,12 @@ def _summary(level: int, precision: float, rows: list[dict[str, float]], refused
     given = column["precision"] - precision
     counted = (column["pairs"] >= ENOUGH) & (column["all"] == 0)
     # The splits share pairs, so this is a little too narrow.
-    interval = binomtest(broken, len(rows)).proportion_ci(method="wilson")
+    interval = binomtest(broken, splits).proportion_ci(method="wilson")
     return {
         **result,
         "broken": broken,
-        "broken_share": round(broken / len(rows), 4),
+        "broken_share": round(broken / splits, 4),
         "broken_interval": [round(float(interval.low), 4), round(float(interval.high), 4)],
-        "plain_broken_share": round(float((column["plain"] < precision).mean()), 4),
         "lets_all_through": int(column["all"].sum()),
         "median_precision": round(float(np.median(column["precision"])), 4),
         "given_away_splits": int(counted.sum()),

@@ -49,20 +49,20 @@ def promise_table(found: Sequence[Mapping[str, Any]]) -> str:
             f">= {one['level']}",
             f"{one['target_precision']:g}",
             f"{one['promised']} of {one['splits']}",
+            f"{one['plain_broken_share']:.0%}",
         ]
         if one["promised"]:
             low, high = one["broken_interval"]
             given = one["median_given_away"]
             cells += [
                 f"{one['broken_share']:.1%} [{low:.1%}, {high:.1%}]",
-                f"{one['plain_broken_share']:.0%}",
                 "-" if given is None else f"{given * 100:+.1f} ({one['given_away_splits']})",
                 f"{one['median_precision']:.3f}",
                 f"{one['median_recall']:.3f}",
                 f"{one['median_best_recall']:.3f}",
             ]
         rows.append(cells + ["-"] * (9 - len(cells)))
-    head = ["level", "precision", "promised", "broken", "broken without a promise"]
+    head = ["level", "precision", "promised", "broken without a promise", "broken"]
     head += ["given away, points (splits)", "median precision", "median recall", "best recall"]
     return markdown(tuple(head), rows)
 

@@ -38,8 +38,8 @@ def test_promises_of_simulated_pairs_are_kept_where_plain_thresholds_break():
         (1, 0.8), (1, 0.9), (1, 0.95), (2, 0.8)
     ]  # fmt: skip
     promised = [row for row in rows if row["promised"]]
-    assert sum(row["promised"] for row in rows) > 50
-    assert sum(row["broken"] for row in promised) <= 6  # of some seventy: 5 %, and what chance adds
+    assert sum(row["promised"] for row in rows) > 30
+    assert sum(row["broken"] for row in promised) <= 5  # of some forty: 5 %, and what chance adds
     assert np.mean([row["plain_broken_share"] for row in promised]) > 0.25
     assert all(row["median_recall"] <= row["median_best_recall"] + 0.05 for row in promised)
 
