@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -104,11 +105,14 @@ def made_models(
 
     on_step("export")
     bundles = [work / f"trust_{kind}_{seed}.bundle" for kind in ("encoder", "tower", "scorer")]
-    if not all((bundle / "relsdk.json").is_file() for bundle in bundles):
-        export_encoder(encoder, bundles[0], overwrite=True, on_step=on_step)
-        export_encoder(encoder, bundles[1], query_tower=tower, overwrite=True, on_step=on_step)
-        export_scorer(scorer, bundles[2], overwrite=True, on_step=on_step)
-    for bundle in bundles:
+    exports = (
+        partial(export_encoder, encoder, bundles[0]),
+        partial(export_encoder, encoder, bundles[1], query_tower=tower),
+        partial(export_scorer, scorer, bundles[2]),
+    )
+    for bundle, export in zip(bundles, exports, strict=True):
+        if not (bundle / "relsdk.json").is_file():
+            export(overwrite=True, on_step=on_step)
         read_bundle(bundle)
     unseen = [pair for pair in pairs["train"] if pair.query not in queries]
     return Models(*bundles, unseen, pairs["dev"], pairs["test"])
