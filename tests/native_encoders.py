@@ -11,6 +11,9 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 from scipy.special import erf
 
+from relsdk.runtime.hardware import cpu_features
+from relsdk.runtime.native_engine import native_engine
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -245,3 +248,13 @@ def differences(found, expected, mask):
     found, expected = found[real].astype(np.float64), expected[real].astype(np.float64)
     lengths = np.linalg.norm(found, axis=-1) * np.linalg.norm(expected, axis=-1)
     return np.abs(found - expected).max(axis=-1), (found * expected).sum(axis=-1) / lengths
+
+
+def follows_onnxruntime():
+    """Whether the engine runs with the instructions whose last bits it follows, as onnxruntime does.
+
+    With AVX-512 and no VNNI the engine takes AVX2, and onnxruntime sums its floats sixteen at a time.
+    """
+    name = native_engine()[1]
+    alike = name == "avx512_vnni" or (name == "avx2" and "avx512f" not in cpu_features())
+    return alike and onnxruntime.__version__.startswith("1.32.")
