@@ -8,20 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
-from numpy.typing import NDArray
 
 from bench.experiments.graded_pairs import add_to, read_rows
 from bench.experiments.trust_errors import (
     few_labels,
-    labels_of,
     measured_errors,
-    outputs_of,
     shifted_priors,
 )
 from bench.experiments.trust_models import Models, made_models
@@ -29,7 +24,6 @@ from bench.experiments.trust_promises import kept_promises, promises_from_dev
 from bench.experiments.trust_report import write_report
 from bench.experiments.trust_sample import measured_sample
 from bench.harness.machine import machine_record
-from relsdk.models.open import open_pair_model
 
 
 @click.command()
@@ -61,12 +55,12 @@ def main(
     models = made_models(
         shared, work, labels, seed, steps, list(overrides), lambda step: click.echo(step, err=True)
     )
-    unseen = Unseen(models)
+    unseen = models.labels("unseen"), models.queries("unseen")
     parts: dict[str, Callable[[], Any]] = {
         "promises": lambda: kept_promises(
-            unseen.outputs, unseen.labels, unseen.queries, pairs=pairs, splits=splits, seed=seed
+            models.outputs("encoder", "unseen"), *unseen, pairs=pairs, splits=splits, seed=seed
         ),
-        "few labels": lambda: few_labels(unseen.outputs, unseen.labels, unseen.queries, seed=seed),
+        "few labels": lambda: few_labels(models.outputs("encoder", "unseen"), *unseen, seed=seed),
         "errors": lambda: measured_errors(models),
         "from dev to test": lambda: promises_from_dev(models),
         "prior shift": lambda: shifted_priors(models, seed=seed),
@@ -80,20 +74,6 @@ def main(
         output.parent.mkdir(parents=True, exist_ok=True)
         add_to(output, name, row, write_report)
         click.echo(json.dumps(row["found"]), err=True)
-
-
-class Unseen:
-    """What the encoder says of the pairs that it never saw: looked at once, and only if a part needs it."""
-
-    def __init__(self, models: Models) -> None:
-        self.models = models
-        self.labels = labels_of(models.unseen)
-        self.queries = [pair.query for pair in models.unseen]
-
-    @cached_property
-    def outputs(self) -> NDArray[np.float32]:
-        """Cosines (N,) of the file that this CPU takes by itself."""
-        return outputs_of(open_pair_model(self.models.encoder, threads=1), self.models.unseen)
 
 
 def counts(models: Models) -> dict[str, int]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.experiments.trust_models import Models, labels_of, outputs_of
+from bench.experiments.trust_models import Models
 from bench.experiments.trust_promises import fitting_rows
-from relsdk import Embedder
 from relsdk.bundle import read_bundle
 from relsdk.calibration import (
     estimate_level_shares,
@@ -23,10 +22,6 @@ from relsdk.calibration import (
 from relsdk.errors import CalibrationError
 from relsdk.levels import most_probable_level
 from relsdk.metrics import expected_calibration_error, grade_report
-from relsdk.models.open import open_pair_model
-from relsdk.models.pair_model import PairModel
-from relsdk.models.pooled_scorer import PooledScorer, pooled
-from relsdk.records import LabelledPair
 from relsdk.runtime.variants import runs_exactly
 
 Float = NDArray[np.float64]
@@ -38,47 +33,27 @@ FEW_CASE = (2, 0.9)
 IRRELEVANT = 0.6
 
 
-def opened(models: Models) -> Iterator[tuple[str, str, PairModel]]:
-    """Yield name, ONNX file and model of everything that grades, for the files that this CPU runs exactly."""
-    for name, bundle in (("encoder", models.encoder), ("tower", models.tower), ("scorer", models.scorer)):
-        for variant in exact_variants(bundle):
-            yield name, variant, open_pair_model(bundle, variant=variant, threads=1)
-    for variant in exact_variants(models.scorer):
-        both = pooled(
-            open_pair_model(models.scorer, variant=variant, threads=1),
-            Embedder(models.encoder, variant=variant, threads=1),
-        )
-        yield "pool", variant, both
-
-
 def exact_variants(bundle: Path) -> list[str]:
     """Return the names of a bundle's files that this CPU runs exactly, fp32 first."""
     return sorted(variant.name for variant in read_bundle(bundle).variants if runs_exactly(variant))
 
 
 def measured_errors(models: Models) -> list[dict[str, Any]]:
-    """Calibrate everything on dev, measure it on test."""
+    """Calibrate on dev, with each file that this CPU runs exactly, and measure on test."""
     rows = []
-    levels_of: dict[str, NDArray[np.int64]] = {}
-    for name, variant, model in opened(models):
-        probabilities = calibrated(model, models.dev, models.test)
-        labels, queries = labels_of(models.test), [pair.query for pair in models.test]
-        report = grade_report(labels, probabilities, queries)
-        levels = most_probable_level(probabilities)
-        levels_of.setdefault(name, levels)  # of fp32, which comes first
-        changed = float((levels != levels_of[name]).mean())
-        rows.append(
-            {"model": name, "variant": variant, "levels_changed": round(changed, 5), **report.to_dict()}
-        )
+    for kind in ("encoder", "tower", "scorer", "pool"):
+        of_fp32 = None
+        for variant in exact_variants(models.scorer if kind == "pool" else getattr(models, kind)):
+            dev, test = (models.outputs(kind, split, variant) for split in ("dev", "test"))
+            fit = fit_pool if kind == "pool" else fit_calibration
+            calibration, _ = fit(dev, models.labels("dev"), models.queries("dev"))
+            probabilities = calibration.probabilities(test)
+            report = grade_report(models.labels("test"), probabilities, models.queries("test"))
+            levels = most_probable_level(probabilities)
+            of_fp32 = levels if of_fp32 is None else of_fp32
+            changed = round(float((levels != of_fp32).mean()), 5)
+            rows.append({"model": kind, "variant": variant, "levels_changed": changed, **report.to_dict()})
     return rows
-
-
-def calibrated(model: PairModel, fitted: Sequence[LabelledPair], wanted: Sequence[LabelledPair]) -> Float:
-    """Fit a model's levels on pairs, and return the probabilities (N, 4) of others."""
-    outputs = outputs_of(model, [*fitted, *wanted])
-    fit = fit_pool if isinstance(model, PooledScorer) else fit_calibration
-    calibration, _ = fit(outputs[: len(fitted)], labels_of(fitted), [pair.query for pair in fitted])
-    return calibration.probabilities(outputs[len(fitted) :])
 
 
 def few_labels(
@@ -149,11 +124,10 @@ def shifted_priors(models: Models, *, seed: int, draws: int = 20) -> dict[str, A
         Means over the draws `before` and `after` the correction: the debiased calibration errors of the most
         probable level and of P(level >= 1), 2, 3 (`ece`), and the mean P(level = 0) (`share_of_0`).
     """
-    model = open_pair_model(models.encoder, threads=1)
-    dev, test = outputs_of(model, models.dev), outputs_of(model, models.test)
-    calibration, _ = fit_calibration(dev, labels_of(models.dev), [pair.query for pair in models.dev])
+    dev, test = models.outputs("encoder", "dev"), models.outputs("encoder", "test")
+    calibration, _ = fit_calibration(dev, models.labels("dev"), models.queries("dev"))
     labelled = calibration.probabilities(dev).mean(axis=0)  # (L,)
-    labels, queries = labels_of(models.test), np.array([pair.query for pair in models.test])
+    labels, queries = models.labels("test"), np.array(models.queries("test"))
     irrelevant, others = np.flatnonzero(labels == 0), np.flatnonzero(labels > 0)
     count = round(len(irrelevant) * (1 / IRRELEVANT - 1))
     found: dict[str, list[list[float]]] = {"before": [], "after": []}

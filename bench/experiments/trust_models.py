@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from bench.experiments.llm_labels import made_row, study
 from bench.experiments.llm_labels_report import ALONE
 from relsdk.bundle import read_bundle
 from relsdk.formats import read_pairs
-from relsdk.models.pair_model import PairModel
+from relsdk.models.open import open_pair_model
 from relsdk.records import LabelledPair
 from relsdk_export.encoder import export_encoder
 from relsdk_export.scorer import export_scorer
@@ -40,6 +40,7 @@ class Models:
         encoder: The bundle of the encoder.
         tower: The same encoder, with a tower for queries.
         scorer: The bundle of the score model.
+        work: Where what they say of the pairs is kept, so that no model runs twice.
         unseen: Pairs of train whose queries are none of those that were learned from.
         dev: The pairs by which checkpoints were chosen.
         test: The pairs of test.
@@ -48,9 +49,37 @@ class Models:
     encoder: Path
     tower: Path
     scorer: Path
+    work: Path
     unseen: list[LabelledPair]
     dev: list[LabelledPair]
     test: list[LabelledPair]
+
+    def outputs(self, kind: str, split: str, variant: str = "auto") -> NDArray[np.float32]:
+        """Return what a calibration takes of the pairs of a split, (N,) or (N, C).
+
+        Args:
+            kind: "encoder", "tower", "scorer", or "pool" of scorer and encoder.
+            split: "unseen", "dev" or "test".
+            variant: The ONNX file.
+        """
+        if kind == "pool":
+            parts = [self.outputs(one, split, variant) for one in ("scorer", "encoder")]
+            return np.column_stack(parts)
+        model = open_pair_model(getattr(self, kind), variant=variant, threads=1)
+        name = f"trust_{kind}_{split}_{model.variant.name}_{model.bundle.fingerprint}.npy"
+        if not (self.work / name).is_file():
+            pairs = [(pair.query, pair.document) for pair in getattr(self, split)]
+            np.save(self.work / name, model.outputs(pairs).calibrated)
+        known: NDArray[np.float32] = np.load(self.work / name)
+        return known
+
+    def labels(self, split: str) -> NDArray[np.int64]:
+        """Return the labels of a split, (N,)."""
+        return np.array([int(pair.level) for pair in getattr(self, split)], dtype=np.int64)
+
+    def queries(self, split: str) -> list[str]:
+        """Return the query of each pair of a split."""
+        return [pair.query for pair in getattr(self, split)]
 
 
 def made_models(
@@ -115,7 +144,7 @@ def made_models(
             export(overwrite=True, on_step=on_step)
         read_bundle(bundle)
     unseen = [pair for pair in pairs["train"] if pair.query not in queries]
-    return Models(*bundles, unseen, pairs["dev"], pairs["test"])
+    return Models(*bundles, work, unseen, pairs["dev"], pairs["test"])
 
 
 def _best(config: ScoreConfig | DistillConfig, result: TrainResult) -> Path:
@@ -127,13 +156,3 @@ def _best(config: ScoreConfig | DistillConfig, result: TrainResult) -> Path:
     if result.stopped in ("interrupted", "terminated"):
         raise KeyboardInterrupt(f"interrupted at step {result.steps}; the same command goes on")
     return Path(config.run.output) / "best"
-
-
-def outputs_of(model: PairModel, pairs: Sequence[LabelledPair]) -> NDArray[np.float32]:
-    """Return what a calibration takes, (N,) or (N, C)."""
-    return model.outputs([(pair.query, pair.document) for pair in pairs]).calibrated
-
-
-def labels_of(pairs: Sequence[LabelledPair]) -> NDArray[np.int64]:
-    """Return the labels, (N,)."""
-    return np.array([int(pair.level) for pair in pairs], dtype=np.int64)

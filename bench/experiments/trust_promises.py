@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from bench.experiments.trust_models import Models, labels_of, outputs_of
+from bench.experiments.trust_models import Models
 from relsdk.calibration import fit_calibration, promise_precision
 from relsdk.errors import CalibrationError
-from relsdk.models.open import open_pair_model
 
 PRECISIONS = (0.8, 0.9, 0.95)
 LEVELS = (1, 2, 3)
@@ -134,14 +133,13 @@ def _summary(
 
 def promises_from_dev(models: Models) -> list[dict[str, Any]]:
     """Calibrate the encoder on dev, promise, and look once at test: an illustration, one draw of many."""
-    model = open_pair_model(models.encoder, threads=1)
-    dev, test = (outputs_of(model, pairs) for pairs in (models.dev, models.test))
-    labels, queries = labels_of(models.dev), [pair.query for pair in models.dev]
+    dev, test = models.outputs("encoder", "dev"), models.outputs("encoder", "test")
+    labels, queries = models.labels("dev"), models.queries("dev")
     calibration, _ = fit_calibration(dev, labels, queries)
     fitted, wanted = (calibration.probabilities(outputs) for outputs in (dev, test))  # (N, L)
     rows: list[dict[str, Any]] = []
     for level, precision in product(LEVELS, PRECISIONS):
-        shares, right = wanted[:, level:].sum(axis=1), labels_of(models.test) >= level
+        shares, right = wanted[:, level:].sum(axis=1), models.labels("test") >= level
         row: dict[str, Any] = {"level": level, "target_precision": precision}
         try:
             promise = promise_precision(
