@@ -230,6 +230,9 @@ def test_the_command_line(relsdk, world, calibration, index, tmp_path):
     code, _, err = relsdk("calibrate", folder, tmp_path / "pairs.jsonl", "--level", "1")
     assert code == 2
     assert "go together" in err
+    code, _, err = relsdk("calibrate", folder, tmp_path / "pairs.jsonl", "--confidence", "0.9")
+    assert code == 2
+    assert "pass --target-precision and --level" in err
     code, out, err = relsdk(*arguments, "--index", index.path, "--json")
     assert code == 0, err
     (report,) = json.loads(out)["calibrations"]
@@ -238,6 +241,7 @@ def test_the_command_line(relsdk, world, calibration, index, tmp_path):
     assert len(made) + len(report["refusals"]) == 4
     code, out, err = relsdk(*ask, "--min-level", "1", "--mode", "hybrid")
     assert code == 0, err
+    assert "promised to be 30% of level 1 or above" in out
 
 
 def test_a_corrected_calibration_promises_for_what_is_not_labelled(world, tmp_path):

@@ -23,6 +23,9 @@ from relsdk.tools.evaluation import CalibrationReport, calibrate_bundle
 __all__ = ["calibrate"]
 
 
+_CONFIDENCE = 0.95
+
+
 @click.command(epilog="Example: relsdk calibrate bundle pairs.jsonl --target-precision 0.9 --level 2")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("pairs", metavar="PAIRS")
@@ -77,9 +80,7 @@ __all__ = ["calibrate"]
 @click.option(
     "--confidence",
     type=click.FloatRange(0.5, 1, max_open=True),
-    default=0.95,
-    show_default=True,
-    help="With --target-precision: the share of calibrations that keep their promise.",
+    help="With --target-precision: the share of calibrations that keep their promise [default: 0.95].",
 )
 @threads_option
 @input_options
@@ -96,7 +97,7 @@ def calibrate(
     unlabelled: str | None,
     precisions: tuple[float, ...],
     levels: tuple[int, ...],
-    confidence: float,
+    confidence: float | None,
     threads: int | None,
     as_json: bool,
     reading: dict[str, Any],
@@ -126,12 +127,14 @@ def calibrate(
     """
     if bool(precisions) != bool(levels):
         raise InputError("--target-precision and --level go together")
-    targets = list(product(levels, precisions))
+    if confidence is not None and not precisions:
+        raise InputError("--confidence is that of a promise; pass --target-precision and --level as well")
+    targets, sure = list(product(levels, precisions)), _CONFIDENCE if confidence is None else confidence
     _check_index(index, queries, alone=not (encoder or truncate_dim or random_negatives or unlabelled))
     labelled = list(read_pairs(pairs, **reading))
     if index is not None:
         searched = None if queries is None else [query.text for query in read_queries(queries, **reading)]
-        promised: dict[str, Any] = {"targets": targets, "confidence": confidence}
+        promised: dict[str, Any] = {"targets": targets, "confidence": sure}
         calibrate_index(index, bundle, labelled, variants, threads, as_json, searched, **promised)
         return
     companion, truncate_dim = open_companion(encoder, threads, truncate_dim)
@@ -142,7 +145,7 @@ def calibrate(
         truncate_dim=truncate_dim,
         encoder=companion,
         targets=targets,
-        confidence=confidence,
+        confidence=sure,
         threads=threads,
         random_documents=random_negatives or 0,
         unlabelled=None if unlabelled is None else list(read_unlabelled_pairs(unlabelled, **reading)),

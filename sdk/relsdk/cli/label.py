@@ -85,9 +85,8 @@ def suggest(
     else:
         _echo_chosen(output, len(chosen), number, strata if calibrated else None)
     if number < _LEAST_QUERIES:
-        echo(
-            f"relsdk calibrate needs pairs of at least {_LEAST_QUERIES} queries; give more queries", err=True
-        )
+        more = "raise -n" if count < _LEAST_QUERIES else "give more queries"
+        echo(f"relsdk calibrate needs pairs of at least {_LEAST_QUERIES} queries; {more}", err=True)
     elif len(chosen) < count:
         echo(f"there are no more hits to choose from than {len(chosen):,}; give more queries", err=True)
     if not as_json:

@@ -153,7 +153,7 @@ def query(
             name = "" if source is None else f"{one.id}  "
             if one is not queries[0]:
                 echo()
-            echo(f"{name}{one.text}  ({_summary(hits, bool(where), min_level)})", bold=True)
+            echo(f"{name}{one.text}  ({_summary(hits, bool(where), min_level, min_precision)})", bold=True)
             echo_hits(hits, offset=offset, fields=fields)
             if hits.outside:
                 echo(f"levels are less sure for this query: {'; '.join(hits.outside)}", err=True)
@@ -204,12 +204,14 @@ def _say_why_no_levels(embedder: Embedder) -> None:
         echo(error, err=True)
 
 
-def _summary(hits: SearchResult, filtered: bool, min_level: int | None) -> str:
+def _summary(hits: SearchResult, filtered: bool, min_level: int | None, min_precision: float | None) -> str:
     left = ""
     if filtered and hits.matching is not None:
         left = f" among the {counted(hits.matching, 'document')} that the filter leaves"
     skipped = f", {hits.skipped} of {hits.candidates} candidates not scored" if hits.skipped else ""
     level = f" of level {min_level} or above" if min_level else ""
+    if min_precision is not None:  # which keeps hits by P(level >= k), whatever their most probable level
+        level = f" promised to be {min_precision:.0%} of level {min_level or 2} or above"
     none = hits.nothing_relevant
     verdict = "" if none is None or none < 0.5 else f", nothing relevant (p = {none:.2f})"
     return f"{counted(len(hits), 'hit')}{level}{left}, {hits.elapsed_ms:.1f} ms{skipped}{verdict}"
