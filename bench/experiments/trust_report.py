@@ -46,7 +46,7 @@ def promise_table(found: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for one in found:
         cells = [
-            f">= {one['level']}",
+            at_least(one["level"]),
             f"{one['target_precision']:g}",
             f"{one['promised']} of {one['splits']}",
             f"{one['plain_broken_share']:.0%}",
@@ -69,7 +69,7 @@ def promise_table(found: Sequence[Mapping[str, Any]]) -> str:
 
 def _from_dev(found: Sequence[Mapping[str, Any]], pairs: Mapping[str, int]) -> str:
     rows = [
-        [f">= {one['level']}", f"{one['target_precision']:g}"]
+        [at_least(one["level"]), f"{one['target_precision']:g}"]
         + (
             ["refused", "", "", "", ""]
             if "refused" in one
@@ -171,6 +171,11 @@ def _sample(found: Mapping[str, Any], pairs: Mapping[str, int]) -> str:
         "that nothing relevant (level >= 2) is there?",
         markdown(("relevant documents in the index", "queries", "says nothing relevant"), rows),
     )
+
+
+def at_least(level: int) -> str:
+    """Name a level and those above it."""
+    return str(level) if level == 3 else f">= {level}"
 
 
 def section(title: str, text: str, *parts: str) -> str:
