@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 from bench.experiments.ssra_report import markdown
@@ -37,7 +38,21 @@ def _promises(found: Sequence[Mapping[str, Any]], pairs: Mapping[str, int]) -> s
         "median precision on the rest less what was promised, of the splits whose threshold had at least "
         "500 pairs and did not let all through. Best recall: of the lowest threshold that has the "
         "precision on the rest.",
+        _of_a_sample(2000 / (pairs["unseen"] - 2000)),
         promise_table(found),
+    )
+
+
+def _of_a_sample(ratio: float) -> str:
+    """Say how often a test of 5 % breaks where the rest is a sample, too.
+
+    Args:
+        ratio: Of fitted pairs to those of the rest; both are of one set.
+    """
+    seen = NormalDist().cdf(NormalDist().inv_cdf(0.05) / (1 + ratio) ** 0.5)
+    return (
+        "The rest is a sample, too, and what the fitted pairs have too much it has too little: a promise "
+        f"that is broken in exactly 5 % of cases is broken in {seen:.1%} of such splits."
     )
 
 
@@ -166,6 +181,7 @@ def _sample(found: Mapping[str, Any], pairs: Mapping[str, int]) -> str:
         "The sample corpus: search over the whole index, exact levels",
         f"{size}, the first ten hits of each, by the same encoder, which never saw this corpus; calibrated "
         "on the hits of a half of the queries, measured on those of the others.",
+        _of_a_sample(1.0),
         promise_table(found["promises"]),
         "The relevant documents of every second query are left out of the index. How often does search say "
         "that nothing relevant (level >= 2) is there?",
