@@ -70,7 +70,11 @@ def main(
         if name in read_rows(output):
             continue
         click.echo(name, err=True)
-        row = {"machine": machine_record(seed), "pairs": counts(models), "found": measure()}
+        row = {
+            "machine": machine_record(seed),
+            "pairs": {**counts(models), "fitted": pairs},
+            "found": measure(),
+        }
         output.parent.mkdir(parents=True, exist_ok=True)
         add_to(output, name, row, write_report)
         click.echo(json.dumps(row["found"]), err=True)
