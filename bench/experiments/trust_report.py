@@ -33,7 +33,7 @@ def _promises(found: Sequence[Mapping[str, Any]], pairs: Mapping[str, int]) -> s
         "Promises of precision, confidence 0.95",
         f"{splits} splits by query of {pairs['unseen']:,} pairs of train: a calibration and its promises "
         f"from {pairs['fitted']:,} of them, precision on the rest. A promise may be broken in 5 % of the "
-        "splits; beside it the interval of that share (Wilson), a little too narrow since splits share pairs. "
+        "splits; beside it the interval of that share (Wilson), too narrow since splits share pairs. "
         '"Without a '
         'promise": the lowest threshold that has the precision on the pairs it was chosen on. Given away: '
         "median precision on the rest less what was promised, of the splits whose threshold had at least "
