@@ -15,6 +15,7 @@ from relsdk_training.cli import judge as cli
 from relsdk_training.judge.grader import EndpointGrader, Opinion
 from relsdk_training.judge.grades import count_cost, grade_pairs
 from relsdk_training.query_models.chat_endpoint import ChatEndpoint
+from tests.default_signals import WITH_DEFAULT_SIGNALS
 from tests.threads import PATIENCE, wait_for
 from tests.training.chat_server import ChatServer, choices
 
@@ -164,6 +165,7 @@ def test_a_stopped_command_keeps_what_was_paid(server, pairs, tmp_path):
 
     server.replies = [reply, hold]
     command = [
+        *WITH_DEFAULT_SIGNALS,
         sys.executable,
         "-m",
         "relsdk",
@@ -192,7 +194,8 @@ def test_a_stopped_command_keeps_what_was_paid(server, pairs, tmp_path):
 
 def test_a_second_interrupt_does_not_wait(server, pairs, tmp_path):
     server.replies = ["hold"]
-    command = [sys.executable, "-m", "relsdk", "judge", str(pairs), "--endpoint", server.url]
+    command = [*WITH_DEFAULT_SIGNALS, sys.executable, "-m", "relsdk", "judge", str(pairs)]
+    command += ["--endpoint", server.url]
     command += ["--model", "qwen", "-o", str(tmp_path / "grades.jsonl"), "--timeout", str(100 * PATIENCE)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         wait_for(lambda: process.poll() is not None or len(server.bodies) == 4)
