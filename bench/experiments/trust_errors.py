@@ -129,6 +129,7 @@ def shifted_priors(models: Models, *, seed: int, draws: int = 20) -> dict[str, A
     labelled = calibration.probabilities(dev).mean(axis=0)  # (L,)
     labels, queries = models.labels("test"), np.array(models.queries("test"))
     irrelevant, others = np.flatnonzero(labels == 0), np.flatnonzero(labels > 0)
+    irrelevant = irrelevant[: int(len(others) / (1 / IRRELEVANT - 1))]  # all, where test has enough others
     count = round(len(irrelevant) * (1 / IRRELEVANT - 1))
     found: dict[str, list[list[float]]] = {"before": [], "after": []}
     for draw in range(draws):
