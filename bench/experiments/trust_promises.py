@@ -54,7 +54,10 @@ def kept_promises(
     for fitted in fitting_rows(queries, pairs, splits, seed):
         rest = ~fitted
         own = [query for query, one in zip(queries, fitted, strict=True) if one]
-        calibration, _ = fit_calibration(outputs[fitted], labels[fitted], own)
+        try:
+            calibration, _ = fit_calibration(outputs[fitted], labels[fitted], own)
+        except CalibrationError:
+            continue  # nothing is promised
         probabilities = calibration.probabilities(outputs)  # (N, L)
         for level, precision in found:
             shares = probabilities[:, level:].sum(axis=1)

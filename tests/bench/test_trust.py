@@ -49,7 +49,7 @@ def test_the_whole_at_toy_size(toy_checkpoint, tmp_path):
     shared = toy_shared(tmp_path / "shared", toy_checkpoint)
     output = tmp_path / "trust.json"
     arguments = ["--shared", shared, "--output", output, "--work", tmp_path / "work", "--steps", 3]
-    arguments += ["--labels", 150, "--pairs", 200, "--splits", 3, "--documents", 200]
+    arguments += ["--labels", 150, "--pairs", 200, "--splits", 3, "--documents", 1000]
     done = run("bench.experiments.trust", *arguments)
     assert done.exit_code == 0, done.output
     rows = json.loads(output.read_text())
