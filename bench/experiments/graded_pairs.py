@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from bench.experiments.data import near_pairs, query_texts, split_qbqtc
 from bench.experiments.graded_pairs_report import write_report
+from bench.experiments.rows import check_ended
 from bench.harness.machine import machine_record
 from relsdk.calibration import fit_calibration
 from relsdk.files.atomic import hold_lock
@@ -235,10 +236,7 @@ def experiment(recipe: str, settings: list[str], test: Path, partner: Path | Non
     config = load_config(kind, RECIPES / f"{recipe}.toml", settings)
     output = Path(config.run.output)
     result: TrainResult = task(config, resume=output.exists(), on_step=_print)
-    if result.stopped in ("interrupted", "terminated"):
-        raise click.ClickException(
-            f"interrupted at step {result.steps}, no row is written; the same command goes on"
-        )
+    check_ended(result)
     for state in output.glob("state-*"):
         shutil.rmtree(state)
     checkpoint, best = output / "best", result.best

@@ -1,6 +1,10 @@
-"""The keys of `bench/results/ssra.json`: "name / labelled pairs / steps / seed"."""
+"""Rows of results: keys of "name / labelled pairs / steps / seed", and that a training has ended."""
 
 from __future__ import annotations
+
+import click
+
+from relsdk_training.engine.loop import TrainResult
 
 
 def row_key(name: str, budget: int, steps: int, seed: int) -> str:
@@ -17,3 +21,15 @@ def study_of(key: str) -> tuple[int, int]:
     """Return labelled pairs and steps: rows that may be compared share both."""
     _, budget, steps, _ = key.split(" / ")
     return int(budget), int(steps)
+
+
+def check_ended(result: TrainResult) -> None:
+    """Refuse a training that was interrupted.
+
+    Raises:
+        click.ClickException: It was; the same command goes on.
+    """
+    if result.stopped in ("interrupted", "terminated"):
+        raise click.ClickException(
+            f"interrupted at step {result.steps}, no row is written; the same command goes on"
+        )

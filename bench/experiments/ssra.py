@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from bench.experiments.graded_pairs import add_to, read_rows
 from bench.experiments.level_control import first_repeats, outside_agreement
-from bench.experiments.rows import row_key
+from bench.experiments.rows import check_ended, row_key
 from bench.experiments.ssra_report import against, write_report
 from bench.harness.machine import machine_record
 from relsdk.bundle import is_scorer_folder
@@ -208,10 +208,7 @@ def supervised(config: SsraConfig, run: Path, data: DataConfig) -> dict[str, Any
         run=replace(embed.run, output=str(run), seed=config.run.seed, threads=config.run.threads),
     )
     result = train_embed(settings, resume=run.exists(), on_step=lambda s, n, _: _print("embed", s, n))
-    if result.stopped in ("interrupted", "terminated"):
-        raise click.ClickException(
-            f"interrupted at step {result.steps}, no row is written; the same command goes on"
-        )
+    check_ended(result)
     return {
         "encoder": str(run / "best"),
         "dev": result.best,

@@ -60,11 +60,13 @@ def main(
         "promises": lambda: kept_promises(
             models.outputs("encoder", "unseen"), *unseen, pairs=pairs, splits=splits, seed=seed
         ),
-        "few labels": lambda: few_labels(models.outputs("encoder", "unseen"), *unseen, seed=seed),
+        "few labels": lambda: few_labels(
+            models.outputs("encoder", "unseen"), *unseen, seed=seed, draws=min(splits, 100)
+        ),
         "errors": lambda: measured_errors(models),
         "from dev to test": lambda: promises_from_dev(models),
-        "prior shift": lambda: shifted_priors(models, seed=seed),
-        "sample corpus": lambda: measured_sample(models, documents=documents, seed=seed),
+        "prior shift": lambda: shifted_priors(models, seed=seed, draws=min(splits, 20)),
+        "sample corpus": lambda: measured_sample(models, documents=documents, seed=seed, splits=splits),
     }
     for name, measure in parts.items():
         if name in read_rows(output):

@@ -10,13 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.experiments.trust_models import Models
-from bench.experiments.trust_promises import fitting_rows
+from bench.experiments.trust_promises import fitting_rows, kept_promise
 from relsdk.bundle import read_bundle
 from relsdk.calibration import (
     estimate_level_shares,
     fit_calibration,
     fit_pool,
-    promise_precision,
     shift_prior,
 )
 from relsdk.errors import CalibrationError
@@ -57,7 +56,7 @@ def measured_errors(models: Models) -> list[dict[str, Any]]:
 
 
 def few_labels(
-    outputs: NDArray[np.float32], labels: Int, queries: Sequence[str], *, seed: int, draws: int = 100
+    outputs: NDArray[np.float32], labels: Int, queries: Sequence[str], *, seed: int, draws: int
 ) -> list[dict[str, Any]]:
     """Say what a calibration on few pairs gives: its error, and a threshold with its promise.
 
@@ -74,7 +73,6 @@ def few_labels(
         the threshold: median and 90 % interval over the draws.
     """
     level, precision = FEW_CASE
-    right = labels >= level
     rows = []
     for pairs in (number for number in FEW if 2 * number <= len(labels)):  # the rest is to be more
         found: dict[str, list[float]] = {"ece": [], "precision": [], "recall": []}
@@ -90,15 +88,10 @@ def few_labels(
             rest = ~fitted
             found["ece"].append(expected_calibration_error(labels[rest], probabilities[rest]))
             shares = probabilities[:, level:].sum(axis=1)
-            try:
-                promise = promise_precision(
-                    shares[fitted], labels[fitted], own, level=level, precision=precision
-                )
-            except CalibrationError:
-                continue
-            kept = shares[rest] >= promise.threshold
-            found["precision"].append(float(right[rest][kept].mean()))
-            found["recall"].append(float(kept[right[rest]].mean()))
+            kept = kept_promise(shares, labels, queries, fitted, level, precision)
+            if kept is not None:
+                found["precision"].append(kept["precision"])
+                found["recall"].append(kept["recall"])
         rows.append(
             {
                 "pairs": pairs,
@@ -117,7 +110,7 @@ def _spread(values: Sequence[float]) -> list[float] | None:
     return [round(float(one), 4) for one in np.quantile(values, (0.05, 0.5, 0.95))] if values else None
 
 
-def shifted_priors(models: Models, *, seed: int, draws: int = 20) -> dict[str, Any]:
+def shifted_priors(models: Models, *, seed: int, draws: int) -> dict[str, Any]:
     """Correct a calibration of dev for pairs of test most of which are irrelevant, without their labels.
 
     Returns:
@@ -139,12 +132,10 @@ def shifted_priors(models: Models, *, seed: int, draws: int = 20) -> dict[str, A
         shares = estimate_level_shares(before, queries[rows].tolist(), labelled)
         after = shift_prior(calibration, shares).probabilities(test[rows])
         for name, probabilities in (("before", before), ("after", after)):
-            report = grade_report(labels[rows], probabilities, queries[rows].tolist())
-            if report.debiased_ece is None or report.debiased_ece_at_least is None:
-                raise RuntimeError("a report with queries has debiased errors")
-            errors = [report.debiased_ece, *report.debiased_ece_at_least]
+            report = grade_report(labels[rows], probabilities, queries[rows].tolist()).to_dict()
+            errors = [report["debiased_ece"], *report["debiased_ece_at_least"]]
             share = float(probabilities[:, 0].mean())
-            found[name].append([*(error.value for error in errors), share])
+            found[name].append([*(error["value"] for error in errors), share])
     row: dict[str, Any] = {"draws": draws, "pairs": len(irrelevant) + count, "share": IRRELEVANT}
     for name, values in found.items():
         *ece, share = np.mean(values, axis=0).round(5).tolist()

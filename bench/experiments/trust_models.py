@@ -13,23 +13,22 @@ from numpy.typing import NDArray
 from bench.experiments.data import query_texts
 from bench.experiments.llm_labels import made_row, study
 from bench.experiments.llm_labels_report import ALONE
-from relsdk.bundle import read_bundle
+from bench.experiments.rows import check_ended
+from relsdk.files.atomic import replaced_file
 from relsdk.formats import read_pairs
 from relsdk.models.open import open_pair_model
 from relsdk.records import LabelledPair
 from relsdk_export.encoder import export_encoder
 from relsdk_export.scorer import export_scorer
 from relsdk_training.config.files import RECIPES, load_config
-from relsdk_training.config.settings import DataConfig, DistillConfig, ScoreConfig
+from relsdk_training.config.settings import DistillConfig, ScoreConfig
+from relsdk_training.config.ssra import SsraConfig
 from relsdk_training.data.pairs import read_splits
-from relsdk_training.engine.loop import TrainResult
 from relsdk_training.runs.distill import train_distill
 from relsdk_training.runs.score import train_score
 
 # Texts that the query tower learns from; what it loses by so few is not what is measured here.
 TOWER_TEXTS = 5000
-# The share of levels 1 and 2, as in the study of few labels.
-RARE_SHARE = 0.045
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,8 @@ class Models:
         name = f"trust_{kind}_{split}_{model.variant.name}_{model.bundle.fingerprint}.npy"
         if not (self.work / name).is_file():
             pairs = [(pair.query, pair.document) for pair in getattr(self, split)]
-            np.save(self.work / name, model.outputs(pairs).calibrated)
+            with replaced_file(self.work / name) as stream:
+                np.save(stream, model.outputs(pairs).calibrated)
         known: NDArray[np.float32] = np.load(self.work / name)
         return known
 
@@ -92,45 +92,19 @@ def made_models(
     on_step: Callable[[str], None],
 ) -> Models:
     """Train and export what is not there yet; the encoder is that of `make llm-real` if it ran in WORK."""
-    kuake, backbone = shared / "data/kuake_qtr", shared / "models/me5-small-zh"
+    backbone = shared / "models/me5-small-zh"
     folder = work / f"llm_{labels}_{steps}_{seed}" / ALONE.replace(" ", "_")
-    on_step("the encoder")
     settings = [*study(shared, backbone, labels, steps, seed), *overrides]
+    on_step("the encoder")
     encoder = Path(made_row(ALONE, settings, shared / "data/llm", folder, backbone)["encoder"])
-    files = {split: str(kuake / f"{split}.jsonl") for split in ("train", "dev", "test")}
-    learned = read_splits(DataConfig(**files, rare_share=RARE_SHARE, limit=labels), seed)["train"]
-    queries = {pair.query for pair in learned}
-    pairs = {split: list(read_pairs(file)) for split, file in files.items()}
-    own = [one for one in overrides if one.startswith("run.")]
-    common = [f"model.checkpoint={encoder}", f"data.dev={files['dev']}", f"run.seed={seed}", *own]
-
+    data = load_config(SsraConfig, RECIPES / "ssra.toml", settings).data
+    common = [f"model.checkpoint={encoder}", *(one for one in settings if one.startswith("run."))]
     on_step("the score model of the same labels")
-    config = load_config(
-        ScoreConfig,
-        RECIPES / "score.toml",
-        [
-            *common,
-            *(f"data.{split}={file}" for split, file in files.items()),
-            f"data.rare_share={RARE_SHARE}",
-            f"data.limit={labels}",
-            f"run.output={work / f'trust_scorer_{seed}'}",
-        ],
-    )
-    scorer = _best(config, train_score(config, resume=Path(config.run.output).exists()))
-
+    own = [one for one in settings if one.startswith("data.")]
+    scorer = _trained_scorer([*common, *own, f"run.output={work / f'trust_scorer_{seed}'}"])
     on_step("the query tower")
-    texts = query_texts(shared, work / "query_texts.txt")
-    distill = load_config(
-        DistillConfig,
-        RECIPES / "static.toml",
-        [
-            *common,
-            f"distill.queries=['{texts}']",
-            f"distill.limit={TOWER_TEXTS}",
-            f"run.output={work / f'trust_tower_{seed}'}",
-        ],
-    )
-    tower = _best(distill, train_distill(distill, resume=Path(distill.run.output).exists()))
+    own = [f"data.dev={data.dev}", f"distill.queries=['{query_texts(shared, work / 'query_texts.txt')}']"]
+    tower = _trained_tower([*common, *own, f"run.output={work / f'trust_tower_{seed}'}"])
 
     on_step("export")
     bundles = [work / f"trust_{kind}_{seed}.bundle" for kind in ("encoder", "tower", "scorer")]
@@ -140,19 +114,23 @@ def made_models(
         partial(export_scorer, scorer, bundles[2]),
     )
     for bundle, export in zip(bundles, exports, strict=True):
-        if not (bundle / "relsdk.json").is_file():
-            export(overwrite=True, on_step=on_step)
-        read_bundle(bundle)
-    unseen = [pair for pair in pairs["train"] if pair.query not in queries]
-    return Models(*bundles, work, unseen, pairs["dev"], pairs["test"])
+        if not bundle.exists():
+            export(on_step=on_step)
+    learned = {pair.query for pair in read_splits(data, seed)["train"]}
+    train, dev, test = (list(read_pairs(file)) for file in (data.train, data.dev, data.test))
+    return Models(*bundles, work, [pair for pair in train if pair.query not in learned], dev, test)
 
 
-def _best(config: ScoreConfig | DistillConfig, result: TrainResult) -> Path:
-    """Return the best checkpoint of a run that went to its end.
+def _trained_scorer(settings: list[str]) -> Path:
+    """Train a score model, or go on with it; return its best checkpoint."""
+    config = load_config(ScoreConfig, RECIPES / "score.toml", settings)
+    check_ended(train_score(config, resume=Path(config.run.output).exists()))
+    return Path(config.run.output) / "best"
 
-    Raises:
-        KeyboardInterrupt: It was interrupted; the same command goes on.
-    """
-    if result.stopped in ("interrupted", "terminated"):
-        raise KeyboardInterrupt(f"interrupted at step {result.steps}; the same command goes on")
+
+def _trained_tower(settings: list[str]) -> Path:
+    """Train a query tower without layers, or go on with it; return its best checkpoint."""
+    recipe = RECIPES / "static.toml"
+    config = load_config(DistillConfig, recipe, [*settings, f"distill.limit={TOWER_TEXTS}"])
+    check_ended(train_distill(config, resume=Path(config.run.output).exists()))
     return Path(config.run.output) / "best"

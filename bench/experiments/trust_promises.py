@@ -65,27 +65,51 @@ def kept_promises(
             simple = lowest_threshold(shares[fitted], right[fitted], precision)
             reached = right[rest][shares[rest] >= simple]
             plain[level, precision] += bool(len(reached) and reached.mean() < precision)
-            try:
-                promise = promise_precision(
-                    shares[fitted], labels[fitted], own, level=level, precision=precision
-                )
-            except CalibrationError:
-                continue
-            kept = shares[rest] >= promise.threshold
-            best = lowest_threshold(shares[rest], right[rest], precision)
-            found[level, precision].append(
-                {
-                    "precision": float(right[rest][kept].mean()),
-                    "recall": float(kept[right[rest]].mean()),
-                    "best_recall": float((shares[rest] >= best)[right[rest]].mean()),
-                    "pairs": float((shares[fitted] >= promise.threshold).sum()),
-                    "all": float(kept.all()),
-                }
-            )
+            kept = kept_promise(shares, labels, queries, fitted, level, precision)
+            if kept is not None:
+                best = lowest_threshold(shares[rest], right[rest], precision)
+                kept["best_recall"] = float((shares[rest] >= best)[right[rest]].mean())
+                found[level, precision].append(kept)
     return [
         _summary(level, precision, rows, splits, plain[level, precision])
         for (level, precision), rows in found.items()
     ]
+
+
+def kept_promise(
+    shares: Float,
+    labels: Int,
+    queries: Sequence[str],
+    fitted: NDArray[np.bool_],
+    level: int,
+    precision: float,
+) -> dict[str, float] | None:
+    """Promise a precision by some of the pairs, and look at the rest.
+
+    Args:
+        shares: (N,) P(level >= `level`).
+        labels: (N,) levels.
+        queries: N of them.
+        fitted: (N,) which pairs promise.
+        level: Of the promise.
+        precision: Of the promise.
+
+    Returns:
+        `precision` and `recall` on the rest, how many fitted `pairs` lie above the threshold, and whether
+        `all` of the rest do; None where nothing can be promised.
+    """
+    own = [query for query, one in zip(queries, fitted, strict=True) if one]
+    try:
+        promise = promise_precision(shares[fitted], labels[fitted], own, level=level, precision=precision)
+    except CalibrationError:
+        return None
+    above, right = shares[~fitted] >= promise.threshold, labels[~fitted] >= level
+    return {
+        "precision": float(right[above].mean()),
+        "recall": float(above[right].mean()),
+        "pairs": float(promise.pairs),
+        "all": float(above.all()),
+    }
 
 
 def fitting_rows(queries: Sequence[str], pairs: int, splits: int, seed: int) -> Iterator[NDArray[np.bool_]]:

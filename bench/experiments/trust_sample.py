@@ -20,10 +20,9 @@ from relsdk_sample.parse import parse
 
 # Hits of each query that are graded, as a page shows them.
 HITS = 10
-SPLITS = 200
 
 
-def measured_sample(models: Models, *, documents: int, seed: int, splits: int = SPLITS) -> dict[str, Any]:
+def measured_sample(models: Models, *, documents: int, seed: int, splits: int) -> dict[str, Any]:
     """Search the whole corpus, grade what is found exactly, and calibrate on a half of the queries.
 
     Returns:

@@ -10,6 +10,7 @@ from scipy import special, stats
 
 from relsdk.calibration import Promise, promise_precision
 from relsdk.calibration._beta import regularised_incomplete_beta, student_quantile
+from relsdk.calibration._promise import _first_count, _pairs_to_show
 from relsdk.errors import CalibrationError, InputError
 from relsdk.typed_json import convert_json
 
@@ -32,6 +33,14 @@ def names(numbers):
 def promise(shares, right, queries, **wanted):
     """Promise for level >= 1, with labels of 0 and 1."""
     return promise_precision(shares, np.asarray(right, dtype=int), names(queries), level=1, **wanted)
+
+
+@pytest.mark.parametrize(("pairs", "error"), [(700, 0.025), (2000, 0.05)])
+def test_how_many_pairs_a_promise_of_090_needs(pairs, error):
+    """As docs/concepts.md has it: with so many errors in the best eighth it passes, a tenth less fails."""
+    needed = _pairs_to_show(error, 0.9, 0.95)
+    assert _first_count(0.9, 0.95, pairs) >= needed
+    assert pairs / 8 >= needed > 0.9 * pairs / 8
 
 
 def test_a_promise_by_hand():

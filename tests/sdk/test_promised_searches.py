@@ -9,11 +9,15 @@ from relsdk import Embedder, Index, RelevanceScorer, Searcher
 from relsdk.bundle import read_bundle
 from relsdk.calibration import HybridLink, Promise
 from relsdk.errors import BundleError, CalibrationError, IndexFolderError, InputError
+from relsdk.formats import write_documents
+from relsdk.index.opening import open_store
 from relsdk.models.bi_encoder import BiEncoder
 from relsdk.models.relevance_scorer import grade
+from relsdk.search._promised import least_share, promises_of_model
 from relsdk.tools.evaluation import calibrate_bundle
 from relsdk.tools.hybrid_calibration import calibrate_hybrid
 from relsdk_sample import generate
+from tests.toy_store import use_toy_stores
 from tests.toys import copy_bundle, read_description, write_description
 
 TARGETS = [(1, 0.3), (1, 0.15), (3, 0.9)]
@@ -100,6 +104,25 @@ def test_what_is_not_promised_is_refused(calibration, embedder, index):
         searcher.search("红烧肉", min_precision=0.1)
     with pytest.raises(InputError, match="min_level is 0"):
         searcher.search("红烧肉", min_level=0, min_precision=0.1)
+
+
+def test_a_store_is_searched_by_the_encoders_promise(embedder, world, relsdk, tmp_path, monkeypatch):
+    use_toy_stores(monkeypatch)
+    write_documents(tmp_path / "d.jsonl", world.documents)
+    uri, folder = f"milvus-lite:{tmp_path}/store#d", embedder.bundle.path
+    code, _, err = relsdk(
+        "index", "build", uri, "-m", folder, "--variant", "fp32", "-i", tmp_path / "d.jsonl"
+    )
+    assert code == 0, err
+    store = open_store(uri)
+    searcher, query = Searcher(embedder, store), world.queries[0].text
+    promised = least_share(promises_of_model(embedder), 1, 0.3)
+    found = searcher.search(query, k=50, min_level=1, min_precision=0.3)
+    assert ids(found) == above(searcher.search(query, k=50), 1, promised)
+    assert 0 < len(found) < 50
+    with pytest.raises(CalibrationError, match=r"--target-precision 0\.9 --level 2"):
+        searcher.search(query, min_precision=0.9)
+    store.close()
 
 
 def test_to_calibrate_again_takes_promises_back(world, tmp_path):

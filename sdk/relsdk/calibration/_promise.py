@@ -101,7 +101,7 @@ class _Seen(NamedTuple):
 
 
 def promise_precision(
-    shares: ArrayLike,
+    probabilities: ArrayLike,
     labels: ArrayLike,
     queries: Sequence[str],
     *,
@@ -118,8 +118,7 @@ def promise_precision(
     precision between queries over that of n independent pairs, and adjusted by Student's t for few queries.
 
     Args:
-        shares: (N,) P(level >= `level`) of each pair. Only their order matters
-            to the test.
+        probabilities: (N,) P(level >= `level`) of each pair. Only their order matters to the test.
         labels: (N,) levels 0-3.
         queries: N texts or names; pairs of one query are not independent.
         level: 1, 2 or 3; pairs of this level or above count as right.
@@ -132,15 +131,17 @@ def promise_precision(
         InputError: An argument is out of range, or shapes differ.
     """
     Promise.check(level, precision, confidence)
-    values, right = as_scores(shares), np.asarray(labels) >= level  # (N,)
+    values, right = as_scores(probabilities), np.asarray(labels) >= level  # (N,)
     weight = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=np.float64)
     if not values.shape == right.shape == weight.shape == (len(queries),) or not len(values):
         raise InputError(
-            f"{values.shape} shares, {right.shape} labels, {weight.shape} weights, {len(queries)} queries; "
-            "the same number of each is needed, and at least one"
+            f"{values.shape} probabilities, {right.shape} labels, {weight.shape} weights, "
+            f"{len(queries)} queries; the same number of each is needed, and at least one"
         )
     if (values < 0).any() or (values > 1).any():
-        raise InputError("shares must be probabilities, from 0 to 1")
+        raise InputError(
+            f"probabilities from {values.min():g} to {values.max():g}; allowed are those from 0 to 1"
+        )
     if not (np.isfinite(weight).all() and (weight > 0).all()):
         raise InputError("weights must be finite numbers above 0")
     order = np.argsort(-values, kind="stable")
@@ -257,7 +258,7 @@ def _pairs_needed(
 ) -> int | None:
     """Return with how many pairs the first threshold would probably pass; None where none would do.
 
-    The precision of the best of so many pairs is what their shares say: their labels are few.
+    The precision of the best of so many pairs is what their probabilities say: their labels are few.
     """
     total = len(values)
     expected = np.cumsum(values * weight) / np.cumsum(weight)  # (N,)

@@ -23,9 +23,6 @@ from relsdk.tools.evaluation import CalibrationReport, calibrate_bundle
 __all__ = ["calibrate"]
 
 
-_CONFIDENCE = 0.95
-
-
 @click.command(epilog="Example: relsdk calibrate bundle pairs.jsonl --target-precision 0.9 --level 2")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("pairs", metavar="PAIRS")
@@ -129,12 +126,13 @@ def calibrate(
         raise InputError("--target-precision and --level go together")
     if confidence is not None and not precisions:
         raise InputError("--confidence is that of a promise; pass --target-precision and --level as well")
-    targets, sure = list(product(levels, precisions)), _CONFIDENCE if confidence is None else confidence
+    promised: dict[str, Any] = {"targets": list(product(levels, precisions))}
+    if confidence is not None:
+        promised["confidence"] = confidence
     _check_index(index, queries, alone=not (encoder or truncate_dim or random_negatives or unlabelled))
     labelled = list(read_pairs(pairs, **reading))
     if index is not None:
         searched = None if queries is None else [query.text for query in read_queries(queries, **reading)]
-        promised: dict[str, Any] = {"targets": targets, "confidence": sure}
         calibrate_index(index, bundle, labelled, variants, threads, as_json, searched, **promised)
         return
     companion, truncate_dim = open_companion(encoder, threads, truncate_dim)
@@ -144,8 +142,7 @@ def calibrate(
         variants=variants,
         truncate_dim=truncate_dim,
         encoder=companion,
-        targets=targets,
-        confidence=sure,
+        **promised,
         threads=threads,
         random_documents=random_negatives or 0,
         unlabelled=None if unlabelled is None else list(read_unlabelled_pairs(unlabelled, **reading)),
