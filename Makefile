@@ -102,6 +102,7 @@ ssra-real: $(VENV)/.installed-dev ## SSRA and what it should beat on the real da
 	$(BIN)/python -m bench.experiments.ssra --shared $(SHARED) --output bench/results/ssra.json --work $(WORK) --outsider "$(WORK)/score_categorical_-_seed_0" --steps 100 --budget 2000 --budget 500 --seed 0
 
 llm-real: $(VENV)/.installed-dev ## What a language model's grades and queries are worth (../shared), hours; goes on where it was stopped -> bench/results/llm_labels.json
+	$(BIN)/python -m bench.experiments.llm_choices --shared $(SHARED) --output bench/results/llm_choices.json --work $(WORK)
 	$(BIN)/python -m bench.experiments.llm_labels --shared $(SHARED) --output bench/results/llm_labels.json --work $(WORK)
 
 level-control: $(VENV)/.installed-dev ## How often queries of llm-real's SSRA have the wanted level -> bench/results/level_control.json

@@ -9,6 +9,7 @@ not made again, and a run that was stopped goes on where it stood. Test is read 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -108,19 +109,35 @@ def study(shared: Path, backbone: Path, budget: int, steps: int, seed: int) -> l
     ]
 
 
-def made_row(name: str, settings: list[str], answers: Path, folder: Path, backbone: Path) -> dict[str, Any]:
-    """Train what a row is about; return where its encoder is, and what is worth telling."""
+def made_row(
+    name: str,
+    settings: list[str],
+    answers: Path,
+    folder: Path,
+    backbone: Path,
+    loss: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
+    """Train what a row is about; return where its encoder is, and what is worth telling.
+
+    Args:
+        name: Of `ROWS`.
+        settings: What `study` returned; more of them win over the row's own.
+        answers: Folder of the language model's answers.
+        folder: Where to train.
+        backbone: The untrained encoder.
+        loss: Settings of `[loss]` in place of the recipe's; not for SSRA.
+    """
     if name == BASE:
         return {"encoder": str(backbone)}
     grades, written = [f"{answers}/kuake_grades.jsonl"], [f"{answers}/kuake_written.jsonl"]
     if name in (CORRECTED, SSRA):  # they say how far the grades can be believed
         grades.append(f"{answers}/kuake_grades_dev.jsonl")
     if name in (AS_IT_IS, CORRECTED, SSRA):
-        settings = [*settings, f"data.weak={grades}"]
+        settings = [f"data.weak={grades}", *settings]
     if name in (AS_IT_IS, CORRECTED, SSRA, PROMPTED):
-        settings = [*settings, f"data.written={written}"]
+        settings = [f"data.written={written}", *settings]
     if name in (CORRECTED, SSRA):
-        settings = [*settings, f"data.human_last={HUMAN_LAST}"]
+        settings = [f"data.human_last={HUMAN_LAST}", *settings]
     if name == SSRA:
         return ssra_row(FULL, settings, folder, backbone, None)
     config = load_config(SsraConfig, RECIPES / "ssra.toml", [*settings, f"run.output={folder}"])
@@ -129,7 +146,7 @@ def made_row(name: str, settings: list[str], answers: Path, folder: Path, backbo
         data = replace(data, rare_share=0.0, limit=0)
     elif not data.limit:  # no label: no dev to choose by
         data = replace(data, train="", dev="", rare_share=0.0)
-    return supervised(config, folder, data)
+    return supervised(config, folder, data, loss)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
@@ -199,12 +200,15 @@ def made_row(
     return row
 
 
-def supervised(config: SsraConfig, run: Path, data: DataConfig) -> dict[str, Any]:
-    """Train the encoder on labelled pairs alone."""
+def supervised(
+    config: SsraConfig, run: Path, data: DataConfig, loss: Mapping[str, float] | None = None
+) -> dict[str, Any]:
+    """Train the encoder on labelled pairs alone, with other settings of the loss if any are given."""
     embed = embed_training(config)
     settings: EmbedConfig = replace(
         embed,
         data=data,
+        loss=replace(embed.loss, **(loss or {})),
         run=replace(embed.run, output=str(run), seed=config.run.seed, threads=config.run.threads),
     )
     result = train_embed(settings, resume=run.exists(), on_step=lambda s, n, _: _print("embed", s, n))

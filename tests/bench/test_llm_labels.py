@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from bench.experiments import llm_labels
+from bench.experiments import llm_choices, llm_labels
 from bench.experiments.llm_labels_report import _labels_for, pack, pooled_interval, unpack, write_report
 from bench.experiments.rows import row_key
 from bench.experiments.ssra_report import paired_interval
@@ -55,6 +55,31 @@ def test_the_study_at_toy_size(toy_checkpoint, tmp_path):
     assert "| 150 | labels alone | 1 |" in report
     before = output.read_bytes()
     assert run("bench.experiments.llm_labels", *arguments).exit_code == 0
+    assert output.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_the_choices_at_toy_size(toy_checkpoint, tmp_path):
+    shared = toy_shared(tmp_path / "shared", toy_checkpoint)
+    answers(shared)
+    output = tmp_path / "llm_choices.json"
+    arguments = ["--shared", shared, "--output", output, "--work", tmp_path / "work", "--steps", 3]
+    arguments += ["--budget", 150, "--budget", 0]
+    done = run("bench.experiments.llm_choices", *arguments)
+    assert done.exit_code == 0, done.output
+    rows = json.loads(output.read_text())
+    last = [name for name in llm_choices.CHOICES if name.startswith("human labels last")]
+    of = {key: row["settings"] for key, row in rows.items()}
+    assert of[row_key(last[0], 150, 3, 0)]["data"]["human_last"] == 0.15
+    assert of[row_key("list-wise Wasserstein, weight 1", 150, 3, 0)]["loss"]["wasserstein"] == 1.0
+    assert of[row_key(llm_choices.STUDY, 150, 3, 0)]["data"]["human_last"] == llm_labels.HUMAN_LAST
+    assert len(of) == 2 * len(llm_choices.CHOICES) - len(last)
+    report = output.with_suffix(".md").read_text().splitlines()
+    own, *others = (line for line in report if " weight 1 |" in line or f"| {llm_choices.STUDY} |" in line)
+    assert own.endswith("|  |")
+    assert all("[" in line for line in others if llm_choices.STUDY not in line)
+    before = output.read_bytes()
+    assert run("bench.experiments.llm_choices", *arguments).exit_code == 0
     assert output.read_bytes() == before
 
 
