@@ -23,6 +23,8 @@ _PASSED_OVER_BYTES = 64 << 20
 _UNREAD_BYTES = 256 << 20
 # A client that reads more slowly, after `Limits.send_seconds`, is left.
 _SLOWEST_BYTES_A_SECOND = 256 << 10
+# Where the server ends: who has connected has sent a request by then, or sends none.
+_LAST_REQUEST_SECONDS = 0.5
 # Java's client offers HTTP/2 with a request's head. The parser would drop the body of such a request, and a
 # server may pass over the offer (RFC 9110, 7.8). Both names are as long.
 _UPGRADES, _PASSED_OVER = (b"\r\nUpgrade:", b"\r\nupgrade:"), b"\r\nx-grade:"
@@ -81,6 +83,7 @@ class Connection(HttpToolsProtocol):
         self._passed_over = 0
         self._refusal = refusal
         self._refused = b""
+        self._is_last = False  # what it has begun with; the server ends
 
     @property
     def unread_bytes(self) -> int:
@@ -141,6 +144,8 @@ class Connection(HttpToolsProtocol):
                 self._refused = refusal
                 return
         super().on_headers_complete()
+        if self._is_last:
+            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         if self._refused:
@@ -156,7 +161,7 @@ class Connection(HttpToolsProtocol):
         if not self._refused:
             super().on_message_complete()
             return
-        keep = self.parser.should_keep_alive()
+        keep = self.parser.should_keep_alive() and not self._is_last
         self.transport.write(self._refused)
         self._refused = b""
         if keep:
@@ -180,6 +185,17 @@ class Connection(HttpToolsProtocol):
     def resume_writing(self) -> None:
         self._was_read()
         super().resume_writing()
+
+    def shutdown(self) -> None:
+        """End it after the request that it has begun with.
+
+        Of a client that has just connected the request is on its way: an end now would be a reset.
+        """
+        self._is_last = True
+        if not self._heads and not self._in_head:
+            self._wait(_LAST_REQUEST_SECONDS)
+        elif not self._in_head and not self._refused:
+            super().shutdown()
 
     def timeout_keep_alive_handler(self) -> None:
         if self.unread_bytes:

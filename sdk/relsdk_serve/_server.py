@@ -173,6 +173,25 @@ class _Server(uvicorn.Server):
             self.should_exit = True
             raise
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take those who have connected, and nobody after them; end when all are answered."""
+        # Whoever still waited in the listener's queue would be reset with it.
+        waiting = [taken for listener in sockets or [] for taken in _accept_all(listener)]
+        for server in self.servers:
+            server.close()
+        make_protocol: Any = self.config.http_protocol_class
+        protocol = partial(
+            make_protocol,
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
+        for taken in waiting:
+            with contextlib.suppress(OSError):  # it has gone again
+                await asyncio.get_running_loop().connect_accepted_socket(protocol, taken)
+        await asyncio.sleep(0.01)  # what the event loop accepted itself becomes a connection
+        await super().shutdown(sockets)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Take SIGINT, SIGTERM and SIGHUP; they are not raised again, since ending is what they ask for."""
@@ -205,6 +224,15 @@ class _Server(uvicorn.Server):
 
     def _stop_accepting(self) -> None:
         self.should_exit = True
+
+
+def _accept_all(listener: socket.socket) -> list[socket.socket]:
+    """Return the connections that wait in the queue of a socket that listens and does not block."""
+    taken = []
+    with contextlib.suppress(OSError):  # as many as there are, or as this process may open
+        while True:
+            taken.append(listener.accept()[0])
+    return taken
 
 
 async def _cancel_others() -> None:

@@ -106,7 +106,7 @@ def test_a_judge_that_knows_nothing_has_no_say():
 
 @pytest.fixture(scope="module")
 def world():
-    return generate(seed=3, n_documents=200, n_queries=20)
+    return generate(seed=3, n_documents=200, n_queries=10)
 
 
 @pytest.fixture(scope="module")

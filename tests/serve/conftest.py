@@ -1,5 +1,8 @@
 """A calibrated toy world: an encoder, a scorer, an index, and a server of them."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 pytest.importorskip("starlette", reason="needs the extra serve: pip install 'relsdk[serve,client]'")
@@ -37,11 +40,9 @@ def index_folder(encoder, tmp_path_factory):
 
 
 @pytest.fixture
-def own_index(encoder, tmp_path):
+def own_index(index_folder, tmp_path):
     """An index that a test may change."""
-    folder = tmp_path / "own.idx"
-    Index.build(folder, documents(), Embedder(encoder)).close()
-    return folder
+    return Path(shutil.copytree(index_folder, tmp_path / "own.idx"))
 
 
 @pytest.fixture(scope="session")
