@@ -136,23 +136,12 @@ def test_an_add_does_not_mix_the_vectors_of_two_encoders(own_index, encoder, tmp
         assert len(index) == 20
 
 
-def relsdk(*arguments):
-    done = subprocess.run(
-        [sys.executable, "-m", "relsdk", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-
-
-def test_other_processes_change_the_index(server, own_index, encoder, tmp_path):
-    """Answers follow within two seconds, and none fails."""
+def test_others_change_the_index(server, own_index, encoder, tmp_path, relsdk):
+    """By the commands, of which one is a process of its own. Answers follow, and none fails."""
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"_id": "extern", "text": "红烧肉怎么做才不腻"}\n', encoding="utf-8")
     add = ("index", "add", own_index, "--input", rows, "--model", encoder)
     steps = [
-        (add, lambda: shown("extern")),
         (("index", "delete", own_index, "extern"), lambda: not shown("extern")),
         *[(("index", "compact", own_index, "--full"), lambda: True)] * 2,
         (
@@ -166,8 +155,12 @@ def test_other_processes_change_the_index(server, own_index, encoder, tmp_path):
 
     failures = metric(server, "reload_failures_total")
     with ask_without_counting(server) as statuses:
+        command = [sys.executable, "-m", "relsdk", *map(str, add)]
+        subprocess.run(command, capture_output=True, check=True)
+        wait_for(lambda: shown("extern"))
         for command, visible in steps:
-            relsdk(*command)
+            code, _, err = relsdk(*command)
+            assert code == 0, err
             wait_for(visible)
     assert set(statuses) == {200}
     assert metric(server, "reload_failures_total") == failures

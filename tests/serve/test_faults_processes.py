@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from relsdk import Index
+from relsdk.index import verify_index
 from tests.serve.servers import Raw, request, running
 from tests.threads import PATIENCE, at_once, wait_for
 from tests.toys import copy_bundle
@@ -103,14 +104,14 @@ def test_sigterm_under_load(own_index, encoder):
 def test_what_was_accepted_without_waiting_is_written_before_the_end(own_index, encoder):
     with running(own_index, "--model", encoder) as process:
         with httpx.Client(base_url=process.url) as http:
-            for n in range(300):
+            for n in range(100):
                 content = [{"id": f"late{n}", "text": "spät" * 20}]
                 body = {"documents": content, "wait": False}
                 assert http.post("/v1/documents", json=body).status_code == 202
         process.send_signal(signal.SIGINT)
         assert ended(process) == (0, [])
     with Index.open(own_index) as index:
-        assert len(index.get([f"late{n}" for n in range(300)])) == 300
+        assert len(index.get([f"late{n}" for n in range(100)])) == 100
 
 
 def begun(connection, body):
@@ -123,7 +124,7 @@ def begun(connection, body):
     return content
 
 
-@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("first", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT, signal.SIGHUP])
 def test_a_second_signal_ends_at_once(encoder, first):
     with running("--model", encoder) as process:
         with Raw(process.url) as slow:
@@ -199,13 +200,7 @@ def test_kill_under_load_of_writes(own_index, encoder, after):
         process.kill()
         process.wait(PATIENCE)
     assert load.acknowledged
-    verify = subprocess.run(
-        [sys.executable, "-m", "relsdk", "index", "verify", str(own_index)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert verify.returncode == 0, verify.stdout + verify.stderr
+    assert verify_index(own_index).ok
     with running(own_index, "--model", encoder) as process, httpx.Client(base_url=process.url) as http:
         for name in load.acknowledged:
             assert http.get(f"/v1/documents/{name}").json()["text"] == name
@@ -220,7 +215,7 @@ def test_a_full_disk(own_index, encoder):
         with httpx.Client(base_url=process.url, timeout=PATIENCE / 2) as http:
             small = {"documents": [{"id": "small", "text": "klein"}]}
             assert http.post("/v1/documents", json=small).status_code == 200
-            large = {"documents": [{"id": f"b{n}", "text": f"{n}" * 9000} for n in range(80)]}
+            large = {"documents": [{"id": f"b{n}", "text": f"{n}" * 9000} for n in range(40)]}
             for _ in range(2):
                 answer = http.post("/v1/documents", json=large)
                 assert answer.status_code == 507, answer.text
