@@ -221,7 +221,7 @@ def test_a_thousand_idle_connections(settings, monkeypatch):
 
 @pytest.mark.parametrize("when", ["waits in the queue", "is accepted", "has sent half of its head"])
 def test_who_has_connected_when_the_server_ends_is_answered(settings, monkeypatch, when):
-    """Its request comes, or goes on, while the server stops to accept: no reset, and then nobody is let in."""
+    """Its request comes, or goes on, while the server stops to accept; after it nobody is let in."""
     with served(replace(settings, workers=1)) as server:
         state, shutdown, late = server.server.server_state, server.server.shutdown, []
         server.http.close()

@@ -124,7 +124,9 @@ def begun(connection, body):
     return content
 
 
-@pytest.mark.parametrize("first", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "first", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT, signal.SIGHUP]
+)
 def test_a_second_signal_ends_at_once(encoder, first):
     with running("--model", encoder) as process:
         with Raw(process.url) as slow:

@@ -1,4 +1,4 @@
-"""SIGKILL at steps of a change, in slow tests at all: its whole or nothing of it is there, and the next cleans up."""
+"""SIGKILL at steps of a change (slow tests: at all): all of it is there or nothing; the next cleans up."""
 
 import json
 import os
