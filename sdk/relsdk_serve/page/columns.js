@@ -1,6 +1,6 @@
 // The columns of hits, one a configuration: what is asked there, how long it took, and what came back.
 
-import { byId, h, put } from "./dom.js";
+import { byId, choice, h, put, radios } from "./dom.js";
 import { drawLines, moves } from "./compare.js";
 import { fillWhy, hitItem } from "./hit.js";
 import { milliseconds, numeral, percent, t } from "./i18n.js";
@@ -29,24 +29,15 @@ export function buildColumns(state, indexes, events) {
 
 /** On a narrow window one column is shown at a time. */
 function switcher(element) {
-  const buttons = SIDES.map((side) =>
-    h(
-      "label",
-      {},
-      h("input", {
-        type: "radio",
-        name: "shown",
-        value: side,
-        ...(side === element.dataset.shown ? { checked: true } : {}),
-      }),
-      h("span", {}, t("side", { side })),
-    ),
-  );
   return h(
     "fieldset",
     { class: "segments shown-side", onchange: (event) => (element.dataset.shown = event.target.value) },
     h("legend", { class: "hide" }, t("side.choose")),
-    buttons,
+    radios(
+      "shown",
+      SIDES.map((side) => [side, t("side", { side })]),
+      element.dataset.shown,
+    ),
   );
 }
 
@@ -118,36 +109,16 @@ function column(side, place, two, indexes, events) {
   );
 }
 
-function choice(id, label, choices, chosen, onchange) {
-  const select = h(
-    "select",
-    { id, "aria-label": label, title: label, onchange: (event) => onchange(event.target.value) },
-    choices.map(([value, text]) => h("option", { value }, text)),
-  );
-  select.value = chosen;
-  return select;
-}
-
 function modes(name, index, side, configure) {
-  const radios = ["dense", "lexical", "hybrid"].map((mode) =>
-    h(
-      "label",
-      {},
-      h("input", {
-        type: "radio",
-        name: `mode-${name}`,
-        value: mode,
-        ...(mode === side.mode ? { checked: true } : {}),
-        ...(index.modes.includes(mode) ? {} : { disabled: true }),
-      }),
-      h("span", {}, t(`mode.${mode}`)),
-    ),
-  );
   return h(
     "fieldset",
     { class: "segments", onchange: (event) => configure({ mode: event.target.value }) },
     h("legend", { class: "hide" }, t("side.mode")),
-    radios,
+    radios(
+      `mode-${name}`,
+      ["dense", "lexical", "hybrid"].map((mode) => [mode, t(`mode.${mode}`), !index.modes.includes(mode)]),
+      side.mode,
+    ),
   );
 }
 
@@ -205,6 +176,7 @@ export function showAnswer(place, context) {
     answer,
     latencyBar(result, timing),
     summary(state, result),
+    result.outside.length ? outside(result.outside) : null,
     items.length
       ? h(
           "ol",
@@ -242,6 +214,10 @@ function summary(state, result) {
     parts.filter(Boolean).map((part) => h("span", {}, part)),
   );
 }
+
+/** In what the query is unlike those of the calibration, in the server's own words. */
+const outside = (told) =>
+  h("p", { class: "help outside" }, t("hits.outside"), " ", h("span", { lang: "en" }, told.join("; ")));
 
 function nothing(state, result) {
   return h(

@@ -34,6 +34,28 @@ export function put(element, ...children) {
   return element;
 }
 
+/** A list to choose from: [[value, text], ...]. */
+export function choice(id, label, choices, chosen, onchange) {
+  const select = h(
+    "select",
+    { id, "aria-label": label, title: label, onchange: (event) => onchange(event.target.value) },
+    choices.map(([value, text]) => h("option", { value }, text)),
+  );
+  select.value = chosen;
+  return select;
+}
+
+/** Buttons of which one holds: [[value, text, whether it is disabled], ...]. */
+export const radios = (name, choices, chosen) =>
+  choices.map(([value, text, disabled = false]) =>
+    h(
+      "label",
+      {},
+      h("input", { type: "radio", name, value, checked: value === chosen, disabled }),
+      h("span", {}, text),
+    ),
+  );
+
 /** Show an element with this text, or hide it where there is none. */
 export function say(element, text) {
   element.textContent = text || "";

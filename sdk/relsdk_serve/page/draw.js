@@ -7,7 +7,7 @@ import { showChips, showCount, showFacets } from "./facets.js";
 import { isAboutWhere, showFilters } from "./filters.js";
 import { numeral, t } from "./i18n.js";
 import { messageOf } from "./notices.js";
-import { grades, indexOf, nameOf, page } from "./page.js";
+import { configurationOf, grades, indexOf, page } from "./page.js";
 import { showStart } from "./start.js";
 import { focusHit, keepPlace } from "./walk.js";
 
@@ -54,7 +54,7 @@ export function drawAnswers(events) {
         events.retry,
       );
     const { result, timing } = one;
-    const configuration = nameOf(state.sides[place]);
+    const configuration = configurationOf(state.sides[place]);
     result.hits.forEach((hit) => grades.note(state.query, hit, configuration));
     showAnswer(place, {
       state,

@@ -1,6 +1,6 @@
 // The filters beside the hits: their fields follow the state, and changes of theirs go into it.
 
-import { byId, h, put, say } from "./dom.js";
+import { byId, h, put, radios, say } from "./dom.js";
 import { numeral, t } from "./i18n.js";
 import { levelWord } from "./level.js";
 import { PAGE_SIZES } from "./state.js";
@@ -63,8 +63,7 @@ export function showFilters(state, fields) {
 }
 
 /** Whether an error is about the filter. */
-export const isAboutWhere = (error) =>
-  error?.param === "where";
+export const isAboutWhere = (error) => error?.param === "where";
 
 /** Say what the server refused, beside the filter if it is about it. */
 export function showFilterError(error) {
@@ -95,18 +94,10 @@ function showLevels(chosen) {
   const focused = document.activeElement?.name === "min-level";
   put(
     byId("min-level"),
-    [0, 1, 2, 3].map((level) =>
-      h(
-        "label",
-        {},
-        h("input", {
-          type: "radio",
-          name: "min-level",
-          value: String(level),
-          ...(level === chosen ? { checked: true } : {}),
-        }),
-        h("span", { class: level ? `l${level}` : "" }, level ? levelWord(level) : t("minlevel.any")),
-      ),
+    radios(
+      "min-level",
+      [0, 1, 2, 3].map((level) => [String(level), level ? levelWord(level) : t("minlevel.any")]),
+      String(chosen),
     ),
   );
   if (focused) byId("min-level").querySelector("input:checked").focus();

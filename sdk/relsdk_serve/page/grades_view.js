@@ -1,13 +1,18 @@
-// The dialog of grades: agreement with the models, the graded pairs, the download.
+// The dialog of grades: agreement with the models and their reliability, the graded pairs, the download.
 
-import { byId, h, languageOf, put } from "./dom.js";
+import { byId, choice, h, languageOf, put } from "./dom.js";
 import { agreement } from "./grading.js";
 import { fixed, numeral, percent, t } from "./i18n.js";
 import { levelWord } from "./level.js";
+import { nameOf } from "./page.js";
+import { reliability } from "./reliability_view.js";
+import { heads, scroller } from "./tables.js";
 
 // What relsdk calibrate needs at least.
 const PAIRS = 50;
 const QUERIES = 5;
+
+let configuration = null; // which one was last looked at
 
 export function startGrades(grades) {
   byId("download").addEventListener("click", () => download(grades.lines()));
@@ -32,7 +37,8 @@ export function showGrades(grades) {
   clear.hidden = !entries.length;
   byId("download").disabled = !entries.length;
   if (!entries.length) return put(byId("grades-body"), h("p", { class: "empty" }, t("grades.none")));
-  const rows = agreement(grades.entries.values());
+  const graded = entries.map(([, entry]) => entry);
+  const rows = agreement(graded);
   return put(
     byId("grades-body"),
     h(
@@ -41,7 +47,9 @@ export function showGrades(grades) {
       t("grades.about", { n: entries.length }),
       enough(entries) ? null : [" ", t("grades.few", { pairs: PAIRS, queries: QUERIES })],
     ),
-    rows.length ? [h("h3", {}, t("grades.agreement")), agreementTable(rows), matrix(rows[0])] : null,
+    rows.length
+      ? [h("h3", {}, t("grades.agreement")), agreementTable(rows), ...figuresOf(rows, graded)]
+      : null,
     h("h3", {}, t("grades.list")),
     list(entries, grades),
   );
@@ -50,24 +58,13 @@ export function showGrades(grades) {
 const enough = (entries) =>
   entries.length >= PAIRS && new Set(entries.map(([, entry]) => entry.query)).size >= QUERIES;
 
-const heads = (...names) =>
-  h(
-    "thead",
-    {},
-    h(
-      "tr",
-      {},
-      names.map((name) => h("th", { scope: "col" }, name)),
-    ),
-  );
-
 function agreementTable(rows) {
   const body = rows.map((row) => {
     const bias = row.bias / row.pairs;
     return h(
       "tr",
       {},
-      h("th", { scope: "row" }, row.configuration),
+      h("th", { scope: "row" }, nameOf(row.configuration)),
       h("td", { class: "number" }, numeral(row.pairs, 0)),
       h("td", { class: "number" }, percent(row.exact / row.pairs)),
       h("td", { class: "number" }, percent(row.near / row.pairs)),
@@ -78,6 +75,31 @@ function agreementTable(rows) {
     (key) => t(key),
   );
   return scroller(t("grades.agreement"), h("table", {}, heads(...names), h("tbody", {}, body)));
+}
+
+/** More of one configuration: of that with most pairs, or of that which is chosen. */
+function figuresOf(rows, graded) {
+  const known = rows.map((row) => row.configuration);
+  const figures = h("div", { class: "figures" });
+  const show = (chosen) => {
+    configuration = chosen;
+    put(figures, matrix(rows[known.indexOf(chosen)]), reliability(graded, chosen));
+  };
+  show(known.includes(configuration) ? configuration : known[0]);
+  const id = "grades-configuration";
+  const label = t("grades.configuration");
+  const choices = known.map((one) => [one, nameOf(one)]);
+  return [
+    known.length > 1
+      ? h(
+          "div",
+          { class: "field fit" },
+          h("label", { for: id }, label),
+          choice(id, label, choices, configuration, show),
+        )
+      : null,
+    figures,
+  ];
 }
 
 function matrix(row) {
@@ -99,7 +121,7 @@ function matrix(row) {
       }),
     ),
   );
-  const title = t("grades.matrix", { configuration: row.configuration });
+  const title = t("grades.matrix", { configuration: nameOf(row.configuration) });
   return scroller(
     title,
     h(
@@ -111,10 +133,6 @@ function matrix(row) {
     ),
   );
 }
-
-/** A table that is wider than a phone scrolls on its own, also by keys. */
-const scroller = (label, table) =>
-  h("div", { class: "scroller", role: "region", tabindex: 0, "aria-label": label }, table);
 
 function list(entries, grades) {
   return h(

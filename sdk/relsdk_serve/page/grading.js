@@ -7,6 +7,9 @@ const NAME = "relsdk.grades";
 /** A grade belongs to a query and a document, whichever configuration found it. */
 export const keyOf = (query, hit) => JSON.stringify([query, hit.id, hit.title]);
 
+/** What a configuration says of a hit, as it is kept with the grade; null where it has no levels. */
+export const saidOf = ({ level, probabilities }) => (level === null ? null : { level, probabilities });
+
 export class Grades {
   constructor() {
     this.entries = new Map();
@@ -49,8 +52,9 @@ export class Grades {
   /** Note what a configuration says of a pair that is graded. */
   note(query, hit, configuration) {
     const entry = this.entries.get(keyOf(query, hit));
-    if (!entry || hit.level === null || entry.models[configuration] === hit.level) return;
-    entry.models[configuration] = hit.level;
+    const said = saidOf(hit);
+    if (!entry || !said || JSON.stringify(entry.models[configuration]) === JSON.stringify(said)) return;
+    entry.models[configuration] = said;
     this.keep();
   }
 
@@ -106,7 +110,7 @@ function kept() {
 export function agreement(entries) {
   const rows = new Map();
   for (const { label, models } of entries) {
-    for (const [configuration, level] of Object.entries(models)) {
+    for (const [configuration, { level }] of Object.entries(models)) {
       if (!rows.has(configuration)) rows.set(configuration, emptyRow(configuration));
       const row = rows.get(configuration);
       row.pairs += 1;

@@ -2,11 +2,12 @@
 
 import { byId } from "./dom.js";
 import { drawLines, hitOf } from "./draw.js";
+import { saidOf } from "./grading.js";
 import { t } from "./i18n.js";
 import { levelWord } from "./level.js";
 import { events } from "./look.js";
 import { tell } from "./notices.js";
-import { grades, nameOf, page } from "./page.js";
+import { configurationOf, grades, page } from "./page.js";
 import { conditionOf } from "./state.js";
 import { mark } from "./walk.js";
 
@@ -15,7 +16,8 @@ export function grade(element, level) {
   const models = {};
   page.answers.forEach((one, place) => {
     const same = one.result?.hits.find((hit) => hit.id === element.dataset.document);
-    if (same && same.level !== null) models[nameOf(page.state.sides[place])] = same.level;
+    const said = same && saidOf(same);
+    if (said) models[configurationOf(page.state.sides[place])] = said;
   });
   const label = grades.give(page.state.query, hitOf(element), level, models);
   tell(

@@ -15,5 +15,11 @@ export const grades = new Grades();
 
 export const indexOf = (side) => page.info.indexes.find((index) => index.name === side.index);
 
-/** What a configuration is called among the grades. */
-export const nameOf = (side) => [side.index, t(`mode.${side.mode}`), side.scorer].filter(Boolean).join(" · ");
+/** A configuration as it is noted with the grades: the same in each language. */
+export const configurationOf = ({ index, mode, scorer }) => JSON.stringify([index, mode, scorer]);
+
+/** What a noted configuration is called. */
+export function nameOf(configuration) {
+  const [index, mode, scorer] = JSON.parse(configuration);
+  return [index, t(`mode.${mode}`), scorer].filter(Boolean).join(" · ");
+}

@@ -2,9 +2,11 @@
 
 from urllib.parse import quote
 
+import pytest
+
 from tests.serve.servers import post
 
-__all__ = ["answer", "ids", "link", "search", "settled", "texts"]
+__all__ = ["answer", "grades", "ids", "link", "press", "result", "search", "settled", "texts", "violations"]
 
 QUERY = "红烧肉怎么做"
 
@@ -48,3 +50,38 @@ def answer(site, **body):
     """Return what the server finds, as the page asks by default: hybrid, with the scorer."""
     wanted = {"index": "videos", "query": QUERY, "mode": "hybrid", "scorer": "scorer", **body}
     return post(site.http, "/v1/search", wanted)["results"][0]
+
+
+def press(page, keys):
+    """Press keys one after another."""
+    for key in keys:
+        page.keyboard.press(key)
+
+
+def grades(page, side="A"):
+    """Return the grade shown on each hit; None where there is none."""
+    found = f"#column-{side} .hit"
+    shown = "all => all.map(one => one.querySelector('.grade[aria-pressed=true]')?.textContent ?? null)"
+    return page.locator(found).evaluate_all(shown)
+
+
+def result(query, hits):
+    """Return what a server could have found: hits that a test makes, of fields that they leave out."""
+    plain = {"text": "", "passage": None, "score": 1, "signals": None, "metadata": {}}
+    plain |= {"level": None, "level_name": None, "probabilities": None, "expected_level": None}
+    whole = {"query": query, "hits": [{**plain, **hit} for hit in hits], "order": "cosine"}
+    whole |= {"matching": len(hits), "candidates": len(hits), "scored": 0, "skipped": 0, "scored_hits": 0}
+    return whole | {"scanned": False, "elapsed_ms": 1, "steps": {}, "nothing_relevant": None, "outside": []}
+
+
+def violations(page):
+    """Return what axe-core finds wrong, by rule and element."""
+    axe = pytest.importorskip(
+        "axe_playwright_python.sync_playwright", reason="pip install axe-playwright-python"
+    )
+    found = axe.Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+    return [
+        (one["id"], node["html"][:120], node["failureSummary"][:200])
+        for one in found
+        for node in one["nodes"]
+    ]

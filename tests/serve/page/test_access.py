@@ -2,24 +2,11 @@
 
 import pytest
 
-from tests.serve.page.looks import QUERY, ids, link, search, settled
+from tests.serve.page.looks import QUERY, ids, link, search, settled, violations
 from tests.serve.servers import READ_KEY, running
 
 pytestmark = pytest.mark.slow
 TWO = {"a_index": "videos", "a_mode": "dense", "b_index": "videos", "b_mode": "hybrid", "b_scorer": "scorer"}
-
-
-def violations(page):
-    """Return what axe-core finds wrong, by rule and element."""
-    axe = pytest.importorskip(
-        "axe_playwright_python.sync_playwright", reason="pip install axe-playwright-python"
-    )
-    found = axe.Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
-    return [
-        (one["id"], node["html"][:120], node["failureSummary"][:200])
-        for one in found
-        for node in one["nodes"]
-    ]
 
 
 @pytest.mark.parametrize("locale", ["en-US", "zh-CN"])

@@ -6,21 +6,9 @@ import pytest
 
 from relsdk.formats import read_pairs
 from tests.serve.page.conftest import documents, download
-from tests.serve.page.looks import QUERY, answer, ids, link, search, settled, texts
+from tests.serve.page.looks import QUERY, answer, grades, ids, link, press, result, search, settled, texts
 
 pytestmark = pytest.mark.slow
-
-
-def press(page, keys):
-    for key in keys:
-        page.keyboard.press(key)
-
-
-def grades(page, side="A"):
-    """Return the grade shown on each hit; None where there is none."""
-    found = f"#column-{side} .hit"
-    shown = "all => all.map(one => one.querySelector('.grade[aria-pressed=true]')?.textContent ?? null)"
-    return page.locator(found).evaluate_all(shown)
 
 
 def test_grades_by_keys_download_as_pairs(visit):
@@ -141,6 +129,15 @@ def test_agreement_with_each_configuration(visit, site):
     assert sum(map(int, counts)) == 3
 
 
+def test_a_configuration_is_the_same_in_both_languages(visit):
+    page = visit(link(), locale="zh-CN")
+    press(page, ["j", "3"])
+    page.click("#language")
+    press(page, ["j", "j", "1", "g"])
+    (row,) = texts(page, "#grades-body table:not(.matrix) tbody tr")
+    assert row.startswith("videos · Hybrid · scorer 2 ")
+
+
 def test_grades_can_be_removed(visit):
     page = visit(link())
     press(page, ["j", "3", "j", "2", "g"])
@@ -163,11 +160,7 @@ def test_a_passage_is_graded_without_the_id_of_its_document(visit):
         "text": "开头。红烧肉怎么做。结尾。",
         "passage": {"text": "红烧肉怎么做。", "start": 3, "end": 10},
     }
-    hit |= {"score": 1, "level": None, "level_name": None, "probabilities": None, "expected_level": None}
-    hit |= {"signals": None, "metadata": {}}
-    result = {"query": QUERY, "hits": [hit], "order": "cosine", "matching": 1, "candidates": 1, "scored": 0}
-    result |= {"skipped": 0, "scored_hits": 0, "scanned": False, "elapsed_ms": 1, "steps": {}}
-    page.route("**/v1/search", lambda route: route.fulfill(json={"results": [result]}))
+    page.route("**/v1/search", lambda route: route.fulfill(json={"results": [result(QUERY, [hit])]}))
     search(page, QUERY)
     press(page, ["ArrowDown", "w", "3", "g"])
     assert page.locator(".why .passage").inner_text() == "红烧肉怎么做。"
