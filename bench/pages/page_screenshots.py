@@ -25,6 +25,7 @@ from PIL import Image
 
 from bench.pages.showcase import run_demo
 from relsdk.files.atomic import replaced_file
+from relsdk.formats import read_pairs
 
 ROOT = Path(__file__).resolve().parents[2]
 ASSETS = ROOT / "docs/assets"
@@ -54,6 +55,7 @@ class Shot:
         theme: "light" or "dark".
         state: What is looked at, as the page's address holds it.
         keys: Pressed one after another.
+        graded: How many queries of the test pairs are searched first; hits that have a label there get it.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Shot:
     theme: str
     state: dict[str, str] = field(default_factory=dict)
     keys: tuple[str, ...] = ()
+    graded: int = 0
 
 
 ONE = {"q": QUERY, "a.index": "videos", "a.mode": "hybrid", "count": "topic"}
@@ -70,7 +73,7 @@ TWO = {**ONE, "a.mode": "dense", "b.index": "videos", "b.mode": "hybrid"}
 SHOTS = (
     Shot("page-compare", 1600, 1000, "en-US", "light", TWO, ("j", "3", "j", "2", "k")),
     Shot("page-why", 1440, 900, "zh-CN", "dark", ONE, ("j", "w", "3")),
-    Shot("page-grades", 1280, 860, "en-US", "light", TWO, (*"j3j3j2j3j1j2", "g")),
+    Shot("page-grades", 1280, 1200, "en-US", "light", TWO, ("g",), graded=30),
     Shot("page-phone-light", 360, 760, "zh-CN", "light", ONE),
     Shot("page-phone-dark", 360, 760, "en-US", "dark", TWO, ("j",)),
 )
@@ -87,7 +90,8 @@ def main(demo: Path | None) -> None:
             demo = folder / "relsdk-demo"
         shutil.copytree(demo, folder / "own")
         with serving(folder / "own") as address:
-            for shot, picture in pictures(address, folder):
+            labels = labels_of(folder / "own/world/pairs_test.jsonl")
+            for shot, picture in pictures(address, folder, labels):
                 content = small_png(picture)
                 if len(content) > LARGEST:
                     raise click.ClickException(
@@ -117,7 +121,15 @@ def serving(demo: Path) -> Iterator[str]:
         server.wait(60)
 
 
-def pictures(address: str, folder: Path) -> Iterator[tuple[Shot, bytes]]:
+def labels_of(pairs: Path) -> dict[str, dict[str, int]]:
+    """Return for each query the levels of its documents."""
+    labels: dict[str, dict[str, int]] = {}
+    for pair in read_pairs(pairs, "jsonl"):
+        labels.setdefault(pair.query, {})[pair.document.id] = int(pair.level)
+    return labels
+
+
+def pictures(address: str, folder: Path, labels: dict[str, dict[str, int]]) -> Iterator[tuple[Shot, bytes]]:
     """Yield each picture; what it shows is searched twice, so that its times are those of a warm server."""
     from playwright.sync_api import sync_playwright
 
@@ -137,18 +149,41 @@ def pictures(address: str, folder: Path) -> Iterator[tuple[Shot, bytes]]:
                 reduced_motion="reduce",
             )
             page = context.new_page()
+            page.goto(f"{address}/#{state_of(shot)}")
+            for query in list(labels)[: shot.graded]:
+                grade(page, query, labels[query])
             yield shot, picture(page, address, shot)
             context.close()
         browser.close()
 
 
-def picture(page: Any, address: str, shot: Shot) -> bytes:
-    """Open what the shot looks at, press its keys, and return the picture."""
-    state = "&".join(f"{name}={quote(value)}" for name, value in shot.state.items())
-    page.goto(f"{address}/#{state}")
-    page.wait_for_selector(".hit")
+def state_of(shot: Shot) -> str:
+    """Return what the address of a shot holds behind its "#"."""
+    return "&".join(f"{name}={quote(value)}" for name, value in shot.state.items())
+
+
+def search(page: Any, query: str) -> None:
+    """Type a query, and wait for the answer."""
+    page.fill("#query", query)
     page.press("#query", "Enter")
     page.wait_for_selector(".answer[aria-busy]", state="detached")
+
+
+def grade(page: Any, query: str, labels: dict[str, int]) -> None:
+    """Search, and give the hits their labels."""
+    search(page, query)
+    for column in page.locator(".column").all():
+        for hit in column.locator(".hit").all():
+            button = hit.locator(f".grade[data-level='{labels.get(hit.get_attribute('data-document'))}']")
+            if button.count() and button.get_attribute("aria-pressed") == "false":
+                button.click()
+
+
+def picture(page: Any, address: str, shot: Shot) -> bytes:
+    """Open what the shot looks at, press its keys, and return the picture."""
+    page.goto(f"{address}/#{state_of(shot)}")
+    page.wait_for_selector(".hit")
+    search(page, shot.state["q"])
     page.locator("#query").blur()
     for key in shot.keys:
         page.keyboard.press(key)

@@ -37,7 +37,8 @@ export function reliability(entries, configuration) {
   const show = (chosen) => {
     outcome = chosen;
     const curve = reliabilityCurve(pairsOf(entries, configuration, outcome));
-    put(figure, diagram(curve, configuration), figures(curve, configuration));
+    const about = h("p", { class: "help" }, t("reliability.about"));
+    put(figure, h("div", {}, diagram(curve, configuration), about), figures(curve, configuration));
   };
   show(outcome);
   return [
@@ -53,7 +54,6 @@ export function reliability(entries, configuration) {
       ),
     ),
     figure,
-    h("p", { class: "help" }, t("reliability.about")),
   ];
 }
 
