@@ -270,7 +270,7 @@ def serve(folder):
     backbones.pull = pull  # the network's edge, and minutes of work
     answers, lines = os.fdopen(os.dup(1), "w"), sys.stdin.read().splitlines()
     os.dup2(2, 1)
-    heavy = any(json.loads(line)[0] in ("train", "export", "model", "synth") for line in lines)
+    heavy = any(" ".join(json.loads(line)[:2]).startswith(SLOW) for line in lines)
     if heavy and find_spec("torch") is not None:  # without it, these say what to install
         for name in ("relsdk_export.encoder", "relsdk_export.scorer", "relsdk_training.ssra.recipe"):
             importlib.import_module(name)  # torch: seconds that are no line's own, a minute on a busy machine

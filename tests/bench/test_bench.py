@@ -122,8 +122,8 @@ def test_quantisation_at_toy_size(toy_checkpoint, tmp_path):
 
 
 def test_readmes_numbers_are_those_of_the_committed_results():
-    done = run("bench.pages.readme", "--check")
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = call("bench.pages.readme", "--check")
+    assert done.exit_code == 0, done.output
 
 
 def test_a_stale_number_is_found(tmp_path, monkeypatch):

@@ -334,9 +334,10 @@ def test_the_command_beside_the_peers(toy_bundle, toy_checkpoint, tmp_path):
 
 
 @pytest.fixture
-def beside(toy_bundle, toy_checkpoint, tmp_path):
-    """Settings with peers, and with the weights in their forms."""
-    return make_settings(tmp_path, small=True, bundle=toy_bundle, checkpoint=toy_checkpoint)
+def beside(name, request, toy_bundle, tmp_path):
+    """Settings with peers, and with the weights in the form of an engine; only one's is of a checkpoint."""
+    checkpoint = request.getfixturevalue("toy_checkpoint") if name.startswith("CTranslate2") else None
+    return make_settings(tmp_path, small=True, bundle=toy_bundle, checkpoint=checkpoint)
 
 
 @pytest.mark.peers

@@ -38,8 +38,8 @@ def calibrations(folder):
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        ("encoder-bundle-v1", {}),
-        ("encoder-bundle-v1", {"normalize": False}),
+        pytest.param("encoder-bundle-v1", {}, marks=pytest.mark.slow),
+        pytest.param("encoder-bundle-v1", {"normalize": False}, marks=pytest.mark.slow),
         ("encoder-bundle-v1", {"truncate_dim": 16}),
         ("tower-bundle-v1", {}),
     ],

@@ -48,7 +48,14 @@ def one_line(done, code=2):
     return lines[0]
 
 
-@pytest.mark.parametrize("arguments", [INFO, ("--help",), ("--version",), (*INFO, "--json")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        INFO,
+        ("--help",),
+        *(pytest.param(more, marks=pytest.mark.slow) for more in (("--version",), (*INFO, "--json"))),
+    ],
+)
 @pytest.mark.parametrize("shell", ["> /dev/full", ">&-"])
 def test_a_full_or_closed_stdout_is_said(arguments, shell):
     assert ("No space" if "full" in shell else "closed") in one_line(command(*arguments, shell=shell))
@@ -71,7 +78,9 @@ def test_a_closed_stderr_changes_no_exit_code(shell):
     assert command(*INFO, shell=shell).returncode == 0
 
 
-@pytest.mark.parametrize("arguments", [INFO, ("--help",), (*INFO, "--json")])
+@pytest.mark.parametrize(
+    "arguments", [INFO, ("--help",), pytest.param((*INFO, "--json"), marks=pytest.mark.slow)]
+)
 def test_a_reader_that_went_away_is_no_error(arguments):
     done = command(*arguments, shell="| true")
     assert (done.returncode, done.stderr) == (0, b"")
@@ -146,7 +155,9 @@ def test_a_signal_that_was_ignored_stays_ignored():
     assert subprocess.run([sys.executable, "-c", program], timeout=60, check=False).returncode == 0
 
 
-@pytest.mark.parametrize("seconds", [0.05, 0.1, 0.2, 0.3, 0.5])
+@pytest.mark.parametrize(
+    "seconds", [0.1, 0.3, *(pytest.param(more, marks=pytest.mark.slow) for more in (0.05, 0.2, 0.5))]
+)
 def test_an_interrupt_at_any_moment_of_the_start(seconds):
     """Within imports, too: a library may turn the interrupt into an error of its own."""
     process = subprocess.Popen(
@@ -288,17 +299,20 @@ def test_a_bug_is_called_one(relsdk, monkeypatch):
 
 
 def test_a_bad_setting_is_told_before_torch_is_imported():
-    for task in ("embed", "score", "query", "distill", "ssra"):
-        program = (
-            "import sys\nfrom relsdk.cli import main\n"
-            f"try: main(['train', '{task}', '--set', 'runn.seed=1'])\n"
-            "except SystemExit as stop: print(stop.code, 'torch' in sys.modules)"
-        )
-        done = subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
-        )
-        assert done.stdout.split() == ["2", "False"], done.stderr
-        assert "did you mean 'run'" in done.stderr
+    program = """
+import sys
+from relsdk.cli import main
+for task in ("embed", "score", "query", "distill", "ssra"):
+    try:
+        main(["train", task, "--set", "runn.seed=1"])
+    except SystemExit as stop:
+        print(stop.code, "torch" in sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout.splitlines() == ["2 False"] * 5, done.stderr
+    assert done.stderr.count("did you mean 'run'") == 5
 
 
 @pytest.mark.parametrize(

@@ -171,8 +171,7 @@ def test_a_signal_while_it_starts(own_index, encoder, number, pause):
     command = [sys.executable, "-m", "relsdk", "serve", str(own_index), "--model", str(encoder)]
     process = subprocess.Popen([*command, "--port", str(port)], stderr=subprocess.PIPE, text=True)
     try:
-        url = f"http://127.0.0.1:{port}"
-        wait_for(lambda: reaches(url) or process.poll() is not None)
+        wait_for(lambda: is_alive(port) or process.poll() is not None)
         time.sleep(pause)
         process.send_signal(number)
         said = process.communicate(timeout=PATIENCE)[1]
@@ -188,10 +187,12 @@ def free_port():
         return free.getsockname()[1]
 
 
-def reaches(url):
+def is_alive(port):
     try:
-        return httpx.get(f"{url}/livez", timeout=1).status_code == 200
-    except httpx.HTTPError:
+        with Raw(f"http://127.0.0.1:{port}") as connection:
+            connection.send(request("/livez", method="GET"))
+            return connection.answer()[0] == 200
+    except ConnectionRefusedError:
         return False
 
 
