@@ -30,7 +30,7 @@ def test_what_is_outside_is_said_in_words():
     assert seen.outside([0] * 5 + [5] * 6, 0, 0.5) == (
         "11 tokens, where the calibration had 3 to 10",
         "45% of the tokens are not in the vocabulary, where the calibration had at most 20%",
-        "the best cosine is 0.50, where the calibration had at least 0.60",
+        "the best cosine is 0.500, where the calibration had at least 0.600",
     )
     assert seen.outside([0] * 5, None, 0.7) == ()  # a vocabulary without a token for what it lacks
 

@@ -93,8 +93,8 @@ class QueryRange:
             )
         if best_cosine is not None and best_cosine < self.least_cosine - _ROUNDING:
             told.append(
-                f"the best cosine is {best_cosine:.2f}, where the calibration had at least "
-                f"{self.least_cosine:.2f}"
+                f"the best cosine is {best_cosine:.3f}, where the calibration had at least "
+                f"{self.least_cosine:.3f}"
             )
         return tuple(told)
 

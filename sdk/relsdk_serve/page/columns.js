@@ -203,15 +203,15 @@ function summary(state, result) {
     result.matching === null ? null : t("hits.matching", { n: result.matching }),
     t("hits.order", { order: t(`order.${result.order}`) }),
     skipped,
-    result.nothing_relevant >= 0.5
-      ? t("hits.irrelevant", { percent: percent(result.nothing_relevant) })
-      : null,
   ];
   return h(
     "p",
     { class: "summary" },
     h("b", {}, range),
     parts.filter(Boolean).map((part) => h("span", {}, part)),
+    result.nothing_relevant >= 0.5
+      ? h("span", { class: "doubt" }, t("hits.irrelevant", { percent: percent(result.nothing_relevant) }))
+      : null,
   );
 }
 
