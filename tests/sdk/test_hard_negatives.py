@@ -16,7 +16,7 @@ from relsdk_sample import generate
 
 @pytest.fixture(scope="module")
 def world():
-    return generate(seed=4, n_documents=300, n_queries=60)
+    return generate(seed=4, n_documents=300, n_queries=30)
 
 
 @pytest.fixture(scope="module")

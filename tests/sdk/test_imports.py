@@ -124,8 +124,13 @@ def imports(path):
     return tuple(_imports(path))
 
 
+@cache
+def _tree(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def _imports(path):
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = _tree(path)
     inside = {
         id(child)
         for function in ast.walk(tree)
@@ -205,7 +210,7 @@ def test_no_module_imports_itself_by_way_of_others():
     graph = {}
     for name, path in modules.items():
         targets = set()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(_tree(path)):
             if isinstance(node, ast.ImportFrom):
                 parts = [f"{node.module}.{alias.name}" for alias in node.names]
                 targets |= {part if part in modules else node.module for part in parts}

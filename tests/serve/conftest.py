@@ -11,6 +11,7 @@ pytest.importorskip("httpx", reason="needs the extra client: pip install 'relsdk
 from relsdk import Embedder, Index
 from relsdk.tools.evaluation import calibrate_bundle
 from relsdk_sample import generate
+from relsdk_serve import _service
 from relsdk_serve._settings import Settings
 from tests.serve.servers import documents, served
 from tests.toys import copy_bundle
@@ -29,6 +30,22 @@ def encoder(tmp_path_factory):
 def scorer(tmp_path_factory):
     """A toy scorer."""
     return copy_bundle("scorer-bundle-v1", tmp_path_factory.mktemp("serve") / "scorer")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shared_models_are_checked_once(encoder, scorer):
+    """Each start opens every model once more to check it: a third of what a server costs."""
+    check, checked = _service.check_models, set()
+
+    def check_others(catalogue):
+        folders = {model.pair_model.bundle.path for model in catalogue.models.values()}
+        if not folders <= checked:
+            check(catalogue)
+            checked.update(folders & {encoder, scorer})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_service, "check_models", check_others)
+        yield
 
 
 @pytest.fixture(scope="session")

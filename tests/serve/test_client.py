@@ -52,6 +52,11 @@ def index(index_folder):
         yield opened
 
 
+@pytest.fixture(scope="module")
+def judge(embedder, scorer):
+    return open_scorer(embedder, scorer)
+
+
 @pytest.mark.parametrize("method", ["encode", "encode_query", "encode_document"])
 def test_vectors_are_the_librarys(client, embedder, method):
     texts = [*CORPUS, "a", "红"] * 3
@@ -130,13 +135,20 @@ SEARCHES = [
     {"mode": "lexical"},
     {"mode": "hybrid"},
 ]
+# What a scorer adds does not depend on the others.
+WITH_SCORER = ({}, {"k": 3, "offset": 2}, {"min_precision": 0.2, "min_level": 1}, {"mode": "hybrid"})
 
 
-@pytest.mark.parametrize("options", SEARCHES, ids=str)
-@pytest.mark.parametrize("with_scorer", [False, True], ids=["encoder", "scorer"])
-def test_hits_are_the_librarys(client, embedder, index, scorer, options, with_scorer):
-    judge = open_scorer(embedder, scorer) if with_scorer else None
-    searcher = Searcher(embedder, index, judge)
+def searches(with_scorer):
+    for options in SEARCHES:
+        marks = [pytest.mark.slow] if with_scorer and options not in WITH_SCORER else []
+        judge = "scorer" if with_scorer else "encoder"
+        yield pytest.param(options, with_scorer, id=f"{judge}-{options}", marks=marks)
+
+
+@pytest.mark.parametrize(("options", "with_scorer"), [*searches(False), *searches(True)])
+def test_hits_are_the_librarys(client, embedder, index, judge, options, with_scorer):
+    searcher = Searcher(embedder, index, judge if with_scorer else None)
     if with_scorer and "min_precision" in options:  # nothing is promised of it
         with pytest.raises(CalibrationError, match=r"PAIRS --target-precision 0\.2 --level 1"):
             client.search(CORPUS[1], scorer=True, **options)

@@ -35,7 +35,7 @@ def asked(server, body=None):
         while not stop.is_set():
             answer = server.http.post("/v1/search", json=body or FIND)
             answers.append((answer.status_code, answer.json()))
-            time.sleep(0.002)
+            time.sleep(0.01)
 
     with at_once(ask, ask, until=stop):
         yield answers
@@ -175,7 +175,7 @@ def ask_without_counting(server):
     def ask():
         while not stop.is_set():
             statuses.append(server.http.post("/v1/search", json=FIND).status_code)
-            time.sleep(0.005)
+            time.sleep(0.02)
 
     with at_once(ask, until=stop):
         yield statuses

@@ -57,7 +57,7 @@ class Load:
                 step += 1
                 if not self._ask(http, f"w{number}-{step}"):
                     return
-                time.sleep(0.005)
+                time.sleep(0.01)
 
     def _ask(self, http, name):
         """Ask once; return whether to go on."""

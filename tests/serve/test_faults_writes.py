@@ -1,6 +1,7 @@
 """Writes that fail, crowd, race or are left: what was acknowledged is there, in order, and nothing else."""
 
 import json
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from relsdk import Embedder, Index
 from relsdk_serve import _writer
 from relsdk_serve._settings import Limits
-from tests.serve.servers import Raw, documents, post, request, served
+from tests.serve.servers import Raw, post, request, served
 from tests.threads import PATIENCE, wait_for
 
 POISON = "9876543210"
@@ -217,15 +218,14 @@ def state_of(http):
 
 
 @pytest.fixture(scope="module")
-def changed_server(settings, encoder, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model") / "own.idx"
-    Index.build(folder, documents(), Embedder(encoder)).close()
+def changed_server(settings, index_folder, tmp_path_factory):
+    folder = shutil.copytree(index_folder, tmp_path_factory.mktemp("model") / "own.idx")
     with served(replace(settings, indexes={"own": str(folder)}, scorers={}, workers=1)) as server:
         put(server.http, "keep")
         yield server
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(OPERATIONS)
 def test_acknowledged_changes_are_a_dicts(changed_server, operations):
     http = changed_server.http
@@ -241,7 +241,7 @@ def test_acknowledged_changes_are_a_dicts(changed_server, operations):
     assert state_of(http) == state
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(OPERATIONS)
 def test_changes_that_nobody_waits_for_keep_their_order(changed_server, operations):
     """They are sent one after the other, and written together as it happens."""
@@ -263,7 +263,7 @@ def test_clients_beside_each_other_see_their_own_order(changed_server):
     def client(number):
         with httpx.Client(base_url=changed_server.url, timeout=30) as http:
             last = None
-            for step in range(15):
+            for step in range(11):
                 if step % 4 == 3:
                     answer = http.delete(f"/v1/documents/c{number}")
                     last = None
@@ -277,7 +277,7 @@ def test_clients_beside_each_other_see_their_own_order(changed_server):
             return last
 
     with ThreadPoolExecutor(6) as pool:
-        assert list(pool.map(client, range(6))) == [14] * 6
+        assert list(pool.map(client, range(6))) == [10] * 6
 
 
 def test_the_order_of_one_id_in_one_group_is_the_order_of_arrival(server, monkeypatch):

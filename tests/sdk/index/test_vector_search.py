@@ -132,7 +132,7 @@ def test_graph_that_reaches_too_few_falls_back_to_exact(unit_vectors):
 
 
 @pytest.mark.parametrize("equal", [2, 300, 3000])
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_equal_vectors_do_not_hide_the_others(unit_vectors, tmp_path, equal, seed):
     vectors = np.concatenate([np.repeat(unit_vectors(1, seed=8), equal, axis=0), unit_vectors(500, seed=5)])
     vectors = np.concatenate([vectors, vectors[-20:]])
