@@ -7,10 +7,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.toys import CORPUS, copy_bundle, make_checkpoint
 
 pytest_plugins = ("tests.cpu_seconds",)
+settings.register_profile("busy machine", deadline=None)  # an example may take a second where others compute
+settings.load_profile("busy machine")
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
