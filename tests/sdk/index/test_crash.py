@@ -113,7 +113,7 @@ for number, change in enumerate(CHANGES):
                 deaths.append((point, wanted, after))
     if sys.argv[2] == "some":  # around what commits, and others of each change
         commits = [death for death in deaths if death[0] == "replace"]
-        deaths = [commits[0], commits[-1], *[death for death in deaths if death not in commits][number::9]]
+        deaths = [commits[0], commits[-1], *[death for death in deaths if death not in commits][number::5]]
     for point, wanted, after in deaths:
         name = f"{point}-{wanted}-{after}"
         code = in_child(change, fresh(name), point, wanted, after)
