@@ -1,8 +1,8 @@
 """How best to learn from a language model's answers, chosen on dev: `make llm-real`.
 
-Every row of `bench/results/llm_choices.json` is the study's own (`bench/experiments/llm_labels.py`) with one
-setting changed. Test is never read. Without labels the last step counts, as there; here its encoder is
-measured on dev all the same.
+Every row of `bench/results/llm_choices.json` is the study's own (`bench/experiments/llm_labels.py`) as it was
+before the choice, with one setting changed. Test is never read. Without labels the last step counts, as
+there; here its encoder is measured on dev all the same.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from bench.experiments.graded_pairs import add_to, read_rows
-from bench.experiments.llm_labels import AS_IT_IS, CORRECTED, HUMAN_LAST, made_row, study
+from bench.experiments.llm_labels import AS_IT_IS, CORRECTED, made_row, study
 from bench.experiments.llm_labels_report import pack, pooled_interval, unpack
 from bench.experiments.rows import row_key, row_name, study_of
 from bench.experiments.ssra import measures
@@ -25,10 +25,11 @@ from relsdk.files.folders import write_file_atomically
 from relsdk_checkpoint.pair_scores import TextEmbedder
 from relsdk_training.data.pairs import PairArrays, load_pairs, pair_arrays
 
-STUDY = "as in the study"
+FIRST = "all count alike, human labels last: 30 %"
+_FIRST_SETTINGS = ["data.written_weight=1", "data.human_last=0.3"]
 # name -> settings of the run, settings of its loss
 CHOICES: dict[str, tuple[list[str], dict[str, float]]] = {
-    STUDY: ([], {}),
+    FIRST: ([], {}),
     "list-wise Wasserstein, weight 1": ([], {"wasserstein": 1.0}),
     "soft ordinal, weight 1": ([], {"ordinal": 1.0}),
     "grades count half": (["data.weak_weight=0.5"], {}),
@@ -68,9 +69,10 @@ def main(
             continue
         click.echo(key, err=True)
         base = CORRECTED if budget else AS_IT_IS
-        kind = base if name == STUDY else name
-        folder = work / f"llm_{budget}_{steps}_{seed}" / kind.replace(" ", "_").replace(",", "")
+        folder = work / f"llm_{budget}_{steps}_{seed}" / name.replace(" ", "_").replace(",", "")
         common = [*study(shared, backbone, budget, steps, seed), *overrides]
+        if budget:
+            common += _FIRST_SETTINGS
         row = made_row(base, [*common, *settings], shared / "data/llm", folder, backbone, loss)
         cosines = TextEmbedder(Path(row["encoder"]), max_tokens=128).scores(dev.texts())
         row |= {
@@ -92,10 +94,10 @@ def write_report(rows: dict[str, Any], path: Path, *, dev: PairArrays) -> None:
     """
     parts = [
         "# How best to learn from a language model's answers, by dev",
-        f"KUAKE-QTR dev, percent, one seed; test was not read. As in the study: corrected grades, written "
-        f"queries, and in the last {HUMAN_LAST:.0%} of the steps human labels alone; without labels, grades "
-        "and written queries as they are. Each other row changes one setting. Intervals: a bootstrap over "
-        "queries, 95 %. Written by `make llm-real`; settings and versions are in the JSON.",
+        "KUAKE-QTR dev, percent, one seed; test was not read. With labels: corrected grades, written queries "
+        "and human labels; without, grades and written queries as they are. Each row but the first changes "
+        "one setting. Intervals: a bootstrap over queries, 95 %. Written by `make llm-real`; settings and "
+        "versions are in the JSON.",
     ]
     for budget, steps in sorted({study_of(key) for key in rows}):
         of = {key: row for key, row in rows.items() if study_of(key) == (budget, steps)}
@@ -104,8 +106,8 @@ def write_report(rows: dict[str, Any], path: Path, *, dev: PairArrays) -> None:
 
 
 def _table(rows: dict[str, Any], dev: PairArrays) -> tuple[tuple[str, ...], list[list[str]]]:
-    """Return header and lines, beside the study's own settings."""
-    own = next((row for key, row in rows.items() if row_name(key) == STUDY), None)
+    """Return header and lines, beside the first settings."""
+    own = next((row for key, row in rows.items() if row_name(key) == FIRST), None)
     lines = []
     for key, row in rows.items():
         shares = [f"{100 * row['dev'][measure]:.2f}" for measure in ("mean_ap", "ndcg_at_10")]
@@ -115,7 +117,7 @@ def _table(rows: dict[str, Any], dev: PairArrays) -> tuple[tuple[str, ...], list
             mean, low, high = (100 * value for value in pooled_interval(dev, both, "mean_ap"))
             against = f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
         lines.append([row_name(key), *shares, str(row.get("best_step", "-")), against])
-    return ("setting", "mean AP", "nDCG@10", "best step", "mean AP - the study's"), lines
+    return ("setting", "mean AP", "nDCG@10", "best step", "mean AP - the first's"), lines
 
 
 if __name__ == "__main__":

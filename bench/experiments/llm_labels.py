@@ -38,8 +38,10 @@ ROWS = (ALONE, AS_IT_IS, CORRECTED, PROMPTED, SSRA, UPPER, BASE)
 _NEED_LABELS = (ALONE, CORRECTED, SSRA)
 # What learns from no label of the budget is made once.
 _WHATEVER_BUDGET = (UPPER, BASE)
-# Share of the steps that learn from human labels alone; no other share was tried yet.
+# Share of the steps that learn from human labels alone, and what a written query counts beside a labelled
+# pair: chosen on dev (bench/experiments/llm_choices.py).
 HUMAN_LAST = 0.3
+WRITTEN_WEIGHT = 0.5
 _EVALUATIONS = 6
 # Unlabelled documents that SSRA writes for.
 DOCUMENTS = 1000
@@ -137,7 +139,7 @@ def made_row(
     if name in (AS_IT_IS, CORRECTED, SSRA, PROMPTED):
         settings = [f"data.written={written}", *settings]
     if name in (CORRECTED, SSRA):
-        settings = [f"data.human_last={HUMAN_LAST}", *settings]
+        settings = [f"data.human_last={HUMAN_LAST}", f"data.written_weight={WRITTEN_WEIGHT}", *settings]
     if name == SSRA:
         return ssra_row(FULL, settings, folder, backbone, None)
     config = load_config(SsraConfig, RECIPES / "ssra.toml", [*settings, f"run.output={folder}"])

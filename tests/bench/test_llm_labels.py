@@ -50,6 +50,7 @@ def test_the_study_at_toy_size(toy_checkpoint, tmp_path):
     of = {key: row["settings"].get("data", {}) for key, row in rows.items() if "settings" in row}
     assert of[row_key(names[1], 0, 3, 0)]["dev"] == ""
     assert of[row_key(names[2], 150, 3, 0)]["human_last"] == llm_labels.HUMAN_LAST
+    assert of[row_key(names[2], 150, 3, 0)]["written_weight"] == llm_labels.WRITTEN_WEIGHT
     assert of[row_key(names[0], 150, 3, 0)]["weak"] == []
     report = output.with_suffix(".md").read_text()
     assert "| 150 | labels alone | 1 |" in report
@@ -72,12 +73,12 @@ def test_the_choices_at_toy_size(toy_checkpoint, tmp_path):
     of = {key: row["settings"] for key, row in rows.items()}
     assert of[row_key(last[0], 150, 3, 0)]["data"]["human_last"] == 0.15
     assert of[row_key("list-wise Wasserstein, weight 1", 150, 3, 0)]["loss"]["wasserstein"] == 1.0
-    assert of[row_key(llm_choices.STUDY, 150, 3, 0)]["data"]["human_last"] == llm_labels.HUMAN_LAST
+    assert of[row_key(llm_choices.FIRST, 150, 3, 0)]["data"]["written_weight"] == 1.0
     assert len(of) == 2 * len(llm_choices.CHOICES) - len(last)
     report = output.with_suffix(".md").read_text().splitlines()
-    own, *others = (line for line in report if " weight 1 |" in line or f"| {llm_choices.STUDY} |" in line)
+    own, *others = (line for line in report if " weight 1 |" in line or f"| {llm_choices.FIRST} |" in line)
     assert own.endswith("|  |")
-    assert all("[" in line for line in others if llm_choices.STUDY not in line)
+    assert all("[" in line for line in others if llm_choices.FIRST not in line)
     before = output.read_bytes()
     assert run("bench.experiments.llm_choices", *arguments).exit_code == 0
     assert output.read_bytes() == before
