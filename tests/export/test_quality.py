@@ -27,7 +27,7 @@ LOOSE = QualityBudget(mean_ap=1.0, ndcg_at_10=1.0, level_changes=1.0)
 @pytest.fixture(scope="module")
 def pairs(toy_bundle):
     """Pairs whose levels are the quartiles of the toy encoder's own cosine, so fp32 ranks them perfectly."""
-    plain = generate(seed=9, n_documents=400, n_queries=60).pairs
+    plain = generate(seed=9, n_documents=150, n_queries=60, pairs_per_query=5).pairs
     embedder = Embedder(toy_bundle, variant="fp32")
     cosines = BiEncoder(embedder).outputs([(pair.query, pair.document) for pair in plain]).scores
     levels = np.searchsorted(np.quantile(cosines, [0.25, 0.5, 0.75]), cosines)
@@ -147,6 +147,10 @@ def test_the_command_line_gates(toy_checkpoint, pairs, tmp_path, capsys):
         str(tmp_path / "b"),
         "--pairs",
         str(tmp_path / "pairs.jsonl"),
+        "--variant",
+        "fp32",
+        "--variant",
+        "int8_any",
     ]
     budgets = ["--max-ap-loss", "1", "--max-ndcg-loss", "1", "--max-level-changes", "1"]
     main([*arguments, *budgets])
