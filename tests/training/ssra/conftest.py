@@ -7,14 +7,15 @@ from relsdk_sample import generate
 from relsdk_training.config.files import load_config
 from relsdk_training.config.ssra import SsraConfig
 from relsdk_training.ssra.recipe import plan_stages, train_ssra
+from tests.made_once import made_once
 
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory):
-    world = generate(seed=11, n_documents=400, n_queries=120)
+    world = generate(seed=11, n_documents=200, n_queries=70)
     folder = tmp_path_factory.mktemp("ssra")
     write_pairs(folder / "train.jsonl", world.split("train"))
-    write_pairs(folder / "dev.jsonl", world.split("test")[-200:])  # each model is measured on them
+    write_pairs(folder / "dev.jsonl", world.split("test")[-120:])  # each model is measured on them
     return folder
 
 
@@ -23,6 +24,7 @@ def settings(files, toy_checkpoint):
     """Of a run of seconds: three shards, three steps a model, a checkpoint after each, two rounds."""
     return [
         f"training.checkpoint={toy_checkpoint}",
+        "training.max_tokens=24",
         "training.max_steps=3",
         "training.batch_size=16",
         "training.checkpoint_every=1",
@@ -30,8 +32,8 @@ def settings(files, toy_checkpoint):
         "query.max_query_tokens=4",
         "query.guidance=1.5",
         "embed.evaluate_every=3",
-        "embed.learning_rate=0.001",
-        "embed.batch_size=64",
+        "embed.learning_rate=0.003",
+        "embed.batch_size=128",
         "embed.dropout=0.0",
         f"data.train={files / 'train.jsonl'}",
         f"data.dev={files / 'dev.jsonl'}",
@@ -48,9 +50,12 @@ def settings(files, toy_checkpoint):
 @pytest.fixture(scope="session")
 def whole(settings, tmp_path_factory):
     """An uninterrupted run, shared by tests, so nobody may change it: its settings, result and folder."""
-    run = tmp_path_factory.mktemp("runs") / "whole"
-    of_run = [*settings, f"run.output={run}"]
-    return of_run, train_ssra(load_config(SsraConfig, None, of_run)), run
+
+    def result_in(folder):
+        return train_ssra(load_config(SsraConfig, None, [*settings, f"run.output={folder}"]))
+
+    run = made_once("whole", result_in, tmp_path_factory)
+    return [*settings, f"run.output={run}"], result_in(run), run
 
 
 @pytest.fixture

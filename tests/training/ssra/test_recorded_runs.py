@@ -1,6 +1,7 @@
 """Whole runs in which a language model writes and judges: recorded, stopped, and repeated without it."""
 
 import json
+import shutil
 import time
 
 import pytest
@@ -40,12 +41,7 @@ def run(settings, tmp_path):
     def run(name, *of_both):
         both = [f"{at}.endpoint.{one}" for at in ("synthesis", "filter") for one in of_both]
         names = ["synthesis.endpoint.name=writer", "filter.endpoint.name=judge", "filter.judge=endpoint"]
-        few = [
-            "unlabelled.limit=6",
-            "training.max_tokens=24",
-            "training.max_steps=1",
-            "training.checkpoint_every=0",
-        ]
+        few = ["unlabelled.limit=6", "training.max_steps=1", "training.checkpoint_every=0"]
         few += ["embed.evaluate_every=0", "filter.by_score=false", f"run.output={tmp_path / name}"]
         few += ["synthesis.reannotate=false", "balance.annotated=false"]  # no stage 1
         train_ssra(load_config(SsraConfig, None, [*settings, *names, *few, *both]))
@@ -90,6 +86,7 @@ def test_a_run_that_is_stopped_pays_for_nothing_twice(run, server, tmp_path):
     with pytest.raises(TrainingError, match="401"):
         run("first", f"url={server.url}", f"record={answers}", "at_once=1")
     assert len(answers.read_text(encoding="utf-8").splitlines()) == 9
+    shutil.copytree(tmp_path / "first/stages", tmp_path / "second/stages")  # what was trained
     with pytest.raises(
         InputError, match=r"holds 9 answered questions and not '文档：.*相关性等级：\d 查询：' for writer"
     ):

@@ -27,15 +27,16 @@ from relsdk_training.ssra.recipe import plan_stages, train_ssra
 from tests.training.ssra.test_run import KILLED, artefacts
 
 LABELLED, OPINIONS = 120, 120
+GRADED_TOO = 60  # opinions on pairs of dev
 
 
 @pytest.fixture(scope="session")
 def answers(files, tmp_path_factory):
     """Files of opinions, on pairs without a label and on half of dev, and of written queries."""
     folder = tmp_path_factory.mktemp("answers")
-    world = generate(seed=11, n_documents=400, n_queries=120)
+    world = generate(seed=11, n_documents=200, n_queries=70)
     alone = world.split("train")[LABELLED : LABELLED + OPINIONS]
-    write_pairs(folder / "weak.jsonl", annotate([*alone, *world.split("test")[-200:-100]]))
+    write_pairs(folder / "weak.jsonl", annotate([*alone, *world.split("test")[-120:][:GRADED_TOO]]))
     documents = list({pair.document.id: pair.document for pair in world.split("train")}.values())
     junk = LabelledPair("？？？", documents[0], 1)
     write_pairs(folder / "written.jsonl", [*write_queries(documents[:60]), junk])
@@ -94,12 +95,12 @@ def test_the_first_stage_keeps_what_was_said(told, answers):
     assert sorted(map(repr, kept)) == sorted(map(repr, said))
     report = json.loads((pool / "stage.json").read_text(encoding="utf-8"))["report"]
     assert sum(report["opinions"]["levels"]) == OPINIONS
-    assert report["opinions"]["graded_by_people_too"] == 100
+    assert report["opinions"]["graded_by_people_too"] == GRADED_TOO
     dev = {labelled_key(pair): int(pair.level) for pair in read_pairs(pool / "dev.jsonl")}
     both = [(int(pair.level), dev[key]) for pair in said if (key := labelled_key(pair)) in dev]
     expected = confusion_matrix(*zip(*both, strict=True))
     np.testing.assert_allclose(report["opinions"]["confusion"], expected, atol=1e-4)
-    assert any("opinions, corrected by 100 pairs that people graded too" in note for note in notes)
+    assert any(f"opinions, corrected by {GRADED_TOO} pairs that people graded too" in note for note in notes)
     written = list(read_pairs(answers / "written.jsonl"))
     assert report["written"] == np.bincount([int(pair.level) for pair in written], minlength=4).tolist()
     shards = sorted(pool.glob("written-*.jsonl"))
@@ -153,7 +154,7 @@ def test_the_judge_knows_a_part_of_the_opinions_and_corrects_them_by_the_same_pa
     everything, part = (list(read_pairs(folder / "weak.jsonl")) for folder in (pool, judge))
     dev = set(keys(read_pairs(pool / "dev.jsonl")))
     both = [pair for pair in part if labelled_key(pair) in dev]
-    assert len(both) == 100
+    assert len(both) == GRADED_TOO
     queries = {pair.query for pair in part} - {pair.query for pair in both}
     all_queries = {pair.query for pair in everything} - {pair.query for pair in both}
     labelled = {pair.query for pair in read_pairs(judge / "labelled.jsonl")}
@@ -275,7 +276,7 @@ def test_the_reports_know_of_them(told, relsdk):
     assert code == 0, err
     report = (run.parent / "told.md").read_text(encoding="utf-8")
     assert "## Opinions" in report
-    assert "corrected by 100 pairs" in report
+    assert f"corrected by {GRADED_TOO} pairs" in report
     assert "| 89-filter-written |" in report
     assert "| written |" in report
 

@@ -1,5 +1,7 @@
 """A trained model as the one that gives pairs a level: its order, and levels read from dev."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -58,8 +60,13 @@ def score_run(checkpoint, folder, head):
     return folder
 
 
-def dev_pairs():
-    return pair_arrays(generate(seed=5, n_documents=200, n_queries=60).pairs)
+def dev_pairs(score):
+    """Return pairs whose labels mostly follow what `score` says of them, and the scores (N,)."""
+    pairs = pair_arrays(generate(seed=5, n_documents=100, n_queries=16, pairs_per_query=8).pairs)
+    scores = score(pairs.texts())
+    noisy = scores + np.random.default_rng(0).normal(scale=scores.std(), size=len(scores))
+    labels = np.searchsorted(np.quantile(noisy, [0.25, 0.5, 0.75]), noisy)
+    return replace(pairs, labels=labels), scores
 
 
 def log_odds_by_hand(run, head, pairs):
@@ -83,14 +90,11 @@ def log_odds_by_hand(run, head, pairs):
 def test_a_cross_encoders_levels_are_read_from_its_order(toy_checkpoint, corpus, tmp_path, head):
     config = ModelConfig(head=head, max_tokens=64)
     run = score_run(toy_checkpoint, tmp_path, head)
-    dev = dev_pairs()
+    dev, on_dev = dev_pairs(lambda pairs: log_odds_by_hand(run, head, pairs))
     told = fit_levels(run, "cross_encoder", config, dev)
     assert 0 <= told["accuracy"] <= 1
     pairs = [(query, document) for query in corpus[:3] for document in corpus[2:6]]
-    on_dev = [(dev.queries[q], dev.documents[d]) for q, d in zip(dev.query_of, dev.document_of, strict=True)]
-    calibration, _ = fit_calibration(
-        log_odds_by_hand(run, head, on_dev), dev.labels, [str(query) for query in dev.query_of]
-    )
+    calibration, _ = fit_calibration(on_dev, dev.labels, [str(query) for query in dev.query_of])
     wanted = calibration.probabilities(log_odds_by_hand(run, head, pairs))
     scorer = PairScorer(run, "cross_encoder", config, adjust=0.0)
     found = scorer.probabilities(pairs)
@@ -106,8 +110,6 @@ def test_a_cross_encoders_levels_are_read_from_its_order(toy_checkpoint, corpus,
 def test_an_encoders_levels_are_read_from_its_cosine(toy_checkpoint, corpus, tmp_path):
     (tmp_path / "best").symlink_to(toy_checkpoint)
     config = ModelConfig(max_tokens=64)
-    dev = dev_pairs()
-    fit_levels(tmp_path, "encoder", config, dev)
     pairs = [(query, document) for query in corpus[:3] for document in corpus[2:6]]
     encoder = TextEncoder.load(toy_checkpoint, max_tokens=64).eval()
     tokenizer = AutoTokenizer.from_pretrained(toy_checkpoint)
@@ -123,8 +125,9 @@ def test_an_encoders_levels_are_read_from_its_cosine(toy_checkpoint, corpus, tmp
             sides.append(torch.nn.functional.normalize(torch.stack(rows), dim=1))
         return (sides[0] * sides[1]).sum(dim=1).double().numpy()
 
-    on_dev = [(dev.queries[q], dev.documents[d]) for q, d in zip(dev.query_of, dev.document_of, strict=True)]
-    calibration, _ = fit_calibration(cosines(on_dev), dev.labels, [str(query) for query in dev.query_of])
+    dev, on_dev = dev_pairs(cosines)
+    fit_levels(tmp_path, "encoder", config, dev)
+    calibration, _ = fit_calibration(on_dev, dev.labels, [str(query) for query in dev.query_of])
     found = PairScorer(tmp_path, "encoder", config, adjust=0.0).probabilities(pairs)
     np.testing.assert_allclose(found, calibration.probabilities(cosines(pairs)), atol=2e-3)
 

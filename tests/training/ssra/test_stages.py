@@ -130,7 +130,8 @@ def test_a_language_model_writes(make_stage, endpoint):
 
 def test_a_language_model_judges(make_stage, endpoint):
     endpoint.answer = lambda number, body: (200, "A")
-    folder, _, _ = make_stage("filter-1", *endpoint.settings, "filter.judge=endpoint")
+    settings = [*endpoint.settings, "filter.judge=endpoint", "filter.by_score=false"]
+    folder, _, _ = make_stage("filter-1", *settings)
     records = list(read_records(folder))
     assert {record["model"] for record in records} == {"toy"}
     assert "agrees" in {record["judge"]["verdict"] for record in records if record["judge"]}
