@@ -52,7 +52,7 @@ def test_levels(files, capsys):
 
 @pytest.mark.filterwarnings("ignore::relsdk.runtime.batch_runner.TruncationWarning")
 def test_train_and_export(files, toy_checkpoint, capsys):
-    small = ("run.epochs=1", "run.batch_size=16", "loss.matryoshka_dims=[]")
+    small = ("run.max_steps=5", "run.batch_size=16", "loss.matryoshka_dims=[]")
     program("train_and_export")(str(toy_checkpoint), "train.jsonl", "dev.jsonl", "out", *small)
     assert "is best: mean AP" in capsys.readouterr().out
     program("search")("out/bundle", "docs.jsonl", "红烧肉")

@@ -347,9 +347,9 @@ def test_a_model_that_writes_nothing_new_is_stopped(server, endpoint, answer, re
 
 def test_a_model_that_writes_is_not_stopped(server, endpoint):
     server.replies = [lambda body: (200, choices(body["messages"][-1]["content"][:8]))]
-    requests = [QueryRequest(f"文档{number}", 3) for number in range(150)]
+    requests = [QueryRequest(f"文档{number}", 3) for number in range(110)]
     written = EndpointQueryModel(endpoint, EXAMPLES).write(requests, samples=1, seed=0)
-    assert len(written) == 150
+    assert len(written) == 110
 
 
 def test_a_missing_level_is_named(endpoint):

@@ -762,7 +762,7 @@ def test_the_usual_decoder_layers_fit_an_encoder_of_another_depth(layers, wanted
 @pytest.fixture
 def run_settings(tmp_path, toy_checkpoint):
     """Overrides of a run of a few seconds on the sample world."""
-    world = generate(seed=13, n_documents=150, n_queries=40)
+    world = generate(seed=13, n_documents=100, n_queries=40, pairs_per_query=4)
     for split, source in (("train", "train"), ("dev", "test")):
         write_pairs(tmp_path / f"{split}.jsonl", world.split(source))
     return [
@@ -795,8 +795,8 @@ def test_a_frozen_encoder_stays_as_it_was(run_settings, tmp_path, toy_checkpoint
 
 
 def test_resume_is_exact(run_settings, tmp_path):
-    """Ten steps equal five, a stop two steps later, and five more: dropout and hidden levels included."""
-    whole = load_config(QueryConfig, None, [*run_settings, "run.checkpoint_every=5"])
+    """Six steps equal three, a stop two steps later, and three more: dropout and hidden levels included."""
+    whole = load_config(QueryConfig, None, [*run_settings, "run.max_steps=6", "run.checkpoint_every=3"])
     train_query(whole)
     torch.manual_seed(99)
 
@@ -804,7 +804,7 @@ def test_resume_is_exact(run_settings, tmp_path):
         pass
 
     def stop(step, steps, statistics):
-        if step == 7:
+        if step == 5:
             raise Stop
 
     halves = replace(whole, run=replace(whole.run, output=str(tmp_path / "halves")))
@@ -818,7 +818,7 @@ def test_resume_is_exact(run_settings, tmp_path):
     logs = [list(read_log(tmp_path / name / "log.jsonl")) for name in ("run", "halves")]
     first, second = ([{k: v for k, v in x.items() if k != "rows_per_second"} for x in log] for log in logs)
     assert first == second
-    assert sum(line["kind"] == "step" for line in first) == 10
+    assert sum(line["kind"] == "step" for line in first) == 6
 
 
 def test_texts_come_from_files(run_settings, tmp_path):

@@ -30,12 +30,12 @@ from relsdk_training.teachers.targets import soft_targets, unlabelled_pairs
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """Pairs of the sample world: labelled, to decide on, and to be graded."""
-    world = generate(seed=13, n_documents=400, n_queries=160)
+    world = generate(seed=13, n_documents=150, n_queries=60, pairs_per_query=8)
     folder = tmp_path_factory.mktemp("pairs")
     train = world.split("train")
-    write_pairs(folder / "train.jsonl", train[:200])
-    write_pairs(folder / "more.jsonl", train[200:300])
-    write_pairs(folder / "dev.jsonl", world.split("test")[:250])
+    write_pairs(folder / "train.jsonl", train[:100])
+    write_pairs(folder / "more.jsonl", train[100:150])
+    write_pairs(folder / "dev.jsonl", world.split("test")[:120])
     return folder
 
 
@@ -48,6 +48,7 @@ def settings(files, toy_checkpoint, tmp_path):
         f"run.output={tmp_path / 'run'}",
         "run.precision=fp32",
         "model.max_tokens=32",
+        "run.batch_size=16",
         "run.max_steps=6",
         "run.checkpoint_every=3",
     ]
@@ -127,7 +128,7 @@ def test_what_is_labelled_or_held_out_is_not_graded(tmp_path):
     assert unlabelled_pairs([], train, []) == ([], 0)
 
 
-@pytest.mark.parametrize("head", ["categorical", "ordinal"])
+@pytest.mark.parametrize("head", ["categorical", pytest.param("ordinal", marks=pytest.mark.slow)])
 def test_a_taught_model_learns_what_its_teachers_say(settings, files, toy_checkpoint, scorer, tmp_path, head):
     extra = [*teachers(files, toy_checkpoint, scorer), f"model.head={head}", "teacher.weight=1"]
     extra += ["run.max_steps=30", "optimiser.learning_rate=1e-3"]

@@ -29,10 +29,10 @@ from relsdk_training.runs.score import train_score
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """Pairs of the sample world, split by query."""
-    world = generate(seed=11, n_documents=600, n_queries=150)
+    world = generate(seed=11, n_documents=200, n_queries=80, pairs_per_query=8)
     folder = tmp_path_factory.mktemp("pairs")
     write_pairs(folder / "train.jsonl", world.split("train"))
-    write_pairs(folder / "dev.jsonl", world.split("test")[-300:])  # each model is measured on them
+    write_pairs(folder / "dev.jsonl", world.split("test"))  # each model is measured on them
     return folder
 
 
@@ -64,12 +64,12 @@ def same(one, other):
 def test_an_encoder_learns_and_exports_to_what_dev_measured(settings, files, tmp_path):
     from relsdk_export.encoder import export_encoder
 
-    extra = ["run.max_steps=60", "loss.cosent=1", "loss.matryoshka_dims=[8, 32]", "run.evaluate_every=20"]
+    extra = ["run.max_steps=45", "loss.cosent=1", "loss.matryoshka_dims=[8, 32]", "run.evaluate_every=15"]
     extra += ["optimiser.learning_rate=3e-3", "run.batch_size=64", "model.dropout=0.0"]
     result = train_embed(load_config(EmbedConfig, None, [*settings, *extra]))
     lines = list(read_log(tmp_path / "run" / "log.jsonl"))
     dev = [line for line in lines if line["kind"] == "dev"]
-    assert [line["step"] for line in dev] == [0, 20, 40, 60]
+    assert [line["step"] for line in dev] == [0, 15, 30, 45]
     assert result.best["mean_ap"] > dev[0]["mean_ap"] + 0.02
     assert result.warnings == ()
     steps = [line for line in lines if line["kind"] == "step"]
@@ -90,7 +90,7 @@ def test_an_encoder_learns_and_exports_to_what_dev_measured(settings, files, tmp
 def test_a_score_model_learns_and_exports_to_what_dev_measured(settings, files, tmp_path, head):
     from relsdk_export.scorer import export_scorer
 
-    extra = [f"model.head={head}", "run.max_steps=40", "run.evaluate_every=20", "model.max_tokens=64"]
+    extra = [f"model.head={head}", "run.max_steps=20", "run.evaluate_every=10", "model.max_tokens=64"]
     result = train_score(load_config(ScoreConfig, None, [*settings, *extra]))
     dev = [line for line in read_log(tmp_path / "run" / "log.jsonl") if line["kind"] == "dev"]
     assert result.best["log_loss"] < dev[0]["log_loss"]
@@ -121,14 +121,15 @@ MINING = ["loss.hard_negatives=2", "loss.queue=64", "loss.momentum=0.9", "loss.o
 @pytest.mark.parametrize(
     "extra",
     [
-        ["run.accumulation=2", "run.chunk=8", *MINING],
-        pytest.param(["run.precision=bf16", "run.chunk=8", "model.dropout=0.0"], marks=pytest.mark.slow),
+        ["run.accumulation=2", "run.chunk=4", *MINING],
+        pytest.param(["run.precision=bf16", "run.chunk=4", "model.dropout=0.0"], marks=pytest.mark.slow),
     ],
     ids=["mining, accumulation and chunks", "chunks in bf16"],
 )
 def test_resume_is_exact(settings, tmp_path, extra):
-    """Ten steps equal five, a stop inside the epoch, and five more: bit for bit, dropout included."""
-    common = [*settings, *extra, "run.checkpoint_every=5", "model.max_tokens=32"]
+    """Six steps equal three, a stop inside the epoch, and three more: bit for bit, dropout included."""
+    common = [*settings, *extra, "run.max_steps=6", "run.checkpoint_every=3"]
+    common += ["model.max_tokens=16", "run.batch_size=8"]
     whole = load_config(EmbedConfig, None, common)
     train_embed(whole)
     torch.manual_seed(99)  # whatever happened in between
@@ -137,7 +138,7 @@ def test_resume_is_exact(settings, tmp_path, extra):
         pass
 
     def stop(step, steps, statistics):
-        if step == 7:  # two steps after the checkpoint; they are done again
+        if step == 5:  # two steps after the checkpoint; they are done again
             raise Stop
 
     halves = replace(whole, run=replace(whole.run, output=str(tmp_path / "halves")))

@@ -12,6 +12,7 @@ from relsdk_sample.annotator import annotate, write_queries
 from relsdk_training.config.few import FewConfig
 from relsdk_training.config.files import load_config
 from relsdk_training.few import _bundle as bundle
+from relsdk_training.few import recipe
 from relsdk_training.few.recipe import train_few
 
 
@@ -55,12 +56,9 @@ def small(toy_checkpoint):
     ]
 
 
-@pytest.fixture
-def commands(monkeypatch):
-    """Let the stages run relsdk's commands in this process: torch is loaded once; return what was run."""
+def run_here(ran):
+    """Return what runs relsdk's commands in this process, where torch is loaded; it lists what it ran."""
     from relsdk.cli import main
-
-    ran = []
 
     def run(*arguments, on_note):
         on_note(f"relsdk {' '.join(arguments)}")
@@ -69,17 +67,36 @@ def commands(monkeypatch):
             main([*arguments, "--json"])
         return json.loads(out.getvalue())
 
-    monkeypatch.setattr(bundle, "_run", run)
+    return run
+
+
+@pytest.fixture
+def commands(monkeypatch):
+    """Let the stages run relsdk's commands in this process; return what was run."""
+    ran = []
+    monkeypatch.setattr(bundle, "_run", run_here(ran))
     return ran
 
 
 @pytest.fixture
-def train(commands, small, tmp_path):
+def without_bundle(monkeypatch):
+    """Leave the bundle and its measures out of runs: for tests of the stages before them."""
+    monkeypatch.setattr(recipe, "make_bundle", lambda *_: {"bytes": {"fp32": 1}, "calibrations": []})
+    monkeypatch.setattr(recipe, "measure_bundle", lambda *_: {})
+
+
+def train_here(small, output, *settings, **callbacks):
     """Run with settings; return the result and the notes."""
+    notes = []
+    config = load_config(FewConfig, None, [*small, f"run.output={output}", *settings])
+    return train_few(config, on_note=notes.append, **callbacks), notes
+
+
+@pytest.fixture
+def train(commands, small, tmp_path):
+    """Run with settings in this process; return the result and the notes."""
 
     def run(*settings, output=tmp_path / "run", **callbacks):
-        notes = []
-        config = load_config(FewConfig, None, [*small, f"run.output={output}", *settings])
-        return train_few(config, on_note=notes.append, **callbacks), notes
+        return train_here(small, output, *settings, **callbacks)
 
     return run

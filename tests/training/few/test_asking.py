@@ -47,7 +47,7 @@ def asked(server, few_files):
     ]
 
 
-def test_it_is_asked_and_its_mistakes_are_known(train, server, asked, few_files, world):
+def test_it_is_asked_and_its_mistakes_are_known_and_no_label_is_shown(train, server, asked, few_files, world):
     told = []
     result, _ = train(*asked, on_questions=told.append)
     dev = len(world.split("dev"))
@@ -69,10 +69,7 @@ def test_it_is_asked_and_its_mistakes_are_known(train, server, asked, few_files,
     assert (asked_of["judge"]["questions"], asked_of["write"]["questions"]) == (20 + dev, 9)
     assert cost.tokens_in == pytest.approx(sum(part["tokens in"] for part in asked_of.values()), abs=1)
     assert "| judge | questions | 140 |" in Path(result.report).read_text()
-
-
-def test_labels_of_what_it_grades_are_not_shown(train, server, asked, few_files):
-    train(*asked)
+    # No label of what it grades is shown to it.
     shown = {normal_form(pair.query) for pair in read_pairs(few_files / "dev.jsonl")}
     for body in server.bodies:
         examples, question = body["messages"][0]["content"], body["messages"][-1]["content"]
@@ -80,6 +77,7 @@ def test_labels_of_what_it_grades_are_not_shown(train, server, asked, few_files)
         assert not any(f"查询：{query}\n" in examples for query in shown)
 
 
+@pytest.mark.usefixtures("without_bundle")
 def test_it_is_not_asked_twice(train, server, asked, tmp_path):
     answer = server.replies[0]
 
@@ -119,6 +117,7 @@ def test_who_does_not_go_on_is_not_asked(train, server, asked):
     assert not server.bodies
 
 
+@pytest.mark.usefixtures("without_bundle")
 def test_without_labels_documents_alone_will_do(train, server, world, tmp_path):
     documents = tmp_path / "documents.jsonl"
     write_documents(documents, world.documents[:4])
@@ -131,6 +130,7 @@ def test_without_labels_documents_alone_will_do(train, server, world, tmp_path):
     assert "Label 100 pairs" in result.content["next"][0]
 
 
+@pytest.mark.usefixtures("without_bundle")
 def test_pairs_of_held_out_queries_are_not_asked_about(train, server, asked, few_files):
     more = f'ask.unlabelled=["{few_files / "test.jsonl"}", "{few_files / "weak.jsonl"}"]'
     result, _ = train(*asked, more, f"data.test={few_files / 'test.jsonl'}")
@@ -144,6 +144,7 @@ def test_pairs_of_held_out_queries_are_not_asked_about(train, server, asked, few
     )
 
 
+@pytest.mark.usefixtures("without_bundle")
 def test_answers_that_are_there_are_not_asked_for(train, server, asked, few_files):
     result, _ = train(*asked, f'data.weak=["{few_files / "weak.jsonl"}"]')
     assert len(server.bodies) == 3 * 3
@@ -175,6 +176,7 @@ def test_what_no_training_takes_is_said_before_it_is_asked(train, server, asked,
     assert server.bodies == []
 
 
+@pytest.mark.usefixtures("without_bundle")
 def test_the_command_tells_the_cost(relsdk, commands, small, server, few_files, tmp_path):
     given = ["--labels", few_files / "labels.jsonl", "--unlabelled", few_files / "weak.jsonl"]
     given += ["--endpoint", server.url, "--model", "toy", "--price", 1, 2, "--output", tmp_path / "run"]

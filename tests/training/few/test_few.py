@@ -1,6 +1,7 @@
 """`relsdk train few` at toy size: what it makes, what it says, and what it does not do again."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from relsdk.errors import InputError, MissingExtraError, TrainingError
 from relsdk.formats import read_pairs, write_pairs
 from relsdk_training.few import _bundle as bundle
 from relsdk_training.few._data import calibrates
+from tests.training.few.conftest import run_here, train_here
 
 
 def opinions(files):
@@ -33,8 +35,18 @@ def done_before(notes):
     return [note.partition(":")[0] for note in notes if note.endswith("done before")]
 
 
-def test_a_run_ends_with_a_bundle_that_has_levels_and_a_report(train, few_files, world):
-    result, _ = train(*labelled(few_files), *opinions(few_files), f"data.test={few_files / 'test.jsonl'}")
+@pytest.fixture(scope="module")
+def whole(small, few_files, tmp_path_factory):
+    """A run with all kinds of data, which nobody may change: its settings, folder and result."""
+    run = tmp_path_factory.mktemp("few") / "run"
+    settings = [*labelled(few_files), *opinions(few_files), f"data.test={few_files / 'test.jsonl'}"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bundle, "_run", run_here([]))
+        return settings, run, train_here(small, run, *settings)[0]
+
+
+def test_a_run_ends_with_a_bundle_that_has_levels_and_a_report(whole, few_files, world):
+    _, _, result = whole
     content = json.loads((Path(result.report).parent / "report.json").read_text())
     assert content == result.content
     (variant,) = read_bundle(result.bundle).variants
@@ -58,14 +70,14 @@ def test_a_run_ends_with_a_bundle_that_has_levels_and_a_report(train, few_files,
     assert "| test | fp32 |" in told
 
 
-def test_what_is_done_is_not_done_again(train, commands, few_files):
-    settings = [*labelled(few_files), *opinions(few_files)]
-    first, _ = train(*settings)
-    ran = len(commands)
-    again, notes = train(*settings)
+@pytest.mark.usefixtures("without_bundle")
+def test_what_is_done_is_not_done_again(whole, train, commands, tmp_path):
+    settings, run, first = whole
+    again, notes = train(*settings, output=run)
     assert again.content == first.content
     assert done_before(notes) == ["01-data", "04-train", "05-bundle", "06-eval"]
-    assert len(commands) == ran
+    assert commands == []
+    shutil.copytree(run, tmp_path / "run")
     _, notes = train(*settings, "run.seed=1")
     assert done_before(notes) == ["01-data"]
 
