@@ -5,6 +5,7 @@ Both pooling forms are read (`pooling_mode` of sentence-transformers 6, the flag
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +77,7 @@ def read_modules(folder: Path) -> _Modules:
     for kind, path in modules:
         if kind == "Pooling":
             name = f"{path}/config.json" if path else "config.json"
-            if not (folder / name).is_file():
+            if not os.path.isfile(folder / name):  # a name may be too long for any file
                 raise BundleError(
                     f"{folder / name} is missing, and {MODULES} names it; copy the checkpoint again"
                 )
