@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from bench.experiments.data import near_pairs, query_texts, split_qbqtc
 from bench.experiments.graded_pairs_report import write_report
-from bench.experiments.rows import check_ended
+from bench.experiments.rows import check_ended, study_options
 from bench.harness.machine import machine_record
 from relsdk.calibration import fit_calibration
 from relsdk.files.atomic import hold_lock
@@ -106,14 +106,9 @@ KINDS: dict[str, tuple[type[Config], Callable[..., TrainResult]]] = {
 
 
 @click.command()
-@click.option("--shared", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True)
-@click.option("--output", type=click.Path(path_type=Path), required=True)
-@click.option("--work", type=click.Path(path_type=Path), required=True, help="Runs and checkpoints.")
+@study_options
 @click.option("--only", multiple=True, help="Names of experiments [default: all].")
 @click.option("--seed", "seeds", multiple=True, type=int, default=(0, 1, 2), show_default=True)
-@click.option(
-    "--set", "overrides", multiple=True, metavar="A.B=C", help="For every run; tests make it small."
-)
 def main(
     shared: Path,
     output: Path,

@@ -17,7 +17,7 @@ import click
 from bench.experiments.graded_pairs import add_to, read_rows
 from bench.experiments.llm_labels import AS_IT_IS, CORRECTED, made_row, study
 from bench.experiments.llm_labels_report import pack, pooled_interval, unpack
-from bench.experiments.rows import row_key, row_name, study_of
+from bench.experiments.rows import row_key, row_name, study_of, study_options
 from bench.experiments.ssra import measures
 from bench.experiments.ssra_report import markdown
 from bench.harness.machine import machine_record
@@ -40,15 +40,10 @@ CHOICES: dict[str, tuple[list[str], dict[str, float]]] = {
 
 
 @click.command()
-@click.option("--shared", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True)
-@click.option("--output", type=click.Path(path_type=Path), required=True)
-@click.option("--work", type=click.Path(path_type=Path), required=True, help="Runs and checkpoints.")
+@study_options
 @click.option("--budget", "budgets", multiple=True, type=int, default=(500, 0), show_default=True)
 @click.option("--steps", default=200, show_default=True, help="Of every encoder's training.")
 @click.option("--seed", default=0, show_default=True)
-@click.option(
-    "--set", "overrides", multiple=True, metavar="A.B=C", help="For every run; tests make it small."
-)
 def main(
     shared: Path,
     output: Path,

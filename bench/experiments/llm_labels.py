@@ -20,7 +20,7 @@ import click
 
 from bench.experiments.graded_pairs import add_to, read_rows
 from bench.experiments.llm_labels_report import ALONE, pack, write_report
-from bench.experiments.rows import row_key
+from bench.experiments.rows import row_key, study_options
 from bench.experiments.ssra import BASE, FULL, UPPER, measures, supervised
 from bench.experiments.ssra import made_row as ssra_row
 from bench.harness.machine import machine_record
@@ -48,16 +48,11 @@ DOCUMENTS = 1000
 
 
 @click.command()
-@click.option("--shared", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True)
-@click.option("--output", type=click.Path(path_type=Path), required=True)
-@click.option("--work", type=click.Path(path_type=Path), required=True, help="Runs and checkpoints.")
+@study_options
 @click.option("--budget", "budgets", multiple=True, type=int, default=(0, 500, 2000), show_default=True)
 @click.option("--steps", default=200, show_default=True, help="Of every encoder's training.")
 @click.option("--seed", "seeds", multiple=True, type=int, default=(0, 1, 2), show_default=True)
 @click.option("--only", multiple=True, help=f"Rows out of {ROWS} [default: all].")
-@click.option(
-    "--set", "overrides", multiple=True, metavar="A.B=C", help="For every run; tests make it small."
-)
 def main(
     shared: Path,
     output: Path,

@@ -1,14 +1,36 @@
-"""Rows of results: keys of "name / labelled pairs / steps / seed", and that a training has ended."""
+"""What studies with trainings share: options, keys of rows, and that a training has ended."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import click
 
 from relsdk_training.engine.loop import TrainResult
 
+_OPTIONS = (
+    click.option("--shared", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True),
+    click.option("--output", type=click.Path(path_type=Path), required=True),
+    click.option(
+        "--work", type=click.Path(path_type=Path), required=True, help="Runs, checkpoints, bundles."
+    ),
+    click.option(
+        "--set", "overrides", multiple=True, metavar="A.B=C", help="For every run; tests make it small."
+    ),
+)
+
+
+def study_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command `shared`, `output`, `work` and `overrides`."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
 
 def row_key(name: str, budget: int, steps: int, seed: int) -> str:
-    """Return the key of a row."""
+    """Return the key of a row: "name / labelled pairs / steps / seed"."""
     return f"{name} / {budget} / {steps} / {seed}"
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from bench.experiments.graded_pairs import add_to, read_rows
 from bench.experiments.level_control import first_repeats, outside_agreement
-from bench.experiments.rows import check_ended, row_key
+from bench.experiments.rows import check_ended, row_key, study_options
 from bench.experiments.ssra_report import against, write_report
 from bench.harness.machine import machine_record
 from relsdk.bundle import is_scorer_folder
@@ -69,9 +69,7 @@ _EVALUATIONS = 6
 
 
 @click.command()
-@click.option("--shared", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True)
-@click.option("--output", type=click.Path(path_type=Path), required=True)
-@click.option("--work", type=click.Path(path_type=Path), required=True, help="Runs and checkpoints.")
+@study_options
 @click.option("--budget", "budgets", multiple=True, type=int, default=(2000, 500, 10_000), show_default=True)
 @click.option("--steps", default=300, show_default=True, help="Of every encoder's training.")
 @click.option("--seed", "seeds", multiple=True, type=int, default=(0, 1, 2), show_default=True)
@@ -83,9 +81,6 @@ _EVALUATIONS = 6
     help="A score model trained on all labels: RUN folder.",
 )
 @click.option("--endpoint", nargs=2, help=f"OpenAI-compatible URL and its model, for the row {PROMPTED!r}.")
-@click.option(
-    "--set", "overrides", multiple=True, metavar="A.B=C", help="For every run; tests make it small."
-)
 def main(
     shared: Path,
     output: Path,

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from bench.experiments.graded_pairs import add_to, read_rows
+from bench.experiments.rows import study_options
 from bench.experiments.trust_errors import (
     few_labels,
     measured_errors,
@@ -27,18 +28,13 @@ from bench.harness.machine import machine_record
 
 
 @click.command()
-@click.option("--shared", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True)
-@click.option("--output", type=click.Path(path_type=Path), required=True)
-@click.option("--work", type=click.Path(path_type=Path), required=True, help="Runs, checkpoints, bundles.")
+@study_options
 @click.option("--labels", default=2000, show_default=True, help="That the models learn from.")
 @click.option("--pairs", default=2000, show_default=True, help="That a split calibrates on.")
 @click.option("--splits", default=200, show_default=True)
 @click.option("--documents", default=5000, show_default=True, help="Of the sample world.")
 @click.option("--steps", default=200, show_default=True, help="Of the encoder's training.")
 @click.option("--seed", default=1, show_default=True, help="Of trainings and splits.")
-@click.option(
-    "--set", "overrides", multiple=True, metavar="A.B=C", help="For every run; tests make it small."
-)
 def main(
     shared: Path,
     output: Path,
