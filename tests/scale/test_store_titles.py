@@ -8,7 +8,7 @@ import tempfile
 import numpy as np
 import pytest
 
-from relsdk.calibration.fitting import fit_cumulative_link
+from relsdk.calibration.fitting import fit_spline_link
 from relsdk.errors import IndexFolderError
 from relsdk.formats import read_pairs
 from tests.scale.engines import NEEDS, NOISE, Engine
@@ -33,7 +33,7 @@ class Titles:
         left = self.encoder.encode([pair.query for pair in pairs])
         right = self.encoder.encode_document([pair.document for pair in pairs])
         labels = np.array([int(pair.level) for pair in pairs])
-        self.levels = fit_cumulative_link(np.einsum("nd,nd->n", left, right).astype(np.float64), labels)
+        self.levels = fit_spline_link(np.einsum("nd,nd->n", left, right).astype(np.float64), labels)
         self.folder = folder
         self.engines = {}
 

@@ -7,19 +7,20 @@ from hypothesis import strategies as st
 
 from relsdk.calibration import (
     CumulativeLink,
-    Isotonic,
+    SplineLink,
     Temperature,
     calibration_from_dict,
     cross_validated_probabilities,
     fit_calibration,
     method_name,
 )
-from relsdk.calibration.fitting import fit_cumulative_link, fit_isotonic, fit_temperature
+from relsdk.calibration.fitting import fit_spline_link, fit_temperature
 from relsdk.errors import CalibrationError, InputError
 
 BIASED = {"method": "bias_corrected_temperature", "temperature": 1.0, "ordinal": False}
 TRUE = CumulativeLink(20.0, (15.0, 16.5, 17.5))
 CURVES = {"method": "isotonic", "scores": [[0.0, 1.0]] * 3, "values": [[0.2, 0.9]] * 3}
+SPLINE = SplineLink((0.0, 1.0, 3.0), (0.0, 1.0, 1.5), (-1.0, 0.5, 1.25)).to_dict()
 POOL = {
     "method": "log_linear_pool",
     "scorer": Temperature().to_dict(),
@@ -36,58 +37,105 @@ def draw(model, n, seed, low=0.6, high=1.0):
     return scores, labels, [f"q{i // 8}" for i in range(n)]
 
 
-def test_the_cumulative_link_recovers_its_parameters():
+def test_a_spline_goes_through_its_knots_and_on_beyond():
+    spline = calibration_from_dict(SPLINE)
+    x = [-2.0, 0.0, 0.5, 1.0, 2.0, 3.0, 5.0]
+    f = np.array([-2.0, 0.0, 0.5, 1.0, 1.25, 1.5, 2.0])  # slopes 1 and 1/4, also outside
+    at_least = 1 / (1 + np.exp(-(f[:, None] - [-1.0, 0.5, 1.25])))
+    found = spline.probabilities(x)
+    np.testing.assert_allclose(found[:, ::-1].cumsum(axis=1)[:, 2::-1], at_least, atol=2e-4)
+    crowded = calibration_from_dict({**SPLINE, "transform": "log_distance"})
+    np.testing.assert_allclose(
+        crowded.probabilities(1.001 - np.exp(-np.array(x[2:6]))), found[2:6], atol=1e-9
+    )
+
+
+def test_of_logits_a_spline_takes_the_expected_level():
+    spline = calibration_from_dict(SPLINE)
+    shares = np.array([[0.1, 0.2, 0.3, 0.4], [0.7, 0.1, 0.1, 0.1]])
+    expected = spline.probabilities(shares @ [0, 1, 2, 3])
+    np.testing.assert_allclose(spline.probabilities(np.log(shares) + 5), expected, atol=1e-3)
+    at_least = shares[:, ::-1].cumsum(axis=1)[:, 2::-1]
+    np.testing.assert_allclose(spline.probabilities(np.log(at_least / (1 - at_least))), expected, atol=1e-3)
+
+
+def test_a_straight_link_is_found_again():
     scores, labels, _ = draw(TRUE, 40_000, 0)
-    found = fit_cumulative_link(scores, labels)
-    assert found.slope == pytest.approx(TRUE.slope, rel=0.03)
-    np.testing.assert_allclose(found.cuts, TRUE.cuts, rtol=0.03)
+    at = np.linspace(0.6, 1.0, 50)
+    for transform in ("identity", "log_distance"):
+        found = fit_spline_link(scores, labels, transform)
+        np.testing.assert_allclose(found.probabilities(at), TRUE.probabilities(at), atol=0.03)
 
 
-def test_the_cumulative_link_reaches_the_likelihood_of_an_independent_optimiser():
-    optimize = pytest.importorskip("scipy.optimize")
+def test_a_spline_reaches_the_posterior_of_an_independent_optimiser():
+    optimize, special = pytest.importorskip("scipy.optimize"), pytest.importorskip("scipy.special")
     scores, labels, _ = draw(TRUE, 800, 1)
+    found = fit_spline_link(scores, labels)
+    knots = np.quantile(scores, np.linspace(0, 1, 13))
+    np.testing.assert_allclose(found.knots, knots)
 
-    def loss(p):
-        cuts = np.sort(p[1:])
-        at_least = 1 / (1 + np.exp(-(p[0] * scores[:, None] - cuts)))
+    def loss(slopes, cuts):
+        values = np.concatenate([[0.0], np.cumsum(np.exp(slopes) * np.diff(knots))])
+        at_least = special.expit(np.interp(scores, knots, values)[:, None] - cuts)
         bounds = np.hstack([np.ones((800, 1)), at_least, np.zeros((800, 1))])
-        return -np.log(np.maximum((bounds[:, :-1] - bounds[:, 1:])[np.arange(800), labels], 1e-12)).mean()
+        likelihood = (bounds[:, :-1] - bounds[:, 1:])[np.arange(800), labels]
+        prior = special.pseudo_huber(1.0, np.diff(slopes) / 0.3).sum() / 800
+        return prior - np.log(np.maximum(likelihood, 1e-12)).mean()
 
-    found = fit_cumulative_link(scores, labels)
-    start = [10.0, 8.0, 9.0, 10.0]
-    best = optimize.minimize(loss, start, method="Nelder-Mead", options={"maxiter": 20_000, "xatol": 1e-6})
-    assert loss([found.slope, *found.cuts]) <= best.fun + 1e-5
+    start = [*np.full(12, np.log(10.0)), 8.0, 9.0, 10.0]
+    best = optimize.minimize(lambda p: loss(p[:12], np.sort(p[12:])), start, method="BFGS")
+    own = loss(np.log(np.diff(found.values) / np.diff(found.knots)), np.array(found.cuts))
+    assert own <= best.fun + 1e-5
 
 
-def test_isotonic_equals_scikit_learn():
-    isotonic = pytest.importorskip("sklearn.isotonic")
-    rng = np.random.default_rng(2)
-    scores = np.round(rng.uniform(0, 1, 500), 2)  # many ties
-    labels = np.clip(np.round(scores * 3 + rng.normal(0, 0.7, 500)), 0, 3).astype(int)
-    found = fit_isotonic(scores, labels)
-    at = rng.uniform(-0.1, 1.1, 300)
-    for k in (1, 2, 3):
-        oracle = isotonic.IsotonicRegression(out_of_bounds="clip").fit(scores, labels >= k)
-        np.testing.assert_allclose(
-            np.interp(at, found.scores[k - 1], found.values[k - 1]), oracle.predict(at)
-        )
+def test_few_pairs_do_not_bend_a_spline(monkeypatch):
+    """Of few pairs of a straight link the prior keeps the fit near to it."""
+    at = np.linspace(0.6, 1.0, 200)
+
+    def divergence():
+        found = [fit_spline_link(*draw(TRUE, 80, seed)[:2]).probabilities(at) for seed in range(10)]
+        true = TRUE.probabilities(at)
+        return np.mean([(true * np.log(true / one)).sum(axis=1).mean() for one in found])
+
+    straight = divergence()
+    monkeypatch.setattr("relsdk.calibration.fitting._BEND", 1e3)
+    assert straight < 0.8 * divergence()
+
+
+def test_many_pairs_bend_a_spline(monkeypatch):
+    """A plateau that no straight link has."""
+    rng = np.random.default_rng(4)
+    scores = rng.uniform(0.6, 1.0, 4000)
+    labels = np.where(scores < 0.8, 0, np.where(rng.random(4000) < 0.5, 1, np.where(scores < 0.95, 2, 3)))
+    found = fit_spline_link(scores, labels).probabilities([0.7, 0.86, 0.89, 0.92])
+    np.testing.assert_allclose(found[0, 0], 1.0, atol=0.02)
+    np.testing.assert_allclose(found[1:, 1], 0.5, atol=0.07)
+    monkeypatch.setattr("relsdk.calibration.fitting._BEND", 1e-3)
+    straight = fit_spline_link(scores, labels).probabilities([0.86, 0.89, 0.92])
+    assert np.abs(straight[:, 1] - 0.5).max() > 0.1
 
 
 def test_how_many_likelihoods_are_computed_at_once_changes_nothing(monkeypatch):
     rng = np.random.default_rng(5)
     scores = rng.normal(size=300)
     labels = np.digitize(scores + rng.logistic(size=300), [-1, 0, 1])
-    whole = fit_cumulative_link(scores, labels)
+    whole = fit_spline_link(scores, labels)
     for at_once in (1, 1000):
         monkeypatch.setattr("relsdk.calibration.fitting._AT_ONCE", at_once)
-        assert fit_cumulative_link(scores, labels) == whole
+        np.testing.assert_allclose(fit_spline_link(scores, labels).values, whole.values, rtol=1e-5)
 
 
-@given(st.integers(0, 10_000), st.sampled_from([fit_cumulative_link, fit_isotonic]))
+def test_scores_that_are_all_the_same_give_the_shares():
+    labels = np.arange(80) % 4
+    found = fit_spline_link(np.full(80, 0.5), labels).probabilities([0.5])
+    np.testing.assert_allclose(found, [[0.25] * 4], atol=1e-3)
+
+
+@given(st.integers(0, 10_000), st.sampled_from(["identity", "log_distance"]))
 @settings(max_examples=20, deadline=None)
-def test_probabilities_are_proper_and_monotone(seed, fit):
+def test_probabilities_are_proper_and_monotone(seed, transform):
     scores, labels, _ = draw(TRUE, 200, seed)
-    model = fit(scores, labels)
+    model = fit_spline_link(scores, labels, transform)
     probabilities = model.probabilities(np.linspace(0, 1.2, 200))
     np.testing.assert_allclose(probabilities.sum(axis=1), 1.0)
     assert (probabilities > 0).all()
@@ -113,7 +161,7 @@ def test_logits_give_back_their_temperature_and_biases(ordinal, biased):
     assert found.temperature == pytest.approx(2.0, rel=0.1)
     assert found.ordinal == ordinal
     np.testing.assert_allclose(found.biases, biases, atol=0.2)
-    assert losses.keys() == {"temperature", "bias_corrected_temperature"}
+    assert losses.keys() == {"temperature", "bias_corrected_temperature", "spline_link"}
     assert method_name(found) == ("bias_corrected_temperature" if biased else "temperature")
     assert calibration_from_dict(json.loads(json.dumps(found.to_dict()))) == found
 
@@ -152,19 +200,16 @@ def test_a_level_without_pairs_leaves_the_biases_finite():
     assert found.probabilities(logits)[:, 2].max() < 0.05
 
 
-def test_the_better_method_is_kept_by_held_out_log_loss():
-    scores, labels, groups = draw(TRUE, 600, 3)
-    model, losses = fit_calibration(scores, labels, groups)
-    assert isinstance(model, CumulativeLink)
-    assert losses["cumulative_link"] < losses["isotonic"]
-    assert set(losses) == {"cumulative_link", "cumulative_link_log_distance", "isotonic"}
-    # A plateau that no logistic curve has.
+def test_a_head_that_is_too_sure_gets_a_spline():
+    """Its levels rise with what it expects, but not as any temperature has them."""
     rng = np.random.default_rng(4)
-    scores = rng.uniform(0.6, 1.0, 4000)
-    labels = np.where(scores < 0.8, 0, np.where(rng.random(4000) < 0.5, 1, np.where(scores < 0.95, 2, 3)))
-    model, losses = fit_calibration(scores, labels, [f"q{i // 8}" for i in range(4000)])
-    assert isinstance(model, Isotonic)
-    assert losses["isotonic"] < losses["cumulative_link"]
+    heat = rng.normal(size=2000)
+    logits = np.column_stack([-4 * heat, np.full(2000, -2.0), np.full(2000, -2.0), 4 * heat])
+    labels = np.digitize(2 * heat + rng.logistic(size=2000), [-1.5, 0, 1.5])
+    groups = [f"q{i // 8}" for i in range(2000)]
+    model, losses = fit_calibration(logits, labels, groups)
+    assert isinstance(model, SplineLink)
+    assert losses["spline_link"] < losses["bias_corrected_temperature"] < losses["temperature"]
 
 
 def test_held_out_probabilities_never_saw_the_pairs_own_group():
@@ -172,11 +217,13 @@ def test_held_out_probabilities_never_saw_the_pairs_own_group():
     scores, labels, groups = draw(TRUE, 400, 5)
     odd = np.array(groups) == "q7"
     other = np.where(odd, 3 - labels, labels)
-    for method in (TRUE, Isotonic(((0.0,),) * 3, ((0.0,),) * 3)):
-        before = cross_validated_probabilities(method, scores, labels, groups)
-        after = cross_validated_probabilities(method, scores, other, groups)
-        np.testing.assert_array_equal(before[odd], after[odd])
-        assert np.abs(before[~odd] - after[~odd]).max() > 1e-4
+    method, _ = fit_calibration(scores, labels, groups)
+    before = cross_validated_probabilities(method, scores, labels, groups)
+    after = cross_validated_probabilities(method, scores, other, groups)
+    np.testing.assert_array_equal(before[odd], after[odd])
+    assert np.abs(before[~odd] - after[~odd]).max() > 1e-4
+    with pytest.raises(InputError, match=r"by cumulative_link; .* spline_link_log_distance"):
+        cross_validated_probabilities(TRUE, scores, labels, groups)
 
 
 def test_too_little_to_calibrate_on_is_said():
@@ -226,6 +273,14 @@ def test_too_little_to_calibrate_on_is_said():
         {**CURVES, "values": [[0.5, 0.4]] * 3},
         {**CURVES, "values": [[0.5, 1.1]] * 3},
         {**CURVES, "values": [[-0.1, 0.4]] * 3},
+        {**SPLINE, "knots": [0.0, 1.0, 1.0]},
+        {**SPLINE, "knots": [0.0, 1.0]},
+        {**SPLINE, "knots": [0.0], "values": [0.0]},
+        {**SPLINE, "knots": [0.0, 1e-320, 1.0]},
+        {**SPLINE, "values": [0.0, 2.0, 1.5]},
+        {**SPLINE, "values": [0.0, float("nan"), 1.5]},
+        {**SPLINE, "cuts": [1.0, 0.0, 2.0]},
+        {**SPLINE, "transform": "log"},
         {**POOL, "weights": [1.0, -1.0]},
         {**POOL, "weights": [1.0, float("nan")]},
         {**POOL, "encoder": POOL},
@@ -247,23 +302,13 @@ def test_crowded_cosines_get_the_log_distance():
     labels = (rng.random((3000, 1)) > cumulative[:, :3]).sum(axis=1)
     groups = [f"q{i // 8}" for i in range(3000)]
     model, losses = fit_calibration(scores, labels, groups)
-    assert method_name(model) == "cumulative_link_log_distance"
-    assert model.slope == pytest.approx(1.5, rel=0.1)
-    assert losses["cumulative_link_log_distance"] < losses["cumulative_link"]
-    copy = calibration_from_dict(json.loads(json.dumps(model.to_dict())))
-    np.testing.assert_array_equal(copy.probabilities(scores), model.probabilities(scores))
+    assert losses.keys() == {"spline_link_log_distance"}
+    assert method_name(model) == "spline_link_log_distance"
+    assert np.abs(model.probabilities(scores) - crowded.probabilities(scores)).mean() < 0.02
     _, beyond = fit_calibration(scores * 5, labels, groups)
-    assert "cumulative_link_log_distance" not in beyond
-
-
-def test_a_step_function_that_is_better_by_chance_only_is_not_taken():
-    chosen = set()
-    for seed in range(10):
-        scores, labels, groups = draw(TRUE, 400, seed)
-        chosen.add(method_name(fit_calibration(scores, labels, groups)[0]))
-    assert chosen == {"cumulative_link"}
+    assert beyond.keys() == {"spline_link"}
 
 
 def test_what_the_damaged_ones_were_made_of_is_whole():
-    for content in (CURVES, POOL, TRUE.to_dict()):
+    for content in (CURVES, POOL, SPLINE, TRUE.to_dict()):
         assert calibration_from_dict(content).to_dict() == content

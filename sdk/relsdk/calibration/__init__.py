@@ -1,9 +1,9 @@
 """From a score to the probability of each relevance level, fitted on labelled pairs.
 
-Monotone models of P(level >= k | score), k = 1..3, are fitted and compared by held-out log loss: the
-cumulative link model P(level >= k) = sigmoid(slope * x - cut_k) (McCullagh 1980, proportional odds) on the
-score and on its distance from 1, which needs few labels, and isotonic regression for each k (Zadrozny & Elkan
-2002), which assumes no shape. A head that has levels of its own gets a temperature (Guo et al. 2017).
+P(level >= k | score) = sigmoid(f(score) - cut_k), k = 1..3, is a cumulative link model (McCullagh 1980,
+proportional odds) whose f is a monotone linear spline: nearly straight from few pairs, and as the pairs have
+it from many. Of a head that has levels of its own it takes the expected level, unless a temperature does as
+well (Guo et al. 2017).
 A cross-encoder and the encoder that found its candidates are pooled (Genest & Zidek 1986).
 Labelled pairs are not live traffic: levels may be more or less frequent there, which expectation maximisation
 finds out from pairs without labels (Saerens et al. 2002).
@@ -16,9 +16,9 @@ from relsdk.calibration._level_shares import LevelShares, estimate_level_shares,
 from relsdk.calibration._models import (
     Calibration,
     CumulativeLink,
-    Isotonic,
     LogLinearPool,
     PriorShift,
+    SplineLink,
     Temperature,
     calibration_from_dict,
     method_name,
@@ -37,13 +37,13 @@ __all__ = [
     "Calibration",
     "CumulativeLink",
     "HybridLink",
-    "Isotonic",
     "LevelShares",
     "LogLinearPool",
     "PriorShift",
     "Promise",
     "QueryRange",
     "SearchProfile",
+    "SplineLink",
     "Temperature",
     "calibration_from_dict",
     "cross_validated_probabilities",

@@ -26,12 +26,14 @@ __all__ = [
     "Isotonic",
     "LogLinearPool",
     "PriorShift",
+    "SplineLink",
     "Temperature",
     "Transform",
     "apply_floor",
     "as_logits",
     "as_scores",
     "calibration_from_dict",
+    "expected_levels",
     "method_name",
     "sigmoid",
     "split_outputs",
@@ -52,6 +54,7 @@ _Bias = Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)]
 _Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Transform = Literal["identity", "log_distance"]
 _Curve = Annotated[tuple[_Number, ...], msgspec.Meta(min_length=1)]
+_Knots = Annotated[tuple[_Number, ...], msgspec.Meta(min_length=2)]
 _Shares = Annotated[tuple[_Share, ...], msgspec.Meta(min_length=1)]
 TRANSFORMS: dict[str, Callable[[Float], Float]] = {
     "identity": lambda scores: scores,
@@ -72,6 +75,8 @@ class Calibration(Protocol):
 @dataclass(frozen=True, slots=True)
 class CumulativeLink:
     """P(level >= k) = sigmoid(slope * x - cuts[k-1]); slope >= 0, cuts non-decreasing.
+
+    Bundles of former versions have it; `SplineLink` took its place.
 
     Attributes:
         slope: Of the curves.
@@ -111,6 +116,8 @@ class CumulativeLink:
 class Isotonic:
     """P(level >= k) interpolated between the points of an isotonic regression, one row for each k.
 
+    Bundles of former versions have it; `SplineLink` took its place.
+
     Attributes:
         scores: Of the points, rising.
         values: P(level >= k) there, not falling.
@@ -143,6 +150,61 @@ class Isotonic:
             "method": "isotonic",
             "scores": [list(row) for row in self.scores],
             "values": [list(row) for row in self.values],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class SplineLink:
+    """P(level >= k) = sigmoid(f(x) - cuts[k-1]), with a monotone linear spline f; cuts non-decreasing.
+
+    With one piece it is a cumulative link. Scores crowd where a model is sure, and there a little means much.
+
+    Attributes:
+        knots: x of the spline's knots, rising.
+        values: f there, not falling. Beyond the outermost knots f goes on as in the outermost piece.
+        cuts: f where P(level >= k) is one half.
+        transform: x is the score, or the level that a head expects ("identity"), or of a score its
+            -log(1.001 - score) ("log_distance").
+
+    Raises:
+        InputError: Knots, values or cuts fall, there are not as many values as knots, or two knots lie so
+            close that f has no slope between them.
+    """
+
+    knots: _Knots
+    values: _Knots
+    cuts: tuple[_Number, _Number, _Number]
+    transform: Transform = "identity"
+
+    def __post_init__(self) -> None:
+        if len(self.knots) != len(self.values):
+            raise InputError(f"the spline has {len(self.knots)} knots and {len(self.values)} values")
+        widths, rises = np.diff(self.knots), np.diff(self.values)
+        if (widths <= 0).any() or (rises < 0).any():
+            raise InputError("the knots of a spline must rise, and its values must not fall")
+        with np.errstate(over="ignore"):
+            if not np.isfinite(rises / widths).all():
+                raise InputError("knots of the spline lie too close together")
+        if not self.cuts[0] <= self.cuts[1] <= self.cuts[2]:
+            raise InputError(f"the cuts {self.cuts} must not fall")
+
+    def probabilities(self, outputs: ArrayLike) -> Float:
+        """Return P(level = 0..3): scores (N,), (N, 4) logits, or (N, 3) of an ordinal head -> (N, L)."""
+        x = TRANSFORMS[self.transform](expected_levels(outputs))  # (N,)
+        knots, values = np.asarray(self.knots), np.asarray(self.values)
+        slopes = np.diff(values) / np.diff(knots)
+        below, above = np.minimum(x - knots[0], 0.0), np.maximum(x - knots[-1], 0.0)
+        f = np.interp(x, knots, values) + slopes[0] * below + slopes[-1] * above
+        return apply_floor(cumulative_to_probabilities(sigmoid(f[:, None] - np.asarray(self.cuts))))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON form that `calibration_from_dict` reads."""
+        return {
+            "method": "spline_link",
+            "transform": self.transform,
+            "knots": list(self.knots),
+            "values": list(self.values),
+            "cuts": list(self.cuts),
         }
 
 
@@ -271,8 +333,9 @@ class _Pool(msgspec.Struct, frozen=True):
     weights: tuple[_Scale, _Scale]
 
 
-_METHODS: dict[str, type[CumulativeLink | Isotonic | Temperature]] = {
+_METHODS: dict[str, type[CumulativeLink | Isotonic | SplineLink | Temperature]] = {
     "cumulative_link": CumulativeLink,
+    "spline_link": SplineLink,
     "isotonic": Isotonic,
     "temperature": Temperature,
     _BIAS_CORRECTED: Temperature,
@@ -351,6 +414,15 @@ def as_logits(logits: ArrayLike, columns: int) -> Float:
     if values.ndim != 2 or values.shape[1] != columns or not np.isfinite(values).all():
         raise InputError(f"logits of shape {values.shape}; finite numbers in {columns} columns are needed")
     return values
+
+
+def expected_levels(outputs: ArrayLike) -> Float:
+    """Return scores (N,) as they are; of (N, 4) logits, or (N, 3) of an ordinal head, the expected level."""
+    values = np.asarray(outputs, dtype=np.float64)
+    if values.ndim != 2:
+        return as_scores(values)
+    head = Temperature(ordinal=values.shape[1] == NUM_LEVELS - 1)
+    return np.asarray(head.probabilities(values) @ np.arange(NUM_LEVELS), dtype=np.float64)
 
 
 def sigmoid(logits: Float) -> Float:

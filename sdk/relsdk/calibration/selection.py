@@ -24,9 +24,9 @@ from relsdk.calibration._models import (
     split_outputs,
 )
 from relsdk.calibration.fitting import (
-    fit_cumulative_link,
-    fit_isotonic,
+    Fit,
     fit_log_linear_pool,
+    fit_spline_link,
     fit_temperature,
 )
 from relsdk.errors import CalibrationError, InputError
@@ -39,20 +39,13 @@ __all__ = [
     "fit_pool",
 ]
 
-Fit = Callable[[Float, Int], Calibration]
-# A relative difference in log loss that no user would notice.
-_SAME = 0.01
 # A cosine in float32 is above 1 by as much.
 _ROUNDING = 1e-5
 # From the simplest to the richest.
-_OF_SCORES: dict[str, Fit] = {
-    "cumulative_link": fit_cumulative_link,
-    "cumulative_link_log_distance": partial(fit_cumulative_link, transform="log_distance"),
-    "isotonic": fit_isotonic,
-}
 _OF_LOGITS: dict[str, Fit] = {
     "temperature": fit_temperature,
     "bias_corrected_temperature": partial(fit_temperature, biased=True),
+    "spline_link": fit_spline_link,
 }
 
 
@@ -61,10 +54,10 @@ def fit_calibration(
 ) -> tuple[Calibration, dict[str, float]]:
     """Fit each model, compare them on held-out groups, and fit the chosen one on everything.
 
-    Chosen is the simplest model whose held-out log loss is within one standard error of the best one's
-    (Breiman et al. 1984). Of scores, also one within one percent of it: refitted to those of another ONNX
-    file of the same model, step functions grade a tenth of all pairs differently, where the links move one
-    in sixty.
+    For scores there is one model, the `SplineLink`: of x = -log(1.001 - score) if none is above 1, since
+    cosines of good pairs crowd towards 1. For logits the head's own probabilities may need less: chosen is
+    the simplest model whose held-out log loss is within one standard error of the best one's (Breiman et
+    al. 1984).
 
     Args:
         outputs: (N,) real scores, higher is better; or (N, 4) logits of the levels, or (N, 3) of an ordinal
@@ -88,8 +81,7 @@ def fit_calibration(
         for name, fit in methods.items()
     }
     best = losses[min(losses, key=lambda name: float(losses[name].mean()))]
-    unnoticed = _SAME if values.ndim == 1 else 0.0
-    chosen = next(name for name, loss in losses.items() if _not_worse(loss, best, unnoticed))
+    chosen = next(name for name, loss in losses.items() if _not_worse(loss, best))
     return methods[chosen](values, levels), {name: float(loss.mean()) for name, loss in losses.items()}
 
 
@@ -114,12 +106,14 @@ def fit_pool(
     """
     values, levels = np.asarray(outputs, dtype=np.float64), _as_labels(labels)
     head_outputs, cosines = split_outputs(values)
-    _, scorer = fit_calibration(head_outputs, levels, groups, folds=folds, seed=seed)
+    chosen, scorer = fit_calibration(head_outputs, levels, groups, folds=folds, seed=seed)
     _, encoder = fit_calibration(cosines, levels, groups, folds=folds, seed=seed)
-    held_out = _held_out(fit_log_linear_pool, values, levels, groups, folds, seed)
+    fit = _fit_of_pool(chosen, head_outputs)
+    held_out = _held_out(fit, values, levels, groups, folds, seed)
     losses = {"log_linear_pool": float(_log_losses(held_out, levels).mean())}
     losses |= {"scorer": min(scorer.values()), "encoder": min(encoder.values())}
-    return fit_log_linear_pool(values, levels), losses
+    pool = fit(values, levels)
+    return pool, losses
 
 
 def fit_hybrid(
@@ -162,21 +156,36 @@ def cross_validated_probabilities(
 ) -> Float:
     """Return (N, L) probabilities of each pair from a model of the same method fitted without its group."""
     if isinstance(calibration, LogLinearPool):
-        values, fit = np.asarray(outputs, dtype=np.float64), cast("Fit", fit_log_linear_pool)
+        values = np.asarray(outputs, dtype=np.float64)
+        fit: Fit = _fit_of_pool(calibration.scorer, split_outputs(values)[0])
     elif isinstance(calibration, HybridLink):
         values, fit = np.asarray(outputs, dtype=np.float64), cast("Fit", fit_hybrid_link)
     else:
         values = _as_outputs(outputs)
-        fit = _methods(values)[method_name(calibration)]
+        fit = _method_of(calibration, values)
     return _held_out(fit, values, _as_labels(labels), groups, folds, seed)
 
 
 def _methods(values: Float) -> dict[str, Fit]:
+    """Return the models for scores or logits by `method_name`, from the simplest to the richest."""
     if values.ndim == 2:
         return _OF_LOGITS
     if len(values) > 0 and values.max() <= 1.0 + _ROUNDING:
-        return _OF_SCORES
-    return {name: fit for name, fit in _OF_SCORES.items() if name != "cumulative_link_log_distance"}
+        return {"spline_link_log_distance": partial(fit_spline_link, transform="log_distance")}
+    return {"spline_link": fit_spline_link}
+
+
+def _method_of(calibration: Calibration, values: Float) -> Fit:
+    """Return what fits a model of the same kind."""
+    methods, name = _methods(values), method_name(calibration)
+    if name not in methods:
+        raise InputError(f"a calibration by {name}; for these outputs there are {', '.join(methods)}")
+    return methods[name]
+
+
+def _fit_of_pool(scorer: Calibration, head_outputs: Float) -> Callable[[Float, Int], LogLinearPool]:
+    """Return what fits a pool whose scorer has this kind of calibration."""
+    return partial(fit_log_linear_pool, fit_scorer=_method_of(scorer, head_outputs))
 
 
 def _as_outputs(outputs: ArrayLike) -> Float:
@@ -214,11 +223,10 @@ def _log_losses(probabilities: Float, labels: Int) -> Float:
     return np.asarray(-np.log(probabilities[np.arange(len(labels)), labels]))
 
 
-def _not_worse(loss: Float, best: Float, unnoticed: float) -> bool:
-    """Whether losses (N,) are, in the mean, within one standard error or that share of the best ones."""
+def _not_worse(loss: Float, best: Float) -> bool:
+    """Whether losses (N,) are, in the mean, within one standard error of the best ones."""
     difference = loss - best
-    tolerance = max(difference.std() / np.sqrt(len(difference)), unnoticed * best.mean())
-    return bool(difference.mean() <= tolerance)
+    return bool(difference.mean() <= difference.std() / np.sqrt(len(difference)))
 
 
 def _as_labels(labels: ArrayLike) -> Int:
