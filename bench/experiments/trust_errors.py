@@ -13,6 +13,7 @@ from bench.experiments.trust_models import Models
 from bench.experiments.trust_promises import fitting_rows, kept_promise
 from relsdk.bundle import read_bundle
 from relsdk.calibration import (
+    Calibration,
     estimate_level_shares,
     fit_calibration,
     fit_pool,
@@ -38,10 +39,15 @@ def exact_variants(bundle: Path) -> list[str]:
 
 
 def measured_errors(models: Models) -> list[dict[str, Any]]:
-    """Calibrate on dev, with each file that this CPU runs exactly, and measure on test."""
+    """Calibrate on dev, with each file that this CPU runs exactly, and measure on test.
+
+    Returns:
+        Of each model and file its grades, the share of levels that are others than with the file in fp32
+        (`levels_changed`), and that share if both have fp32's calibration (`levels_changed_by_rounding`).
+    """
     rows = []
     for kind in ("encoder", "tower", "scorer", "pool"):
-        of_fp32 = None
+        of_fp32: tuple[Calibration, Int] | None = None
         for variant in exact_variants(models.scorer if kind == "pool" else getattr(models, kind)):
             dev, test = (models.outputs(kind, split, variant) for split in ("dev", "test"))
             fit = fit_pool if kind == "pool" else fit_calibration
@@ -49,9 +55,13 @@ def measured_errors(models: Models) -> list[dict[str, Any]]:
             probabilities = calibration.probabilities(test)
             report = grade_report(models.labels("test"), probabilities, models.queries("test"))
             levels = most_probable_level(probabilities)
-            of_fp32 = levels if of_fp32 is None else of_fp32
-            changed = round(float((levels != of_fp32).mean()), 5)
-            rows.append({"model": kind, "variant": variant, "levels_changed": changed, **report.to_dict()})
+            shared, exact = of_fp32 = of_fp32 or (calibration, levels)
+            changes = {
+                "levels_changed": levels,
+                "levels_changed_by_rounding": most_probable_level(shared.probabilities(test)),
+            }
+            row = {name: round(float((found != exact).mean()), 5) for name, found in changes.items()}
+            rows.append({"model": kind, "variant": variant, **row, **report.to_dict()})
     return rows
 
 

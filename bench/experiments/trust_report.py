@@ -111,15 +111,24 @@ def _errors(found: Sequence[Mapping[str, Any]], pairs: Mapping[str, int]) -> str
     rows = []
     for one in found:
         errors = [one["debiased_ece"], *one["debiased_ece_at_least"]]
-        cells = [one["model"], one["variant"], f"{one['levels_changed']:.2%}", f"{one['ece']:.3f}"]
+        changes = [f"{one[name]:.2%}" for name in ("levels_changed", "levels_changed_by_rounding")]
+        cells = [one["model"], one["variant"], *changes, f"{one['ece']:.3f}"]
         cells += [_error(error) for error in errors]
         rows.append([*cells, f"{one['accuracy']:.3f}", f"{one['qwk']:.3f}"])
-    head = ["model", "file", "levels other than fp32's", "ECE", "debiased: most probable level"]
+    head = [
+        "model",
+        "file",
+        "levels other than fp32's",
+        "by fp32's fit",
+        "ECE",
+        "debiased: most probable level",
+    ]
     head += ["P(level >= 1)", "P(level >= 2)", "P(level = 3)", "accuracy", "QWK"]
     return section(
         "Calibration error on test",
-        "Calibrated on dev, one fit for each file. Debiased: less what the labels' noise adds, with the "
-        '95 % interval of a bootstrap over queries; "~0": not distinguishable from 0.',
+        "Calibrated on dev, one fit for each file; \"by fp32's fit\": levels that the file's rounding alone "
+        "changes. Debiased: less what the labels' noise adds, with the 95 % interval of a bootstrap over "
+        'queries; "~0": not distinguishable from 0.',
         markdown(tuple(head), rows),
     )
 
