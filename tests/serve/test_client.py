@@ -113,14 +113,14 @@ def assert_same_hits(found, expected):
     assert [hit.passage for hit in found] == [hit.passage for hit in expected]
     for hit, other in zip(found, expected, strict=True):
         assert hit.score == pytest.approx(other.score, abs=1e-6)
-        assert hit.probabilities == pytest.approx(other.probabilities, abs=1e-6)
+        assert hit.probabilities == pytest.approx(other.probabilities, abs=1e-5)  # cosines crowd here
         assert (hit.signals is None) == (other.signals is None)
         if hit.signals is not None:
             assert hit.signals.bm25 == pytest.approx(other.signals.bm25, abs=1e-6)
             assert hit.signals.dense_rank == other.signals.dense_rank
     for name in ("order", "matching", "candidates", "scored", "skipped", "scored_hits", "scanned", "facets"):
         assert getattr(found, name) == getattr(expected, name), name
-    assert found.nothing_relevant == pytest.approx(expected.nothing_relevant, abs=1e-6)
+    assert found.nothing_relevant == pytest.approx(expected.nothing_relevant, abs=1e-5)
 
 
 SEARCHES = [
