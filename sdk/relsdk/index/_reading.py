@@ -5,6 +5,7 @@ Shape letters: N documents, Q queries, D dimension, K results of each query.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relsdk.calibration import HybridLink, SearchProfile
-from relsdk.errors import EncoderMismatchError, IndexFolderError, InputError
+from relsdk.errors import EncoderMismatchError, IndexFolderError, InputError, RelsdkError
 from relsdk.index._arguments import check_analyser, check_encoder_parts, check_ids, check_texts, tokens_of
 from relsdk.index._generation import Generation
 from relsdk.index._info import IndexInfo, IndexStats, index_info, index_stats
 from relsdk.index._profiles_file import read_profiles
 from relsdk.index._retrieval import MODES, Mode, candidate_hits, found_hits, hybrid_scores, retrieve
+from relsdk.index._storage import read_current
 from relsdk.index._vectors import UNIT_TOLERANCE, check_queries
 from relsdk.index.analysis import Analyser
 from relsdk.index.base import Encoder, check_whole_number
@@ -419,12 +421,16 @@ class IndexReader:
     def verify(self) -> VerifyReport:
         """Check the files of the open generation: hashes, counts, vectors, database, graph.
 
-        Where later changes have removed it, the current one is checked. Damage is reported, not raised;
-        `relsdk.index.verify_index` also takes an index that does not open.
+        Where later changes have removed some of it, the current one is checked. Damage is reported, not
+        raised; `relsdk.index.verify_index` also takes an index that does not open.
         """
         folder = self._open().folder
         report = verify_generation(folder.parent, folder.name)
-        return report if report.ok or folder.is_dir() else verify_index(folder.parent)
+        if not report.ok:
+            with contextlib.suppress(RelsdkError):  # the report is of the damage that is known
+                if read_current(folder.parent) != folder.name:
+                    return verify_index(folder.parent)
+        return report
 
     @property
     def vectors(self) -> NDArray[np.float32]:

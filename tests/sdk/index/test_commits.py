@@ -354,9 +354,24 @@ def test_a_part_that_is_taken_for_a_leftover_is_made_again(built, encoder, monke
     assert not [name for name in os.listdir(built.path) if ".tmp" in name]
 
 
+def test_half_of_what_was_open_is_removed_while_it_is_checked(changed, encoder):
+    """The next commit removes a segment before the generation that had it: that is no damage."""
+    with Index.open(changed) as index, Index.open(changed) as other:
+        opened = index._open().folder
+        shutil.copytree(opened, changed / "kept")
+        for number in range(2):  # the last but one is kept
+            other.add([Document(f"x{number}", "t")], encoder)
+        assert not opened.exists()
+        shutil.copytree(changed / "kept", opened)
+        report = index.verify()
+        assert report.ok
+        assert report.generation == other.info().generation != opened.name
+
+
 FORK = """
 import os, sys, threading
 import numpy as np
+from relsdk.errors import IndexFolderError
 from relsdk.index import Index
 from relsdk.records import Document
 index = Index.open(sys.argv[1])
@@ -366,7 +381,12 @@ for number in range(3):
     pid = os.fork()
     if pid == 0:
         index.add([Document(f"child{number}", "t")], vectors=vector)
-        found = [document.id for document in index.documents()]
+        found = None
+        while found is None:
+            try:
+                found = [document.id for document in index.documents()]
+            except IndexFolderError:  # others have committed since, and removed what was not open yet
+                index.refresh()
         os._exit(0 if f"child{number}" in found and index.verify().ok else 1)
     children.append(pid)
 index.add([Document("parent", "t")], vectors=vector)
