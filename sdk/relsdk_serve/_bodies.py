@@ -11,6 +11,7 @@ import msgspec
 
 Truncate = bool | Literal["error"]
 Probability = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Precision = Annotated[float, msgspec.Meta(gt=0, lt=1)]  # of a promise
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Level = Annotated[int, msgspec.Meta(ge=0, le=3)]
 Mode = Literal["dense", "lexical", "hybrid"]
@@ -358,7 +359,7 @@ class SearchRequest(Strict, kw_only=True):
     min_level: Level | None = None
     min_score: float | None = None
     min_confidence: Probability | None = None
-    min_precision: Probability | None = None
+    min_precision: Precision | None = None
     mode: Mode | None = None
     scorer: bool | str | None = None
     budget_ms: Annotated[float, msgspec.Meta(gt=0)] | None = None

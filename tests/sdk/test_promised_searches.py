@@ -1,6 +1,7 @@
 """Searches with a promised precision: what is stored, what is kept, what is refused."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from relsdk import Embedder, Index, RelevanceScorer, Searcher
 from relsdk.bundle import read_bundle
 from relsdk.calibration import HybridLink, Promise
+from relsdk.cli._promises import echo_promises
 from relsdk.errors import BundleError, CalibrationError, IndexFolderError, InputError
 from relsdk.formats import write_documents
 from relsdk.index.opening import open_store
@@ -85,7 +87,7 @@ def test_a_search_keeps_the_threshold(calibration, embedder, index, world):
     shown = 0
     for query in world.queries[:10]:
         everything = searcher.search(query.text, k=200)
-        for asked, promise in ((0.3, strict), (0.2, strict), (0.15, loose), (0.0, loose)):
+        for asked, promise in ((0.3, strict), (0.2, strict), (0.15, loose), (0.01, loose)):
             hits = searcher.search(query.text, k=200, min_level=1, min_precision=asked)
             assert ids(hits) == above(everything, 1, promise.threshold)
             shown += 0 < len(hits) < 200
@@ -104,6 +106,12 @@ def test_what_is_not_promised_is_refused(calibration, embedder, index):
         searcher.search("红烧肉", min_precision=0.1)
     with pytest.raises(InputError, match="min_level is 0"):
         searcher.search("红烧肉", min_level=0, min_precision=0.1)
+    name = embedder.variant.name
+    with pytest.raises(CalibrationError, match=f"promised by {name} .* of what is to stay promised"):
+        searcher.search("红烧肉", min_precision=0.1)
+    for precision in (0.0, 1.0):
+        with pytest.raises(InputError, match=f"min_precision={precision}; promises are of more than 0"):
+            searcher.search("红烧肉", min_level=1, min_precision=precision)
 
 
 def test_a_store_is_searched_by_the_encoders_promise(embedder, world, relsdk, tmp_path, monkeypatch):
@@ -265,6 +273,14 @@ def test_the_command_line(relsdk, world, calibration, index, tmp_path):
     code, out, err = relsdk(*ask, "--min-level", "1", "--mode", "hybrid")
     assert code == 0, err
     assert "promised to be 30% of level 1 or above" in out
+
+
+def test_a_threshold_that_leaves_hardly_any_out_is_told(capsys):
+    promise = Promise(2, 0.6, 0.95, 0.05, 0.99, 0.62, 900, 200)
+    echo_promises([("fp32", promise), ("int8_any", replace(promise, recall=0.9))])
+    told = capsys.readouterr().err
+    assert "fp32: the pairs have 0.6 for level >= 2 by themselves" in told
+    assert "int8_any" not in told
 
 
 def test_a_corrected_calibration_promises_for_what_is_not_labelled(world, tmp_path):

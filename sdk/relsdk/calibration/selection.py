@@ -203,7 +203,8 @@ def _held_out(fit: Fit, values: Float, levels: Int, groups: Sequence[str], folds
     names = sorted(set(groups))
     if len(values) < 50 or len(names) < folds:
         raise CalibrationError(
-            f"{len(values)} labelled pairs of {len(names)} queries are too few; 50 of {folds} are needed"
+            f"too few to calibrate on: {len(values)} labelled pairs (50 are needed), of different queries "
+            f"{len(names)} ({folds} are needed)"
         )
     for k in range(1, NUM_LEVELS):
         if len(set(levels >= k)) < 2:

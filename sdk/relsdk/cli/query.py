@@ -211,7 +211,7 @@ def _summary(hits: SearchResult, filtered: bool, min_level: int | None, min_prec
     skipped = f", {hits.skipped} of {hits.candidates} candidates not scored" if hits.skipped else ""
     level = f" of level {min_level} or above" if min_level else ""
     if min_precision is not None:  # which keeps hits by P(level >= k), whatever their most probable level
-        level = f" promised to be {min_precision:.0%} of level {min_level or 2} or above"
+        level = f" promised to be {100 * min_precision:g}% of level {min_level or 2} or above"
     none = hits.nothing_relevant
     verdict = "" if none is None or none < 0.5 else f", nothing relevant (p = {none:.2f})"
     return f"{counted(len(hits), 'hit')}{level}{left}, {hits.elapsed_ms:.1f} ms{skipped}{verdict}"

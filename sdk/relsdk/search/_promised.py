@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from relsdk.calibration import HybridLink, Promise
-from relsdk.errors import CalibrationError
+from relsdk.errors import CalibrationError, InputError
 from relsdk.index import Index
 from relsdk.models.embedder import Embedder
 from relsdk.models.pair_model import PairModel
@@ -13,7 +14,13 @@ from relsdk.models.pooled_scorer import PooledScorer
 
 __all__ = ["least_share", "promises_of_hybrid", "promises_of_model"]
 
-Promises = tuple[Sequence[Promise], str]  # and the command that makes some, up to what is to be promised
+
+class Promises(NamedTuple):
+    """What is promised, by what, and the command that promises more, up to what is to be promised."""
+
+    made: Sequence[Promise]
+    maker: str
+    command: str
 
 
 def promises_of_model(model: PairModel | Embedder) -> Promises:
@@ -23,26 +30,31 @@ def promises_of_model(model: PairModel | Embedder) -> Promises:
         command = model.bundle.calibrate_command(model.embedder.dimension, model.embedder.bundle)
     else:
         command = model.bundle.calibrate_command(model.dimension)
-    return [Promise(**content) for content in stored], command
+    return Promises([Promise(**content) for content in stored], model.variant.name, command)
 
 
 def promises_of_hybrid(link: HybridLink, embedder: Embedder, index: Index) -> Promises:
     """Return the promises of an index's hybrid model."""
-    return link.promises, f"relsdk calibrate {embedder.bundle.path} PAIRS --index {index.path}"
+    command = f"relsdk calibrate {embedder.bundle.path} PAIRS --index {index.path}"
+    return Promises(link.promises, "the index", command)
 
 
 def least_share(promises: Promises, level: int, precision: float) -> float:
     """Return the lowest P(level >= `level`) of hits that keep a precision.
 
     Raises:
+        InputError: No promise can be of this precision.
         CalibrationError: Nothing as high is promised; the message says what is, and the command to run.
     """
-    made, command = promises
-    found = [one for one in made if one.level == level and one.precision >= precision]
+    if not 0 < precision < 1:
+        raise InputError(f"min_precision={precision!r}; promises are of more than 0 and less than 1")
+    found = [one for one in promises.made if one.level == level and one.precision >= precision]
     if found:
         return min(one.threshold for one in found)
-    told = ", ".join(f"{one.precision:g} for level >= {one.level}" for one in made) or "none"
+    told = ", ".join(f"{one.precision:g} for level >= {one.level}" for one in promises.made)
+    keep = ", and --target-precision and --level of what is to stay promised" if told else ""
     raise CalibrationError(
-        f"no precision of {precision:g} for level >= {level} is promised (promised are: {told}); "
-        f"run: {command} --target-precision {precision:g} --level {level}"
+        f"no precision of {precision:g} for level >= {level} is promised by {promises.maker} "
+        f"(promised are: {told or 'none'}); "
+        f"run: {promises.command} --target-precision {precision:g} --level {level}{keep}"
     )
