@@ -3,7 +3,7 @@
 import os
 import shutil
 
-from filelock import FileLock
+from relsdk.files.atomic import hold_lock
 
 
 def made_once(name, make, tmp_path_factory):
@@ -13,7 +13,7 @@ def made_once(name, make, tmp_path_factory):
     """
     own = tmp_path_factory.getbasetemp()
     of_all = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / f"{name}-of-all"
-    with FileLock(f"{of_all}.lock"):
+    with hold_lock(of_all.with_name(f"{name}.lock"), wait=True):
         if not of_all.exists():
             make(of_all.with_name(f"{name}-half"))
             of_all.with_name(f"{name}-half").rename(of_all)

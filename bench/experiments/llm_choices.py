@@ -15,14 +15,11 @@ from typing import Any
 import click
 
 from bench.experiments.graded_pairs import add_to, read_rows
-from bench.experiments.llm_labels import AS_IT_IS, CORRECTED, made_row, study
-from bench.experiments.llm_labels_report import pack, pooled_interval, unpack
+from bench.experiments.llm_labels import AS_IT_IS, CORRECTED, made_row, measured, study
+from bench.experiments.llm_labels_report import pooled_interval, unpack
 from bench.experiments.rows import row_key, row_name, study_of, study_options
-from bench.experiments.ssra import measures
 from bench.experiments.ssra_report import markdown
-from bench.harness.machine import machine_record
 from relsdk.files.folders import write_file_atomically
-from relsdk_checkpoint.pair_scores import TextEmbedder
 from relsdk_training.data.pairs import PairArrays, load_pairs, pair_arrays
 
 FIRST = "all count alike, human labels last: 30 %"
@@ -69,14 +66,7 @@ def main(
         if budget:
             common += _FIRST_SETTINGS
         row = made_row(base, [*common, *settings], shared / "data/llm", folder, backbone, loss)
-        cosines = TextEmbedder(Path(row["encoder"]), max_tokens=128).scores(dev.texts())
-        row |= {
-            "machine": machine_record(seed),
-            "encoder": Path(row["encoder"]).name,
-            "dev": measures(dev, cosines),
-            "cosines": pack(cosines),
-        }
-        add_to(output, key, row, partial(write_report, dev=dev))
+        add_to(output, key, measured(row, "dev", dev, seed), partial(write_report, dev=dev))
 
 
 def write_report(rows: dict[str, Any], path: Path, *, dev: PairArrays) -> None:

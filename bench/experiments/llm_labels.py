@@ -27,7 +27,7 @@ from bench.harness.machine import machine_record
 from relsdk_checkpoint.pair_scores import TextEmbedder
 from relsdk_training.config.files import RECIPES, load_config
 from relsdk_training.config.ssra import SsraConfig
-from relsdk_training.data.pairs import load_pairs, pair_arrays
+from relsdk_training.data.pairs import PairArrays, load_pairs, pair_arrays
 
 AS_IT_IS = "+ grades and written queries as they are"
 CORRECTED = "+ grades corrected, human labels last, and written queries"
@@ -79,13 +79,7 @@ def main(
         settings = [*study(shared, backbone, budget, steps, seed), *overrides]
         folder = work / f"llm_{budget}_{steps}_{seed}" / name.replace(" ", "_").replace(",", "")
         row = made_row(name, settings, shared / "data/llm", folder, backbone)
-        cosines = TextEmbedder(Path(row["encoder"]), max_tokens=128).scores(test.texts())
-        row |= {
-            "machine": machine_record(seed),
-            "encoder": Path(row["encoder"]).name,
-            "test": measures(test, cosines),
-            "cosines": pack(cosines),
-        }
+        row = measured(row, "test", test, seed)
         add_to(output, key, row, partial(write_report, test=test))
         click.echo(json.dumps(row["test"]), err=True)
 
@@ -144,6 +138,18 @@ def made_row(
     elif not data.limit:  # no label: no dev to choose by
         data = replace(data, train="", dev="", rare_share=0.0)
     return supervised(config, folder, data, loss)
+
+
+def measured(row: Mapping[str, Any], split: str, pairs: PairArrays, seed: int) -> dict[str, Any]:
+    """Return a row with what its encoder does on the pairs of a split."""
+    cosines = TextEmbedder(Path(row["encoder"]), max_tokens=128).scores(pairs.texts())
+    return {
+        **row,
+        "machine": machine_record(seed),
+        "encoder": Path(row["encoder"]).name,
+        split: measures(pairs, cosines),
+        "cosines": pack(cosines),
+    }
 
 
 if __name__ == "__main__":

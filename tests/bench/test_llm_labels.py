@@ -28,15 +28,29 @@ def answers(shared):
     return folder
 
 
+@pytest.fixture
+def studied(toy_checkpoint, tmp_path):
+    """Run a study at toy size, and again: nothing is made twice. Return the shared folder and the results."""
+
+    def study(module, *options):
+        shared = toy_shared(tmp_path / "shared", toy_checkpoint)
+        answers(shared)
+        output = tmp_path / "results.json"
+        arguments = ["--shared", shared, "--output", output, "--work", tmp_path / "work", "--steps", 3]
+        arguments += ["--budget", 0, "--budget", 150, "--seed", 0, *options]
+        done = run(module, *arguments)
+        assert done.exit_code == 0, done.output
+        before = output.read_bytes()
+        assert run(module, *arguments).exit_code == 0
+        assert output.read_bytes() == before
+        return shared, output
+
+    return study
+
+
 @pytest.mark.slow
-def test_the_study_at_toy_size(toy_checkpoint, tmp_path):
-    shared = toy_shared(tmp_path / "shared", toy_checkpoint)
-    answers(shared)
-    output = tmp_path / "llm_labels.json"
-    arguments = ["--shared", shared, "--output", output, "--work", tmp_path / "work", "--steps", 3]
-    arguments += ["--budget", 0, "--budget", 150, "--seed", 0, "--set", "unlabelled.limit=12"]
-    done = run("bench.experiments.llm_labels", *arguments)
-    assert done.exit_code == 0, done.output
+def test_the_study_at_toy_size(studied, tmp_path):
+    shared, output = studied("bench.experiments.llm_labels", "--set", "unlabelled.limit=12")
     rows = json.loads(output.read_text())
     names = llm_labels.ROWS
     assert list(rows) == [
@@ -54,20 +68,11 @@ def test_the_study_at_toy_size(toy_checkpoint, tmp_path):
     assert of[row_key(names[0], 150, 3, 0)]["weak"] == []
     report = output.with_suffix(".md").read_text()
     assert "| 150 | labels alone | 1 |" in report
-    before = output.read_bytes()
-    assert run("bench.experiments.llm_labels", *arguments).exit_code == 0
-    assert output.read_bytes() == before
 
 
 @pytest.mark.slow
-def test_the_choices_at_toy_size(toy_checkpoint, tmp_path):
-    shared = toy_shared(tmp_path / "shared", toy_checkpoint)
-    answers(shared)
-    output = tmp_path / "llm_choices.json"
-    arguments = ["--shared", shared, "--output", output, "--work", tmp_path / "work", "--steps", 3]
-    arguments += ["--budget", 150, "--budget", 0]
-    done = run("bench.experiments.llm_choices", *arguments)
-    assert done.exit_code == 0, done.output
+def test_the_choices_at_toy_size(studied):
+    _, output = studied("bench.experiments.llm_choices")
     rows = json.loads(output.read_text())
     last = [name for name in llm_choices.CHOICES if name.startswith("human labels last")]
     of = {key: row["settings"] for key, row in rows.items()}
@@ -79,9 +84,6 @@ def test_the_choices_at_toy_size(toy_checkpoint, tmp_path):
     own, *others = (line for line in report if " weight 1 |" in line or f"| {llm_choices.FIRST} |" in line)
     assert own.endswith("|  |")
     assert all("[" in line for line in others if llm_choices.FIRST not in line)
-    before = output.read_bytes()
-    assert run("bench.experiments.llm_choices", *arguments).exit_code == 0
-    assert output.read_bytes() == before
 
 
 def test_intervals_are_pooled_over_seeds():

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from relsdk.bundle import open_for_calibration, read_bundle, read_encoder_settings, save_calibration
-from relsdk.calibration import CumulativeLink, Temperature
+from relsdk.calibration import Temperature
+from relsdk.calibration._models import CumulativeLink
 from relsdk.errors import BundleError, InputError, RelsdkError
 from relsdk.models.embedder import Embedder
 from relsdk.runtime.variants import best_int8, choose_variant, runs_exactly

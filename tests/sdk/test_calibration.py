@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relsdk.calibration import (
-    CumulativeLink,
     SplineLink,
     Temperature,
     calibration_from_dict,
@@ -14,6 +13,7 @@ from relsdk.calibration import (
     fit_calibration,
     method_name,
 )
+from relsdk.calibration._models import CumulativeLink
 from relsdk.calibration.fitting import fit_spline_link, fit_temperature
 from relsdk.errors import CalibrationError, InputError
 

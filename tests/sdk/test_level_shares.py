@@ -7,7 +7,6 @@ import pytest
 
 from relsdk.bundle import read_bundle
 from relsdk.calibration import (
-    CumulativeLink,
     LogLinearPool,
     PriorShift,
     Temperature,
@@ -16,6 +15,7 @@ from relsdk.calibration import (
     fit_calibration,
     shift_prior,
 )
+from relsdk.calibration._models import CumulativeLink
 from relsdk.errors import CalibrationError, InputError
 from relsdk.metrics import expected_calibration_error, grade_report
 from relsdk.records import Document, LabelledPair

@@ -11,13 +11,13 @@ from hypothesis.extra.numpy import arrays
 
 from relsdk import Embedder, Index, RelevanceScorer, Searcher
 from relsdk.calibration import (
-    CumulativeLink,
     LogLinearPool,
     Temperature,
     calibration_from_dict,
     cross_validated_probabilities,
     fit_pool,
 )
+from relsdk.calibration._models import CumulativeLink
 from relsdk.errors import CalibrationError, EncoderMismatchError, InputError
 from relsdk.formats import write_pairs
 from relsdk.metrics import log_loss

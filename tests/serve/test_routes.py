@@ -207,6 +207,12 @@ def test_like_finds_what_resembles_a_document(http, searcher):
     assert "like" in post(http, "/v1/search", {"like": "d1", "min_level": 2}, 400)["message"]
 
 
+@pytest.mark.parametrize("precision", [0, 1])
+def test_nobody_can_promise_all_or_none(http, precision):
+    body = {"query": "红烧肉", "min_level": 1, "min_precision": precision}
+    assert "min_precision" in post(http, "/v1/search", body, 400)["message"]
+
+
 def test_a_document_is_shown(http):
     first = documents(1)[0]
     shown = http.get("/v1/documents/d0").json()

@@ -15,7 +15,6 @@ from relsdk.calibration._hybrid import HybridLink, hybrid_features
 from relsdk.calibration._level_shares import LevelShares, estimate_level_shares, shift_prior
 from relsdk.calibration._models import (
     Calibration,
-    CumulativeLink,
     LogLinearPool,
     PriorShift,
     SplineLink,
@@ -35,7 +34,6 @@ from relsdk.calibration.selection import (
 
 __all__ = [
     "Calibration",
-    "CumulativeLink",
     "HybridLink",
     "LevelShares",
     "LogLinearPool",
