@@ -89,7 +89,10 @@ def test_what_is_asked_twice_at_once_is_paid_once(server, tmp_path):
 
 
 def test_of_several_errors_the_first_question_has_its_own(server, tmp_path):
-    """3 and 5 are refused, 5 long before: what comes before 3 is there, and what had begun is kept."""
+    """3 and 5 are refused, 5 before: what comes before 3 is there, and what had begun is kept.
+
+    Between the refusal of 5 and its arrival, a thread that has its answer takes one more question.
+    """
     file, after_5, reply = tmp_path / "answers.jsonl", threading.Event(), server.replies[0]
 
     def refuse(body):
@@ -105,8 +108,9 @@ def test_of_several_errors_the_first_question_has_its_own(server, tmp_path):
     assert [next(answers) for _ in range(3)] == ["0 3", "1 3", "2 3"]
     with pytest.raises(TrainingError, match="three"):
         next(answers)
-    assert sorted(kept(file)) == ["0", "1", "2", "4"]
-    assert len(server.bodies) == 6
+    asked = {body["messages"][-1]["content"] for body in server.bodies}
+    assert set(kept(file)) == asked - {"3", "5"} >= {"0", "1", "2", "4"}
+    assert len(server.bodies) == len(asked) < 20
 
 
 def test_who_stops_listening_keeps_what_is_on_its_way(server, tmp_path):
