@@ -22,6 +22,7 @@ from relsdk.cli._evaluate_index import (
     search_options,
 )
 from relsdk.cli._evaluate_judge import echo_judge_report, evaluate_judge
+from relsdk.cli._promises import echo_promise_checks
 from relsdk.cli._reliability_plot import check_plot, plot_reliability
 from relsdk.cli.inputs import input_options
 from relsdk.cli.options import json_option, threads_option, variants_option
@@ -94,7 +95,11 @@ def evaluate(
     With --judge: how far the labels in GRADES, which a language model gave, agree with those that people gave
     to the same pairs in PAIRS, or as human_label in GRADES, and what such a judge may be used for.
 
-    A second table says what it costs to answer only where a level is at least so probable: the share of pairs
+    Where MODEL has promises (relsdk calibrate --target-precision), a table says of each what these pairs make
+    of it: the share of them at or above its threshold, recall, precision with its interval, and whether the
+    promise is kept, broken, or neither can be told.
+
+    Another table says what it costs to answer only where a level is at least so probable: the share of pairs
     that stay unanswered, and the accuracy of the others.
 
     In tables what measures order (AP, nDCG, recall, ...) is in percent. The rest, and JSON, is not.
@@ -199,6 +204,7 @@ def open_companion(
 
 def _echo_pairs(evaluations: list[Evaluation]) -> None:
     echo_evaluations(evaluations)
+    echo_promise_checks(evaluations)
     _echo_abstention(evaluations)
 
 
@@ -237,5 +243,5 @@ def echo_evaluations(evaluations: list[Evaluation]) -> None:
     echo_table([*header, "accuracy", "QWK", "ECE", "Brier"], rows, right=tuple(range(1, 13)))
     graded = [(item.variant, item.grading) for item in evaluations if item.grading is not None]
     echo_calibration_errors(graded)
-    if any(item.grading is None for item in evaluations):
-        echo("no levels: fit them with relsdk calibrate", err=True)
+    for warning in dict.fromkeys(warning for item in evaluations for warning in item.warnings):
+        echo(warning, err=True)

@@ -166,7 +166,9 @@ class Interval:
         return asdict(self)
 
 
-def bootstrap_interval(values: ArrayLike, seed: int, n: int = 1000, level: float = 0.95) -> Interval:
+def bootstrap_interval(
+    values: ArrayLike, seed: int, n: int = 1000, level: float = 0.95, weights: ArrayLike | None = None
+) -> Interval:
     """Return the percentile bootstrap interval of a mean (Efron & Tibshirani 1993, chapter 13).
 
     Args:
@@ -174,27 +176,43 @@ def bootstrap_interval(values: ArrayLike, seed: int, n: int = 1000, level: float
         seed: Seed of the resampling; the same seed gives the same interval.
         n: Number of resamples S.
         level: Share of the resampled means inside the interval, in (0, 1).
+        weights: (Q,) above 0, for instance of how many pairs each value is the mean: the mean is then over
+            all of the pairs, while whole queries are drawn. None weighs all queries the same.
 
     Returns:
         The mean and the interval.
 
     Raises:
         UndefinedMetricError: There are no values.
+        InputError: A weight is not above 0, there is not one for each value, or `n` or `level` is no such.
     """
     sample = as_vector(values, "values")
     not_empty(sample)
     if n < 1 or not 0.0 < level < 1.0:
         raise InputError(f"n is {n} and level {level}; n must be at least 1 and level between 0 and 1")
+    weight = None if weights is None else as_vector(weights, "weights")
+    if weight is not None:
+        same_length(len(sample), len(weight), "values", "weights")
+        if weight.min() <= 0.0:
+            raise InputError(f"a weight is {weight.min():g}; all must be above 0")
     generator = np.random.default_rng(seed)
     block = max(1, _BOOTSTRAP_BLOCK // len(sample))
     means = np.concatenate(
         [
-            sample[generator.integers(0, len(sample), size=(min(block, n - start), len(sample)))].mean(axis=1)
+            _means(sample, weight, generator.integers(0, len(sample), (min(block, n - start), len(sample))))
             for start in range(0, n, block)
         ]
     )  # (S,)
     low, high = np.quantile(means, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
-    return Interval(float(sample.mean()), float(low), float(high), level)
+    (mean,) = _means(sample, weight, np.arange(len(sample))[None])
+    return Interval(float(mean), float(low), float(high), level)
+
+
+def _means(sample: Float, weight: Float | None, rows: Int) -> Float:
+    """Return the mean of the values in each row of (S, Q) places: (S,)."""
+    if weight is None:
+        return np.asarray(sample[rows].mean(axis=1), dtype=np.float64)
+    return np.asarray((sample * weight)[rows].sum(axis=1) / weight[rows].sum(axis=1), dtype=np.float64)
 
 
 def paired_bootstrap(a: ArrayLike, b: ArrayLike, seed: int, n: int = 1000, level: float = 0.95) -> Interval:

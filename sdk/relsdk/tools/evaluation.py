@@ -6,7 +6,7 @@ Shape letters: N pairs, L = 4 levels.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -46,7 +46,7 @@ from relsdk.models.pooled_scorer import PooledScorer, pooled
 from relsdk.models.relevance_scorer import grade
 from relsdk.records import Document, LabelledPair
 from relsdk.runtime.variants import runs_exactly
-from relsdk.tools._promises import Target, check_targets, try_promises
+from relsdk.tools._promises import PromiseCheck, Target, check_promise, check_targets, try_promises
 from relsdk.tools.random_negatives import random_negatives
 
 __all__ = [
@@ -74,6 +74,8 @@ class Evaluation:
         abstention: What answering only where it is sure costs; empty when the bundle has no calibration.
         reliability: How often what had a probability was so, bin by bin: of the most probable level, and of
             P(level >= 1, 2, 3); empty when the bundle has no calibration.
+        promises: Of each promise that is stored in the bundle, whether these pairs keep it.
+        warnings: What else is to be known to read them, a sentence each.
     """
 
     model: str
@@ -83,6 +85,8 @@ class Evaluation:
     grading: GradeReport | None
     abstention: tuple[Abstention, ...] = ()
     reliability: tuple[tuple[ReliabilityBin, ...], ...] = ()
+    promises: tuple[PromiseCheck, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON form."""
@@ -94,6 +98,8 @@ class Evaluation:
             "grading": None if self.grading is None else self.grading.to_dict(),
             "abstention": [point.to_dict() for point in self.abstention],
             "reliability": [[one.to_dict() for one in curve] for curve in self.reliability],
+            "promises": [one.to_dict() for one in self.promises],
+            "warnings": list(self.warnings),
         }
 
 
@@ -139,22 +145,51 @@ class CalibrationReport:
 def evaluate(
     model: PairModel, pairs: Sequence[LabelledPair], *, show_progress_bar: bool = False
 ) -> Evaluation:
-    """Score labelled pairs and measure order and, where the bundle is calibrated, levels.
+    """Score labelled pairs and measure order and, where the bundle is calibrated, levels and promises.
 
     Raises:
         InputError: There are no pairs.
     """
     outputs, labels, queries = _outputs_and_labels(model, pairs, show_progress_bar)
-    graded = grade(outputs, model.calibration) if model.is_calibrated else None
-    return Evaluation(
+    evaluation = Evaluation(
         model=model.bundle.name,
         variant=model.variant.name,
         dimension=model.dimension,
         ranking=ranking_report(queries, labels, outputs.scores),
-        grading=None if graded is None else grade_report(labels, graded.probabilities, queries),
-        abstention=() if graded is None else tuple(abstention_curve(labels, graded.probabilities)),
-        reliability=() if graded is None else reliability_curves(labels, graded.probabilities, queries),
+        grading=None,
     )
+    if not model.is_calibrated:
+        return replace(evaluation, warnings=("no levels: fit them with relsdk calibrate",))
+    shares = grade(outputs, model.calibration).probabilities  # (N, L)
+    key = str(model.calibration_key)
+    promises = [Promise(**content) for content in model.variant.promises.get(key, ())]
+    fitted = model.variant.quality.get("calibration", {}).get(key, {}) if promises else {}
+    return replace(
+        evaluation,
+        grading=grade_report(labels, shares, queries),
+        abstention=tuple(abstention_curve(labels, shares)),
+        reliability=reliability_curves(labels, shares, queries),
+        promises=tuple(check_promise(one, shares, labels, queries) for one in promises),
+        warnings=tuple(_other_populations(fitted)),
+    )
+
+
+def _other_populations(fitted: Mapping[str, Any]) -> Iterator[str]:
+    """Say of which pairs promises are, where those are not like labelled ones.
+
+    Args:
+        fitted: The report of the calibration that made them, as JSON.
+    """
+    if fitted.get("random_pairs"):
+        yield (
+            f"{fitted['random_pairs']:,} pairs of random documents had a part in the promises "
+            "(--random-negatives); pairs without such documents keep them more easily"
+        )
+    if fitted.get("level_shares"):
+        yield (
+            "the promises are of pairs whose levels are as frequent as among those without labels "
+            "(--unlabelled); check them on pairs of searches, and not on pairs that were picked for labelling"
+        )
 
 
 def calibrate_bundle(
