@@ -1,4 +1,4 @@
-"""Frozen records that travel between the steps: documents, labelled pairs, relevance, hits.
+"""Frozen records that travel between the steps: documents, labelled pairs, relevance, promises, hits.
 
 Shape letters: N pairs, L = 4 levels.
 """
@@ -6,14 +6,15 @@ Shape letters: N pairs, L = 4 levels.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from relsdk.errors import InputError
-from relsdk.levels import RelevanceLevel
+from relsdk.levels import NUM_LEVELS, RelevanceLevel
 
 __all__ = [
     "Document",
@@ -22,6 +23,7 @@ __all__ = [
     "Matrix",
     "Passage",
     "Predictions",
+    "Promise",
     "RankedDocument",
     "Relevance",
     "SearchResult",
@@ -31,6 +33,9 @@ __all__ = [
 ]
 
 _LEVELS = tuple(RelevanceLevel)
+_Share = Annotated[float, Meta(ge=0, le=1)]
+_Inside = Annotated[float, Meta(gt=0, lt=1)]
+_Count = Annotated[int, Meta(ge=1, le=1 << 53)]
 
 # (D,) and (N, D), for signatures.
 Vector = np.ndarray[tuple[int], np.dtype[Any]]
@@ -157,6 +162,55 @@ class Predictions:
 
 
 @dataclass(frozen=True, slots=True)
+class Promise:
+    """A precision that hits above a threshold keep.
+
+    Of the hits with P(level >= `level`) >= `threshold` a share of at least `precision` is of that level or
+    above, in the population that the labelled pairs are a sample of. A promise like this one is wrong in at
+    most 1 - `confidence` of all cases.
+
+    Attributes:
+        level: 1, 2 or 3; hits of this level or above count as right.
+        precision: What is promised.
+        confidence: Of the promise.
+        threshold: Of P(level >= `level`).
+        recall: Share of the right pairs that lie at or above the threshold.
+        reached: The precision of the labelled pairs there.
+        pairs: How many lie there.
+        queries: Of how many queries these are.
+    """
+
+    level: Annotated[int, Meta(ge=1, le=NUM_LEVELS - 1)]
+    precision: _Inside
+    confidence: _Inside
+    threshold: _Share
+    recall: _Share
+    reached: _Share
+    pairs: _Count
+    queries: _Count
+
+    @staticmethod
+    def check(level: int, precision: float, confidence: float) -> None:
+        """Refuse what cannot be promised, whatever the pairs.
+
+        Raises:
+            InputError: With the name of the argument.
+        """
+        if level not in range(1, NUM_LEVELS):
+            raise InputError(f"level={level!r}; 1, 2 or 3 is needed")
+        if not 0.0 < precision < 1.0:
+            raise InputError(
+                f"precision={precision!r}; a number between 0 and 1 is needed (no number of pairs can show 1)"
+            )
+        if not 0.5 <= confidence < 1.0:
+            raise InputError(f"confidence={confidence!r}; a number from 0.5 up to 1, without 1, is needed")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON form, from which `relsdk.typed_json.convert_json` makes the promise again."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
 class RankedDocument:
     """One row of `RelevanceScorer.rank`: where the document stood in the input, and how relevant it is."""
 
@@ -260,7 +314,9 @@ class SearchResult(list[Hit]):
             a candidate; None without levels. From 0.5 on, "nothing relevant" is the likelier answer.
         outside: In what the query is unlike those that the encoder's calibration was fitted on, in words: its
             length, tokens that are not in the vocabulary, how near the best candidate is. Levels are less
-            to be relied on then. Only of a dense search without a scorer; see `QueryRange`.
+            to be relied on then, and a promise does not hold. Only of a dense search without a scorer; see
+            `QueryRange`.
+        promise: The promise whose threshold kept the hits, where `min_precision` was asked for.
     """
 
     __slots__ = (
@@ -273,6 +329,7 @@ class SearchResult(list[Hit]):
         "nothing_relevant",
         "order",
         "outside",
+        "promise",
         "scanned",
         "scored",
         "scored_hits",
@@ -298,6 +355,7 @@ class SearchResult(list[Hit]):
         best: Hit | None = None,
         nothing_relevant: float | None = None,
         outside: Sequence[str] = (),
+        promise: Promise | None = None,
     ) -> None:
         super().__init__(hits)
         self.candidates = candidates
@@ -314,3 +372,4 @@ class SearchResult(list[Hit]):
         self.best = best
         self.nothing_relevant = nothing_relevant
         self.outside = tuple(outside)
+        self.promise = promise

@@ -406,6 +406,19 @@ class FacetValue(Answer, kw_only=True):
     count: int
 
 
+class PromiseBody(Answer, kw_only=True):
+    """Of hits with P(level >= k) >= threshold a share of at least `precision` has level k or above."""
+
+    level: Level
+    precision: Precision
+    confidence: Precision
+    threshold: Probability
+    recall: Probability
+    reached: Probability
+    pairs: Count
+    queries: Count
+
+
 class ResultBody(Answer, kw_only=True):
     """The hits of one query, and how much of the work was done; see `SearchResult`."""
 
@@ -426,12 +439,16 @@ class ResultBody(Answer, kw_only=True):
 
 
 class SearchAnswer(Answer, kw_only=True):
-    """Results in the order of the queries, all of one generation."""
+    """Results in the order of the queries, all of one generation.
+
+    `promise` is the one that `min_precision` asked for; it does not hold where a result is `outside`.
+    """
 
     index: str
     model: str
     scorer: str | None
     generation: str
+    promise: PromiseBody | None
     results: list[ResultBody]
 
 

@@ -13,6 +13,7 @@ from relsdk_serve._bodies import (
     FacetValue,
     HitBody,
     PassageBody,
+    PromiseBody,
     ResultBody,
     SearchAnswer,
     SearchRequest,
@@ -64,6 +65,7 @@ async def search(call: Call) -> Reply:
         model=served.model.name,
         scorer=name,
         generation=results[0].generation if results else served.index.generation,
+        promise=PromiseBody(**results[0].promise.to_dict()) if results and results[0].promise else None,
         results=[await _result(query, result) for query, result in zip(shown, results, strict=True)],
     )
     return json_reply(answer)

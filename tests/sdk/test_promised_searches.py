@@ -15,7 +15,7 @@ from relsdk.formats import write_documents
 from relsdk.index.opening import open_store
 from relsdk.models.bi_encoder import BiEncoder
 from relsdk.models.relevance_scorer import grade
-from relsdk.search._promised import least_share, promises_of_model
+from relsdk.search._promised import choose_promise, promises_of_model
 from relsdk.tools.evaluation import calibrate_bundle
 from relsdk.tools.hybrid_calibration import calibrate_hybrid
 from relsdk_sample import generate
@@ -90,7 +90,9 @@ def test_a_search_keeps_the_threshold(calibration, embedder, index, world):
         for asked, promise in ((0.3, strict), (0.2, strict), (0.15, loose), (0.01, loose)):
             hits = searcher.search(query.text, k=200, min_level=1, min_precision=asked)
             assert ids(hits) == above(everything, 1, promise.threshold)
+            assert hits.promise == promise
             shown += 0 < len(hits) < 200
+        assert everything.promise is None
     assert shown > 10
     lexical = searcher.search(world.queries[0].text, k=200, mode="lexical", min_level=1, min_precision=0.3)
     found = searcher.search(world.queries[0].text, k=200, mode="lexical")
@@ -124,7 +126,7 @@ def test_a_store_is_searched_by_the_encoders_promise(embedder, world, relsdk, tm
     assert code == 0, err
     store = open_store(uri)
     searcher, query = Searcher(embedder, store), world.queries[0].text
-    promised = least_share(promises_of_model(embedder), 1, 0.3)
+    promised = choose_promise(promises_of_model(embedder), 1, 0.3).threshold
     found = searcher.search(query, k=50, min_level=1, min_precision=0.3)
     assert ids(found) == above(searcher.search(query, k=50), 1, promised)
     assert 0 < len(found) < 50
@@ -152,6 +154,7 @@ def test_a_pool_has_its_own(world, embedder, index, tmp_path):
     searcher = Searcher(embedder, index, RelevanceScorer(bundle, encoder=embedder))
     query = world.queries[3].text
     (promise,) = report.promises
+    assert searcher.search(query, min_level=1, min_precision=0.1).promise == promise
     everything = searcher.search(query, k=40)
     assert ids(searcher.search(query, k=40, min_level=1, min_precision=0.2)) == above(
         everything, 1, promise.threshold
@@ -177,6 +180,7 @@ def test_a_hybrid_model_has_its_own(world, embedder, index, tmp_path, mode):
         query = world.queries[1].text
         hits = searcher.search(query, k=200, min_level=1, min_precision=0.3)
         assert ids(hits) == above(searcher.search(query, k=200), 1, promise.threshold)
+        assert hits.promise == promise
         with pytest.raises(CalibrationError, match=rf"PAIRS --index {own.path} --target-precision 0\.4"):
             searcher.search(query, min_level=1, min_precision=0.4)
 
@@ -254,6 +258,7 @@ def test_the_command_line(relsdk, world, calibration, index, tmp_path):
         world.queries[1].text, k=50, min_level=1, min_precision=0.3
     )
     assert [hit["id"] for hit in json.loads(out)["hits"]] == ids(found)
+    assert json.loads(out)["promise"] == calibration[1].promises[0].to_dict()
     for bad in (["--confidence", "1"], ["--target-precision", "1"]):
         code, _, err = relsdk(*arguments, *bad)
         assert code == 2
@@ -273,6 +278,35 @@ def test_the_command_line(relsdk, world, calibration, index, tmp_path):
     code, out, err = relsdk(*ask, "--min-level", "1", "--mode", "hybrid")
     assert code == 0, err
     assert "promised to be 30% of level 1 or above" in out
+
+
+def test_the_promise_that_was_used_is_named_and_said_not_to_hold_outside(
+    relsdk, calibration, index, world, tmp_path
+):
+    folder, report = calibration
+    strict, loose = report.promises
+    long = "红烧肉" * 60
+    (tmp_path / "q.txt").write_text(f"{world.queries[1].text}\n{long}\n")
+    ask = ("query", index.path, "-i", tmp_path / "q.txt", "-m", folder, "--min-level", "1")
+    code, out, err = relsdk(*ask, "--min-precision", "0.2", "--json")
+    assert code == 0, err
+    inside, outside = map(json.loads, out.splitlines())
+    assert inside["promise"] == outside["promise"] == strict.to_dict()
+    assert (inside["outside"] == [], outside["outside"] == []) == (True, False)
+    code, out, err = relsdk(*ask, "--min-precision", "0.1")
+    assert code == 0, err
+    above = f"P(level >= 1) >= {loose.threshold:.4f}"
+    first, second = (line for line in out.splitlines() if line.startswith(("1  ", "2  ")) and " ms" in line)
+    assert f"promised to be 15% of level 1 or above, with confidence 0.95: {above}, " in first
+    assert f" with {above}, without a promise for this query, " in second
+    assert "promised to be" not in second
+    told = f"this query, and the promised precision does not hold for it: {outside['outside'][0]}"
+    assert told in err
+    code, _, err = relsdk(*ask, "--min-precision", "0.1", "--format", "trec")
+    assert [line.partition(":")[0] for line in err.splitlines() if told in line] == ["2"]
+    assert relsdk(*ask, "--format", "trec")[2] == ""
+    code, out, err = relsdk(*ask, "--json")
+    assert [json.loads(line)["promise"] for line in out.splitlines()] == [None, None]
 
 
 def test_a_threshold_that_leaves_hardly_any_out_is_told(capsys):

@@ -121,6 +121,7 @@ def assert_same_hits(found, expected):
     for name in ("order", "matching", "candidates", "scored", "skipped", "scored_hits", "scanned", "facets"):
         assert getattr(found, name) == getattr(expected, name), name
     assert found.nothing_relevant == pytest.approx(expected.nothing_relevant, abs=1e-5)
+    assert found.promise == expected.promise
 
 
 SEARCHES = [

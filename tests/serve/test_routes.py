@@ -181,6 +181,8 @@ def test_search_is_the_librarys(http, searcher, scoring, options, with_scorer):
         field: [{"value": value, "count": count} for value, count in values]
         for field, values in expected.facets.items()
     }
+    assert answer["promise"] == (expected.promise and expected.promise.to_dict())
+    assert (answer["promise"] is None) == ("min_precision" not in options)
     assert answer["scorer"] == ("scorer" if with_scorer else None)
     assert set(result["steps"]) == {"encode", "count", "retrieve", *(["score"] if with_scorer else [])}
     assert (answer["index"], answer["generation"]) == ("toy", expected.generation)

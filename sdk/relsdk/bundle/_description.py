@@ -21,6 +21,7 @@ from relsdk.bundle.layout import EncoderSettings, ScorerSettings, settings_conte
 from relsdk.bundle.model import FORMAT_VERSION, RELSDK_JSON, Bundle, Variant
 from relsdk.errors import BundleError, InputError
 from relsdk.files.folders import json_sha256
+from relsdk.records import Promise
 from relsdk.typed_json import convert_json
 
 __all__ = ["LOCK", "REMEDY", "check_variants", "description", "read_description"]
@@ -201,8 +202,6 @@ def check_variants(bundle: Bundle) -> None:
 
 
 def _check_promises(path: Path, promises: Sequence[Mapping[str, Any]], at: str) -> None:
-    from relsdk.calibration import Promise  # not needed to encode
-
     for position, content in enumerate(promises):
         _convert(path, content, Promise, f"{at}[{position}]")
 

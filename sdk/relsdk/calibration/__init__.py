@@ -23,7 +23,7 @@ from relsdk.calibration._models import (
     method_name,
 )
 from relsdk.calibration._profile import SearchProfile
-from relsdk.calibration._promise import Promise, promise_precision
+from relsdk.calibration._promise import promise_precision
 from relsdk.calibration._query_range import QueryRange
 from relsdk.calibration.selection import (
     cross_validated_probabilities,
@@ -31,6 +31,7 @@ from relsdk.calibration.selection import (
     fit_hybrid,
     fit_pool,
 )
+from relsdk.records import Promise
 
 __all__ = [
     "Calibration",

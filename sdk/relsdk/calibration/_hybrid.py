@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from relsdk.calibration._models import Float, Int, apply_floor, as_scores, sigmoid
-from relsdk.calibration._promise import Promise
 from relsdk.errors import InputError
 from relsdk.levels import NUM_LEVELS, cumulative_to_probabilities
+from relsdk.records import Promise
 
 __all__ = ["HybridLink", "fit_hybrid_link", "hybrid_features"]
 

@@ -11,25 +11,20 @@ Shape letters: N pairs, n of them at or above a threshold, Q queries, T threshol
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from math import ceil, inf, log, sqrt
 from statistics import NormalDist, median
-from typing import Annotated, Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from msgspec import Meta
 from numpy.typing import ArrayLike, NDArray
 
 from relsdk.calibration._beta import regularised_incomplete_beta, student_quantile
 from relsdk.calibration._models import Float, Int, as_scores
 from relsdk.errors import CalibrationError, InputError
-from relsdk.levels import NUM_LEVELS
+from relsdk.records import Promise
 
-__all__ = ["Promise", "promise_precision"]
+__all__ = ["promise_precision"]
 
-_Share = Annotated[float, Meta(ge=0, le=1)]
-_Inside = Annotated[float, Meta(gt=0, lt=1)]
-_Count = Annotated[int, Meta(ge=1, le=1 << 53)]
 # Each threshold takes in so many more pairs than the one before.
 _STEP = 1.05
 # A test that fails by bad luck in one of ten cases has enough pairs.
@@ -40,55 +35,6 @@ _LEAST_SEEN = 20
 _MOST_PAIRS = 1_000_000
 # Fewer tell nothing of how much queries differ.
 _LEAST_QUERIES = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Promise:
-    """A precision that hits above a threshold keep.
-
-    Of the hits with P(level >= `level`) >= `threshold` a share of at least `precision` is of that level or
-    above, in the population that the labelled pairs are a sample of. A promise like this one is wrong in at
-    most 1 - `confidence` of all cases.
-
-    Attributes:
-        level: 1, 2 or 3; hits of this level or above count as right.
-        precision: What is promised.
-        confidence: Of the promise.
-        threshold: Of P(level >= `level`).
-        recall: Share of the right pairs that lie at or above the threshold.
-        reached: The precision of the labelled pairs there.
-        pairs: How many lie there.
-        queries: Of how many queries these are.
-    """
-
-    level: Annotated[int, Meta(ge=1, le=NUM_LEVELS - 1)]
-    precision: _Inside
-    confidence: _Inside
-    threshold: _Share
-    recall: _Share
-    reached: _Share
-    pairs: _Count
-    queries: _Count
-
-    @staticmethod
-    def check(level: int, precision: float, confidence: float) -> None:
-        """Refuse what cannot be promised, whatever the pairs.
-
-        Raises:
-            InputError: With the name of the argument.
-        """
-        if level not in range(1, NUM_LEVELS):
-            raise InputError(f"level={level!r}; 1, 2 or 3 is needed")
-        if not 0.0 < precision < 1.0:
-            raise InputError(
-                f"precision={precision!r}; a number between 0 and 1 is needed (no number of pairs can show 1)"
-            )
-        if not 0.5 <= confidence < 1.0:
-            raise InputError(f"confidence={confidence!r}; a number from 0.5 up to 1, without 1, is needed")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON form, from which `relsdk.typed_json.convert_json` makes the promise again."""
-        return asdict(self)
 
 
 class _Seen(NamedTuple):

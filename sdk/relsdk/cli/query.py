@@ -142,21 +142,24 @@ def query(
         )
         if layout == "trec":
             _echo_run(one, hits)
+            if hits.promise is not None and hits.outside:
+                _say_what_is_outside(hits, f"{one.id}: ")
         elif layout == "json":
             counts = {} if scorer is None else {"scored": hits.scored, "skipped": hits.skipped}
             answer: dict[str, object] = {"id": None if source is None else one.id, "query": one.text}
             answer |= {"milliseconds": round(hits.elapsed_ms, 3), "matching": hits.matching, **counts}
             answer |= {"order": hits.order, "scanned": hits.scanned}
             answer |= {"nothing_relevant": rounded(hits.nothing_relevant), "outside": hits.outside}
+            answer |= {"promise": hits.promise and hits.promise.to_dict()}
             echo_json({**answer, "hits": [hit_to_dict(hit) for hit in hits]})
         else:
             name = "" if source is None else f"{one.id}  "
             if one is not queries[0]:
                 echo()
-            echo(f"{name}{one.text}  ({_summary(hits, bool(where), min_level, min_precision)})", bold=True)
+            echo(f"{name}{one.text}  ({_summary(hits, bool(where), min_level)})", bold=True)
             echo_hits(hits, offset=offset, fields=fields)
             if hits.outside:
-                echo(f"levels are less sure for this query: {'; '.join(hits.outside)}", err=True)
+                _say_what_is_outside(hits)
             graded &= all(hit.relevance is not None for hit in hits)
         uncalibrated |= mode == "hybrid" and hits.order == "cosine"
     if uncalibrated:
@@ -189,6 +192,11 @@ def _echo_run(query: Query, hits: list[Hit]) -> None:
         echo(line)
 
 
+def _say_what_is_outside(hits: SearchResult, name: str = "") -> None:
+    promise = "" if hits.promise is None else ", and the promised precision does not hold for it"
+    echo(f"{name}levels are less sure for this query{promise}: {'; '.join(hits.outside)}", err=True)
+
+
 def _say_how_to_calibrate(path: str, embedder: Embedder) -> None:
     echo(
         f"hits are in the order of the cosine: {path} has no model of meaning and words for "
@@ -204,14 +212,20 @@ def _say_why_no_levels(embedder: Embedder) -> None:
         echo(error, err=True)
 
 
-def _summary(hits: SearchResult, filtered: bool, min_level: int | None, min_precision: float | None) -> str:
+def _summary(hits: SearchResult, filtered: bool, min_level: int | None) -> str:
     left = ""
     if filtered and hits.matching is not None:
         left = f" among the {counted(hits.matching, 'document')} that the filter leaves"
     skipped = f", {hits.skipped} of {hits.candidates} candidates not scored" if hits.skipped else ""
     level = f" of level {min_level} or above" if min_level else ""
-    if min_precision is not None:  # which keeps hits by P(level >= k), whatever their most probable level
-        level = f" promised to be {100 * min_precision:g}% of level {min_level or 2} or above"
+    if promise := hits.promise:  # which keeps hits by P(level >= k), whatever their most probable level
+        above = f"P(level >= {promise.level}) >= {promise.threshold:.4f}"
+        level = (
+            f" with {above}, without a promise for this query"
+            if hits.outside
+            else f" promised to be {100 * promise.precision:g}% of level {promise.level} or above, with "
+            f"confidence {promise.confidence:g}: {above}"
+        )
     none = hits.nothing_relevant
     verdict = "" if none is None or none < 0.5 else f", nothing relevant (p = {none:.2f})"
     return f"{counted(len(hits), 'hit')}{level}{left}, {hits.elapsed_ms:.1f} ms{skipped}{verdict}"

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from relsdk.client._exchange import Answer, Exchange
 from relsdk.errors import CalibrationError
 from relsdk.levels import RelevanceLevel
-from relsdk.records import Document, Hit, Passage, Predictions, Relevance, SearchResult, Signals
+from relsdk.records import Document, Hit, Passage, Predictions, Promise, Relevance, SearchResult, Signals
 
 __all__ = [
     "DeleteAnswer",
@@ -184,6 +184,7 @@ class SearchAnswer(msgspec.Struct):
 
     generation: str
     results: list[_Result]
+    promise: Promise | None = None
 
 
 class WriteAnswer(msgspec.Struct):
@@ -263,7 +264,7 @@ def results_of(answer: SearchAnswer, count: int, k: int) -> list[SearchResult]:
     most = max(len(result.hits) for result in answer.results)
     if most > k:
         raise WrongAnswerError(f"{most} hits, and at most {k} were asked for")
-    return [_result(result, answer.generation) for result in answer.results]
+    return [_result(result, answer.generation, answer.promise) for result in answer.results]
 
 
 def written_count(answer: WriteAnswer, count: int) -> int:
@@ -281,7 +282,7 @@ def document_with(document: Document, identifier: str) -> Document:
     return document
 
 
-def _result(result: _Result, generation: str) -> SearchResult:
+def _result(result: _Result, generation: str, promise: Promise | None) -> SearchResult:
     return SearchResult(
         [_hit(hit) for hit in result.hits],
         candidates=result.candidates,
@@ -297,6 +298,7 @@ def _result(result: _Result, generation: str) -> SearchResult:
         steps=result.steps,
         nothing_relevant=result.nothing_relevant,
         outside=result.outside,
+        promise=promise,
     )
 
 

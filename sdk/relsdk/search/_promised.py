@@ -1,4 +1,4 @@
-"""The threshold that keeps a wanted precision, from the promises of what grades the hits."""
+"""The promise that keeps a wanted precision, of those of what grades the hits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from relsdk.models.embedder import Embedder
 from relsdk.models.pair_model import PairModel
 from relsdk.models.pooled_scorer import PooledScorer
 
-__all__ = ["least_share", "promises_of_hybrid", "promises_of_model"]
+__all__ = ["choose_promise", "promises_of_hybrid", "promises_of_model"]
 
 
 class Promises(NamedTuple):
@@ -39,8 +39,8 @@ def promises_of_hybrid(link: HybridLink, embedder: Embedder, index: Index) -> Pr
     return Promises(link.promises, "the index", command)
 
 
-def least_share(promises: Promises, level: int, precision: float) -> float:
-    """Return the lowest P(level >= `level`) of hits that keep a precision.
+def choose_promise(promises: Promises, level: int, precision: float) -> Promise:
+    """Return the promise with the lowest threshold of those of a level that promise as much or more.
 
     Raises:
         InputError: No promise can be of this precision.
@@ -50,7 +50,7 @@ def least_share(promises: Promises, level: int, precision: float) -> float:
         raise InputError(f"min_precision={precision!r}; promises are of more than 0 and less than 1")
     found = [one for one in promises.made if one.level == level and one.precision >= precision]
     if found:
-        return min(one.threshold for one in found)
+        return min(found, key=lambda one: one.threshold)
     told = ", ".join(f"{one.precision:g} for level >= {one.level}" for one in promises.made)
     keep = ", and --target-precision and --level of what is to stay promised" if told else ""
     raise CalibrationError(

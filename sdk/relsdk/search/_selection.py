@@ -15,7 +15,7 @@ from relsdk.index import Index
 from relsdk.index.field_values import check_sort, group_key, sort_key
 from relsdk.index.filter_parser import parse_field
 from relsdk.models.relevance_scorer import Predictions
-from relsdk.records import Hit
+from relsdk.records import Hit, Promise
 from relsdk.search.store_reader import StoreReader
 
 __all__ = ["Wanted", "count_groups", "first_of_groups", "nothing_relevant", "select_hits", "sort_hits"]
@@ -40,7 +40,7 @@ class Wanted:
     group_by: str | None = None
     min_confidence: float | None = None
     min_precision: float | None = None
-    min_share: float | None = None  # of the promise that keeps `min_precision`
+    promise: Promise | None = None  # which keeps `min_precision`
 
     @property
     def needs_levels(self) -> bool:
@@ -117,8 +117,8 @@ def select_hits(
     if predictions is None:
         keep &= not wanted.needs_levels
     else:
-        if wanted.min_share is not None:
-            keep &= _relevant_share(predictions, wanted) >= wanted.min_share
+        if wanted.promise is not None:
+            keep &= _relevant_share(predictions, wanted) >= wanted.promise.threshold
         elif wanted.min_level is not None:  # what is promised is promised of the share alone
             keep &= predictions.levels >= wanted.min_level
         if wanted.min_confidence is not None:

@@ -24,7 +24,7 @@ from relsdk.models.pooled_scorer import PooledScorer
 from relsdk.models.relevance_scorer import Predictions, RelevanceScorer, grade
 from relsdk.models.steps import Compute, Encode, Flow, run_flow
 from relsdk.records import Hit, SearchResult
-from relsdk.search._promised import least_share, promises_of_hybrid, promises_of_model
+from relsdk.search._promised import choose_promise, promises_of_hybrid, promises_of_model
 from relsdk.search._selection import (
     Wanted,
     count_groups,
@@ -304,6 +304,7 @@ class Searcher:
                         self.scorer, query, hits, wanted, how, deadline, times
                     )
                 result.matching, result.scanned, result.facets = counts
+                result.promise = wanted.promise
                 result.generation = how.index.generation
                 result.steps = {name: seconds * 1e3 for name, seconds in times.items()}
                 result.elapsed_ms = deadline.elapsed * 1e3
@@ -473,7 +474,7 @@ class Searcher:
         )
 
     def _keep_promise(self, wanted: Wanted, how: _How) -> Wanted:
-        """Look up the threshold of `min_precision`, of what will grade the hits."""
+        """Look up the promise of `min_precision`, of what will grade the hits."""
         if wanted.min_precision is None:
             return wanted
         if self.scorer is not None:
@@ -482,8 +483,7 @@ class Searcher:
             promises = promises_of_hybrid(how.model, self.embedder, self.index)
         else:
             promises = promises_of_model(self.embedder)
-        share = least_share(promises, wanted.relevant, wanted.min_precision)
-        return replace(wanted, min_share=share)
+        return replace(wanted, promise=choose_promise(promises, wanted.relevant, wanted.min_precision))
 
     def _next_chunk(self, left: int, deadline: Deadline) -> int:
         """Return how many candidates to score next; 0 when none fits."""

@@ -5,7 +5,7 @@ import pytest
 
 from relsdk.errors import CalibrationError, InputError, ServerError
 from relsdk.levels import RelevanceLevel
-from relsdk.records import Document, Passage, Signals
+from relsdk.records import Document, Passage, Promise, Signals
 from tests.sdk.client.scripted_server import Reply, limits
 
 GRADE = {
@@ -96,6 +96,21 @@ def result(*hits):
 
 def searched(*results):
     return Reply(body={"index": "i", "model": "toy", "scorer": None, "generation": "7", "results": results})
+
+
+PROMISE = Promise(2, 0.9, 0.95, 0.7, 0.5, 0.93, 300, 100)
+
+
+def test_the_promise_of_an_answer_is_that_of_each_result(connect, server):
+    answer = searched(result(hit()), result())
+    server.on("/v1/search", Reply(body={**answer.body, "promise": PROMISE.to_dict()}))
+    assert [one.promise for one in connect().search_batch(["a", "b"], min_precision=0.9)] == [PROMISE] * 2
+    assert server.bodies("/v1/search")[0]["min_precision"] == 0.9
+    server.on("/v1/search", answer)  # of a server that does not name it
+    assert [one.promise for one in connect().search_batch(["a", "b"], min_precision=0.9)] == [None] * 2
+    server.on("/v1/search", Reply(body={**answer.body, "promise": {**PROMISE.to_dict(), "threshold": 2}}))
+    with pytest.raises(ServerError, match=r"promise\.threshold"):
+        connect().search_batch(["a", "b"], min_precision=0.9)
 
 
 def test_hits_are_records_of_the_library(connect, server):
