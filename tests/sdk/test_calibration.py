@@ -14,7 +14,14 @@ from relsdk.calibration import (
     method_name,
 )
 from relsdk.calibration._models import CumulativeLink
-from relsdk.calibration.fitting import fit_spline_link, fit_temperature
+from relsdk.calibration._newton import LinkLoss, minimise
+from relsdk.calibration.fitting import (
+    _PoolLoss,
+    _SplineLoss,
+    _TemperatureLoss,
+    fit_spline_link,
+    fit_temperature,
+)
 from relsdk.errors import CalibrationError, InputError
 
 BIASED = {"method": "bias_corrected_temperature", "temperature": 1.0, "ordinal": False}
@@ -115,14 +122,54 @@ def test_many_pairs_bend_a_spline(monkeypatch):
     assert np.abs(straight[:, 1] - 0.5).max() > 0.1
 
 
-def test_how_many_likelihoods_are_computed_at_once_changes_nothing(monkeypatch):
-    rng = np.random.default_rng(5)
-    scores = rng.normal(size=300)
-    labels = np.digitize(scores + rng.logistic(size=300), [-1, 0, 1])
-    whole = fit_spline_link(scores, labels)
-    for at_once in (1, 1000):
-        monkeypatch.setattr("relsdk.calibration.fitting._AT_ONCE", at_once)
-        np.testing.assert_allclose(fit_spline_link(scores, labels).values, whole.values, rtol=1e-5)
+def ordered(logits):
+    return -np.sort(-logits, axis=1)
+
+
+LOSSES = {
+    "link": lambda rng, labels: (LinkLoss(rng.normal(size=(60, 4)), labels, 0.1), 7),
+    "spline": lambda rng, labels: (_SplineLoss(rng.random((60, 5)), labels), 8),
+    "temperature": lambda rng, labels: (_TemperatureLoss(rng.normal(size=(60, 4)) * 3, labels), 1),
+    "biases": lambda rng, labels: (_TemperatureLoss(rng.normal(size=(60, 4)) * 3, labels), 4),
+    "ordinal": lambda rng, labels: (_TemperatureLoss(ordered(rng.normal(size=(60, 3)) * 3), labels), 1),
+    "ordinal biases": lambda rng, labels: (_TemperatureLoss(rng.normal(size=(60, 3)) * 3, labels), 4),
+    "pool": lambda rng, labels: (_PoolLoss(np.log(rng.dirichlet(np.ones(4), size=(2, 60))), labels), 2),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("levels", [(0, 1, 2, 3), (0, 1, 3)])
+def test_derivatives_are_those_of_the_value(name, levels):
+    optimize = pytest.importorskip("scipy.optimize")
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        loss, size = LOSSES[name](rng, rng.choice(levels, size=60))
+        theta = rng.uniform(0.1, 1.0, size)
+        gradient, hessian = loss.derivatives(theta)
+        np.testing.assert_allclose(gradient, optimize.approx_fprime(theta, loss.value, 1e-7), atol=1e-5)
+        slopes = optimize.approx_fprime(theta, lambda point, loss=loss: loss.derivatives(point)[0], 1e-7)
+        np.testing.assert_allclose(hessian, slopes.reshape(size, size), atol=1e-5)
+
+
+def test_a_minimum_may_lie_on_a_bound():
+    """Of x^2 + xy + y^2 - 3y, whose least value of all is at (-1, 2)."""
+    curvature, pull = np.array([[2.0, 1.0], [1.0, 2.0]]), np.array([0.0, -3.0])
+
+    class Bowl:
+        def value(self, theta):
+            return theta @ curvature @ theta / 2 + pull @ theta
+
+        def derivatives(self, theta):
+            return curvature @ theta + pull, curvature
+
+    for start in ([0.0, 0.0], [0.5, 0.25], [0.0, 1.0], [9.0, -9.0]):
+        for lowest, highest, least in (
+            (-9, 9, [-1, 2]),
+            (0, 9, [0, 1.5]),
+            (-9, 1, [-0.5, 1]),
+            (0, 1, [0, 1]),
+        ):
+            np.testing.assert_allclose(minimise(Bowl(), np.array(start), lowest, highest), least, atol=1e-7)
 
 
 def test_scores_that_are_all_the_same_give_the_shares():

@@ -1,6 +1,6 @@
 """Meaning and words together: one model of a pair's cosine and BM25.
 
-Shape letters: N pairs, L = 4 levels, P parameters, T terms of the loss.
+Shape letters: N pairs, L = 4 levels.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from typing import Annotated, Any
 
 import msgspec
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from relsdk.calibration._models import Float, Int, apply_floor, as_scores, sigmoid
+from relsdk.calibration._newton import LinkLoss, minimise
 from relsdk.errors import InputError
-from relsdk.levels import NUM_LEVELS, cumulative_to_probabilities
+from relsdk.levels import cumulative_to_probabilities
 from relsdk.records import Promise
 
 __all__ = ["HybridLink", "fit_hybrid_link", "hybrid_features"]
@@ -27,9 +28,6 @@ _Cut = Annotated[float, msgspec.Meta(ge=-1e9, le=1e9)]
 _LEAST_WEIGHT = 1e-6
 # Keeps parameters finite where the features tell the levels apart without an error.
 _RIDGE = 1e-6
-# A step that promises less has arrived.
-_ENOUGH = 1e-14
-_MOST_STEPS = 200
 
 
 def hybrid_features(cosines: ArrayLike, bm25: ArrayLike, best_possible: ArrayLike) -> Float:
@@ -124,10 +122,6 @@ def _as_features(features: ArrayLike) -> Float:
 def fit_hybrid_link(features: ArrayLike, labels: Int) -> HybridLink:
     """Maximise the likelihood, which has one maximum (Pratt 1981), over weights that are not below 0.
 
-    With cuts c_1 <= c_2 <= c_3 and z the weighted sum, P(level = k) = s(z - c_k) s(c_k+1 - z) (1 - exp(c_k -
-    c_k+1)), s the sigmoid: a logistic regression of two terms a pair, and a term of the steps between cuts.
-    Bounded variables go by projected Newton steps (Bertsekas 1982).
-
     Args:
         features: (N, 2) of `hybrid_features`.
         labels: (N,) levels 0-3.
@@ -135,85 +129,9 @@ def fit_hybrid_link(features: ArrayLike, labels: Int) -> HybridLink:
     values = _as_features(features)
     centre, scale = values.mean(axis=0), values.std(axis=0)
     scale[scale == 0.0] = 1.0
-    theta = _minimise(_Loss((values - centre) / scale, labels))
+    loss = LinkLoss((values - centre) / scale, labels, _RIDGE)
+    # The first cut alone is free; weights and steps are not below 0.
+    theta = minimise(loss, loss.start(), np.array([0.0, 0.0, -np.inf, 0.0, 0.0]))
     weights = np.maximum(theta[:2] / scale, [_LEAST_WEIGHT, 0.0])
     first, second, third = (float(cut) for cut in np.cumsum(theta[2:]) + weights @ centre)
     return HybridLink(float(weights[0]), float(weights[1]), (first, second, third))
-
-
-class _Loss:
-    """The mean negative log-likelihood as a function of (two weights, cut_1, two steps to the next cuts).
-
-    Args:
-        features: (N, 2), standardised.
-        labels: (N,) levels 0-3.
-    """
-
-    # The first cut alone is free; weights and steps are not below 0.
-    lowest = np.array([0.0, 0.0, -np.inf, 0.0, 0.0])
-
-    def __init__(self, features: Float, labels: Int) -> None:
-        self.count = len(labels)
-        self.features, self.labels = features, labels
-        cuts = np.tril(np.ones((NUM_LEVELS - 1, NUM_LEVELS - 1)))  # a cut is the sum of the steps before it
-        above, below = labels >= 1, labels < NUM_LEVELS - 1
-        terms = [
-            np.hstack([features[above], -cuts[labels[above] - 1]]),  # z is above the cut of its level
-            -np.hstack([features[below], -cuts[labels[below]]]),  # and below the next one
-        ]
-        self.terms = np.vstack(terms)  # (T, P)
-        self.shares = np.array([(labels == k).mean() for k in (1, 2)])  # of the levels between two cuts
-
-    def start(self) -> Float:
-        """Return a point inside the bounds: no weight, cuts by how frequent the levels are."""
-        at_least = np.clip([(self.labels >= k).mean() for k in range(1, NUM_LEVELS)], 1e-3, 1 - 1e-3)
-        cuts = -np.log(at_least / (1 - at_least))
-        return np.array([0.0, 0.0, cuts[0], *np.maximum(np.diff(cuts), 1e-2)])
-
-    def value(self, theta: Float) -> float:
-        """Return the loss; infinite where a level that occurs has no room."""
-        steps = theta[3:]
-        room = np.log(-np.expm1(-steps), out=np.full(2, -np.inf), where=steps > 0)
-        if (room[self.shares > 0] == -np.inf).any():
-            return np.inf
-        fixed = float(self.shares[self.shares > 0] @ room[self.shares > 0])
-        losses = np.logaddexp(0.0, -(self.terms @ theta))
-        return float(losses.sum() / self.count - fixed + _RIDGE * theta[:2] @ theta[:2])
-
-    def derivatives(self, theta: Float) -> tuple[Float, Float]:
-        """Return gradient (P,) and Hessian (P, P)."""
-        missing = sigmoid(-(self.terms @ theta))  # (T,)
-        gradient = -(self.terms.T @ missing) / self.count
-        curvature = missing * (1.0 - missing)
-        hessian = (self.terms.T * curvature) @ self.terms / self.count
-        gradient[:2] += 2 * _RIDGE * theta[:2]
-        hessian[[0, 1], [0, 1]] += 2 * _RIDGE
-        for place in np.flatnonzero(self.shares > 0):
-            rise = np.expm1(theta[3 + place])
-            gradient[3 + place] -= self.shares[place] / rise
-            hessian[3 + place, 3 + place] += self.shares[place] * (1.0 + rise) / rise**2
-        return gradient, hessian
-
-
-def _minimise(loss: _Loss) -> Float:
-    theta = loss.start()
-    value = loss.value(theta)
-    for _ in range(_MOST_STEPS):
-        gradient, hessian = loss.derivatives(theta)
-        free: NDArray[np.bool_] = (theta > loss.lowest) | (gradient < 0)
-        direction = np.zeros(len(theta))
-        inner = hessian[np.ix_(free, free)]
-        direction[free] = -np.linalg.solve(inner + 1e-12 * np.eye(len(inner)), gradient[free])
-        if -gradient @ direction <= _ENOUGH:
-            break
-        step = 1.0
-        while step > 1e-10:
-            ahead = np.maximum(theta + step * direction, loss.lowest)
-            found = loss.value(ahead)
-            if found <= value + 1e-4 * (gradient @ (ahead - theta)):
-                break
-            step /= 2
-        else:
-            break
-        theta, value = ahead, found
-    return theta

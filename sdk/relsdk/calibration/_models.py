@@ -19,6 +19,7 @@ from relsdk.levels import NUM_LEVELS, cumulative_to_probabilities
 from relsdk.typed_json import convert_json
 
 __all__ = [
+    "FLOOR",
     "Calibration",
     "CumulativeLink",
     "Float",
@@ -42,7 +43,7 @@ __all__ = [
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
 # A level never seen near a score still gets this probability, so that one surprise costs a finite log loss.
-_FLOOR = 1e-4
+FLOOR = 1e-4
 _PRIOR_SHIFT = "prior_shift"
 _POOL = "log_linear_pool"
 _BIAS_CORRECTED = "bias_corrected_temperature"
@@ -432,5 +433,5 @@ def sigmoid(logits: Float) -> Float:
 
 def apply_floor(probabilities: Float) -> Float:
     """Return probabilities (N, L) of which none is 0."""
-    lifted = probabilities * (1 - NUM_LEVELS * _FLOOR) + _FLOOR
+    lifted = probabilities * (1 - NUM_LEVELS * FLOOR) + FLOOR
     return np.asarray(lifted / lifted.sum(axis=1, keepdims=True), dtype=np.float64)
