@@ -24,10 +24,11 @@ _START = """# Command line
 
 Made of the commands' own help by `make readme`; do not edit.
 
-`--json` prints exact values, one object or one list; progress and warnings go to stderr. Where stderr is a
-terminal, progress is one line that is redrawn; elsewhere, work of more than ten seconds prints a line now and
-then with the time that is left. Titles, ids and paths are printed with control characters and marks of the
-reading direction as escapes. `relsdk COMMAND --help` shows what is below.
+`--json` prints exact values, one object or one list; progress and warnings go to stderr, and warnings stand
+in `warnings` of the JSON, too. Where stderr is a terminal, progress is one line that is redrawn; elsewhere,
+work of more than ten seconds prints a line now and then with the time that is left. Titles, ids and paths
+are printed with control characters and marks of the reading direction as escapes. `relsdk COMMAND --help`
+shows what is below.
 """
 
 

@@ -87,7 +87,7 @@ def test_add_of_what_is_there_needs_replace(index, relsdk, fails, write):
     assert report.pop("seconds") >= 0
     assert report == {
         "index": str(index), "added": 4, "replaced": 2, "documents": 12, "segments": 1, "dead": 0,
-        "compacted": False,
+        "compacted": False, "warnings": [],
     }  # fmt: skip
     assert content_of(index) == [*documents(0, 8), *documents(8, 12, title="新")]
     out = relsdk("index", "add", index, "-i", source, "--replace", *MODEL, "--no-sync", "--compact")[1]

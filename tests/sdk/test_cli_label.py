@@ -164,9 +164,18 @@ def test_what_is_wrong_is_said(files, relsdk, fails, tmp_path):
     output = tmp_path / "pairs.jsonl"
     few = tmp_path / "few.txt"
     few.write_text("红烧肉\n大理旅游\n")
-    code, _, err = relsdk("label", "suggest", files.index, few, "-o", output)
+    code, out, err = relsdk("label", "suggest", files.index, few, "-o", output)
     assert code == 0
     assert "at least 5 queries" in err
+    assert "next:" not in out + err  # it would be refused
+    options = ["-o", tmp_path / "p.jsonl", "-n", "20"]
+    code, out, err = relsdk("label", "suggest", files.index, files.queries, *options)
+    assert (code, err) == (0, "")
+    assert f"next: relsdk calibrate {files.bundle} {tmp_path / 'p.jsonl'}\n" in out
+    code, out, err = relsdk("label", "suggest", files.index, files.queries, "-o", "/dev/null", "-n", "20")
+    assert code == 0
+    assert "next: relsdk calibrate" in err  # as for a pipe: there are the pairs, and nothing else
+    assert "next:" not in out
     assert "--overwrite" in fails("label", "suggest", files.index, few, "-o", output)
     assert "--output" in fails("label", "suggest", files.index, few)
     assert "absent" in fails("label", "suggest", files.index, tmp_path / "absent", "-o", tmp_path / "x")

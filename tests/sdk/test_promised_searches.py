@@ -9,7 +9,7 @@ import pytest
 from relsdk import Embedder, Index, RelevanceScorer, Searcher
 from relsdk.bundle import read_bundle
 from relsdk.calibration import HybridLink, Promise
-from relsdk.cli._promises import echo_promises
+from relsdk.cli._promises import warn_of_promises
 from relsdk.errors import BundleError, CalibrationError, IndexFolderError, InputError
 from relsdk.formats import write_documents
 from relsdk.index.opening import open_store
@@ -248,6 +248,8 @@ def test_the_command_line(relsdk, world, calibration, index, tmp_path):
     assert len(report["refusals"]) == 2
     assert "fp32, 32 dim: 672 labelled pairs cannot show a precision of 0.3 for level >= 3" in err
     code, out, err = relsdk(*arguments)
+    following = '"..." --min-level 1 --min-precision 0.3'
+    assert f"next: relsdk query INDEX {following}, or relsdk eval {folder} PAIRS" in out
     rows = [line.split() for line in out.splitlines() if line.startswith("fp32, 32 dim")]
     assert [row[3:6] for row in rows] == [["1", "0.3", "0.95"], ["1", "0.15", "0.95"]]
     code, out, _ = relsdk("model", "info", folder)
@@ -311,7 +313,7 @@ def test_the_promise_that_was_used_is_named_and_said_not_to_hold_outside(
 
 def test_a_threshold_that_leaves_hardly_any_out_is_told(capsys):
     promise = Promise(2, 0.6, 0.95, 0.05, 0.99, 0.62, 900, 200)
-    echo_promises([("fp32", promise), ("int8_any", replace(promise, recall=0.9))])
+    warn_of_promises([("fp32", promise), ("int8_any", replace(promise, recall=0.9))])
     told = capsys.readouterr().err
     assert "fp32: the pairs have 0.6 for level >= 2 by themselves" in told
     assert "int8_any" not in told

@@ -15,6 +15,7 @@ from typing import Any
 import click
 from click.shell_completion import shell_complete
 
+from relsdk.cli._warnings import keep_warning
 from relsdk.cli.ending import Signals, close_streams, ending_of, open_streams, shorten
 from relsdk.cli.output import echo, escape_what_is_lacking
 
@@ -154,4 +155,6 @@ class _Logged(logging.Handler):
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    echo(f"relsdk: warning: {' '.join(str(message).split())}", err=True)
+    text = " ".join(str(message).split())
+    echo(f"relsdk: warning: {text}", err=True)
+    keep_warning(text)

@@ -9,7 +9,8 @@ from relsdk.bundle import read_bundle
 from relsdk.bundle.hub import local_model
 from relsdk.calibration import SearchProfile
 from relsdk.cli._calibration_error import echo_calibration_errors
-from relsdk.cli._promises import echo_promises
+from relsdk.cli._promises import echo_promises, promised_options, warn_of_promises
+from relsdk.cli._warnings import take_warnings
 from relsdk.cli.output import echo, echo_json, echo_next, echo_table
 from relsdk.errors import InputError
 from relsdk.index import Index
@@ -57,16 +58,19 @@ def calibrate_index(
         opened.store_hybrid(models)
         if queries is not None:
             opened.store_profiles({name: _profiles(opened, bundle, name, threads, queries) for name in names})
-    echo_promises((), ((one.variant, refusal) for one in reports for refusal in one.refusals))
+    promises = [(name, promise) for name, model in models.items() for promise in model.promises]
+    warn_of_promises(promises, ((one.variant, refusal) for one in reports for refusal in one.refusals))
     if as_json:
         calibrations = [{**report.to_dict(), "model": models[report.variant].to_dict()} for report in reports]
-        echo_json({"index": str(index), "calibrations": calibrations, "searches": len(queries or ())})
+        content = {"index": str(index), "calibrations": calibrations, "searches": len(queries or ())}
+        echo_json({**content, "warnings": take_warnings()})
         return
     _echo_reports(reports)
-    echo_promises((name, promise) for name, model in models.items() for promise in model.promises)
+    echo_promises(promises)
     if queries is not None:
         echo(f"noted what {len(queries):,} searches find; relsdk serve {index} compares later ones with them")
-    echo_next("query", index, '"..." --mode hybrid --min-level 2')
+    promised = promised_options([model.promises for model in models.values()])
+    echo_next("query", index, f'"..." --mode hybrid {promised or "--min-level 2"}')
 
 
 def _profiles(

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from relsdk.calibration import SearchProfile
-from relsdk.cli.output import echo, echo_table
+from relsdk.cli._warnings import warn
+from relsdk.cli.output import echo_table
 from relsdk.errors import RelsdkError
 from relsdk.metrics import Interval
 from relsdk.tools.drift import FIRST_SEARCHES, LARGE_SHIFT, SMALL_SHIFT, DriftState, SearchDrift
@@ -28,9 +29,7 @@ _KINDS = {
 
 def echo_drift(state: DriftState) -> None:
     """Print each kind of count: before, now, and how far it has moved, with an interval of 95 %."""
-    age = time.time() - state.written
-    if age > _STALE:
-        echo(f"drift.json was written {age / 60:,.0f} minutes ago: no server writes it now", err=True)
+    _warn_if_stale(state)
     rows = []
     for index, order, drift in _all(state):
         day = drift.day
@@ -39,6 +38,12 @@ def echo_drift(state: DriftState) -> None:
             cells = [f"{index}, {order}", text, _shown(drift.reference, kind), _shown(day, kind)]
             rows.append([*cells, f"{day.searches(kind):,}", _verdict(drift, day, kind, intervals.get(kind))])
     echo_table(["searches", "what", "before", "last day", "of", "moved"], rows, right=(4,))
+
+
+def _warn_if_stale(state: DriftState) -> None:
+    age = time.time() - state.written
+    if age > _STALE:
+        warn(f"drift.json was written {age / 60:,.0f} minutes ago: no server writes it now")
 
 
 def check_drift(state: DriftState) -> None:
@@ -61,7 +66,8 @@ def check_drift(state: DriftState) -> None:
 
 
 def drift_to_dict(state: DriftState) -> dict[str, Any]:
-    """Return a JSON form: shares before and now, without the hours."""
+    """Return a JSON form: shares before and now, without the hours; warn where nobody writes them."""
+    _warn_if_stale(state)
     content: dict[str, Any] = {}
     for index, order, drift in _all(state):
         day = drift.day

@@ -12,7 +12,8 @@ from typing import Any
 import click
 
 from relsdk.cli._calibration_error import echo_calibration_errors
-from relsdk.cli.output import counted, echo, echo_table, percent
+from relsdk.cli._warnings import warn
+from relsdk.cli.output import counted, echo_table, percent
 from relsdk.errors import InputError
 from relsdk.files.folders import check_file_target
 from relsdk.formats import read_qrels, read_queries, write_run
@@ -22,7 +23,15 @@ from relsdk.progress import Progress
 from relsdk.search.opening import open_searcher
 from relsdk.tools.index_evaluation import IndexEvaluation, evaluate_index
 
-__all__ = ["Searching", "echo_index_evaluation", "echo_run_report", "evaluate_searches", "search_options"]
+__all__ = [
+    "Searching",
+    "echo_index_evaluation",
+    "echo_run_report",
+    "evaluate_searches",
+    "search_options",
+    "warn_of_index_evaluation",
+    "warn_of_run",
+]
 
 _OPTIONS = (
     click.option("--index", help="Search this index, and measure its hits against the judgements in QRELS."),
@@ -126,15 +135,20 @@ def echo_index_evaluation(evaluation: IndexEvaluation) -> None:
     echo_table(header, [[*row, *_level_cells(evaluation.levels)]], right=tuple(range(6)))
     if evaluation.levels is not None:
         echo_calibration_errors([("judged hits", evaluation.levels)])
+
+
+def warn_of_index_evaluation(evaluation: IndexEvaluation) -> None:
+    """Say what is missing from the metrics."""
+    warn_of_run(evaluation.ranking)
     if evaluation.relevant_not_in_index:
         absent = counted(evaluation.relevant_not_in_index, "document")
-        echo(f"{absent} judged 1 or above not in the index: recall and nDCG cannot be full", err=True)
+        warn(f"{absent} judged 1 or above not in the index: recall and nDCG cannot be full")
     levels = evaluation.levels
     if levels is None:
-        echo("no levels of judged hits: fit them with relsdk calibrate, or judge hits with 0-3", err=True)
+        warn("no levels of judged hits: fit them with relsdk calibrate, or judge hits with 0-3")
     elif levels.pairs < evaluation.judged_hits:
         left = counted(evaluation.judged_hits - levels.pairs, "judged hit")
-        echo(f"{left} left out of the levels: the label is not 0, 1, 2 or 3", err=True)
+        warn(f"{left} left out of the levels: the label is not 0, 1, 2 or 3")
 
 
 def _level_cells(levels: GradeReport | None) -> list[str]:
@@ -144,7 +158,7 @@ def _level_cells(levels: GradeReport | None) -> list[str]:
 
 
 def echo_run_report(report: RunReport) -> None:
-    """Print the metrics of a run, and on stderr which queries count for nothing."""
+    """Print the metrics of a run."""
     means = {
         "nDCG@10": report.ndcg_at_10,
         "nDCG@10 linear": report.ndcg_at_10_linear,
@@ -155,10 +169,14 @@ def echo_run_report(report: RunReport) -> None:
     }
     row = [f"{report.queries:,}", *map(percent, means.values())]
     echo_table(["queries", *means], [row], right=tuple(range(7)))
+
+
+def warn_of_run(report: RunReport) -> None:
+    """Say which queries count for nothing."""
     for count, what in (
         (report.queries_not_in_run, "judged queries are not in the run: each counts 0"),
         (report.queries_without_relevant, "judged queries have no relevant document: they are left out"),
         (report.queries_not_judged, "queries of the run are not judged: they are left out"),
     ):
         if count:
-            echo(f"{count:,} {what}", err=True)
+            warn(f"{count:,} {what}")

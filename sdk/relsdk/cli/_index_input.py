@@ -12,7 +12,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from relsdk.cli.output import echo
+from relsdk.cli._warnings import warn
 from relsdk.errors import InputError
 from relsdk.files.folders import file_sha256
 from relsdk.models.embedder import Embedder
@@ -62,10 +62,9 @@ def open_parts(folder: Path, embedder: Embedder, source: str) -> PartsEncoder:
     parts = PartsEncoder(folder, embedder)
     path = Path(source)
     if path.is_file() and file_sha256(path) != parts.source_digest:
-        echo(
-            f"relsdk: warning: {folder} was made of another file than {source}; vectors are taken by id, "
-            "also where a text has changed",
-            err=True,
+        warn(
+            f"{folder} was made of another file than {source}; vectors are taken by id, also where a text "
+            "has changed"
         )
     return parts
 

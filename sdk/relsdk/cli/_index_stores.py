@@ -9,6 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from relsdk.cli._warnings import take_warnings
 from relsdk.cli.output import counted, echo, echo_json, echo_next, echo_table, shell
 from relsdk.errors import InputError
 from relsdk.index import Encoder, Index, IndexConfig
@@ -73,7 +74,7 @@ def build_in_store(
         info = built.info()
     seconds = time.perf_counter() - started
     if as_json:
-        echo_json({**asdict(info), "seconds": round(seconds, 3)})
+        echo_json({**asdict(info), "seconds": round(seconds, 3), "warnings": take_warnings()})
         return
     size = f"{counted(info.count, 'document')}, {info.dimension} dimensions"
     echo(f"{uri}: {size}, {info.kind}, {seconds:.1f} s")
@@ -101,7 +102,8 @@ def add_to_store(
     count, seconds = store.count(), time.perf_counter() - started
     if as_json:
         report = {"index": str(store.uri), "added": written, "documents": count}
-        echo_json({**report, "new": count - before, "seconds": round(seconds, 3)})
+        report |= {"new": count - before, "seconds": round(seconds, 3)}
+        echo_json({**report, "warnings": take_warnings()})
         return
     echo(
         f"{store.uri}: {counted(written, 'document')} written, {seconds:.1f} s; now "

@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from relsdk.calibration import Promise
+from relsdk.cli._warnings import warn
 from relsdk.cli.output import echo, echo_table, percent
 
 if TYPE_CHECKING:  # `relsdk model info` measures nothing
     from relsdk.tools.evaluation import Evaluation
 
-__all__ = ["echo_promise_checks", "echo_promises"]
+__all__ = ["echo_promise_checks", "echo_promises", "promised_options", "warn_of_promises"]
 
 # A threshold that leaves out fewer of the right pairs leaves out hardly any.
 _HARDLY_ANY = 0.02
 
 
-def echo_promises(promises: Iterable[tuple[str, Promise]], refusals: Iterable[tuple[str, str]] = ()) -> None:
-    """Print a row for each promise; on stderr what it is not, and why others cannot be made."""
-    promises = list(promises)
+def warn_of_promises(
+    promises: Iterable[tuple[str, Promise]], refusals: Iterable[tuple[str, str]] = ()
+) -> None:
+    """Say of promises that leave hardly anything out what they are not, and why others cannot be made."""
+    for name, one in promises:
+        if one.recall > 1 - _HARDLY_ANY:
+            warn(
+                f"{name}: the pairs have {one.precision:g} for level >= {one.level} by themselves, and "
+                "the threshold leaves hardly any out; searches that find worse documents do not keep it: "
+                "label what they find, or see --random-negatives"
+            )
+    for name, refusal in refusals:
+        warn(f"{name}: {refusal}")
+
+
+def echo_promises(promises: Iterable[tuple[str, Promise]]) -> None:
+    """Print a row for each promise."""
     rows = [
         [
             name,
@@ -38,16 +53,15 @@ def echo_promises(promises: Iterable[tuple[str, Promise]], refusals: Iterable[tu
         header = ["promised for", "level >=", "precision", "confidence", "from P"]
         echo()
         echo_table([*header, "recall", "precision seen", "pairs", "queries"], rows, right=tuple(range(1, 9)))
-    for name, one in promises:
-        if one.recall > 1 - _HARDLY_ANY:
-            echo(
-                f"{name}: the pairs have {one.precision:g} for level >= {one.level} by themselves, and "
-                "the threshold leaves hardly any out; searches that find worse documents do not keep it: "
-                "label what they find, or see --random-negatives",
-                err=True,
-            )
-    for name, refusal in refusals:
-        echo(f"{name}: {refusal}", err=True)
+
+
+def promised_options(promises: Sequence[Sequence[Promise]]) -> str:
+    """Return the options of `relsdk query` for the first promise that all variants make, if there is one."""
+    made = [[(one.level, one.precision) for one in of_variant] for of_variant in promises]
+    for level, precision in made[0]:
+        if all((level, precision) in others for others in made):
+            return f"--min-level {level} --min-precision {precision:g}"
+    return ""
 
 
 def echo_promise_checks(evaluations: Iterable[Evaluation]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import click
 from relsdk.calibration import LevelShares
 from relsdk.cli._calibrate_index import calibrate_index
 from relsdk.cli._calibration_error import echo_calibration_errors
-from relsdk.cli._promises import echo_promises
+from relsdk.cli._promises import echo_promises, promised_options, warn_of_promises
+from relsdk.cli._warnings import take_warnings, warn
 from relsdk.cli.evaluate import open_companion
 from relsdk.cli.inputs import input_options
 from relsdk.cli.options import INDEX_FOLDER, json_option, threads_option, variants_option
@@ -149,14 +151,20 @@ def calibrate(
         show_progress_bar=True,
         on_step=lambda step: echo(step, err=True),
     )
-    if not as_json:
-        _echo_calibration(reports)
-        echo_promises((_name(report), promise) for report in reports for promise in report.promises)
-    echo_promises((), ((_name(report), refusal) for report in reports for refusal in report.refusals))
-    if not as_json:
-        _echo_following(bundle, reports[0].dimension is None, encoder)
-    else:
-        echo_json({"calibrations": [report.to_dict() for report in reports]})
+    promises = [(_name(report), promise) for report in reports for promise in report.promises]
+    for report in reports:
+        if report.level_shares is not None:
+            for warning in report.level_shares.warnings():
+                warn(f"{_name(report)}: {warning}")
+    refusals = [(_name(report), refusal) for report in reports for refusal in report.refusals]
+    warn_of_promises(promises, refusals)
+    if as_json:
+        content = {"calibrations": [report.to_dict() for report in reports]}
+        echo_json({**content, "warnings": take_warnings()})
+        return
+    _echo_calibration(reports)
+    echo_promises(promises)
+    _echo_following(bundle, reports, encoder)
 
 
 def _check_index(index: Path | None, queries: str | None, *, alone: bool) -> None:
@@ -170,11 +178,13 @@ def _check_index(index: Path | None, queries: str | None, *, alone: bool) -> Non
         raise InputError("--queries notes what an index finds; pass --index INDEX as well")
 
 
-def _echo_following(bundle: Path, scores: bool, encoder: str | None) -> None:
-    if not scores:
-        echo_next('query INDEX "..." --min-level 2, or relsdk eval', bundle, "PAIRS")
-    elif encoder is not None:
-        echo_next('query INDEX "..." --scorer', bundle)
+def _echo_following(bundle: Path, reports: Sequence[CalibrationReport], encoder: str | None) -> None:
+    of_model = [report for report in reports if report.dimension == reports[0].dimension]
+    promised = promised_options([report.promises for report in of_model])
+    if reports[0].dimension is not None:
+        echo_next(f'query INDEX "..." {promised or "--min-level 2"}, or relsdk eval', bundle, "PAIRS")
+    elif encoder is not None or promised:
+        echo_next(f'query INDEX "..." {promised}'.rstrip(), "--scorer", bundle)
     else:
         echo_next("score", bundle, "--input PAIRS")
 
@@ -225,5 +235,3 @@ def _echo_level_shares(variant: str, shares: LevelShares, changes: int) -> None:
     echo(
         f"{variant}: {pairs} of {queries} without labels; {changes:,} are of another level by the correction"
     )
-    for warning in shares.warnings():
-        echo(f"{variant}: {warning}", err=True)

@@ -14,6 +14,7 @@ import click
 from relsdk.bundle import Bundle, Variant, read_bundle
 from relsdk.bundle.hub import local_model
 from relsdk.cli._doctor_drift import check_drift, drift_to_dict, echo_drift
+from relsdk.cli._warnings import take_warnings
 from relsdk.cli.options import json_option, threads_option
 from relsdk.cli.output import echo, echo_json, echo_table
 from relsdk.errors import RelsdkError
@@ -80,8 +81,9 @@ def doctor(
         content |= _model(bundle)
     checks = run_self_test(None if bundle is None else bundle.path, threads=threads) if self_test else []
     if as_json:
-        more = {} if drift is None else {"drift": drift_to_dict(drift)}
-        echo_json({**content, "self_test": [asdict(check) for check in checks], **more})
+        more: dict[str, object] = {} if drift is None else {"drift": drift_to_dict(drift)}
+        more |= {"self_test": [asdict(check) for check in checks], "warnings": take_warnings()}
+        echo_json({**content, **more})
     else:
         echo_table(["what", "found"], _rows(content))
         if checks:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,13 @@ from relsdk.cli._evaluate_index import (
     echo_run_report,
     evaluate_searches,
     search_options,
+    warn_of_index_evaluation,
+    warn_of_run,
 )
 from relsdk.cli._evaluate_judge import echo_judge_report, evaluate_judge
 from relsdk.cli._promises import echo_promise_checks
 from relsdk.cli._reliability_plot import check_plot, plot_reliability
+from relsdk.cli._warnings import take_warnings
 from relsdk.cli.inputs import input_options
 from relsdk.cli.options import json_option, threads_option, variants_option
 from relsdk.cli.output import counted, echo, echo_json, echo_table
@@ -120,7 +124,9 @@ def evaluate(
             )
         (qrels,) = _check_count(names, "--index INDEX --queries QUERIES QRELS", 1)
         what, measured = evaluate_searches(searching, qrels, (*variants, "auto")[0], threads, reading)
-        content, show = {**what, **measured.to_dict()}, partial(echo_index_evaluation, measured)
+        warn_of_index_evaluation(measured)
+        content = {**what, **measured.to_dict(), "warnings": take_warnings()}
+        show = partial(echo_index_evaluation, measured)
     else:
         evaluations = _of_pairs(names, variants, truncate_dim, encoder, threads, reading)
         if plot is not None:
@@ -151,7 +157,8 @@ def _of_run(run: str, names: tuple[str, ...], reading: Mapping[str, Any]) -> tup
         raise InputError("judgements and runs are UTF-8; leave out --encoding, --delimiter, --skip-empty")
     (qrels,) = _check_count(names, "--run RUN QRELS", 1)
     report = run_report(read_qrels(qrels), read_run(run))
-    return report.to_dict(), partial(echo_run_report, report)
+    warn_of_run(report)
+    return {**report.to_dict(), "warnings": take_warnings()}, partial(echo_run_report, report)
 
 
 def _of_judge(
@@ -160,7 +167,7 @@ def _of_judge(
     """Return what was found of a judge as JSON, and what shows it."""
     pairs = _check_count(names, "--judge GRADES [PAIRS]", 1)[0] if names else None
     report = evaluate_judge(grades, pairs, reading)
-    return report.to_dict(), partial(echo_judge_report, report)
+    return {**report.to_dict(), "warnings": take_warnings()}, partial(echo_judge_report, report)
 
 
 def _of_pairs(
@@ -178,9 +185,14 @@ def _of_pairs(
     wanted = variants or [variant.name for variant in read_bundle(folder).variants if runs_exactly(variant)]
     companion, truncate_dim = open_companion(encoder, threads, truncate_dim)
     evaluations = []
+    told: dict[str, None] = {}
     for name in wanted:
         alone = open_pair_model(folder, variant=name, threads=threads, truncate_dim=truncate_dim)
-        evaluations.append(evaluate_pairs(pooled(alone, companion), labelled, show_progress_bar=True))
+        evaluation = evaluate_pairs(pooled(alone, companion), labelled, show_progress_bar=True)
+        told |= dict.fromkeys(evaluation.warnings)
+        evaluations.append(replace(evaluation, warnings=(*take_warnings(), *evaluation.warnings)))
+    for warning in told:
+        echo(warning, err=True)
     return evaluations
 
 
@@ -243,5 +255,3 @@ def echo_evaluations(evaluations: list[Evaluation]) -> None:
     echo_table([*header, "accuracy", "QWK", "ECE", "Brier"], rows, right=tuple(range(1, 13)))
     graded = [(item.variant, item.grading) for item in evaluations if item.grading is not None]
     echo_calibration_errors(graded)
-    for warning in dict.fromkeys(warning for item in evaluations for warning in item.warnings):
-        echo(warning, err=True)

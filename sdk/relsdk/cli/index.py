@@ -15,6 +15,7 @@ import click
 
 from relsdk.cli._index_input import count_lines, input_option, open_parts, open_vectors, vectors_option
 from relsdk.cli._index_stores import build_in_store, show_store
+from relsdk.cli._warnings import take_warnings, warn
 from relsdk.cli.index_changes import add, compact, delete
 from relsdk.cli.index_documents import export, get, list_documents
 from relsdk.cli.index_search import facets, similar
@@ -166,21 +167,20 @@ def build(
         info = built.info()
         vectors_written = sum(segment.vectors for segment in built.stats().segments)
     seconds = time.perf_counter() - started
+    if embedder.truncated_count and not passage_characters:
+        long = counted(embedder.truncated_count, "text")
+        limit = embedder.max_tokens  # a passage of as many characters has seldom more tokens
+        warn(
+            f"{long} longer than the {limit} tokens that the model reads; --chunk {min(400, limit)} splits "
+            "texts, not titles, into passages"
+        )
     if as_json:
-        echo_json({**_plain(asdict(info)), "seconds": round(seconds, 3)})
+        echo_json({**_plain(asdict(info)), "seconds": round(seconds, 3), "warnings": take_warnings()})
     else:
         passages = f" in {counted(vectors_written, 'passage')}" if passage_characters else ""
         size = f"{counted(info.count, 'document')}{passages}, {info.dimension} dimensions"
         echo(f"{path}: {size}, {info.kind}, {seconds:.1f} s")
         echo_next("query", Path(path), '"..."')
-    if embedder.truncated_count and not passage_characters:
-        long = counted(embedder.truncated_count, "text")
-        limit = embedder.max_tokens  # a passage of as many characters has seldom more tokens
-        echo(
-            f"{long} longer than the {limit} tokens that the model reads; --chunk {min(400, limit)} splits "
-            "texts, not titles, into passages",
-            err=True,
-        )
 
 
 @index.command(epilog="Example: relsdk index info docs.idx --json")

@@ -10,6 +10,7 @@ import click
 
 from relsdk.cli._index_input import count_lines, input_option, open_parts, open_vectors, vectors_option
 from relsdk.cli._index_stores import add_to_store, count_ids, delete_from_store, refuse_for_store
+from relsdk.cli._warnings import take_warnings
 from relsdk.cli.inputs import document_options, typed_documents
 from relsdk.cli.options import folder_argument, index_argument, json_option, threads_option, variant_option
 from relsdk.cli.output import counted, echo, echo_json, echo_next, echo_table, shell
@@ -99,7 +100,7 @@ def add(
     report = {"index": str(path), "added": written, "replaced": replaced, "documents": stats.count}
     if as_json:
         report |= {"segments": len(stats.segments), "dead": stats.dead, "compacted": compacted}
-        echo_json({**report, "seconds": round(seconds, 3)})
+        echo_json({**report, "seconds": round(seconds, 3), "warnings": take_warnings()})
         return
     others = f" ({replaced:,} replaced)" if replace and replaced is not None else ""
     echo(f"{path}: {counted(written, 'document')} added{others}, {seconds:.1f} s; now {_describe(stats)}")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from relsdk.cli._warnings import take_warnings, warn
 from relsdk.cli.options import folder_argument, json_option
 from relsdk.cli.output import clip, counted, echo, echo_json, echo_table, hit_to_dict
 from relsdk.index import Index
@@ -45,12 +46,13 @@ def facets(path: Path, field: str, where: tuple[str, ...], limit: int | None, as
     with Index.open(path) as index:
         found = index.facets(field, parse_where(where))
     shown = found[:limit]
+    if not found:
+        warn(f"no document that may count has text, a number, true or false in {field!r}")
     if as_json:
         values = [{"value": value, "count": count} for value, count in shown]
-        echo_json({"field": field, "distinct": len(found), "values": values})
+        echo_json({"field": field, "distinct": len(found), "values": values, "warnings": take_warnings()})
         return
     if not found:
-        echo(f"no document that may count has text, a number, true or false in {field!r}", err=True)
         return
     echo_table(["documents", field], [[f"{count:,}", _shown(value)] for value, count in shown], right=(0,))
     if len(shown) < len(found):

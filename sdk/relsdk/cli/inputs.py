@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from relsdk.cli.output import echo
+from relsdk.cli._warnings import warn
 from relsdk.errors import InputError
 from relsdk.formats import read_documents
 from relsdk.records import Document
@@ -67,7 +67,7 @@ def typed_documents(source: str, reading: Mapping[str, Any]) -> Iterator[Documen
             names = [name for name in types if types[name] == kind and name not in reading["types"]]
             if names:
                 columns = f"columns typed as {kind}s: {', '.join(names)}"
-                echo(f"{columns}; override with --types {names[0]}=text", err=True)
+                warn(f"{columns}; override with --types {names[0]}=text")
 
     return read_documents(source, on_types=say, **reading)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from relsdk.cli._warnings import take_warnings, warn
 from relsdk.cli.inputs import input_options
 from relsdk.cli.options import index_argument, json_option, threads_option, variant_option
 from relsdk.cli.output import counted, echo, echo_json, echo_next
@@ -78,25 +79,29 @@ def suggest(
     strata = dict(sorted(Counter(one.stratum for one in chosen).items()))
     number = len({one.query for one in chosen})
     calibrated = searcher.embedder.is_calibrated
+    if number < _LEAST_QUERIES:
+        more = "raise -n" if count < _LEAST_QUERIES else "give more queries"
+        warn(f"relsdk calibrate needs pairs of at least {_LEAST_QUERIES} queries; {more}")
+    elif len(chosen) < count:
+        warn(f"there are no more hits to choose from than {len(chosen):,}; give more queries")
     if as_json:
         by = "expected_level" if calibrated else "tenth_of_cosines"
         parts = {str(part): pairs for part, pairs in strata.items()}
-        echo_json({"output": str(output), "pairs": len(chosen), "queries": number, by: parts})
-    else:
-        _echo_chosen(output, len(chosen), number, strata if calibrated else None)
-    if number < _LEAST_QUERIES:
-        more = "raise -n" if count < _LEAST_QUERIES else "give more queries"
-        echo(f"relsdk calibrate needs pairs of at least {_LEAST_QUERIES} queries; {more}", err=True)
-    elif len(chosen) < count:
-        echo(f"there are no more hits to choose from than {len(chosen):,}; give more queries", err=True)
-    if not as_json:
-        echo_next("calibrate", searcher.embedder.path, output, err=True)
+        report = {"output": str(output), "pairs": len(chosen), "queries": number, by: parts}
+        echo_json({**report, "warnings": take_warnings()})
+        return
+    _echo_chosen(output, len(chosen), number, strata if calibrated else None)
+    if number >= _LEAST_QUERIES:
+        echo_next("calibrate", searcher.embedder.path, output, err=not output.is_file())
 
 
 def _echo_chosen(output: Path, pairs: int, queries: int, levels: dict[int, int] | None) -> None:
+    aside = not output.is_file()  # where the output is stdout, nothing else belongs there
     of = "queries" if queries != 1 else "query"
-    echo(f"{counted(pairs, 'pair')} of {queries:,} {of} in {output}; put a level, 0 to 3, in place of null")
+    size = f"{counted(pairs, 'pair')} of {queries:,} {of}"
+    echo(f"{size} in {output}; put a level, 0 to 3, in place of null", err=aside)
     if levels is None:
-        echo("the model has no levels yet, so they are spread over the cosine")
+        echo("the model has no levels yet, so they are spread over the cosine", err=aside)
     else:
-        echo("by expected level: " + ", ".join(f"{level}: {number:,}" for level, number in levels.items()))
+        told = ", ".join(f"{level}: {number:,}" for level, number in levels.items())
+        echo(f"by expected level: {told}", err=aside)

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from relsdk.cli._warnings import take_warnings, warn
 from relsdk.cli.inputs import input_options
 from relsdk.cli.options import folder_argument, json_option, threads_option
 from relsdk.cli.output import echo, echo_json, shell
@@ -66,12 +67,13 @@ def mine(
     negatives_of = miner.mine(labelled, negatives=negatives, candidates=candidates, max_ratio=max_ratio)
     queries = len({pair.query for pair in labelled})
     count = write_pairs(output, _with_progress(negatives_of, queries))
+    if scorer is None:
+        warn("without --scorer some of them may be relevant")
     if as_json:
-        echo_json({"output": str(output), "pairs": count, "queries": queries})
+        report = {"output": str(output), "pairs": count, "queries": queries}
+        echo_json({**report, "warnings": take_warnings()})
         return
     echo(f"{count:,} negatives for {queries:,} queries in {output}")
-    if scorer is None:
-        echo("without --scorer some of them may be relevant")
     echo(
         f"next: cat {shell(pairs)} {shell(output)} > both.jsonl, then relsdk train embed embed.toml --set "
         "data.train=both.jsonl --set data.dev=DEV --set model.checkpoint=CHECKPOINT --set run.output=RUN"

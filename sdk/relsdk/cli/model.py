@@ -10,7 +10,8 @@ from relsdk.bundle import Bundle, CalibrationKey, EncoderSettings, ScorerSetting
 from relsdk.bundle.hub import local_model
 from relsdk.calibration import Promise
 from relsdk.cli import LazyGroup
-from relsdk.cli._promises import echo_promises
+from relsdk.cli._promises import echo_promises, warn_of_promises
+from relsdk.cli._warnings import take_warnings
 from relsdk.cli.options import json_option
 from relsdk.cli.output import echo, echo_json, echo_table, percent
 from relsdk.errors import BundleError
@@ -47,16 +48,23 @@ def info(path: str, as_json: bool) -> None:
     """Show what BUNDLE holds: settings, variants, calibration, quality. Checks every hash."""
     bundle = read_bundle(local_model(path))
     bundle.check_hashes()
+    keys = {str(CalibrationKey()): "levels"}
+    promises = [
+        (f"{variant.name}, {keys.get(key, key + ' dim')}", Promise(**content))
+        for variant in bundle.variants
+        for key, stored in variant.promises.items()
+        for content in stored
+    ]
+    warn_of_promises(promises)
     if as_json:
         content = asdict(bundle)
-        echo_json({**content, "path": str(bundle.path)})
+        echo_json({**content, "path": str(bundle.path), "warnings": take_warnings()})
         return
     rows = [["name", bundle.name], ["kind", bundle.kind], ["fingerprint", bundle.fingerprint]]
     rows += _setting_rows(bundle.settings)
     echo_table(["field", "value"], rows)
     echo()
     variants = []
-    keys = {str(CalibrationKey()): "levels"}
     for variant in bundle.variants:
         size = bundle.variant_bytes(variant) / 1e6
         levels = ", ".join(
@@ -65,12 +73,7 @@ def info(path: str, as_json: bool) -> None:
         )
         variants.append([variant.name, f"{size:.1f}", _closeness(variant), levels or "none", variant.file])
     echo_table(["variant", "MB", "against the checkpoint", "calibration", "file"], variants, right=(1,))
-    echo_promises(
-        (f"{variant.name}, {keys.get(key, key + ' dim')}", Promise(**content))
-        for variant in bundle.variants
-        for key, promises in variant.promises.items()
-        for content in promises
-    )
+    echo_promises(promises)
     _echo_gates(bundle)
 
 

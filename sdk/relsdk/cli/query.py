@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from relsdk.cli._cells import cells_left, cut, width
+from relsdk.cli._warnings import take_warnings, warn
 from relsdk.cli.inputs import input_options
 from relsdk.cli.options import index_argument, threads_option, variant_option
 from relsdk.cli.output import (
@@ -123,7 +124,7 @@ def query(
     # Fields of metadata that decide which hits there are, each once.
     fields = list(dict.fromkeys(name for name in (sort and check_sort(sort)[0], group_by) if name))
     fields = [name for name in fields if parse_field(name).column is None]
-    graded, uncalibrated = True, False
+    lacking: dict[str, None] = {}  # what is said once of all queries
     for one in queries:
         hits = searcher.search(
             one.text,
@@ -140,32 +141,23 @@ def query(
             ef_search=ef_search,
             budget_ms=budget_ms,
         )
+        lacks = _lacking(path, searcher.embedder, mode, hits, layout)
+        lacking |= dict.fromkeys(lacks)
         if layout == "trec":
             _echo_run(one, hits)
-            if hits.promise is not None and hits.outside:
-                _say_what_is_outside(hits, f"{one.id}: ")
         elif layout == "json":
-            counts = {} if scorer is None else {"scored": hits.scored, "skipped": hits.skipped}
-            answer: dict[str, object] = {"id": None if source is None else one.id, "query": one.text}
-            answer |= {"milliseconds": round(hits.elapsed_ms, 3), "matching": hits.matching, **counts}
-            answer |= {"order": hits.order, "scanned": hits.scanned}
-            answer |= {"nothing_relevant": rounded(hits.nothing_relevant), "outside": hits.outside}
-            answer |= {"promise": hits.promise and hits.promise.to_dict()}
-            echo_json({**answer, "hits": [hit_to_dict(hit) for hit in hits]})
+            number = None if source is None else one.id
+            _echo_answer({"id": number, "query": one.text}, hits, lacks, scored=scorer is not None)
         else:
             name = "" if source is None else f"{one.id}  "
             if one is not queries[0]:
                 echo()
             echo(f"{name}{one.text}  ({_summary(hits, bool(where), min_level)})", bold=True)
             echo_hits(hits, offset=offset, fields=fields)
-            if hits.outside:
-                _say_what_is_outside(hits)
-            graded &= all(hit.relevance is not None for hit in hits)
-        uncalibrated |= mode == "hybrid" and hits.order == "cosine"
-    if uncalibrated:
-        _say_how_to_calibrate(path, searcher.embedder)
-    if not graded:
-        _say_why_no_levels(searcher.embedder)
+            for told in _what_is_outside(hits):
+                warn(told)
+    for told in lacking:
+        warn(told)
 
 
 def _check_layout(
@@ -185,31 +177,48 @@ def _check_layout(
     return "json" if as_json else layout
 
 
-def _echo_run(query: Query, hits: list[Hit]) -> None:
+def _echo_answer(asked: Mapping[str, Any], hits: SearchResult, lacks: Sequence[str], *, scored: bool) -> None:
+    """Print the hits of a query as one JSON object."""
+    counts = {"scored": hits.scored, "skipped": hits.skipped} if scored else {}
+    answer = {**asked, "milliseconds": round(hits.elapsed_ms, 3), "matching": hits.matching, **counts}
+    answer |= {"order": hits.order, "scanned": hits.scanned}
+    answer |= {"nothing_relevant": rounded(hits.nothing_relevant), "outside": hits.outside}
+    answer |= {"promise": hits.promise and hits.promise.to_dict()}
+    answer |= {"warnings": [*take_warnings(), *_what_is_outside(hits), *lacks]}
+    echo_json({**answer, "hits": [hit_to_dict(hit) for hit in hits]})
+
+
+def _echo_run(query: Query, hits: SearchResult) -> None:
     for line in run_lines({query.id: {hit.document.id: hit.score for hit in hits}}):
         if printable(line) != line:
             raise InputError(f"an id of {line!r} holds a control character; a run file cannot")
         echo(line)
+    if hits.promise is not None:
+        for told in _what_is_outside(hits):
+            warn(f"{query.id}: {told}")
 
 
-def _say_what_is_outside(hits: SearchResult, name: str = "") -> None:
+def _what_is_outside(hits: SearchResult) -> list[str]:
+    if not hits.outside:
+        return []
     promise = "" if hits.promise is None else ", and the promised precision does not hold for it"
-    echo(f"{name}levels are less sure for this query{promise}: {'; '.join(hits.outside)}", err=True)
+    return [f"levels are less sure for this query{promise}: {'; '.join(hits.outside)}"]
 
 
-def _say_how_to_calibrate(path: str, embedder: Embedder) -> None:
-    echo(
-        f"hits are in the order of the cosine: {path} has no model of meaning and words for "
-        f"{embedder.variant.name}; run: relsdk calibrate BUNDLE PAIRS --index {path}",
-        err=True,
-    )
-
-
-def _say_why_no_levels(embedder: Embedder) -> None:
-    try:
-        _ = embedder.calibration
-    except CalibrationError as error:
-        echo(error, err=True)
+def _lacking(path: str, embedder: Embedder, mode: Mode, hits: SearchResult, layout: str) -> list[str]:
+    """Say what was not calibrated: the order of a hybrid search, levels (a run has none)."""
+    lacks = []
+    if mode == "hybrid" and hits.order == "cosine":
+        lacks.append(
+            f"hits are in the order of the cosine: {path} has no model of meaning and words for "
+            f"{embedder.variant.name}; run: relsdk calibrate BUNDLE PAIRS --index {path}"
+        )
+    if layout != "trec" and any(hit.relevance is None for hit in hits):
+        try:
+            _ = embedder.calibration
+        except CalibrationError as error:
+            lacks.append(str(error))
+    return lacks
 
 
 def _summary(hits: SearchResult, filtered: bool, min_level: int | None) -> str:
