@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain, count
 from pathlib import Path
 from typing import TypeVar
 
 from relsdk.bundle.model import RELSDK_JSON
-from relsdk.errors import EncoderMismatchError, IndexFolderError, InputError, StoreError
-from relsdk.index import MODES, Index
+from relsdk.errors import BundleError, EncoderMismatchError, IndexFolderError, InputError, StoreError
+from relsdk.index import MODES, Index, IndexInfo
 from relsdk.index.opening import open_index
-from relsdk.index.store import Store
+from relsdk.index.store import Store, StoreInfo
 from relsdk.models.bi_encoder import BiEncoder
 from relsdk.models.cross_encoder import CrossEncoder
 from relsdk.models.embedder import Embedder
@@ -292,14 +294,22 @@ def _open_place(path: str) -> Index | Store:
 
 
 def _builder(index: Index | Store, catalogue: Catalogue, settings: Settings) -> Model:
-    """Return the model that built an index: of those that are served, or the one whose place it noted."""
+    """Return the model that built an index: of those that are served, or the one whose place it noted.
+
+    Copies of a model may be calibrated by other pairs, for other documents: levels and promises are those of
+    the copy that the index noted, if it is there, and not those of the first one.
+    """
     info = index.info()
     alike = [
         model
         for model in catalogue.models.values()
         if model.embedder is not None and model.embedder.fingerprint == info.encoder_fingerprint
     ]
-    for model in alike:
+    noted = _noted_encoder(info, settings) if alike else None
+    own = [one for one in alike if noted is not None and os.path.samefile(one.encoder.path, noted.path)]
+    named = [model for model in alike if model.name in settings.models]
+    copies = own or named or (alike if noted is None else [])
+    for model in copies:
         if model.encoder.dimension == info.dimension:
             return model
     if not alike and any(model.embedder is not None for model in catalogue.models.values()):
@@ -308,7 +318,7 @@ def _builder(index: Index | Store, catalogue: Catalogue, settings: Settings) -> 
             f"{info.path} was built by {info.encoder_name} (fingerprint {info.encoder_fingerprint}), and "
             f"none of the models is that one ({names}); add it with --model"
         )
-    place = str(alike[0].encoder.path) if alike else None
+    place = str(copies[0].encoder.path) if copies else None
     found = open_encoder(info, place, settings.variant, 1)
     embedder = Embedder(
         found.path,
@@ -317,9 +327,21 @@ def _builder(index: Index | Store, catalogue: Catalogue, settings: Settings) -> 
         truncate_dim=found.dimension,
         query_cache=settings.query_cache,
     )
-    name = found.path.name or found.name
-    if name in catalogue.models:
-        name = f"{name}-{embedder.dimension}"
+    name = _free_name(found.path.name or found.name, embedder.dimension, catalogue)
     model = Model(name, embedder=embedder)
     catalogue.models[name] = model
     return model
+
+
+def _noted_encoder(info: IndexInfo | StoreInfo, settings: Settings) -> Embedder | None:
+    """Open the bundle whose place an index noted; None where it is no longer there."""
+    try:
+        return open_encoder(info, None, settings.variant, 1)
+    except BundleError:
+        return None
+
+
+def _free_name(name: str, dimension: int, catalogue: Catalogue) -> str:
+    """Return the name of a folder, or one like it that no model has."""
+    names = chain([name, f"{name}-{dimension}"], (f"{name}-{dimension}-{number}" for number in count(2)))
+    return next(one for one in names if one not in catalogue.models)
