@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from relsdk.errors import LockedError, RelsdkError
+from relsdk.errors import InputError, LockedError, RelsdkError
 from relsdk.files.atomic import exchange, hold_lock, output_file, replaced_file
 from relsdk.files.folders import check_file_target, write_file_atomically
 
@@ -41,6 +41,7 @@ def test_a_pipe_is_written_as_it_is():
     code = "from relsdk.files.atomic import output_file\nwith output_file('/dev/stdout') as s: s.write(b'x')"
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True).stdout == b"x"
     check_file_target(Path("/dev/null"))
+    check_file_target(Path("/dev/null"), endings=(".json",))
 
 
 def test_an_error_leaves_what_was_there(tmp_path):
@@ -215,3 +216,17 @@ def test_every_write_goes_through_one_place():
             assert known or not WRITES.search(text), (
                 f"{path}: use output_file, replaced_file or staged_folder"
             )
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.JSON", "a", "a.json.gz", "a.gz"])
+def test_endings_that_are_let_through(tmp_path, name):
+    check_file_target(tmp_path / name, endings=(".json", ".gz"))
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.b"])
+def test_the_ending_of_another_format_is_refused(tmp_path, name):
+    check_file_target(tmp_path / name)
+    with pytest.raises(InputError, match=r"is not the format .*; end the name with \.json, \.gz"):
+        check_file_target(tmp_path / name, endings=(".json", ".gz"))
+    with pytest.raises(InputError, match="is not the format"):
+        check_file_target(tmp_path / "a.json.gz", endings=(".json",))

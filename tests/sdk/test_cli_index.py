@@ -160,7 +160,7 @@ def test_export_is_what_index_build_reads(index, relsdk, tmp_path):
 def test_export_names_no_other_format(index, relsdk, tmp_path, name):
     code, _, error = relsdk("index", "export", index, tmp_path / name)
     assert code == 2
-    assert "only JSON lines are written; name a .jsonl" in error
+    assert "is not the format that is written; end the name with .jsonl" in error
     assert os.listdir(tmp_path) == []
 
 

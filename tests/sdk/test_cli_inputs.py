@@ -270,3 +270,22 @@ def test_a_perfect_run_is_perfect():
     report = run_report(qrels, run)
     assert (report.ndcg_at_10, report.average_precision, report.recall_at_100, report.mrr) == (1, 1, 1, 1)
     assert report.precision_at_10 == pytest.approx(0.15)
+
+
+def test_the_ending_of_an_output_is_that_of_its_format(fails, tmp_path):
+    other = tmp_path / "out.csv"
+    for command, allowed in (
+        (("label", "suggest", "i", "q.txt", "-o", other), ".jsonl"),
+        (("mine", "i", "pairs.jsonl", other), ".jsonl"),
+        (("index", "export", "i", other), ".jsonl"),
+        (("index", "export", "i", tmp_path / "o.jsonl", "--vectors", other), ".npy"),
+        (("eval", "m", "pairs.jsonl", "-o", other), ".json"),
+    ):
+        error = fails(*command)
+        assert f"out.csv: .csv is not the format that is written; end the name with {allowed}" in error
+    for command in (
+        ("encode", "m", "in.txt", other, "--as", "query"),
+        ("score", "m", "-i", "p", "-o", other),
+    ):
+        assert "out.csv is named like a file, and a folder of parts is written" in fails(*command)
+    assert not other.exists()

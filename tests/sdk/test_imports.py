@@ -104,7 +104,7 @@ def test_the_command_line_imports_groups_when_called():
     done = run("import sys, relsdk.cli; print(*sys.modules)")
     loaded = set(done.stdout.split())
     own = {module.removeprefix("relsdk.cli.") for module in loaded if module.startswith("relsdk.cli.")}
-    assert own == {"_cells", "ending", "output"}
+    assert own == {"_cells", "_warnings", "ending", "output"}
     assert not loaded & {"numpy", "onnxruntime"}
 
 

@@ -3,8 +3,12 @@
 import json
 import sys
 
+import numpy as np
 import pytest
 
+from relsdk.cli._reliability_plot import plot_reliability
+from relsdk.metrics import ranking_report, reliability_curves
+from relsdk.tools.evaluation import Evaluation
 from relsdk_sample import generate, write
 
 
@@ -35,6 +39,23 @@ def test_diagrams_and_their_numbers(relsdk, fails, toy_bundle_copy, world, tmp_p
         assert sum(one["pairs"] for one in curve) == grading["pairs"]
         gaps = [one["pairs"] * abs(one["share"] - one["confidence"]) for one in curve]
         assert sum(gaps) / grading["pairs"] == pytest.approx(error["ece"])
+
+
+@pytest.mark.parametrize(("ending", "start"), [("pdf", b"%PDF"), ("SVG", b"<?xml"), ("", b"\x89PNG")])
+def test_the_ending_names_the_format(tmp_path, ending, start):
+    pytest.importorskip("matplotlib")
+    levels = np.arange(40) % 4
+    probabilities = np.full((40, 4), 0.25)
+    curves = reliability_curves(levels, probabilities, list(range(40)))
+    ranking = ranking_report(list(range(40)), levels, levels)
+    target = tmp_path / f"levels.{ending}".rstrip(".")
+    plot_reliability([Evaluation("m", "fp32", 8, ranking, None, reliability=curves)], target)
+    assert target.read_bytes().startswith(start)
+
+
+def test_a_format_that_is_not_drawn_is_refused(fails, toy_bundle_copy, tmp_path):
+    error = fails("eval", toy_bundle_copy, "pairs.jsonl", "--plot", tmp_path / "p.xyz")
+    assert ".xyz is not the format that is written; end the name with .png, .pdf, .svg" in error
 
 
 def test_what_does_not_go_together(fails, toy_bundle_copy, tmp_path):

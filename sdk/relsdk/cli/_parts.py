@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 from typing import Any
 
 import click
@@ -14,7 +15,16 @@ from relsdk.errors import InputError
 from relsdk.progress import Progress, duration
 from relsdk.shards.folder import PartsSummary
 
-__all__ = ["echo_summary", "parts_progress", "ray_option", "refuse_workers", "workers_option"]
+__all__ = [
+    "echo_summary",
+    "parts_progress",
+    "ray_option",
+    "refuse_file_name",
+    "refuse_workers",
+    "workers_option",
+]
+
+_OF_FILES = frozenset({".csv", ".gz", ".json", ".jsonl", ".ndjson", ".npz", ".parquet", ".tsv", ".txt"})
 
 workers_option = click.option(
     "--workers",
@@ -37,6 +47,14 @@ def parts_progress() -> Iterator[Progress]:
     """Show progress; what Ray prints meanwhile goes to stderr, since stdout is for the summary."""
     with Progress() as progress, redirect_stdout(sys.stderr):
         yield progress
+
+
+def refuse_file_name(output: Path) -> None:
+    """Raise `InputError` when the name of a folder is that of a file."""
+    if output.suffix.lower() in _OF_FILES and not output.is_dir():
+        raise InputError(
+            f"{output} is named like a file, and a folder of parts is written; leave out {output.suffix}"
+        )
 
 
 def refuse_workers(workers: int | None, ray: str | None, remedy: str) -> None:

@@ -8,16 +8,24 @@ from typing import Any
 
 from relsdk.errors import InputError, MissingExtraError
 from relsdk.files.atomic import output_file
+from relsdk.files.folders import check_file_target
 from relsdk.metrics import ReliabilityBin
 from relsdk.tools.evaluation import Evaluation
 
 __all__ = ["check_plot", "plot_reliability"]
 
+_ENDINGS = (".png", ".pdf", ".svg")
 _PANELS = ("most probable level", "P(level >= 1)", "P(level >= 2)", "P(level = 3)")
 
 
-def check_plot() -> Any:
-    """Return matplotlib's Figure; raises `MissingExtraError` without it."""
+def check_plot(target: Path) -> Any:
+    """Return matplotlib's Figure, if the picture can be written.
+
+    Raises:
+        InputError: It cannot, or its ending names no format that is drawn.
+        MissingExtraError: matplotlib is not installed.
+    """
+    check_file_target(target, overwrite=True, endings=_ENDINGS)
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -32,7 +40,7 @@ def plot_reliability(evaluations: Sequence[Evaluation], target: Path) -> None:
     number of its pairs stands at the foot.
 
     Raises:
-        InputError: An evaluation has no levels, or the picture cannot be written.
+        InputError: An evaluation has no levels, or the picture cannot be written, or not in this format.
         MissingExtraError: matplotlib is not installed.
     """
     for item in evaluations:
@@ -41,14 +49,14 @@ def plot_reliability(evaluations: Sequence[Evaluation], target: Path) -> None:
                 f"{item.variant} has no levels to plot; fit them with relsdk calibrate, or leave out --plot"
             )
     rows = len(evaluations)
-    figure = check_plot()(figsize=(16, 4.4 * rows), layout="constrained")
+    figure = check_plot(target)(figsize=(16, 4.4 * rows), layout="constrained")
     for axes, item in zip(figure.subplots(rows, 4, squeeze=False), evaluations, strict=True):
         for axis, panel, curve in zip(axes, _PANELS, item.reliability, strict=True):
             _draw(axis, curve)
             axis.set_title(f"{panel}, {item.variant}")
     try:
         with output_file(target) as stream:
-            figure.savefig(stream, format="png", dpi=100)
+            figure.savefig(stream, format=target.suffix.lower().removeprefix(".") or "png", dpi=100)
     except OSError as error:
         raise InputError(f"cannot write {target}: {error.strerror or error}") from error
 

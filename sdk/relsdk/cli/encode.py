@@ -9,7 +9,14 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from relsdk.cli._parts import echo_summary, parts_progress, ray_option, refuse_workers, workers_option
+from relsdk.cli._parts import (
+    echo_summary,
+    parts_progress,
+    ray_option,
+    refuse_file_name,
+    refuse_workers,
+    workers_option,
+)
 from relsdk.cli.inputs import input_options
 from relsdk.cli.options import dim_option, json_option, threads_option, variant_option
 from relsdk.cli.output import echo, echo_json
@@ -77,6 +84,7 @@ def encode(
     if not _is_file(output):
         if precision != "float32":
             raise InputError(f"--precision {precision} is for OUTPUT.npy; a folder gets float32 vectors")
+        refuse_file_name(output)
         if kind is None:
             raise InputError("say what the rows are: --as document, which an index takes, or --as query")
         with parts_progress() as progress:

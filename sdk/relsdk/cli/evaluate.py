@@ -67,7 +67,8 @@ _SHOWN = (0.5, 0.7, 0.9)
     "--plot",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Also draw how often what had a probability was so (PNG): reliability diagrams of MODEL's levels.",
+    help="Also draw how often what had a probability was so (.png, .pdf, .svg): reliability diagrams of "
+    "MODEL's levels.",
 )
 @json_option
 def evaluate(
@@ -143,12 +144,11 @@ def evaluate(
 def _check_targets(output: Path | None, plot: Path | None, *, of_pairs: bool) -> None:
     """Find out before the work whether the files can be written."""
     if output is not None:
-        check_file_target(output, overwrite=True)
+        check_file_target(output, overwrite=True, endings=(".json",))
     if plot is not None:
         if not of_pairs:
             raise InputError("--plot draws the levels of MODEL on PAIRS; leave out --run, --judge, --index")
-        check_file_target(plot, overwrite=True)
-        check_plot()
+        check_plot(plot)
 
 
 def _of_run(run: str, names: tuple[str, ...], reading: Mapping[str, Any]) -> tuple[Any, Callable[[], None]]:

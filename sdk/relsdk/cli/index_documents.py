@@ -12,7 +12,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from relsdk.cli.options import folder_argument, index_argument, json_option
+from relsdk.cli.options import JSON_LINES, folder_argument, index_argument, json_option
 from relsdk.cli.output import clip, counted, echo, echo_json, echo_table
 from relsdk.errors import InputError, RelsdkError
 from relsdk.files.atomic import output_file
@@ -105,14 +105,9 @@ def export(
     path: Path, output: Path, where: tuple[str, ...], vectors: Path | None, overwrite: bool, as_json: bool
 ) -> None:
     """Write the documents of INDEX as JSON lines that `index build` reads; .gz compresses them."""
-    plain = output.with_suffix("") if output.suffix.lower() == ".gz" else output
-    if plain.suffix.lower() not in ("", ".jsonl", ".ndjson", ".json"):  # a pipe has none
-        raise InputError(
-            f"{output}: only JSON lines are written; name a .jsonl, .ndjson or .json file (or .gz)"
-        )
-    check_file_target(output, overwrite=overwrite)
+    check_file_target(output, overwrite=overwrite, endings=JSON_LINES)
     if vectors is not None:
-        check_file_target(vectors, overwrite=overwrite)
+        check_file_target(vectors, overwrite=overwrite, endings=(".npy",))
         if os.path.realpath(vectors) == os.path.realpath(output):
             raise InputError(f"documents and vectors cannot both go to {output}; name another --vectors")
     condition = parse_where(where)

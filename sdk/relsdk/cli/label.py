@@ -10,7 +10,7 @@ import click
 
 from relsdk.cli._warnings import take_warnings, warn
 from relsdk.cli.inputs import input_options
-from relsdk.cli.options import index_argument, json_option, threads_option, variant_option
+from relsdk.cli.options import JSON_LINES, index_argument, json_option, threads_option, variant_option
 from relsdk.cli.output import counted, echo, echo_json, echo_next
 from relsdk.files.folders import check_file_target
 from relsdk.formats import read_queries, read_unlabelled_pairs, write_unlabelled_pairs
@@ -68,7 +68,7 @@ def suggest(
     The pairs are no sample of your traffic: shares among them (accuracy, calibration error, the precision of
     a threshold) are not those that people see. In each row, weight is how many hits the pair stands for.
     """
-    check_file_target(output, overwrite=overwrite)
+    check_file_target(output, overwrite=overwrite, endings=JSON_LINES)
     searched = [query.text for query in read_queries(queries, **reading)]
     known = [] if labelled is None else list(read_unlabelled_pairs(labelled, **reading))
     searcher = open_searcher(path, model, variant, threads)

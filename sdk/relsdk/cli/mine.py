@@ -10,7 +10,7 @@ import click
 
 from relsdk.cli._warnings import take_warnings, warn
 from relsdk.cli.inputs import input_options
-from relsdk.cli.options import folder_argument, json_option, threads_option
+from relsdk.cli.options import JSON_LINES, folder_argument, json_option, threads_option
 from relsdk.cli.output import echo, echo_json, shell
 from relsdk.files.folders import check_file_target
 from relsdk.formats import read_pairs, write_pairs
@@ -58,7 +58,7 @@ def mine(
     reading: dict[str, Any],
 ) -> None:
     """Find documents of INDEX near the queries of PAIRS that do not answer them; write pairs of level 0."""
-    check_file_target(output, overwrite=overwrite)
+    check_file_target(output, overwrite=overwrite, endings=JSON_LINES)
     index = Index.open(path)
     embedder = open_encoder(index.info(), model, threads=threads)
     labelled = list(read_pairs(pairs, **reading))

@@ -12,6 +12,7 @@ from relsdk.index.store_uri import is_store_uri
 
 __all__ = [
     "INDEX_FOLDER",
+    "JSON_LINES",
     "dim_option",
     "folder_argument",
     "index_argument",
@@ -20,6 +21,10 @@ __all__ = [
     "variant_option",
     "variants_option",
 ]
+
+
+# Endings by which a file is read as JSON lines.
+JSON_LINES = (".jsonl", ".ndjson", ".json", ".gz")
 
 
 class _IndexFolder(click.Path):

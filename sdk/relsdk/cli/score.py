@@ -7,7 +7,14 @@ from typing import Any
 
 import click
 
-from relsdk.cli._parts import echo_summary, parts_progress, ray_option, refuse_workers, workers_option
+from relsdk.cli._parts import (
+    echo_summary,
+    parts_progress,
+    ray_option,
+    refuse_file_name,
+    refuse_workers,
+    workers_option,
+)
 from relsdk.cli.inputs import input_options
 from relsdk.cli.options import threads_option, variant_option
 from relsdk.cli.output import clip, echo_json, echo_table, relevance_cells, relevance_to_dict
@@ -63,6 +70,7 @@ def score(
     if output is not None:
         if source is None or query is not None:
             raise InputError("--output is for the pairs of --input FILE")
+        refuse_file_name(output)
         with parts_progress() as progress:
             filled = score_shards(
                 model,

@@ -98,19 +98,28 @@ def json_sha256(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def check_file_target(path: Path, *, overwrite: bool = False) -> None:
+def check_file_target(path: Path, *, overwrite: bool = False, endings: Sequence[str] = ()) -> None:
     """Find out before the work whether its result could be written.
 
+    Args:
+        path: The file, or a pipe or a device.
+        overwrite: Whether a file that is there is replaced.
+        endings: Which ones a file's name may have, such as ".json", in lower case: those of the format that
+            is written. ".gz" may stand behind another one. A name without an ending, a pipe and a device may
+            always be; none given allows all.
+
     Raises:
-        InputError: `path` is a folder, a file and `overwrite` is false, or its folder is missing or closed.
+        InputError: `path` is a folder, a file and `overwrite` is false, or its folder is missing or closed;
+            or its name has another ending, so that its content would not be what the name says.
     """
     try:
         if path.is_dir():
             raise InputError(f"{path} is a folder; name a file")
-        if path.is_file() and not overwrite:
-            raise InputError(f"{path} exists; pass --overwrite to replace it")
         if path.exists() and not path.is_file():
             return  # a pipe or a device
+        _check_ending(path, endings)
+        if path.is_file() and not overwrite:
+            raise InputError(f"{path} exists; pass --overwrite to replace it")
         folder = Path(os.path.realpath(path)).parent  # where the file is that a link points to
         if not folder.is_dir():
             raise InputError(
@@ -120,6 +129,16 @@ def check_file_target(path: Path, *, overwrite: bool = False) -> None:
         raise InputError(f"{path} cannot be written: {error.strerror or error}; name another file") from None
     if not os.access(folder, os.W_OK | os.X_OK):
         raise InputError(f"{path} cannot be written: no permission in {folder}; name another file")
+
+
+def _check_ending(path: Path, endings: Sequence[str]) -> None:
+    ending = path.suffix.lower()
+    if ending == ".gz" and ending in endings:
+        ending = path.with_suffix("").suffix.lower()
+    if ending and endings and ending not in endings:
+        raise InputError(
+            f"{path}: {ending} is not the format that is written; end the name with {', '.join(endings)}"
+        )
 
 
 def write_file_atomically(path: Path, text: str, *, durable: bool = True) -> None:

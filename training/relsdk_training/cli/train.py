@@ -196,7 +196,7 @@ def mix(checkpoints: tuple[Path, ...], output: Path, shares: tuple[float, ...], 
 
 @train.command(epilog="Example: relsdk train plot run")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--output", "-o", type=click.Path(path_type=Path), help="PNG file [default: RUN/curves.png].")
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="Picture [default: RUN/curves.png].")
 def plot(run: Path, output: Path | None) -> None:
     """Draw the curves of the folder RUN: loss, accuracy, learning rate, gradient norm, dev measures."""
     from relsdk_training.engine.plot import plot_run

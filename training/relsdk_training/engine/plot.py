@@ -13,6 +13,7 @@ from relsdk_training.engine._log import read_log
 
 __all__ = ["plot_run"]
 
+_ENDINGS = (".png", ".pdf", ".svg")
 _STEP_CURVES = ("loss", "accuracy", "embedding_std", "temperature", "gradient_norm", "learning_rate")
 _DEV_CURVES = ("mean_ap", "ndcg_at_10", "log_likelihood", "level_accuracy")
 
@@ -22,13 +23,14 @@ def plot_run(run: Path, target: Path) -> Path:
 
     Args:
         run: A run's folder.
-        target: The PNG to write.
+        target: The .png, .pdf or .svg to write.
 
     Returns:
         `target`.
 
     Raises:
-        InputError: The folder has no log, the log no step, or the target's folder is not there.
+        InputError: The folder has no log, the log no step, or the target's folder is not there, or its ending
+            names another format.
         MissingExtraError: matplotlib is not installed.
         TrainingError: The picture cannot be written.
     """
@@ -44,7 +46,7 @@ def plot_run(run: Path, target: Path) -> Path:
     dev = [line for line in lines if line["kind"] == "dev"]
     if not steps:
         raise InputError(f"{path} has no step yet")
-    check_file_target(target, overwrite=True)
+    check_file_target(target, overwrite=True, endings=_ENDINGS)
     curves = [(name, _curve(steps, name)) for name in _STEP_CURVES]
     curves += [(f"dev {name}", _curve(dev, name)) for name in _DEV_CURVES]
     curves = [(name, points) for name, points in curves if points]
@@ -58,7 +60,7 @@ def plot_run(run: Path, target: Path) -> Path:
         axis.set_visible(False)
     try:
         with output_file(target) as stream:
-            figure.savefig(stream, format="png", dpi=100)
+            figure.savefig(stream, format=target.suffix.lower().removeprefix(".") or "png", dpi=100)
     except OSError as error:
         raise TrainingError(f"cannot write {target}: {error.strerror or error}") from error
     return target

@@ -43,7 +43,7 @@ def write_report(run: Path, output: Path) -> Path:
     """
     figures = _Figures(output)  # a missing matplotlib is said before the work
     stages = read_stages(run)
-    check_file_target(output, overwrite=True)
+    check_file_target(output, overwrite=True, endings=(".md", ".markdown", ".txt"))
     reports = {
         stage.name: stage_report(read_records(stage.folder)) for stage in stages if has_records(stage.folder)
     }
