@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from relsdk.bundle.model import RELSDK_JSON
-from relsdk.errors import BundleError, EncoderMismatchError, IndexFolderError, InputError, StoreError
+from relsdk.errors import EncoderMismatchError, IndexFolderError, InputError, RelsdkError, StoreError
 from relsdk.index import MODES, Index, IndexInfo
 from relsdk.index.opening import open_index
 from relsdk.index.store import Store, StoreInfo
@@ -305,8 +305,8 @@ def _builder(index: Index | Store, catalogue: Catalogue, settings: Settings) -> 
         for model in catalogue.models.values()
         if model.embedder is not None and model.embedder.fingerprint == info.encoder_fingerprint
     ]
-    noted = _noted_encoder(info, settings) if alike else None
-    own = [one for one in alike if noted is not None and os.path.samefile(one.encoder.path, noted.path)]
+    noted = _noted_folder(info, settings) if alike else None
+    own = [model for model in alike if noted is not None and _is_at(model, noted)]
     named = [model for model in alike if model.name in settings.models]
     copies = own or named or (alike if noted is None else [])
     for model in copies:
@@ -333,12 +333,16 @@ def _builder(index: Index | Store, catalogue: Catalogue, settings: Settings) -> 
     return model
 
 
-def _noted_encoder(info: IndexInfo | StoreInfo, settings: Settings) -> Embedder | None:
-    """Open the bundle whose place an index noted; None where it is no longer there."""
+def _noted_folder(info: IndexInfo | StoreInfo, settings: Settings) -> Path | None:
+    """Return where the bundle of an index is, by what it noted; None where it is no longer there."""
     try:
-        return open_encoder(info, None, settings.variant, 1)
-    except BundleError:
+        return open_encoder(info, None, settings.variant, 1).path
+    except RelsdkError:  # or it lacks the variant
         return None
+
+
+def _is_at(model: Model, folder: Path) -> bool:
+    return os.path.realpath(model.encoder.path) == os.path.realpath(folder)
 
 
 def _free_name(name: str, dimension: int, catalogue: Catalogue) -> str:

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from relsdk import Embedder
+from relsdk import Embedder, Index, Searcher
+from relsdk.bundle import read_bundle
 from relsdk.calibration import Promise
 from relsdk.metrics import bootstrap_interval
 from relsdk.models.bi_encoder import BiEncoder
 from relsdk.tools._promises import check_promise
 from relsdk.tools.evaluation import calibrate_bundle, evaluate
+from relsdk.tools.hybrid_calibration import calibrate_hybrid
 from relsdk_sample import generate
 from tests.toys import copy_bundle
 
@@ -183,3 +185,48 @@ def test_promises_of_other_populations_are_told(relsdk, world, tmp_path):
     assert "--unlabelled" in shifted
     code, _, err = relsdk("eval", folder, file)
     assert all(one in err for one in (random, shifted))
+
+
+def test_hits_of_an_index_that_are_judged(relsdk, bundle, world, tmp_path):
+    embedder = Embedder(bundle, variant="fp32", threads=1)
+    with Index.build(tmp_path / "i", world.documents, embedder) as index:
+        link, _ = calibrate_hybrid(index, embedder, world.split("train"), targets=[(1, 0.25)])
+        index.store_hybrid({"fp32": link})
+    ids = {one.text: one.id for one in world.queries}
+    lines = [json.dumps({"_id": one.id, "text": one.text}) for one in world.queries]
+    (tmp_path / "q.jsonl").write_text("\n".join(lines))
+    judged = {(ids[one.query], one.document.id): int(one.level) for one in world.pairs}
+    rows = (f"{query} 0 {document} {level}\n" for (query, document), level in judged.items())
+    (tmp_path / "qrels.txt").write_text("".join(rows))
+    command = ("eval", "--index", tmp_path / "i", "--queries", tmp_path / "q.jsonl", tmp_path / "qrels.txt")
+    for mode, promises in (("hybrid", link.promises), ("dense", embedder_promises(bundle))):
+        with Index.open(tmp_path / "i") as index:
+            searcher = Searcher(embedder, index, mode=mode)
+            assert searcher.promises() == promises
+            results = zip(ids, searcher.search_batch(list(ids), 100), strict=True)
+            hits = [
+                (sum(hit.probabilities[1:]), judged[ids[query], hit.document.id])
+                for query, found in results
+                for hit in found
+                if (ids[query], hit.document.id) in judged
+            ]
+        code, out, err = relsdk(*command, "--mode", mode, "--variant", "fp32", "--json")
+        assert code == 0, err
+        checks = json.loads(out)["promises"]
+        assert [one["promise"] for one in checks] == [one.to_dict() for one in promises]
+        for one in checks:
+            levels = [level for share, level in hits if share >= one["promise"]["threshold"]]
+            assert abs(one["pairs"] - len(levels)) <= 1  # at the threshold itself rounding decides
+            assert one["precision"] == pytest.approx(np.mean(np.array(levels) >= 1), abs=0.01)
+        code, out, err = relsdk(*command, "--mode", mode, "--variant", "fp32")
+        assert code == 0, err
+        shown = [
+            line for line in out.splitlines() if line.endswith(("kept", "broken", "not distinguishable"))
+        ]
+        assert len(shown) == len(promises) > 0
+        assert all(line.startswith("judged hits") for line in shown)
+
+
+def embedder_promises(bundle):
+    (variant,) = read_bundle(bundle).variants
+    return tuple(Promise(**content) for content in variant.promises["32"])

@@ -1,11 +1,14 @@
 """Promised precisions over HTTP, of several indexes in one server: each has those of its own model."""
 
+import shutil
+
 import pytest
 
 from relsdk import Embedder, Index, Searcher
 from relsdk.tools.evaluation import calibrate_bundle
 from relsdk.tools.hybrid_calibration import calibrate_hybrid
 from relsdk_sample import generate
+from relsdk_serve._catalogue import open_catalogue
 from relsdk_serve._settings import Settings
 from tests.serve.servers import documents, post, served
 from tests.toys import copy_bundle
@@ -65,3 +68,23 @@ def test_each_index_keeps_the_promise_of_its_own_model(encoder, folders, named):
         assert "promised are: 0.1 for level >= 1" in refused
         body = {**ASKED, "index": "hybrid", "mode": "hybrid", "min_precision": 0.2}
         assert "promised are: 0.15 for level >= 1" in post(server.http, "/v1/search", body, 400)["message"]
+
+
+def test_an_index_whose_bundle_is_gone_takes_a_copy(encoder, tmp_path):
+    """The noted one comes first, then one that is named; folders of one name are told apart."""
+    places = [tmp_path / name / "model" for name in "abc"]
+    for place in places:
+        copy_bundle("encoder-bundle-v1", place, variants=["fp32"])
+        Index.build(place.parent / "i", documents(5), Embedder(place)).close()
+    indexes = {place.parent.name: str(place.parent / "i") for place in places}
+
+    def models(**named):
+        found = open_catalogue(Settings(models=named, indexes=indexes)).indexes
+        return {name: (one.model.name, one.model.encoder.path) for name, one in found.items()}
+
+    a, b, c = places
+    assert models() == {"a": ("model", a), "b": ("model-32", b), "c": ("model-32-2", c)}
+    assert models(x=str(a), y=str(b)) == {"a": ("x", a), "b": ("y", b), "c": ("x", a)}
+    shutil.rmtree(b)
+    assert models() == {"a": ("model", a), "b": ("model", a), "c": ("model-32", c)}
+    assert models(y=str(c)) == {"a": ("y", c), "b": ("y", c), "c": ("y", c)}

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from relsdk.cli._calibration_error import echo_calibration_errors
+from relsdk.cli._promises import echo_promise_checks
 from relsdk.cli._warnings import warn
 from relsdk.cli.output import counted, echo_table, percent
 from relsdk.errors import InputError
@@ -135,6 +136,7 @@ def echo_index_evaluation(evaluation: IndexEvaluation) -> None:
     echo_table(header, [[*row, *_level_cells(evaluation.levels)]], right=tuple(range(6)))
     if evaluation.levels is not None:
         echo_calibration_errors([("judged hits", evaluation.levels)])
+    echo_promise_checks([("judged hits", evaluation)])
 
 
 def warn_of_index_evaluation(evaluation: IndexEvaluation) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -51,7 +52,7 @@ def parts_progress() -> Iterator[Progress]:
 
 def refuse_file_name(output: Path) -> None:
     """Raise `InputError` when the name of a folder is that of a file."""
-    if output.suffix.lower() in _OF_FILES and not output.is_dir():
+    if output.suffix.lower() in _OF_FILES and not os.path.isdir(output):
         raise InputError(
             f"{output} is named like a file, and a folder of parts is written; leave out {output.suffix}"
         )

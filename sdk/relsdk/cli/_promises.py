@@ -11,6 +11,7 @@ from relsdk.cli.output import echo, echo_table, percent
 
 if TYPE_CHECKING:  # `relsdk model info` measures nothing
     from relsdk.tools.evaluation import Evaluation
+    from relsdk.tools.index_evaluation import IndexEvaluation
 
 __all__ = ["echo_promise_checks", "echo_promises", "promised_options", "warn_of_promises"]
 
@@ -64,15 +65,15 @@ def promised_options(promises: Sequence[Sequence[Promise]]) -> str:
     return ""
 
 
-def echo_promise_checks(evaluations: Iterable[Evaluation]) -> None:
+def echo_promise_checks(evaluations: Iterable[tuple[str, Evaluation | IndexEvaluation]]) -> None:
     """Print a row for each promise that was measured on other pairs."""
     rows = []
-    for item in evaluations:
+    for name, item in evaluations:
         for one in item.promises:
             low, high = map(percent, one.interval or (None, None))
             rows.append(
                 [
-                    item.variant,
+                    name,
                     str(one.promise.level),
                     f"{one.promise.precision:g}",
                     f"{one.promise.confidence:g}",

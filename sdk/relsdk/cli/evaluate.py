@@ -94,7 +94,8 @@ def evaluate(
     against QRELS, as means over the judged queries that have a relevant document (label 1 or above).
 
     With --index: the same of what INDEX finds for QUERIES, and how far the levels of hits that are judged
-    agree with their labels (0-3). A hit that is not judged counts as irrelevant; judged@10 is the share of
+    agree with their labels (0-3), and whether they keep the promises of what graded them. A hit that is not
+    judged counts as irrelevant in the order, and not at all in levels and promises; judged@10 is the share of
     the first ten hits that are.
 
     With --judge: how far the labels in GRADES, which a language model gave, agree with those that people gave
@@ -216,7 +217,7 @@ def open_companion(
 
 def _echo_pairs(evaluations: list[Evaluation]) -> None:
     echo_evaluations(evaluations)
-    echo_promise_checks(evaluations)
+    echo_promise_checks((item.variant, item) for item in evaluations)
     _echo_abstention(evaluations)
 
 

@@ -12,7 +12,7 @@ from relsdk.models.embedder import Embedder
 from relsdk.models.pair_model import PairModel
 from relsdk.models.pooled_scorer import PooledScorer
 
-__all__ = ["choose_promise", "promises_of_hybrid", "promises_of_model"]
+__all__ = ["Promises", "choose_promise", "promises_of_hybrid", "promises_of_model"]
 
 
 class Promises(NamedTuple):

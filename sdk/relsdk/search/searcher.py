@@ -23,8 +23,8 @@ from relsdk.models.pair_model import PairOutputs
 from relsdk.models.pooled_scorer import PooledScorer
 from relsdk.models.relevance_scorer import Predictions, RelevanceScorer, grade
 from relsdk.models.steps import Compute, Encode, Flow, run_flow
-from relsdk.records import Hit, SearchResult
-from relsdk.search._promised import choose_promise, promises_of_hybrid, promises_of_model
+from relsdk.records import Hit, Promise, SearchResult
+from relsdk.search._promised import Promises, choose_promise, promises_of_hybrid, promises_of_model
 from relsdk.search._selection import (
     Wanted,
     count_groups,
@@ -166,7 +166,7 @@ class Searcher:
             min_precision: Keep the hits above the threshold that is promised to give this precision or a
                 higher one for `min_level` (2 without one), from 0 to 1; `min_level` leaves out nothing else
                 then. `relsdk calibrate BUNDLE PAIRS --target-precision 0.9 --level 2` makes a promise; see
-                `relsdk.calibration.Promise`. Hits that a scorer did not see are left out.
+                `promises` and `SearchResult.promise`. Hits that a scorer did not see are left out.
             where: Filter on metadata; see `Index.search`.
             sort: A field, or -field for falling values: the most relevant hits (`offset` + `k`, at least 100)
                 are put in this order, those without a value last. `min_level` keeps what is hardly relevant
@@ -310,6 +310,14 @@ class Searcher:
                 result.elapsed_ms = deadline.elapsed * 1e3
                 results.append(result)
         return results
+
+    def promises(self, mode: Mode | None = None) -> tuple[Promise, ...]:
+        """Return what is promised of hits by what grades them: what `min_precision` may ask for.
+
+        Args:
+            mode: See `search`.
+        """
+        return tuple(self._promises(self._how(mode, None, None)).made)
 
     def warmup(self) -> None:
         """Load and run the models, so that the first request does not pay, and start the cost estimate."""
@@ -477,13 +485,15 @@ class Searcher:
         """Look up the promise of `min_precision`, of what will grade the hits."""
         if wanted.min_precision is None:
             return wanted
-        if self.scorer is not None:
-            promises = promises_of_model(self.scorer.model)
-        elif how.model is not None and isinstance(self.index, Index):
-            promises = promises_of_hybrid(how.model, self.embedder, self.index)
-        else:
-            promises = promises_of_model(self.embedder)
+        promises = self._promises(how)
         return replace(wanted, promise=choose_promise(promises, wanted.relevant, wanted.min_precision))
+
+    def _promises(self, how: _How) -> Promises:
+        if self.scorer is not None:
+            return promises_of_model(self.scorer.model)
+        if how.model is not None and isinstance(self.index, Index):
+            return promises_of_hybrid(how.model, self.embedder, self.index)
+        return promises_of_model(self.embedder)
 
     def _next_chunk(self, left: int, deadline: Deadline) -> int:
         """Return how many candidates to score next; 0 when none fits."""

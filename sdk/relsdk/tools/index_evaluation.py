@@ -13,9 +13,10 @@ from relsdk.formats import Query
 from relsdk.index import Index, Mode
 from relsdk.levels import RelevanceLevel
 from relsdk.metrics import GradeReport, RunReport, grade_report, run_report
-from relsdk.records import Hit
+from relsdk.records import Hit, Promise
 from relsdk.search.searcher import Searcher
 from relsdk.search.store_reader import StoreReader
+from relsdk.tools._promises import PromiseCheck, check_promise
 
 __all__ = ["IndexEvaluation", "evaluate_index"]
 
@@ -41,6 +42,8 @@ class IndexEvaluation:
         judged_at_10: Share of the first ten hits of judged queries that are judged; None without any.
         order: What the hits are ordered by; see `SearchResult`.
         relevant_not_in_index: Documents judged 1 or above for these queries that the index does not hold.
+        promises: Of each promise of what graded the hits, whether the hits that are judged with a level keep
+            it.
     """
 
     run: Mapping[str, Mapping[str, float]]
@@ -51,6 +54,7 @@ class IndexEvaluation:
     judged_at_10: float | None
     order: str
     relevant_not_in_index: int
+    promises: tuple[PromiseCheck, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON form, without the run itself."""
@@ -62,6 +66,7 @@ class IndexEvaluation:
             "judged_at_10": self.judged_at_10,
             "order": self.order,
             "relevant_not_in_index": self.relevant_not_in_index,
+            "promises": [one.to_dict() for one in self.promises],
         }
 
 
@@ -111,15 +116,17 @@ def evaluate_index(
                 judged_top += sum(label is not None for _, label in known[:_TOP])
         if on_progress is not None:
             on_progress("search", start + len(block))
+    levels, promises = _levels(judged, searcher.promises(mode))
     return IndexEvaluation(
         run=run,
         ranking=run_report(qrels, run),
-        levels=_levels(judged),
+        levels=levels,
         hits=sum(map(len, run.values())),
         judged_hits=len(judged),
         judged_at_10=judged_top / top if top else None,
         order=order,
         relevant_not_in_index=_count_absent(searcher.reader, [qrels.get(query.id, {}) for query in queries]),
+        promises=promises,
     )
 
 
@@ -130,14 +137,18 @@ def _count_absent(index: Index | StoreReader, judgements: Sequence[Mapping[str, 
     return len(ids) - sum(index.count({"_id": {"in": few}}) for few in some)
 
 
-def _levels(judged: Sequence[tuple[str, Hit, int]]) -> GradeReport | None:
-    """Compare predicted levels with judged ones; other labels are left out."""
+def _levels(
+    judged: Sequence[tuple[str, Hit, int]], promises: Sequence[Promise]
+) -> tuple[GradeReport | None, tuple[PromiseCheck, ...]]:
+    """Compare predicted levels, and what is promised of them, with judged ones; other labels are left out."""
     known = [
         (hit.probabilities, label, query)
         for query, hit, label in judged
         if hit.relevance and label in _LEVELS
     ]
     if not known:
-        return None
-    probabilities, labels, queries = zip(*known, strict=True)
-    return grade_report(np.array(labels), np.array(probabilities), queries)  # (n,), (n, 4)
+        return None, ()
+    shares, levels, queries = zip(*known, strict=True)
+    probabilities, labels = np.array(shares), np.array(levels)  # (n, 4), (n,)
+    checks = tuple(check_promise(one, probabilities, labels, queries) for one in promises)
+    return grade_report(labels, probabilities, queries), checks
