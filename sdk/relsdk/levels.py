@@ -83,5 +83,7 @@ def most_probable_level(probabilities: ArrayLike) -> IntArray:
 
 def expected_level(probabilities: ArrayLike) -> FloatArray:
     """Return the mean level under the probabilities (N, L): (N,) float64 in [0, 3]."""
-    mean: FloatArray = np.asarray(probabilities, dtype=np.float64) @ np.arange(NUM_LEVELS, dtype=np.float64)
+    levels = np.arange(NUM_LEVELS, dtype=np.float64)
+    # Not a product of matrices: BLAS rounds one row otherwise than the same row among others.
+    mean: FloatArray = (np.asarray(probabilities, dtype=np.float64) * levels).sum(axis=1)
     return mean  # (N,)
