@@ -21,9 +21,15 @@ if find_spec("torch") is None:  # a base installation, as of `make test-floor`
     collect_ignore_glob = ["bench/*", "export/*", "training/*"]
 
 
-def pytest_collection_finish():
-    """Spare every garbage collection of a test the millions of objects that imports made."""
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Collect no garbage among the millions of objects that imports make, neither now nor in a test."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(autouse=True)

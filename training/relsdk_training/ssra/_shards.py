@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -165,10 +166,8 @@ class _ShardWork:
         """Return what makes a shard: of its number, the other's path and its own."""
         if Path.cwd() != self.place:  # on a machine of a cluster
             os.chdir(self.place)
-        if self.threads:
-            import torch
-
-            torch.set_num_threads(self.threads)
+        if self.threads and "torch" in sys.modules:  # it came with the opener's module, or is not needed
+            sys.modules["torch"].set_num_threads(self.threads)
         return partial(self._make, cache(partial(self.opener, self.job)))
 
     def _make(self, make: Callable[[], Make], shard: tuple[int, Path, Path]) -> str:
