@@ -8,7 +8,7 @@ TESTS = """
 import subprocess, sys, time
 import pytest
 
-WORK = "import time\\nwhile time.process_time() < 0.6: pass"
+WORK = "import time\\nwhile time.process_time() < 0.4: pass"
 
 @pytest.fixture
 def preparation():
@@ -16,7 +16,7 @@ def preparation():
 
 def test_prepared(preparation): pass
 def test_in_a_process(): subprocess.run([sys.executable, "-c", WORK], check=True)
-def test_waiting(): time.sleep(0.8)
+def test_waiting(): time.sleep(0.4)
 @pytest.mark.slow
 def test_marked(preparation): pass
 """
@@ -26,7 +26,7 @@ def test_marked(preparation): pass
 def gate(pytester, monkeypatch):
     """Run the tests above under the plugin."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # seconds of imports
-    monkeypatch.setattr("tests.cpu_seconds.ABOVE", 0.4)
+    monkeypatch.setattr("tests.cpu_seconds.ABOVE", 0.2)
     pytester.makepyfile(TESTS)
     pytester.makeini("[pytest]\nmarkers = slow")
 
@@ -38,11 +38,11 @@ def gate(pytester, monkeypatch):
 
 @pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["one process", "xdist"])
 def test_a_test_above_the_limit_fails_the_run(gate, workers):
-    result = gate("--cpu-limit", "0.4", *workers)
+    result = gate("--cpu-limit", "0.2", *workers)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.assert_outcomes(passed=4)
     said = result.stdout.str()
-    assert "ERROR: 2 above the limit of 0.4 CPU seconds" in said
+    assert "ERROR: 2 above the limit of 0.2 CPU seconds" in said
     listed = said[said.index("not marked slow") :]
     assert "test_prepared" in listed
     assert "test_in_a_process" in listed
