@@ -116,12 +116,12 @@ def write_data(world: SampleWorld, folder: Path, labels: int, seed: int) -> tupl
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, pairs in files.items():
-        write_pairs(folder / f"{name}.jsonl", map(_bare, pairs))
+        write_pairs(folder / f"{name}.jsonl", map(without_metadata, pairs))
     return folder, {name: len(pairs) for name, pairs in files.items()}
 
 
-def _bare(pair: LabelledPair) -> LabelledPair:
-    """Leave out the metadata, which would give the level away."""
+def without_metadata(pair: LabelledPair) -> LabelledPair:
+    """Return the pair without the document's metadata, which would give the level away."""
     return replace(pair, document=replace(pair.document, metadata={}))
 
 

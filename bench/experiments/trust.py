@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from bench.experiments.trust_errors import (
     measured_errors,
     shifted_priors,
 )
-from bench.experiments.trust_models import Models, made_models
+from bench.experiments.trust_models import Models
 from bench.experiments.trust_promises import kept_promises, promises_from_dev
 from bench.experiments.trust_report import write_report
 from bench.experiments.trust_sample import measured_sample
@@ -48,8 +49,14 @@ def main(
     overrides: tuple[str, ...],
 ) -> None:
     """Measure what is not measured yet."""
-    models = made_models(
-        shared, work, labels, seed, steps, list(overrides), lambda step: click.echo(step, err=True)
+    models = Models(
+        shared,
+        work,
+        labels=labels,
+        seed=seed,
+        steps=steps,
+        overrides=overrides,
+        on_step=partial(click.echo, err=True),
     )
     unseen = models.labels("unseen"), models.queries("unseen")
     parts: dict[str, Callable[[], Any]] = {
@@ -62,7 +69,9 @@ def main(
         "errors": lambda: measured_errors(models),
         "from dev to test": lambda: promises_from_dev(models),
         "prior shift": lambda: shifted_priors(models, seed=seed, draws=min(splits, 20)),
-        "sample corpus": lambda: measured_sample(models, documents=documents, seed=seed, splits=splits),
+        "sample corpus": lambda: measured_sample(
+            models, documents=documents, labels=labels, seed=seed, splits=splits
+        ),
     }
     for name, measure in parts.items():
         if name in read_rows(output):

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.experiments.data import query_texts
+from bench.experiments.few_sample import without_metadata
 from bench.experiments.llm_labels import made_row, study
 from bench.experiments.llm_labels_report import ALONE
 from bench.experiments.rows import check_ended
 from relsdk.files.atomic import replaced_file
-from relsdk.formats import read_pairs
+from relsdk.formats import read_pairs, write_pairs
 from relsdk.models.open import open_pair_model
-from relsdk.records import LabelledPair
 from relsdk_export.encoder import export_encoder
 from relsdk_export.scorer import export_scorer
+from relsdk_sample import SampleWorld
 from relsdk_training.config.files import RECIPES, load_config
 from relsdk_training.config.settings import DistillConfig, ScoreConfig
 from relsdk_training.config.ssra import SsraConfig
@@ -29,29 +29,122 @@ from relsdk_training.runs.score import train_score
 
 # Texts that the query tower learns from; what it loses by so few is not what is measured here.
 TOWER_TEXTS = 5000
+BACKBONE = "models/me5-small-zh"
 
 
-@dataclass(frozen=True)
 class Models:
-    """Bundles, and labelled pairs that nothing learned from.
+    """Bundles, each made when it is first asked for, and labelled pairs that none of them learned from.
+
+    The encoder is that of `make llm-real` if it ran in the same folder.
+
+    Args:
+        shared: Folder of the data and of the backbone.
+        work: For runs, bundles, and what they say of the pairs, so that nothing is made twice.
+        labels: Pairs to learn from.
+        seed: Of the trainings and of which pairs these are.
+        steps: Of an encoder's training.
+        overrides: Settings, KEY=VALUE.
+        on_step: Called with what is done next.
 
     Attributes:
-        encoder: The bundle of the encoder.
-        tower: The same encoder, with a tower for queries.
-        scorer: The bundle of the score model.
-        work: Where what they say of the pairs is kept, so that no model runs twice.
         unseen: Pairs of train whose queries are none of those that were learned from.
         dev: The pairs by which checkpoints were chosen.
         test: The pairs of test.
     """
 
-    encoder: Path
-    tower: Path
-    scorer: Path
-    work: Path
-    unseen: list[LabelledPair]
-    dev: list[LabelledPair]
-    test: list[LabelledPair]
+    def __init__(
+        self,
+        shared: Path,
+        work: Path,
+        *,
+        labels: int,
+        seed: int,
+        steps: int,
+        overrides: Sequence[str],
+        on_step: Callable[[str], None],
+    ) -> None:
+        self._shared = shared
+        self._work = work
+        self._labels = labels
+        self._seed = seed
+        self._on_step = on_step
+        self._run = work / f"llm_{labels}_{steps}_{seed}" / ALONE.replace(" ", "_")
+        self._settings = [*study(shared, shared / BACKBONE, labels, steps, seed), *overrides]
+        data = load_config(SsraConfig, RECIPES / "ssra.toml", self._settings).data
+        learned = {pair.query for pair in read_splits(data, seed)["train"]}
+        train, self.dev, self.test = (list(read_pairs(file)) for file in (data.train, data.dev, data.test))
+        self.unseen = [pair for pair in train if pair.query not in learned]
+
+    @cached_property
+    def encoder(self) -> Path:
+        """The bundle of an encoder of few labelled pairs."""
+        return self._exported("encoder", lambda bundle: export_encoder(self._checkpoint, bundle))
+
+    @cached_property
+    def tower(self) -> Path:
+        """The same encoder, with a tower without layers for queries."""
+
+        def export(bundle: Path) -> None:
+            texts = query_texts(self._shared, self._work / "query_texts.txt")
+            own = [f"distill.queries=['{texts}']", f"distill.limit={TOWER_TEXTS}"]
+            config = load_config(
+                DistillConfig, RECIPES / "static.toml", self._common("tower", "data.dev=", own)
+            )
+            check_ended(train_distill(config, resume=Path(config.run.output).exists()))
+            export_encoder(self._checkpoint, bundle, query_tower=Path(config.run.output) / "best")
+
+        return self._exported("tower", export)
+
+    @cached_property
+    def scorer(self) -> Path:
+        """The bundle of a score model of the same labels."""
+
+        def export(bundle: Path) -> None:
+            config = load_config(ScoreConfig, RECIPES / "score.toml", self._common("scorer", "data.", []))
+            check_ended(train_score(config, resume=Path(config.run.output).exists()))
+            export_scorer(Path(config.run.output) / "best", bundle)
+
+        return self._exported("scorer", export)
+
+    def of_sample(self, world: SampleWorld) -> dict[str, Path]:
+        """Return bundles by what their encoders learned from: the encoder's, and one of the sample corpus.
+
+        That one takes the first labelled pairs of train, as many as the others, and its checkpoint is
+        chosen on dev.
+        """
+
+        def export(bundle: Path) -> None:
+            files = {split: self._work / f"sample_{split}.jsonl" for split in ("train", "dev")}
+            for split, most in (("train", self._labels), ("dev", None)):
+                write_pairs(files[split], map(without_metadata, world.split(split)[:most]))
+            own = [*(f"data.{split}={file}" for split, file in files.items()), "data.rare_share=0"]
+            run = self._work / f"trust_sample_{self._seed}"
+            export_encoder(self._trained([*self._settings, *own], run), bundle)
+
+        return {"real queries": self.encoder, "this corpus": self._exported("sample", export)}
+
+    @cached_property
+    def _checkpoint(self) -> Path:
+        return self._trained(self._settings, self._run)
+
+    def _trained(self, settings: list[str], run: Path) -> Path:
+        """Train an encoder of labels alone, or go on with it."""
+        self._on_step(f"an encoder in {run.name}")
+        row = made_row(ALONE, settings, self._shared / "data/llm", run, self._shared / BACKBONE)
+        return Path(row["encoder"])
+
+    def _common(self, kind: str, data: str, own: list[str]) -> list[str]:
+        """Return the settings of a run that begins from the encoder."""
+        kept = [one for one in self._settings if one.startswith((data, "run."))]
+        run = self._work / f"trust_{kind}_{self._seed}"
+        return [f"model.checkpoint={self._checkpoint}", *kept, *own, f"run.output={run}"]
+
+    def _exported(self, kind: str, export: Callable[[Path], object]) -> Path:
+        bundle = self._work / f"trust_{kind}_{self._seed}.bundle"
+        if not bundle.exists():
+            self._on_step(f"the bundle of the {kind}")
+            export(bundle)
+        return bundle
 
     def outputs(self, kind: str, split: str, variant: str = "auto") -> NDArray[np.float32]:
         """Return what a calibration takes of the pairs of a split, (N,) or (N, C).
@@ -66,11 +159,11 @@ class Models:
             return np.column_stack(parts)
         model = open_pair_model(getattr(self, kind), variant=variant, threads=1)
         name = f"trust_{kind}_{split}_{model.variant.name}_{model.bundle.fingerprint}.npy"
-        if not (self.work / name).is_file():
+        if not (self._work / name).is_file():
             pairs = [(pair.query, pair.document) for pair in getattr(self, split)]
-            with replaced_file(self.work / name) as stream:
+            with replaced_file(self._work / name) as stream:
                 np.save(stream, model.outputs(pairs).calibrated)
-        known: NDArray[np.float32] = np.load(self.work / name)
+        known: NDArray[np.float32] = np.load(self._work / name)
         return known
 
     def labels(self, split: str) -> NDArray[np.int64]:
@@ -80,57 +173,3 @@ class Models:
     def queries(self, split: str) -> list[str]:
         """Return the query of each pair of a split."""
         return [pair.query for pair in getattr(self, split)]
-
-
-def made_models(
-    shared: Path,
-    work: Path,
-    labels: int,
-    seed: int,
-    steps: int,
-    overrides: list[str],
-    on_step: Callable[[str], None],
-) -> Models:
-    """Train and export what is not there yet; the encoder is that of `make llm-real` if it ran in WORK."""
-    backbone = shared / "models/me5-small-zh"
-    folder = work / f"llm_{labels}_{steps}_{seed}" / ALONE.replace(" ", "_")
-    settings = [*study(shared, backbone, labels, steps, seed), *overrides]
-    on_step("the encoder")
-    encoder = Path(made_row(ALONE, settings, shared / "data/llm", folder, backbone)["encoder"])
-    data = load_config(SsraConfig, RECIPES / "ssra.toml", settings).data
-    common = [f"model.checkpoint={encoder}", *(one for one in settings if one.startswith("run."))]
-    on_step("the score model of the same labels")
-    own = [one for one in settings if one.startswith("data.")]
-    scorer = _trained_scorer([*common, *own, f"run.output={work / f'trust_scorer_{seed}'}"])
-    on_step("the query tower")
-    own = [f"data.dev={data.dev}", f"distill.queries=['{query_texts(shared, work / 'query_texts.txt')}']"]
-    tower = _trained_tower([*common, *own, f"run.output={work / f'trust_tower_{seed}'}"])
-
-    on_step("export")
-    bundles = [work / f"trust_{kind}_{seed}.bundle" for kind in ("encoder", "tower", "scorer")]
-    exports = (
-        partial(export_encoder, encoder, bundles[0]),
-        partial(export_encoder, encoder, bundles[1], query_tower=tower),
-        partial(export_scorer, scorer, bundles[2]),
-    )
-    for bundle, export in zip(bundles, exports, strict=True):
-        if not bundle.exists():
-            export(on_step=on_step)
-    learned = {pair.query for pair in read_splits(data, seed)["train"]}
-    train, dev, test = (list(read_pairs(file)) for file in (data.train, data.dev, data.test))
-    return Models(*bundles, work, [pair for pair in train if pair.query not in learned], dev, test)
-
-
-def _trained_scorer(settings: list[str]) -> Path:
-    """Train a score model, or go on with it; return its best checkpoint."""
-    config = load_config(ScoreConfig, RECIPES / "score.toml", settings)
-    check_ended(train_score(config, resume=Path(config.run.output).exists()))
-    return Path(config.run.output) / "best"
-
-
-def _trained_tower(settings: list[str]) -> Path:
-    """Train a query tower without layers, or go on with it; return its best checkpoint."""
-    recipe = RECIPES / "static.toml"
-    config = load_config(DistillConfig, recipe, [*settings, f"distill.limit={TOWER_TEXTS}"])
-    check_ended(train_distill(config, resume=Path(config.run.output).exists()))
-    return Path(config.run.output) / "best"

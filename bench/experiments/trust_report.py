@@ -181,21 +181,27 @@ def _shift(found: Mapping[str, Any], pairs: Mapping[str, int]) -> str:
 
 
 def _sample(found: Mapping[str, Any], pairs: Mapping[str, int]) -> str:
-    nothing = found["nothing_relevant"]
-    rows = [
-        [text, str(nothing[name]["queries"]), f"{nothing[name]['said_nothing']:.1%}"]
-        for name, text in (("without_relevant", "none"), ("with_relevant", "some"))
+    counted = f"{found['documents']:,} documents, {found['queries']:,} queries, the first ten hits of each"
+    promises = [
+        part
+        for name, one in found["encoders"].items()
+        for part in (f"Promises of an encoder that learned from {name}:", promise_table(one["promises"]))
     ]
-    size = f"{found['documents']:,} documents, {found['queries']:,} queries"
+    rows = [
+        [name, str(said["queries"]), f"{said['without_relevant']:.1%}", f"{said['with_relevant']:.1%}"]
+        for name, one in found["encoders"].items()
+        for said in [one["nothing_relevant"]]
+    ]
     return section(
         "The sample corpus: search over the whole index, exact levels",
-        f"{size}, the first ten hits of each, by the same encoder, which never saw this corpus; calibrated "
-        "on the hits of a half of the queries, measured on those of the others.",
+        f"{counted}, by two encoders: the one above, which never saw this corpus, and one of "
+        f"{found['labels']:,} labelled pairs of it. No query here is one of those. Promises are of a half of "
+        "the queries, measured on the other.",
         _of_a_sample(1.0),
-        promise_table(found["promises"]),
-        "The relevant documents of every second query are left out of the index. How often does search say "
-        "that nothing relevant (level >= 2) is there?",
-        markdown(("relevant documents in the index", "queries", "says nothing relevant"), rows),
+        *promises,
+        "How often does search say of a test query that nothing relevant (level >= 2) is there, when its "
+        "relevant documents are left out, and when they are there? Calibrated on the hits of other queries.",
+        markdown(("the encoder learned from", "queries", "left out", "there"), rows),
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,50 +13,81 @@ import numpy as np
 
 from bench.experiments.trust_models import Models
 from bench.experiments.trust_promises import kept_promises
-from relsdk import Embedder, Index, LabelledPair, Searcher
+from relsdk import Document, Embedder, Index, LabelledPair, Searcher
 from relsdk.levels import RelevanceLevel
 from relsdk.tools.evaluation import calibrate_bundle
-from relsdk_sample import SampleWorld, generate, level_of
+from relsdk_sample import SampleQuery, generate, level_of
 from relsdk_sample.oracle import facts_of, level_from_facts
 from relsdk_sample.parse import parse
 
 # Hits of each query that are graded, as a page shows them.
 HITS = 10
+PAIRS_PER_QUERY = 8
+# Field of a document: the ids of the queries that it is relevant to, by which it can be left out.
+RELEVANT_TO = "relevant_to"
 
 
-def measured_sample(models: Models, *, documents: int, seed: int, splits: int) -> dict[str, Any]:
-    """Search the whole corpus, grade what is found exactly, and calibrate on a half of the queries.
+def measured_sample(
+    models: Models,
+    *,
+    documents: int,
+    labels: int,
+    seed: int,
+    splits: int,
+) -> dict[str, Any]:
+    """Search the whole corpus, grade what is found exactly, and calibrate on the hits of some queries.
+
+    Args:
+        models: They have an encoder that never saw the corpus, and make one that did.
+        documents: Of the corpus; it has a fifth as many queries.
+        labels: Pairs of it that the latter learned from.
+        seed: Of the corpus and the splits.
+        splits: Of the hits, for the promises.
 
     Returns:
-        "promises": see `kept_promises`, of hits. "nothing_relevant": of queries whose relevant documents
-        are in no index, and of the others, in how many search says that nothing relevant is there.
+        For each encoder its promises (see `kept_promises`), of hits of queries that it did not learn from,
+        and "nothing_relevant" (see `says_nothing`), of test queries, calibrated on hits of the others.
     """
-    world = generate(seed, n_documents=documents, n_queries=documents // 5)
+    world = generate(seed, documents, documents // 5, PAIRS_PER_QUERY)
+    learned = {pair.query for pair in world.split("train")[:labels]}
+    fitted = [query.text for query in world.split_queries("train") if query.text not in learned]
+    test = world.split_queries("test")
+    relevant = relevant_queries(world.documents, test)
+    told = [
+        replace(document, metadata={**document.metadata, RELEVANT_TO: relevant[document.id]})
+        for document in world.documents
+    ]
+    encoders = {}
     with TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        bundle = folder / "bundle"
-        shutil.copytree(models.encoder, bundle)
-        embedder = Embedder(bundle, threads=1)
-        with Index.build(folder / "whole.idx", world.documents, embedder) as index:
-            pairs = graded_hits(Searcher(embedder, index), [query.text for query in world.queries])
-        outputs = np.array([score for score, _ in pairs], dtype=np.float32)
-        labels = np.array([int(pair.level) for _, pair in pairs])
-        queries = [pair.query for _, pair in pairs]
-        promises = kept_promises(outputs, labels, queries, pairs=len(pairs) // 2, splits=splits, seed=seed)
-        fitted = {query.text for query in world.split_queries("train")}
-        calibrate_bundle(
-            bundle, [pair for _, pair in pairs if pair.query in fitted], variants=[embedder.variant.name]
-        )
-        found = without_relevant(world, Embedder(bundle, threads=1), folder / "less.idx")
+        for name, made in models.of_sample(world).items():
+            bundle = Path(temporary) / made.name
+            shutil.copytree(made, bundle)
+            embedder = Embedder(bundle, threads=1)
+            with Index.build(Path(temporary) / f"{bundle.name}.idx", told, embedder) as index:
+                hits = graded_hits(Searcher(embedder, index), [*fitted, *(query.text for query in test)])
+                outputs = np.array([score for score, _ in hits], dtype=np.float32)
+                labelled = np.array([int(pair.level) for _, pair in hits])
+                queries = [pair.query for _, pair in hits]
+                promises = kept_promises(
+                    outputs, labelled, queries, pairs=len(hits) // 2, splits=splits, seed=seed
+                )
+                known = set(fitted)
+                pairs = [pair for _, pair in hits if pair.query in known]
+                calibrate_bundle(bundle, pairs, variants=[embedder.variant.name])
+                searcher = Searcher(Embedder(bundle, threads=1), index)
+                found = says_nothing(
+                    searcher, [one for one in test if one.id in set().union(*relevant.values())]
+                )
+            encoders[name] = {"promises": promises, "nothing_relevant": found}
     return {
         "documents": documents,
         "queries": len(world.queries),
-        "promises": promises,
-        "nothing_relevant": found,
+        "labels": min(labels, len(world.split("train"))),
+        "encoders": encoders,
     }
 
 
-def graded_hits(searcher: Searcher, queries: list[str]) -> list[tuple[float, LabelledPair]]:
+def graded_hits(searcher: Searcher, queries: Sequence[str]) -> list[tuple[float, LabelledPair]]:
     """Return the first hits of each query with their cosines and exact levels."""
     return [
         (hit.score, LabelledPair(query, hit.document, level_of(query, hit.document)))
@@ -63,32 +96,32 @@ def graded_hits(searcher: Searcher, queries: list[str]) -> list[tuple[float, Lab
     ]
 
 
-def without_relevant(world: SampleWorld, embedder: Embedder, folder: Path) -> dict[str, Any]:
-    """Leave out of the index what is relevant to every second query, and ask those of no training split."""
-    facts = [facts_of(document) for document in world.documents]
-    relevant = {
-        query.text: {
-            row
-            for row, fact in enumerate(facts)
-            if any(level_from_facts(reading, fact) >= RelevanceLevel.MOSTLY for reading in readings)
-        }
-        for query in world.queries
-        for readings in [list(parse(query.text))]
-    }
-    gone = {row for query in world.queries[::2] for row in relevant[query.text]}
-    left = (document for row, document in enumerate(world.documents) if row not in gone)
-    asked = [query.text for name in ("dev", "test") for query in world.split_queries(name)]
-    with Index.build(folder, left, embedder) as index:
-        results = Searcher(embedder, index).search_batch(asked, k=HITS)
-    says = {
-        query: (result.nothing_relevant or 0.0) >= 0.5 for query, result in zip(asked, results, strict=True)
-    }
-    nothing = {query: not relevant[query] - gone for query in asked}
-    counted = {
-        name: [says[query] for query in asked if nothing[query] == truth]
-        for name, truth in (("without_relevant", True), ("with_relevant", False))
-    }
+def relevant_queries(documents: Sequence[Document], queries: Sequence[SampleQuery]) -> dict[str, list[str]]:
+    """Return for each document's id the ids of the queries that it is relevant to (level >= 2)."""
+    readings = {query.id: list(parse(query.text)) for query in queries}
     return {
-        name: {"queries": len(said), "said_nothing": round(float(np.mean(said)), 4)}
-        for name, said in counted.items()
+        document.id: [
+            query
+            for query, read in readings.items()
+            if any(level_from_facts(one, facts) >= RelevanceLevel.MOSTLY for one in read)
+        ]
+        for document in documents
+        for facts in [facts_of(document)]
     }
+
+
+def says_nothing(searcher: Searcher, queries: Sequence[SampleQuery]) -> dict[str, Any]:
+    """Ask queries that have relevant documents, with these and without, whether nothing relevant is there.
+
+    Returns:
+        "queries": how many. "without_relevant" and "with_relevant": the share that was told so.
+    """
+    said: dict[str, list[bool]] = {"without_relevant": [], "with_relevant": []}
+    for query in queries:
+        for name, where in (
+            ("without_relevant", {RELEVANT_TO: {"ne": query.id}}),
+            ("with_relevant", None),
+        ):
+            result = searcher.search(query.text, HITS, where=where)
+            said[name].append((result.nothing_relevant or 0.0) >= 0.5)
+    return {"queries": len(queries)} | {name: round(float(np.mean(one)), 4) for name, one in said.items()}
