@@ -25,6 +25,7 @@ from bench.experiments.trust_models import Models
 from bench.experiments.trust_promises import kept_promises, promises_from_dev
 from bench.experiments.trust_report import write_report
 from bench.experiments.trust_sample import measured_sample
+from bench.experiments.trust_spline import compared_splines
 from bench.harness.machine import machine_record
 
 
@@ -69,6 +70,7 @@ def main(
         "errors": lambda: measured_errors(models),
         "from dev to test": lambda: promises_from_dev(models),
         "prior shift": lambda: shifted_priors(models, seed=seed, draws=min(splits, 20)),
+        "spline": lambda: compared_splines(models, seed=seed, draws=min(splits, 40)),
         "sample corpus": lambda: measured_sample(
             models, documents=documents, labels=labels, seed=seed, splits=splits
         ),
@@ -89,7 +91,7 @@ def main(
 
 def counts(models: Models) -> dict[str, int]:
     """Return how many pairs each split has."""
-    return {name: len(getattr(models, name)) for name in ("unseen", "dev", "test")}
+    return {name: len(getattr(models, name)) for name in ("unseen", "dev", "test", "others")}
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from relsdk_training.runs.score import train_score
 
 # Texts that the query tower learns from; what it loses by so few is not what is measured here.
 TOWER_TEXTS = 5000
+OTHERS = 8000
 BACKBONE = "models/me5-small-zh"
 
 
@@ -50,6 +52,7 @@ class Models:
         unseen: Pairs of train whose queries are none of those that were learned from.
         dev: The pairs by which checkpoints were chosen.
         test: The pairs of test.
+        others: Pairs of another search engine, with levels 0-2.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class Models:
         learned = {pair.query for pair in read_splits(data, seed)["train"]}
         train, self.dev, self.test = (list(read_pairs(file)) for file in (data.train, data.dev, data.test))
         self.unseen = [pair for pair in train if pair.query not in learned]
+        self.others = list(islice(read_pairs(shared / "data/qbqtc/train.jsonl"), OTHERS))
 
     @cached_property
     def encoder(self) -> Path:
@@ -151,7 +155,7 @@ class Models:
 
         Args:
             kind: "encoder", "tower", "scorer", or "pool" of scorer and encoder.
-            split: "unseen", "dev" or "test".
+            split: "unseen", "dev", "test" or "others".
             variant: The ONNX file.
         """
         if kind == "pool":

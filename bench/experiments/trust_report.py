@@ -180,6 +180,35 @@ def _shift(found: Mapping[str, Any], pairs: Mapping[str, int]) -> str:
     )
 
 
+def _spline(found: Sequence[Mapping[str, Any]], pairs: Mapping[str, int]) -> str:
+    splines = list(dict.fromkeys((row["pieces"], row["bend"]) for row in found))
+    names = {"unseen": "KUAKE-QTR", "others": "QBQTC"}
+    cases = dict.fromkeys((row["data"], row["pairs"]) for row in found)
+    cells = {(row["data"], row["pairs"], row["pieces"], row["bend"]): row for row in found}
+    rows = [
+        [
+            "straight" if pieces == 1 else f"{pieces} pieces, {bend}",
+            *(
+                "+0"
+                if not one["standard_error"]
+                else f"{1000 * one['more']:+.1f} ± {1000 * one['standard_error']:.1f}"
+                for case in cases
+                for one in [cells[(*case, pieces, bend)]]
+            ),
+        ]
+        for pieces, bend in splines
+    ]
+    return section(
+        "The spline of a calibration",
+        "It has at most so many pieces, and a prior that takes a change of so much, of a slope's logarithm "
+        "from piece to piece, for little. Log loss of the rest in thousandths, more than by the one that is "
+        f"used, with its standard error, when it is fitted to so many pairs: of the {pairs['unseen']:,} of "
+        f"train, by which it was chosen, and of {pairs['others']:,} of another search engine (levels 0-2), "
+        "which were not looked at.",
+        markdown(("spline", *(f"{names[data]}, {count:,}" for data, count in cases)), rows),
+    )
+
+
 def _sample(found: Mapping[str, Any], pairs: Mapping[str, int]) -> str:
     counted = f"{found['documents']:,} documents, {found['queries']:,} queries, the first ten hits of each"
     promises = [
@@ -219,6 +248,7 @@ _PARTS: dict[str, Callable[[Any, Mapping[str, int]], str]] = {
     "promises": _promises,
     "from dev to test": _from_dev,
     "few labels": _few,
+    "spline": _spline,
     "errors": _errors,
     "prior shift": _shift,
     "sample corpus": _sample,

@@ -1,12 +1,15 @@
 """The measurement of promises: by simulation where the truth is known, and whole at toy size."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from bench.experiments.trust_promises import fitting_rows, kept_promises, lowest_threshold
 from bench.experiments.trust_report import write_report
+from bench.experiments.trust_spline import PAIRS, SPLINES, compared_splines
+from relsdk.calibration.fitting import BEND, PIECES
 from tests.bench.test_bench import toy_shared
 from tests.bench.test_ssra_bench import run
 
@@ -44,6 +47,25 @@ def test_promises_of_simulated_pairs_are_kept_where_plain_thresholds_break():
     assert all(row["median_recall"] <= row["median_best_recall"] + 0.05 for row in promised)
 
 
+def test_splines_of_a_bent_truth_beside_each_other():
+    """A plateau between two steep parts: a straight line does not follow it, few pairs need the prior."""
+    rng = np.random.default_rng(0)
+    scores = rng.uniform(0.5, 1.0, 4200).astype(np.float32)
+    reached = np.select([scores < 0.6, scores < 0.9], [10 * (scores - 0.5), 1.0], 1 + 10 * (scores - 0.9))
+    labels = (reached[:, None] + rng.logistic(scale=0.1, size=(4200, 1)) > [0.5, 1.2, 1.8]).sum(axis=1)
+    models = SimpleNamespace(
+        outputs=lambda kind, split: scores,
+        labels=lambda split: labels,
+        queries=lambda split: [f"q{number // 3}" for number in range(4200)],
+    )
+    rows = compared_splines(models, seed=0, draws=4)
+    more = {(row["data"], row["pairs"], row["pieces"], row["bend"]): row["more"] for row in rows}
+    assert len(more) == len(rows) == 2 * len(PAIRS) * len(SPLINES)
+    assert more["unseen", 2000, 1, BEND] > 0.02
+    assert more["unseen", 50, PIECES, 10.0] > 0.01 > more["unseen", 2000, PIECES, 10.0]
+    assert more["others", 500, PIECES, BEND] == 0
+
+
 @pytest.mark.slow
 def test_the_whole_at_toy_size(toy_checkpoint, tmp_path):
     shared = toy_shared(tmp_path / "shared", toy_checkpoint)
@@ -54,7 +76,7 @@ def test_the_whole_at_toy_size(toy_checkpoint, tmp_path):
     assert done.exit_code == 0, done.output
     rows = json.loads(output.read_text())
     assert list(rows) == [
-        "promises", "few labels", "errors", "from dev to test", "prior shift", "sample corpus"
+        "promises", "few labels", "errors", "from dev to test", "prior shift", "spline", "sample corpus"
     ]  # fmt: skip
     assert {row["model"] for row in rows["errors"]["found"]} == {"encoder", "tower", "scorer", "pool"}
     report = output.with_suffix(".md").read_text()

@@ -26,15 +26,15 @@ from relsdk.calibration._models import (
 from relsdk.calibration._newton import LinkLoss, minimise
 from relsdk.levels import NUM_LEVELS
 
-__all__ = ["Fit", "fit_log_linear_pool", "fit_spline_link", "fit_temperature"]
+__all__ = ["BEND", "PIECES", "Fit", "fit_log_linear_pool", "fit_spline_link", "fit_temperature"]
 
 Fit = Callable[[Float, Int], Calibration]
 # Keeps parameters finite where a level has no pairs.
 _RIDGE = 1e-6
 # Pieces of a spline at most, each with as many pairs, and the change of a slope's logarithm from one to the
-# next that its prior takes for little; chosen on pairs of KUAKE-QTR's train, 50 to 2,000 at a time.
-_PIECES = 12
-_BEND = 0.3
+# next that its prior takes for little (bench/results/trust.md has others beside them).
+PIECES = 12
+BEND = 0.3
 # Bounds of logarithms and cuts of a spline, of logarithm and biases of a temperature, of logarithms of a
 # pool's weights.
 _WIDEST = 20.0
@@ -42,7 +42,14 @@ _WIDEST_SCALE = 5.0
 _WIDEST_WEIGHTS = (-5.0, 2.0)
 
 
-def fit_spline_link(outputs: Float, labels: Int, transform: Transform = "identity") -> SplineLink:
+def fit_spline_link(
+    outputs: Float,
+    labels: Int,
+    transform: Transform = "identity",
+    *,
+    pieces: int = PIECES,
+    bend: float = BEND,
+) -> SplineLink:
     """Maximise the posterior over a monotone linear spline of the score, or of the level that a head expects.
 
     By the prior the logarithm of its slope changes little from piece to piece, or else at once (the
@@ -52,14 +59,16 @@ def fit_spline_link(outputs: Float, labels: Int, transform: Transform = "identit
         outputs: (N,) scores, (N, 4) logits, or (N, 3) of an ordinal head.
         labels: (N,) levels 0-3.
         transform: See `SplineLink`.
+        pieces: At most; each has as many pairs.
+        bend: The prior takes such a change of a slope's logarithm, from piece to piece, for little.
     """
     x = TRANSFORMS[transform](expected_levels(outputs))
-    knots = np.unique(np.quantile(x, np.linspace(0, 1, _PIECES + 1)))
+    knots = np.unique(np.quantile(x, np.linspace(0, 1, pieces + 1)))
     if len(knots) == 1:
         knots = np.array([knots[0], knots[0] + 1.0])
     scale = float(x.std()) or 1.0
     covered = np.clip(x[:, None] - knots[:-1], 0, np.diff(knots)) / scale  # (N, J) of each piece
-    loss = _SplineLoss(covered, labels)
+    loss = _SplineLoss(covered, labels, bend)
     slopes, cuts = loss.slopes_and_cuts(minimise(loss, loss.start(), -_WIDEST, _WIDEST))
     values = (0.0, *np.cumsum(slopes * np.diff(knots) / scale).tolist())
     first, second, third = cuts.tolist()
@@ -74,13 +83,14 @@ class _SplineLoss:
     Args:
         covered: (N, J) how much of each piece lies below a pair.
         labels: (N,) levels 0-3.
+        bend: See `fit_spline_link`.
     """
 
-    def __init__(self, covered: Float, labels: Int) -> None:
+    def __init__(self, covered: Float, labels: Int, bend: float = BEND) -> None:
         self._count, self._pieces = covered.shape
         self._middle = float(covered.sum(axis=1).mean())
         self._link = LinkLoss(covered, labels)
-        self._changes = np.diff(np.eye(self._pieces), axis=0) / _BEND  # (J - 1, J)
+        self._changes = np.diff(np.eye(self._pieces), axis=0) / bend  # (J - 1, J)
 
     def start(self) -> Float:
         """Return the straight line of slope 1, with cuts by how frequent the levels are."""
