@@ -373,3 +373,14 @@ class SearchResult(list[Hit]):
         self.nothing_relevant = nothing_relevant
         self.outside = tuple(outside)
         self.promise = promise
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is to be known before the levels and the promise are relied on, in words; mostly nothing."""
+        if not self.outside:
+            return []
+        promise = "" if self.promise is None else ", and the promised precision does not hold for it"
+        return [
+            f"levels are less to be trusted for this query{promise}: {'; '.join(self.outside)}; label pairs "
+            "of such queries and calibrate again"
+        ]

@@ -436,12 +436,14 @@ class ResultBody(Answer, kw_only=True):
     facets: dict[str, list[FacetValue]]
     nothing_relevant: Probability | None
     outside: list[str]
+    warnings: list[str]
 
 
 class SearchAnswer(Answer, kw_only=True):
     """Results in the order of the queries, all of one generation.
 
-    `promise` is the one that `min_precision` asked for; it does not hold where a result is `outside`.
+    `promise` is the one that `min_precision` asked for; it does not hold where a result is `outside`, and
+    `warnings` of the result say so.
     """
 
     index: str

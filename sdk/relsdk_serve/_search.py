@@ -210,6 +210,7 @@ async def _result(query: str | None, result: SearchResult) -> ResultBody:
         },
         nothing_relevant=None if result.nothing_relevant is None else round(result.nothing_relevant, 6),
         outside=list(result.outside),
+        warnings=result.warnings,
     )
 
 

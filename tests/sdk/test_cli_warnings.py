@@ -87,7 +87,7 @@ def test_query(relsdk, folder, tmp_path):
     assert any("relsdk calibrate" in one and "order" not in one for one in told)
     told, content = warned(relsdk, "query", folder / "index", "红烧肉" * 60, "-m", folder / "bundle")
     assert sorted(content["warnings"]) == sorted(told)
-    assert any("levels are less sure" in one for one in told)
+    assert any("levels are less to be trusted" in one for one in told)
 
 
 def test_eval(relsdk, folder, tmp_path):

@@ -79,7 +79,8 @@ def test_query_says_it(relsdk, calibrated):
     options = ["query", path, "红烧肉" * 60, "-m", bundle, "--variant", "fp32"]
     code, _, err = relsdk(*options)
     assert code == 0
-    assert "levels are less sure for this query: " in err
+    assert "levels are less to be trusted for this query: " in err
+    assert "label pairs of such queries and calibrate again" in err
     answer = json.loads(relsdk(*options, "--json")[1])
     assert answer["outside"]
     assert all(one in err for one in answer["outside"])

@@ -62,6 +62,13 @@ def test_each_index_keeps_the_promise_of_its_own_model(encoder, folders, named):
             (result,) = answer["results"]
             assert [hit["id"] for hit in result["hits"]] == [hit.document.id for hit in expected]
             assert answer["model"] == ("other" if name == "other" else "encoder")
+        body = {"queries": [ASKED["query"], "红烧肉" * 60], "min_level": 1, "index": "toy"}
+        for asked in ({}, {"min_precision": 0.2}):
+            inside, outside = post(server.http, "/v1/search", {**body, **asked})["results"]
+            assert inside["warnings"] == inside["outside"] == []
+            (told,) = outside["warnings"]
+            assert outside["outside"][0] in told
+            assert ("the promised precision does not hold for it" in told) == bool(asked)
         refused = post(server.http, "/v1/search", {**ASKED, "index": "other", "min_precision": 0.2}, 400)[
             "message"
         ]

@@ -177,6 +177,7 @@ def test_search_is_the_librarys(http, searcher, scoring, options, with_scorer):
         assert result[name] == getattr(expected, name), name
     assert result["nothing_relevant"] == round(expected.nothing_relevant, 6)
     assert result["outside"] == list(expected.outside)
+    assert result["warnings"] == expected.warnings
     assert result["facets"] == {
         field: [{"value": value, "count": count} for value, count in values]
         for field, values in expected.facets.items()

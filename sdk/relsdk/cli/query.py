@@ -154,7 +154,7 @@ def query(
                 echo()
             echo(f"{name}{one.text}  ({_summary(hits, bool(where), min_level)})", bold=True)
             echo_hits(hits, offset=offset, fields=fields)
-            for told in _what_is_outside(hits):
+            for told in hits.warnings:
                 warn(told)
     for told in lacking:
         warn(told)
@@ -184,7 +184,7 @@ def _echo_answer(asked: Mapping[str, Any], hits: SearchResult, lacks: Sequence[s
     answer |= {"order": hits.order, "scanned": hits.scanned}
     answer |= {"nothing_relevant": rounded(hits.nothing_relevant), "outside": hits.outside}
     answer |= {"promise": hits.promise and hits.promise.to_dict()}
-    answer |= {"warnings": [*take_warnings(), *_what_is_outside(hits), *lacks]}
+    answer |= {"warnings": [*take_warnings(), *hits.warnings, *lacks]}
     echo_json({**answer, "hits": [hit_to_dict(hit) for hit in hits]})
 
 
@@ -194,15 +194,8 @@ def _echo_run(query: Query, hits: SearchResult) -> None:
             raise InputError(f"an id of {line!r} holds a control character; a run file cannot")
         echo(line)
     if hits.promise is not None:
-        for told in _what_is_outside(hits):
+        for told in hits.warnings:
             warn(f"{query.id}: {told}")
-
-
-def _what_is_outside(hits: SearchResult) -> list[str]:
-    if not hits.outside:
-        return []
-    promise = "" if hits.promise is None else ", and the promised precision does not hold for it"
-    return [f"levels are less sure for this query{promise}: {'; '.join(hits.outside)}"]
 
 
 def _lacking(path: str, embedder: Embedder, mode: Mode, hits: SearchResult, layout: str) -> list[str]:

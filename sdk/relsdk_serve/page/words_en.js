@@ -67,7 +67,7 @@ export default {
   "hits.order": "by {order}",
   "hits.skipped": "{skipped} of {candidates} candidates were not scored",
   "hits.irrelevant": "probably nothing relevant ({percent})",
-  "hits.outside": "The levels are less sure for this query:",
+  "hits.outside": "The levels are less to be trusted for this query:",
   "hits.found": ["{side}: {n} hit in {ms} ms.", "{side}: {n} hits in {ms} ms."],
   "hits.list": "Hits of configuration {side}",
   "hits.searching": "Searching…",

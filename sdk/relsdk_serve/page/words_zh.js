@@ -67,7 +67,7 @@ export default {
   "hits.order": "按{order}",
   "hits.skipped": "{candidates} 个候选中有 {skipped} 个未打分",
   "hits.irrelevant": "可能没有相关结果（{percent}）",
-  "hits.outside": "对这个查询，档位的把握较小：",
+  "hits.outside": "对这个查询，档位不太可信：",
   "hits.found": ["{side}：{n} 条结果，{ms} 毫秒。", "{side}：{n} 条结果，{ms} 毫秒。"],
   "hits.list": "配置 {side} 的结果",
   "hits.searching": "正在搜索…",

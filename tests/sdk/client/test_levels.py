@@ -104,7 +104,9 @@ PROMISE = Promise(2, 0.9, 0.95, 0.7, 0.5, 0.93, 300, 100)
 def test_the_promise_of_an_answer_is_that_of_each_result(connect, server):
     answer = searched(result(hit()), result())
     server.on("/v1/search", Reply(body={**answer.body, "promise": PROMISE.to_dict()}))
-    assert [one.promise for one in connect().search_batch(["a", "b"], min_precision=0.9)] == [PROMISE] * 2
+    found = connect().search_batch(["a", "b"], min_precision=0.9)
+    assert [one.promise for one in found] == [PROMISE] * 2
+    assert all("the promised precision does not hold" in one.warnings[0] for one in found)  # both are outside
     assert server.bodies("/v1/search")[0]["min_precision"] == 0.9
     server.on("/v1/search", answer)  # of a server that does not name it
     assert [one.promise for one in connect().search_batch(["a", "b"], min_precision=0.9)] == [None] * 2

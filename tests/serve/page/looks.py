@@ -71,7 +71,8 @@ def result(query, hits):
     plain |= {"level": None, "level_name": None, "probabilities": None, "expected_level": None}
     whole = {"query": query, "hits": [{**plain, **hit} for hit in hits], "order": "cosine"}
     whole |= {"matching": len(hits), "candidates": len(hits), "scored": 0, "skipped": 0, "scored_hits": 0}
-    return whole | {"scanned": False, "elapsed_ms": 1, "steps": {}, "nothing_relevant": None, "outside": []}
+    whole |= {"scanned": False, "elapsed_ms": 1, "steps": {}, "nothing_relevant": None}
+    return whole | {"outside": [], "warnings": []}
 
 
 def violations(page):

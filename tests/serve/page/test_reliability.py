@@ -204,6 +204,6 @@ def test_a_query_unlike_those_of_the_calibration_is_told(visit, site):
     search(page, long)
     (told,) = answer(site, query=long, mode="dense", scorer=False)["outside"]
     assert "tokens, where the calibration had" in told
-    assert page.inner_text(".outside") == f"The levels are less sure for this query: {told}"
+    assert page.inner_text(".outside") == f"The levels are less to be trusted for this query: {told}"
     page.click("#language")
     assert page.inner_text(".outside [lang=en]") == told  # the server's words are English
