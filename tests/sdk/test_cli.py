@@ -339,7 +339,9 @@ def test_where_results_cannot_go_is_said_before_the_work(
     monkeypatch.setattr("relsdk.cli.evaluate.evaluate_pairs", worked)
     absent = tmp_path / "absent" / "x.npy"
     assert "is no folder" in fails("encode", toy_bundle_copy, world / "queries.jsonl", absent)
-    assert "is no folder" in fails("eval", toy_bundle_copy, world / "pairs_test.jsonl", "-o", absent)
+    assert "is no folder" in fails(
+        "eval", toy_bundle_copy, world / "pairs_test.jsonl", "-o", absent.with_suffix(".json")
+    )
     assert "is a folder" in fails("eval", toy_bundle_copy, world / "pairs_test.jsonl", "-o", tmp_path)
 
 

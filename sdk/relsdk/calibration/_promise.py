@@ -110,7 +110,7 @@ def promise_precision(
         needed = _pairs_needed(values, weight, effect, precision, confidence)
         raise CalibrationError(
             f"{len(values):,} labelled pairs cannot show a precision of {precision:g} for level >= {level} "
-            f"with confidence {confidence:g}; {_what_it_takes(best, needed)}"
+            f"with confidence {confidence:g}; {_what_it_takes(best, precision, needed)}"
         )
     above = slice(kept.pairs)
     return Promise(
@@ -192,8 +192,10 @@ def _p_value(seen: _Seen, precision: float, confidence: float) -> float:
     return regularised_incomplete_beta(precision, right, effective - right + 1.0)
 
 
-def _what_it_takes(best: _Seen, needed: int | None) -> str:
+def _what_it_takes(best: _Seen, precision: float, needed: int | None) -> str:
     said = f"the {best.pairs:,} pairs with the highest probability reach {best.precision:.3f}"
+    if best.precision > precision:
+        said += f", which pairs of {best.queries:,} queries may do by luck"
     if needed is None:
         return f"{said}, and more pairs would hardly do: ask for a lower precision, or take a better model"
     return f"{said}; it would take about {_round_up(needed):,} pairs like these"

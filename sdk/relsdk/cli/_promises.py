@@ -17,13 +17,21 @@ __all__ = ["echo_promise_checks", "echo_promises", "promised_options", "warn_of_
 
 # A threshold that leaves out fewer of the right pairs leaves out hardly any.
 _HARDLY_ANY = 0.02
+# A variance between fewer queries is not well known.
+_FEW_QUERIES = 30
 
 
 def warn_of_promises(
     promises: Iterable[tuple[str, Promise]], refusals: Iterable[tuple[str, str]] = ()
 ) -> None:
-    """Say of promises that leave hardly anything out what they are not, and why others cannot be made."""
+    """Say what promises that leave hardly anything out are not, which rest on little, and why others fail."""
     for name, one in promises:
+        if one.queries < _FEW_QUERIES:
+            warn(
+                f"{name}: the promise of {one.precision:g} for level >= {one.level} rests on {one.pairs:,} "
+                f"pairs of {one.queries:,} queries; before you rely on it, let relsdk eval check it on pairs "
+                "of other queries"
+            )
         if one.recall > 1 - _HARDLY_ANY:
             warn(
                 f"{name}: the pairs have {one.precision:g} for level >= {one.level} by themselves, and "

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from relsdk.bundle import read_bundle
 from relsdk.calibration import LevelShares
 from relsdk.cli._calibrate_index import calibrate_index
 from relsdk.cli._calibration_error import echo_calibration_errors
@@ -156,6 +157,8 @@ def calibrate(
         if report.level_shares is not None:
             for warning in report.level_shares.warnings():
                 warn(f"{_name(report)}: {warning}")
+    if variants:
+        _warn_of_others(bundle, reports)
     refusals = [(_name(report), refusal) for report in reports for refusal in report.refusals]
     warn_of_promises(promises, refusals)
     if as_json:
@@ -165,6 +168,14 @@ def calibrate(
     _echo_calibration(reports)
     echo_promises(promises)
     _echo_following(bundle, reports, encoder)
+
+
+def _warn_of_others(bundle: Path, reports: Sequence[CalibrationReport]) -> None:
+    """Say which other ONNX files have the levels of a former calibration."""
+    made = {report.variant for report in reports}
+    others = [one.name for one in read_bundle(bundle).variants if one.calibrations and one.name not in made]
+    if others:
+        warn(f"not calibrated again: {', '.join(others)}; without --variant all that this CPU runs are")
 
 
 def _check_index(index: Path | None, queries: str | None, *, alone: bool) -> None:
@@ -233,5 +244,6 @@ def _echo_level_shares(variant: str, shares: LevelShares, changes: int) -> None:
     pairs = counted(shares.pairs, "pair")
     queries = f"{shares.queries:,} {'query' if shares.queries == 1 else 'queries'}"
     echo(
-        f"{variant}: {pairs} of {queries} without labels; {changes:,} are of another level by the correction"
+        f"{variant}: {pairs} of {queries} without labels; {changes:,} get another level by the correction; "
+        "it is right if pairs of one level look alike in both files: label some of these to see"
     )
