@@ -36,6 +36,8 @@ _LEVELS = tuple(RelevanceLevel)
 _Share = Annotated[float, Meta(ge=0, le=1)]
 _Inside = Annotated[float, Meta(gt=0, lt=1)]
 _Count = Annotated[int, Meta(ge=1, le=1 << 53)]
+# That of `relsdk calibrate` without --confidence.
+_USUAL_CONFIDENCE = 0.95
 
 # (D,) and (N, D), for signatures.
 Vector = np.ndarray[tuple[int], np.dtype[Any]]
@@ -204,6 +206,28 @@ class Promise:
             )
         if not 0.5 <= confidence < 1.0:
             raise InputError(f"confidence={confidence!r}; a number from 0.5 up to 1, without 1, is needed")
+
+    @staticmethod
+    def calibrate_options(
+        promises: Iterable[Promise], level: int | None = None, precision: float | None = None
+    ) -> str:
+        """Return the options of `relsdk calibrate` that make promises again, and one more.
+
+        Each level is combined with each precision there, so they are named once.
+
+        Args:
+            promises: Of one calibration.
+            level: Of one more; None for no more.
+            precision: Of one more.
+        """
+        made = list(promises)
+        precisions = dict.fromkeys(
+            [*([] if precision is None else [precision]), *(p.precision for p in made)]
+        )
+        levels = dict.fromkeys([*([] if level is None else [level]), *(p.level for p in made)])
+        words = [f"--target-precision {one:g}" for one in precisions] + [f"--level {one}" for one in levels]
+        confidence = max((p.confidence for p in made), default=_USUAL_CONFIDENCE)
+        return " ".join(words + ([] if confidence == _USUAL_CONFIDENCE else [f"--confidence {confidence:g}"]))
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON form, from which `relsdk.typed_json.convert_json` makes the promise again."""

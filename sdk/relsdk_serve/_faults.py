@@ -53,6 +53,7 @@ _TEI_TYPES = {
     "unavailable": "unhealthy",
     "input_failed": "backend",
 }
+_RESTART = "; then restart the server"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # The second is what a quota, and a file that may not grow, end as.
 _FULL_SQLITE = ("database or disk is full", "disk I/O error")
@@ -161,6 +162,7 @@ def fault_of(error: BaseException, conceal: Callable[[str], str] = str) -> Fault
         return Fault(400, "too_long", message, kind)
     if isinstance(error, InputError | CalibrationError):
         param = getattr(error, "param", None)
+        message += _RESTART if _asks_for_restart(error) else ""
         return Fault(400, CODES[400], message, kind if param is None else InputError.__name__, param)
     if isinstance(error, LockedError):
         return Fault(409, CODES[409], message, kind)
@@ -179,6 +181,12 @@ def fault_of(error: BaseException, conceal: Callable[[str], str] = str) -> Fault
         return Fault(503, CODES[503], f"{what}; see its log", kind, headers=_retry(5))
     _LOG.error("a request failed: %s", "".join(traceback.format_exception(error)))
     return Fault(500, CODES[500], "an error of the server; see its log", "RelsdkError")
+
+
+def _asks_for_restart(error: Exception) -> bool:
+    """Tell whether what the message says to run changes a bundle: of an index the server sees a change."""
+    told = str(error)
+    return isinstance(error, CalibrationError) and "relsdk calibrate" in told and " --index " not in told
 
 
 def _retry(seconds: float) -> dict[str, str]:

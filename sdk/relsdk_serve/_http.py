@@ -248,7 +248,9 @@ class Call:
                     verdict="is wrong",
                 )
             except RequestBodyError as problem:
-                return RequestError(400, str(problem))
+                # The bound alone does not say that a share is meant, and no percentage.
+                share = "Expected `float` <" in str(problem)
+                return RequestError(400, f"{problem} (such as 0.8, not 80)" if share else str(problem))
             except (msgspec.DecodeError, RecursionError):
                 pass
         return RequestError(400, f"the body is wrong: {error}")

@@ -73,8 +73,16 @@ def test_each_index_keeps_the_promise_of_its_own_model(encoder, folders, named):
             "message"
         ]
         assert "promised are: 0.1 for level >= 1" in refused
+        told = "other PAIRS --target-precision 0.2 --target-precision 0.1 --level 1; then restart the server"
+        assert refused.endswith(told)
+        percent = post(server.http, "/v1/search", {**ASKED, "index": "toy", "min_precision": 80}, 400)
+        assert "min_precision" in percent["message"]
+        assert "0.8, not 80" in percent["message"]
         body = {**ASKED, "index": "hybrid", "mode": "hybrid", "min_precision": 0.2}
-        assert "promised are: 0.15 for level >= 1" in post(server.http, "/v1/search", body, 400)["message"]
+        refused = post(server.http, "/v1/search", body, 400)["message"]
+        assert "promised are: 0.15 for level >= 1" in refused
+        # a new generation of an index is seen without a restart
+        assert refused.endswith("--index hybrid --target-precision 0.2 --target-precision 0.15 --level 1")
 
 
 def test_an_index_whose_bundle_is_gone_takes_a_copy(encoder, tmp_path):

@@ -166,7 +166,9 @@ def test_search_is_the_librarys(http, searcher, scoring, options, with_scorer):
     body = {"query": QUERY, "scorer": with_scorer, **options}
     if with_scorer and "min_precision" in options:
         told = post(http, "/v1/search", body, 400)["error"]
-        assert told["message"].endswith("scorer PAIRS --target-precision 0.2 --level 1")
+        assert told["message"].endswith(
+            "scorer PAIRS --target-precision 0.2 --level 1; then restart the server"
+        )
         assert "/" not in told["message"]  # no folder of the server
         return
     answer = post(http, "/v1/search", body)

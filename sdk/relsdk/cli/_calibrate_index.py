@@ -7,13 +7,14 @@ from pathlib import Path
 
 from relsdk.bundle import read_bundle
 from relsdk.bundle.hub import local_model
-from relsdk.calibration import SearchProfile
+from relsdk.calibration import Promise, SearchProfile
 from relsdk.cli._calibration_error import echo_calibration_errors
 from relsdk.cli._promises import echo_promises, promised_options, warn_of_promises
-from relsdk.cli._warnings import take_warnings
+from relsdk.cli._warnings import take_warnings, warn
 from relsdk.cli.output import echo, echo_json, echo_next, echo_table
 from relsdk.errors import InputError
 from relsdk.index import Index
+from relsdk.models.embedder import Embedder
 from relsdk.records import LabelledPair
 from relsdk.runtime.variants import runs_exactly
 from relsdk.search.opening import open_encoder
@@ -46,7 +47,7 @@ def calibrate_index(
     ]
     if not names:
         raise InputError(f"{bundle} has no ONNX file that this CPU runs exactly; name one with --variant")
-    models, reports = {}, []
+    models, reports, lost = {}, [], []
     with Index.open(index) as opened:
         for name in names:
             echo(f"{name}: encode and fit", err=True)
@@ -55,11 +56,14 @@ def calibrate_index(
                 opened, embedder, pairs, targets=targets, confidence=confidence, show_progress_bar=True
             )
             reports.append(report)
+            lost += _lost(index, embedder, targets)
         opened.store_hybrid(models)
         if queries is not None:
             opened.store_profiles({name: _profiles(opened, bundle, name, threads, queries) for name in names})
     promises = [(name, promise) for name, model in models.items() for promise in model.promises]
     warn_of_promises(promises, ((one.variant, refusal) for one in reports for refusal in one.refusals))
+    for told in lost:
+        warn(told)
     if as_json:
         calibrations = [{**report.to_dict(), "model": models[report.variant].to_dict()} for report in reports]
         content = {"index": str(index), "calibrations": calibrations, "searches": len(queries or ())}
@@ -71,6 +75,25 @@ def calibrate_index(
         echo(f"noted what {len(queries):,} searches find; relsdk serve {index} compares later ones with them")
     promised = promised_options([model.promises for model in models.values()])
     echo_next("query", index, f'"..." --mode hybrid {promised or "--min-level 2"}')
+
+
+def _lost(index: Path, embedder: Embedder, targets: Sequence[tuple[int, float]]) -> list[str]:
+    """Say which promises of the bundle do not hold for the searches that the model of the index grades."""
+    stored = embedder.variant.promises.get(str(embedder.calibration_key), ())
+    promises = [Promise(**content) for content in stored]
+    lost = [
+        f"{one.precision:g} for level >= {one.level}"
+        for one in promises
+        if not any(level == one.level and precision >= one.precision for level, precision in targets)
+    ]
+    if not lost:
+        return []
+    kept = Promise.calibrate_options(promises)
+    return [
+        f"{embedder.variant.name}: what the bundle promises ({', '.join(lost)}) does not hold any more for "
+        f"hybrid and lexical searches of {index}, which its own model grades now; to promise it there, too, "
+        f"run: relsdk calibrate {embedder.bundle.path} PAIRS --index {index} {kept}"
+    ]
 
 
 def _profiles(

@@ -29,9 +29,9 @@ from relsdk.index import MODES, Mode
 from relsdk.index.field_values import check_sort
 from relsdk.index.filter_parser import parse_field
 from relsdk.index.filter_text import WHERE_HELP, parse_where
-from relsdk.models.embedder import Embedder
-from relsdk.records import Document, Hit, SearchResult
+from relsdk.records import Document, Hit, Promise, SearchResult
 from relsdk.search.opening import open_searcher
+from relsdk.search.searcher import Searcher
 
 __all__ = ["echo_hits", "query"]
 
@@ -141,7 +141,7 @@ def query(
             ef_search=ef_search,
             budget_ms=budget_ms,
         )
-        lacks = _lacking(path, searcher.embedder, mode, hits, layout)
+        lacks = _lacking(path, searcher, mode, hits, layout)
         lacking |= dict.fromkeys(lacks)
         if layout == "trec":
             _echo_run(one, hits)
@@ -198,13 +198,16 @@ def _echo_run(query: Query, hits: SearchResult) -> None:
             warn(f"{query.id}: {told}")
 
 
-def _lacking(path: str, embedder: Embedder, mode: Mode, hits: SearchResult, layout: str) -> list[str]:
+def _lacking(path: str, searcher: Searcher, mode: Mode, hits: SearchResult, layout: str) -> list[str]:
     """Say what was not calibrated: the order of a hybrid search, levels (a run has none)."""
-    lacks = []
+    lacks: list[str] = []
+    embedder = searcher.embedder
     if mode == "hybrid" and hits.order == "cosine":
+        # The model of the index has promises of its own: those of the bundle do not hold any more then.
+        promised = Promise.calibrate_options(searcher.promises(mode))
         lacks.append(
             f"hits are in the order of the cosine: {path} has no model of meaning and words for "
-            f"{embedder.variant.name}; run: relsdk calibrate BUNDLE PAIRS --index {path}"
+            f"{embedder.variant.name}; run: relsdk calibrate BUNDLE PAIRS --index {path} {promised}".rstrip()
         )
     if layout != "trec" and any(hit.relevance is None for hit in hits):
         try:

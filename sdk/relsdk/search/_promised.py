@@ -52,9 +52,8 @@ def choose_promise(promises: Promises, level: int, precision: float) -> Promise:
     if found:
         return min(found, key=lambda one: one.threshold)
     told = ", ".join(f"{one.precision:g} for level >= {one.level}" for one in promises.made)
-    keep = ", and --target-precision and --level of what is to stay promised" if told else ""
     raise CalibrationError(
         f"no precision of {precision:g} for level >= {level} is promised by {promises.maker} "
         f"(promised are: {told or 'none'}); "
-        f"run: {promises.command} --target-precision {precision:g} --level {level}{keep}"
+        f"run: {promises.command} {Promise.calibrate_options(promises.made, level, precision)}"
     )

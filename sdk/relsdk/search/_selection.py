@@ -88,7 +88,7 @@ class Wanted:
         for name, share in (("min_confidence", self.min_confidence), ("min_precision", self.min_precision)):
             number = isinstance(share, int | float | np.number) and not isinstance(share, bool)
             if share is not None and not (number and 0 <= share <= 1):
-                raise InputError(f"{name}={share!r}; a number from 0 to 1 is needed")
+                raise InputError(f"{name}={share!r}; a number from 0 to 1 is needed, such as 0.8, not 80")
         if self.sort is not None:
             check_sort(self.sort)
         if self.group_by is not None:
