@@ -54,8 +54,11 @@ def test_queries_take_turns():
     searcher = Found({"q": hits, "r": [(name.upper(), UNSURE_0) for name, _ in hits], "s": [("z", SURE_0)]})
     chosen = suggest_pairs(searcher, ["q", "r", "q", "s"], 4)
     assert sorted(Counter(one.query for one in chosen).values()) in ([2, 2], [1, 1, 2])
-    assert max(Counter(one.query for one in suggest_pairs(searcher, ["q", "r", "s"], 9)).values()) == 3
+    assert max(Counter(one.query for one in suggest_pairs(searcher, ["q", "r", "s"], 7)).values()) == 3
     assert len(suggest_pairs(searcher, ["q"], 5)) == 5  # one query has to give all
+    searcher.hits["q"] = [("a", UNSURE_0)]
+    shares = [Counter(one.query for one in suggest_pairs(searcher, ["q", "r"], n)) for n in (4, 6, 9)]
+    assert shares == [{"q": 1, "r": 3}, {"q": 1, "r": 5}, {"q": 1, "r": 6}]  # the other makes up for it
 
 
 def test_what_has_a_label_and_what_is_there_twice_is_left_out():
@@ -172,6 +175,13 @@ def test_what_is_wrong_is_said(files, relsdk, fails, tmp_path):
     code, out, err = relsdk("label", "suggest", files.index, files.queries, *options)
     assert (code, err) == (0, "")
     assert f"next: relsdk calibrate {files.bundle} {tmp_path / 'p.jsonl'}\n" in out
+    assert "for a promised precision label pairs that are drawn at random" in out
+    few.write_text(few.read_text() + "川菜\n火锅\n旅游\n火锅\n")
+    code, out, err = relsdk("label", "suggest", files.index, few, "-o", tmp_path / "all", "-n", "5000")
+    assert code == 0
+    assert "150 pairs of 5 queries, at most 30 of each" in out
+    assert "have no label are chosen, 150; give more queries" in err
+    assert "of 6 queries 5 are different; equal ones count once" in err
     code, out, err = relsdk("label", "suggest", files.index, files.queries, "-o", "/dev/null", "-n", "20")
     assert code == 0
     assert "next: relsdk calibrate" in err  # as for a pipe: there are the pairs, and nothing else

@@ -15,7 +15,7 @@ from relsdk.cli.output import counted, echo, echo_json, echo_next
 from relsdk.files.folders import check_file_target
 from relsdk.formats import read_queries, read_unlabelled_pairs, write_unlabelled_pairs
 from relsdk.search.opening import open_searcher
-from relsdk.tools.label_suggestions import suggest_pairs
+from relsdk.tools.label_suggestions import Suggestion, suggest_pairs
 
 __all__ = ["label"]
 
@@ -59,14 +59,16 @@ def suggest(
     as_json: bool,
     reading: dict[str, Any],
 ) -> None:
-    """Choose pairs of QUERIES and what INDEX finds for them that are worth a label.
+    """Choose pairs of QUERIES and their hits in INDEX to label.
 
     They are hits that the model is unsure of, spread over its levels (without a calibration over the cosine)
-    and over the queries, at most three of each. Put a level, 0 to 3, in place of null: relsdk calibrate,
-    relsdk eval and relsdk train then read the file; relsdk judge fills it by a language model.
+    and over the queries, at most three of each, or more where that does not reach -n. Put a level, 0 to 3, in
+    place of null: relsdk calibrate, relsdk eval and relsdk train then read the file; relsdk judge fills it by
+    a language model.
 
     The pairs are no sample of your traffic: shares among them (accuracy, calibration error, the precision of
-    a threshold) are not those that people see. In each row, weight is how many hits the pair stands for.
+    a threshold) are not those that people see, and a promised precision needs pairs drawn at random. In each
+    row, weight is how many hits the pair stands for.
     """
     check_file_target(output, overwrite=overwrite, endings=JSON_LINES)
     searched = [query.text for query in read_queries(queries, **reading)]
@@ -77,31 +79,39 @@ def suggest(
         output, [(one.query, one.document) for one in chosen], [one.weight for one in chosen]
     )
     strata = dict(sorted(Counter(one.stratum for one in chosen).items()))
-    number = len({one.query for one in chosen})
+    number, distinct = len({one.query for one in chosen}), len(set(searched))
     calibrated = searcher.embedder.is_calibrated
+    if distinct < len(searched):
+        warn(f"of {len(searched):,} queries {distinct:,} are different; equal ones count once")
     if number < _LEAST_QUERIES:
         more = "raise -n" if count < _LEAST_QUERIES else "give more queries"
         warn(f"relsdk calibrate needs pairs of at least {_LEAST_QUERIES} queries; {more}")
     elif len(chosen) < count:
-        warn(f"there are no more hits to choose from than {len(chosen):,}; give more queries")
+        warn(
+            f"all first hits of the queries that have no label are chosen, {len(chosen):,}; give more queries"
+        )
     if as_json:
         by = "expected_level" if calibrated else "tenth_of_cosines"
         parts = {str(part): pairs for part, pairs in strata.items()}
         report = {"output": str(output), "pairs": len(chosen), "queries": number, by: parts}
         echo_json({**report, "warnings": take_warnings()})
         return
-    _echo_chosen(output, len(chosen), number, strata if calibrated else None)
+    _echo_chosen(output, chosen, strata if calibrated else None)
     if number >= _LEAST_QUERIES:
         echo_next("calibrate", searcher.embedder.path, output, err=not output.is_file())
 
 
-def _echo_chosen(output: Path, pairs: int, queries: int, levels: dict[int, int] | None) -> None:
+def _echo_chosen(output: Path, chosen: list[Suggestion], levels: dict[int, int] | None) -> None:
     aside = not output.is_file()  # where the output is stdout, nothing else belongs there
-    of = "queries" if queries != 1 else "query"
-    size = f"{counted(pairs, 'pair')} of {queries:,} {of}"
+    of_query = Counter(one.query for one in chosen)
+    of = "queries" if len(of_query) != 1 else "query"
+    size = (
+        f"{counted(len(chosen), 'pair')} of {len(of_query):,} {of}, at most {max(of_query.values())} of each,"
+    )
     echo(f"{size} in {output}; put a level, 0 to 3, in place of null", err=aside)
     if levels is None:
         echo("the model has no levels yet, so they are spread over the cosine", err=aside)
     else:
         told = ", ".join(f"{level}: {number:,}" for level, number in levels.items())
         echo(f"by expected level: {told}", err=aside)
+    echo("they are hard ones: for a promised precision label pairs that are drawn at random", err=aside)

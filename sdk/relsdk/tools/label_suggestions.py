@@ -23,7 +23,7 @@ __all__ = ["Suggestion", "suggest_pairs"]
 # Hits of a query among which is chosen.
 _CANDIDATES = 30
 _BATCH = 64
-# At most so many pairs of a query, unless the queries are too few for that.
+# At most so many pairs of a query, unless that gives fewer than asked for.
 _A_QUERY = 3
 # Cosines are spread over so many equal parts where there are no levels.
 _QUANTILES = 10
@@ -68,8 +68,8 @@ def suggest_pairs(
     as many pairs, as far as it has them, so that every level is among the labels. Of a part the most
     uncertain come first, by the entropy of their level probabilities (Lewis & Gale 1994, "A sequential
     algorithm for training text classifiers"), divided by one more than the pairs that their query has
-    already; a query gives at most three, or what it takes to reach the count. Equal ones are taken in a
-    random order.
+    already; a query gives at most three, or more where that does not reach the count. Equal ones are taken in
+    a random order.
 
     So the pairs are no sample of what people see. Levels that are fitted on them suffer little, because the
     choice goes by the score and a fit says what a score means; shares do: accuracy, calibration error, and a
@@ -84,7 +84,8 @@ def suggest_pairs(
         seed: Of the random order.
 
     Returns:
-        The pairs by query, in the order of the queries; fewer than the count where there are fewer hits.
+        The pairs by query, in the order of the queries; fewer than the count where there are fewer hits
+        without a label (of each query the first 30 are looked at).
 
     Raises:
         InputError: No query, a count below 1, or no hit that has no label yet.
@@ -168,15 +169,20 @@ def _choose(
     of_query = np.zeros(len(names), dtype=np.int64)
     chosen: list[int] = []
     while left and len(chosen) < count:
+        before = len(chosen)
         for part in list(left):
-            rows = left[part] = left[part][of_query[query[left[part]]] < most]
-            if not len(rows):
+            if not len(left[part]):
                 del left[part]
                 continue
-            best = int(np.argmax(uncertainty[rows] / (1 + of_query[query[rows]])))
-            chosen.append(int(rows[best]))
-            of_query[query[rows[best]]] += 1
-            left[part] = np.delete(rows, best)
+            rows = left[part][of_query[query[left[part]]] < most]
+            if not len(rows):
+                continue
+            best = int(rows[np.argmax(uncertainty[rows] / (1 + of_query[query[rows]]))])
+            chosen.append(best)
+            of_query[query[best]] += 1
+            left[part] = left[part][left[part] != best]
             if len(chosen) == count:
                 break
+        if len(chosen) == before:  # some queries have fewer hits: the others make up for them
+            most += 1
     return chosen
