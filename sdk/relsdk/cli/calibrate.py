@@ -121,9 +121,9 @@ def calibrate(
     removes what was promised.
 
     With --index nothing is stored in BUNDLE: the index gets a model of cosine and words, by which hybrid
-    searches order and grade. The pairs should be none that the encoder was trained on. With --queries (some
-    thousands that people typed, as often as they did) it also keeps how good the first hits are, and relsdk
-    serve tells when they no longer are: see relsdk doctor --state.
+    searches order and grade. The pairs should be none that the encoder was trained on. With --queries (at
+    least 300 that people typed, better some thousands, as often as they did) it also keeps how good the first
+    hits are, and relsdk serve tells when they no longer are: see relsdk doctor --state.
     """
     if bool(precisions) != bool(levels):
         raise InputError("--target-precision and --level go together")
