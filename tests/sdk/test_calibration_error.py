@@ -2,11 +2,15 @@
 
 import json
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from relsdk import metrics
+from relsdk.cli._calibration_error import echo_calibration_errors
+from relsdk.cli.evaluate import echo_evaluations
 from relsdk.errors import InputError
 from relsdk.metrics import debiased_ece, reliability_curve
 
@@ -89,6 +93,25 @@ class TestByHand:
             assert sum(one.pairs for one in curve) == 240
             gap = sum(one.pairs * abs(one.share - one.confidence) for one in curve) / 240
             assert gap == pytest.approx(error.ece)
+
+
+def test_an_interval_above_0_does_not_look_as_if_it_began_there(capsys):
+    report = metrics.grade_report(*simulate(np.random.default_rng(4), 30))
+    for low, shown in ((0.0004, "<0.001 to 0.036"), (0.0006, "0.001 to 0.036"), (0.0, "0.000 to 0.036")):
+        error = metrics.DebiasedEce(0.03, 0.02, low, 0.036)
+        echo_calibration_errors([("fp32", replace(report, debiased_ece=error))])
+        (row,) = [row for row in capsys.readouterr().out.splitlines() if "most probable level" in row]
+        assert shown in row
+        assert ("not distinguishable" in row) == (low == 0.0)
+
+
+def test_a_figure_that_does_not_exist_is_a_dash(capsys):
+    ranking = metrics.ranking_report(["q"], [1.0], [0])
+    grading = metrics.grade_report([0], [[1.0, 0.0, 0.0, 0.0]])
+    echo_evaluations([SimpleNamespace(variant="fp32", dimension=None, ranking=ranking, grading=grading)])
+    out = capsys.readouterr().out
+    assert "nan" not in out
+    assert out.splitlines()[-1].split()[7] == "-"  # nDCG@10
 
 
 class TestSimulations:

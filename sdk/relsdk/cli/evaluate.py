@@ -236,7 +236,11 @@ def _echo_abstention(evaluations: list[Evaluation]) -> None:
 
 
 def _accuracy(point: Abstention) -> str:
-    return "-" if math.isnan(point.accuracy) else f"{point.accuracy:.3f}"
+    return _figure(point.accuracy, 3)
+
+
+def _figure(value: float, digits: int) -> str:
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
 
 
 def echo_evaluations(evaluations: list[Evaluation]) -> None:
@@ -245,12 +249,12 @@ def echo_evaluations(evaluations: list[Evaluation]) -> None:
     for item in evaluations:
         order, levels = item.ranking, item.grading
         cells = [item.variant, str(item.dimension or "-"), f"{order.pairs:,}"]
-        cells += [f"{value * 100:.2f}" for value in (order.ap_1, order.ap_2, order.ap_3, order.mean_ap)]
-        cells += [f"{order.ndcg_at_10 * 100:.2f}", str(order.queries_used)]
+        cells += [_figure(value * 100, 2) for value in (order.ap_1, order.ap_2, order.ap_3, order.mean_ap)]
+        cells += [_figure(order.ndcg_at_10 * 100, 2), str(order.queries_used)]
         if levels is None:
             cells += ["-"] * 4
         else:
-            cells += [f"{v:.3f}" for v in (levels.accuracy, levels.qwk, levels.ece, levels.brier)]
+            cells += [_figure(v, 3) for v in (levels.accuracy, levels.qwk, levels.ece, levels.brier)]
         rows.append(cells)
     header = ["variant", "dim", "pairs", "AP>=1", "AP>=2", "AP=3", "mean AP", "nDCG@10", "queries"]
     echo_table([*header, "accuracy", "QWK", "ECE", "Brier"], rows, right=tuple(range(1, 13)))
