@@ -206,3 +206,13 @@ class TestReport:
             debiased_ece([0.5], [1], "a", bins=0)
         with pytest.raises(InputError, match="resamples is 0"):
             debiased_ece([0.5], [1], "a", resamples=0)
+
+
+@pytest.mark.parametrize(("queries", "told"), [(4, False), (5, True)])
+def test_an_interval_needs_five_queries(queries, told):
+    """Of one query a bootstrap has no width, and would call any error 0 or certain."""
+    probabilities = np.tile([0.4, 0.3, 0.2, 0.1], (20, 1))
+    report = metrics.grade_report(np.zeros(20, dtype=int), probabilities, [n % queries for n in range(20)])
+    assert report.ece == pytest.approx(0.6)
+    assert (report.debiased_ece is not None) == (report.debiased_ece_at_least is not None) == told
+    assert ("debiased_ece" in report.to_dict()) == told

@@ -9,6 +9,7 @@ from relsdk.bundle import read_bundle
 from relsdk.bundle.hub import local_model
 from relsdk.calibration import Promise, SearchProfile
 from relsdk.cli._calibration_error import echo_calibration_errors
+from relsdk.cli._cells import figure
 from relsdk.cli._promises import echo_promises, promised_options, warn_of_promises
 from relsdk.cli._warnings import take_warnings, warn
 from relsdk.cli.output import echo, echo_json, echo_next, echo_table
@@ -111,8 +112,8 @@ def _echo_reports(reports: Sequence[HybridReport]) -> None:
     for report in reports:
         levels = report.grading
         cells = [report.variant, f"{levels.pairs:,}", f"{report.random_pairs:,}"]
-        cells += [f"{one.mean_ap * 100:.2f}" for one in (report.cosine_ranking, report.ranking)]
-        cells += [f"{value:.3f}" for value in (levels.accuracy, levels.qwk, levels.ece, levels.log_loss)]
+        cells += [figure(one.mean_ap * 100, 2) for one in (report.cosine_ranking, report.ranking)]
+        cells += [figure(value, 3) for value in (levels.accuracy, levels.qwk, levels.ece, levels.log_loss)]
         rows.append(cells)
     header = ["variant", "pairs", "random", "mean AP, cosine", "mean AP, hybrid"]
     echo_table([*header, "accuracy", "QWK", "ECE", "log loss"], rows, right=tuple(range(1, 9)))

@@ -1,11 +1,12 @@
-"""How wide texts are on a terminal, where a Chinese character takes two cells."""
+"""What a cell of a table says, and how wide texts are on a terminal: a Chinese character takes two cells."""
 
 from __future__ import annotations
 
+import math
 import shutil
 import unicodedata
 
-__all__ = ["cells_left", "cut", "width"]
+__all__ = ["cells_left", "cut", "figure", "width"]
 
 
 def cells_left(used: int) -> int:
@@ -24,6 +25,11 @@ def cut(line: str, room: int) -> str:
             break
         end += 1
     return line[:end] + "…"
+
+
+def figure(value: float, digits: int) -> str:
+    """Return a number with so many digits; "-" for NaN, which stands for a value that does not exist."""
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
 
 
 def width(text: str) -> int:

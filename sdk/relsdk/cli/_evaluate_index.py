@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from relsdk.cli._calibration_error import echo_calibration_errors
+from relsdk.cli._cells import figure
 from relsdk.cli._promises import echo_promise_checks
 from relsdk.cli._warnings import warn
 from relsdk.cli.output import counted, echo_table, percent
@@ -156,7 +157,7 @@ def warn_of_index_evaluation(evaluation: IndexEvaluation) -> None:
 def _level_cells(levels: GradeReport | None) -> list[str]:
     if levels is None:
         return ["-"] * 4
-    return [f"{value:.3f}" for value in (levels.accuracy, levels.qwk, levels.ece, levels.brier)]
+    return [figure(value, 3) for value in (levels.accuracy, levels.qwk, levels.ece, levels.brier)]
 
 
 def echo_run_report(report: RunReport) -> None:

@@ -13,6 +13,7 @@ from relsdk.bundle import read_bundle
 from relsdk.calibration import LevelShares
 from relsdk.cli._calibrate_index import calibrate_index
 from relsdk.cli._calibration_error import echo_calibration_errors
+from relsdk.cli._cells import figure
 from relsdk.cli._promises import echo_promises, promised_options, warn_of_promises
 from relsdk.cli._warnings import take_warnings, warn
 from relsdk.cli.evaluate import open_companion
@@ -215,11 +216,11 @@ def _echo_calibration(reports: list[CalibrationReport]) -> None:
                 str(report.dimension or "-"),
                 report.method,
                 f"{grading.pairs:,}",
-                f"{grading.accuracy:.3f}",
-                f"{grading.qwk:.3f}",
-                f"{grading.ece:.3f}",
-                f"{grading.brier:.3f}",
-                f"{grading.log_loss:.3f}",
+                figure(grading.accuracy, 3),
+                figure(grading.qwk, 3),
+                figure(grading.ece, 3),
+                figure(grading.brier, 3),
+                figure(grading.log_loss, 3),
             ]
         )
     header = ["variant", "dim", "method", "pairs", "accuracy", "QWK", "ECE", "Brier", "log loss"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -15,6 +14,7 @@ import click
 from relsdk.bundle import read_bundle
 from relsdk.bundle.hub import local_model
 from relsdk.cli._calibration_error import echo_calibration_errors
+from relsdk.cli._cells import figure
 from relsdk.cli._evaluate_index import (
     Searching,
     echo_index_evaluation,
@@ -236,11 +236,7 @@ def _echo_abstention(evaluations: list[Evaluation]) -> None:
 
 
 def _accuracy(point: Abstention) -> str:
-    return _figure(point.accuracy, 3)
-
-
-def _figure(value: float, digits: int) -> str:
-    return "-" if math.isnan(value) else f"{value:.{digits}f}"
+    return figure(point.accuracy, 3)
 
 
 def echo_evaluations(evaluations: list[Evaluation]) -> None:
@@ -249,12 +245,12 @@ def echo_evaluations(evaluations: list[Evaluation]) -> None:
     for item in evaluations:
         order, levels = item.ranking, item.grading
         cells = [item.variant, str(item.dimension or "-"), f"{order.pairs:,}"]
-        cells += [_figure(value * 100, 2) for value in (order.ap_1, order.ap_2, order.ap_3, order.mean_ap)]
-        cells += [_figure(order.ndcg_at_10 * 100, 2), str(order.queries_used)]
+        cells += [figure(value * 100, 2) for value in (order.ap_1, order.ap_2, order.ap_3, order.mean_ap)]
+        cells += [figure(order.ndcg_at_10 * 100, 2), str(order.queries_used)]
         if levels is None:
             cells += ["-"] * 4
         else:
-            cells += [_figure(v, 3) for v in (levels.accuracy, levels.qwk, levels.ece, levels.brier)]
+            cells += [figure(v, 3) for v in (levels.accuracy, levels.qwk, levels.ece, levels.brier)]
         rows.append(cells)
     header = ["variant", "dim", "pairs", "AP>=1", "AP>=2", "AP=3", "mean AP", "nDCG@10", "queries"]
     echo_table([*header, "accuracy", "QWK", "ECE", "Brier"], rows, right=tuple(range(1, 13)))

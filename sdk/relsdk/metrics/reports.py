@@ -28,6 +28,7 @@ from relsdk.metrics.statistics import QueryMean, mean_ndcg, mean_over_queries
 
 # A list of one or two documents is nearly always in order: it says little about the model.
 MIN_DOCUMENTS = 3
+_LEAST_QUERIES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,8 @@ class GradeReport:
         brier: Brier score, the sum form in [0, 2].
         rps: Ranked probability score in [0, 1].
         log_loss: In nats.
-        debiased_ece: `ece` without the noise of the labels; None where no queries were given.
+        debiased_ece: `ece` without the noise of the labels; None where no queries were given, or fewer than
+            5: they do not tell how much queries differ.
         debiased_ece_at_least: The same of P(level >= 1), P(level >= 2) and P(level = 3).
     """
 
@@ -85,7 +87,8 @@ def grade_report(
     truth = as_levels(labels)
     matrix = as_probabilities(probabilities, len(truth))  # (N, L)
     predicted = most_probable_level(matrix)
-    top, at_least = (None, None) if queries is None else _debiased(truth, matrix, queries)
+    told = queries is not None and len(set(queries)) >= _LEAST_QUERIES
+    top, at_least = _debiased(truth, matrix, queries) if queries is not None and told else (None, None)
     return GradeReport(
         pairs=len(truth),
         accuracy=grading.accuracy(truth, predicted),
