@@ -28,7 +28,6 @@ def echo_calibration_errors(reports: Iterable[tuple[str, GradeReport]]) -> None:
 
 def _cells(what: str, error: DebiasedEce) -> list[str]:
     told = "" if error.is_distinguishable else "not distinguishable from 0"
-    low = (
-        "<0.001" if 0.0 < error.low < 0.0005 else f"{error.low:.3f}"
-    )  # one that begins at 0 is not told apart
+    # An interval that begins at 0 means something else than one that is rounded to it.
+    low = "<0.001" if 0.0 < error.low < 0.0005 else f"{error.low:.3f}"
     return [what, f"{error.ece:.3f}", f"{error.value:.3f}", f"{low} to {error.high:.3f}", told]
