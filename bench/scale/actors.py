@@ -47,13 +47,13 @@ _RATIOS = (("2 processes", "1 process"), ("2 actors", "1 actor"), ("1 actor", "1
 @click.option("--work", type=click.Path(path_type=Path, file_okay=False), default=ROOT / ".bench" / "http")
 @click.option("--shared", type=click.Path(path_type=Path), default=ROOT.parent / "shared", help="Real data.")
 @click.option("--contender", multiple=True, type=click.Choice(list(CONTENDERS)), help="[all]")
-@click.option("--small", is_flag=True, help="Toy sizes: does it run? Its numbers mean nothing.")
+@click.option("--small", is_flag=True, help="One round: does it run? Its numbers mean little.")
 def main(
     output: Path, bundle: Path | None, work: Path, shared: Path, contender: tuple[str, ...], small: bool
 ) -> None:
     """Time one and two workers, and write the stage "actors" of OUTPUT."""
     bundle = bundle or prepare_tower(work, shared)
-    rows, rounds = (2048, 1) if small else (4096, 2)  # minutes a run, of four parts
+    rows, rounds = 4096, 1 if small else 2  # four parts: two workers have two more to make than to begin with
     with tempfile.TemporaryDirectory(prefix="bench-") as temporary:
         place = Path(temporary)
         texts = place / "documents.jsonl"

@@ -22,11 +22,11 @@ def test_local_workers_are_timed_by_turns(toy_bundle, tmp_path):
     pytest.importorskip("pyarrow")
     names = ("--contender", "1 process", "--contender", "2 processes")
     result = measure(toy_bundle, tmp_path / "scale.json", *names)
-    assert len(result["others_cpus"]) == 4
+    assert len(result["others_cpus"]) == 2
     assert result["loaded"] == (max(result["others_cpus"]) > 0.1)
     assert list(result["contenders"]) == ["1 process", "2 processes"]
     for row in result["contenders"].values():
-        assert len(row["texts_per_second"]["rounds"]) == 2
+        assert len(row["texts_per_second"]["rounds"]) == 1
         assert min(row["texts_per_second"]["rounds"]) > 0
     assert list(result["ratios"]) == ["2 processes / 1 process"]
     ratio = result["ratios"]["2 processes / 1 process"]
