@@ -63,7 +63,7 @@ def random_negatives(pairs: Sequence[LabelledPair], count: int, *, seed: int = 0
     numbers = {key: number for number, key in enumerate(texts)}
     query_of = np.array([queries[pair.query] for pair in pairs])
     document_of = np.array([numbers[pair.document.title, pair.document.text] for pair in pairs])
-    wanted = np.repeat(np.arange(len(queries)), count)
+    wanted = np.repeat(np.arange(len(queries)), min(count, len(texts)))
     drawn = np.unique(draw_unjudged(wanted, query_of, document_of, len(texts), seed), axis=0)
     names, documents = list(queries), list(texts.values())
     return [LabelledPair(names[q], documents[d], RelevanceLevel.IRRELEVANT) for q, d in drawn.tolist()]
