@@ -53,6 +53,7 @@ def measured_sample(
     fitted = [query.text for query in world.split_queries("train") if query.text not in learned]
     test = world.split_queries("test")
     relevant = relevant_queries(world.documents, test)
+    answered = set().union(*relevant.values())
     told = [
         replace(document, metadata={**document.metadata, RELEVANT_TO: relevant[document.id]})
         for document in world.documents
@@ -75,9 +76,7 @@ def measured_sample(
                 pairs = [pair for _, pair in hits if pair.query in known]
                 calibrate_bundle(bundle, pairs, variants=[embedder.variant.name])
                 searcher = Searcher(Embedder(bundle, threads=1), index)
-                found = says_nothing(
-                    searcher, [one for one in test if one.id in set().union(*relevant.values())]
-                )
+                found = says_nothing(searcher, [one for one in test if one.id in answered])
             encoders[name] = {"promises": promises, "nothing_relevant": found}
     return {
         "documents": documents,

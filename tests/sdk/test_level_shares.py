@@ -283,3 +283,6 @@ def test_random_negatives_are_not_judged():
     assert all(pair.level == 0 for pair in found)
     assert not judged & {(pair.query, pair.document.title) for pair in found}
     assert random_negatives(pairs, 0) == []
+    most = {(pair.query, pair.document.title) for pair in random_negatives(pairs, 2**63)}
+    assert len(most) > len(found)
+    assert not judged & most

@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from relsdk.calibration._beta import regularised_incomplete_beta, student_quantile
 from relsdk.calibration._models import Float, Int, as_scores
 from relsdk.errors import CalibrationError, InputError
+from relsdk.metrics.statistics import LEAST_QUERIES
 from relsdk.records import Promise
 
 __all__ = ["promise_precision"]
@@ -33,8 +34,6 @@ _POWER = NormalDist().inv_cdf(0.9)
 _LEAST_SEEN = 20
 # Nobody labels more for this.
 _MOST_PAIRS = 1_000_000
-# Fewer tell nothing of how much queries differ.
-_LEAST_QUERIES = 5
 
 
 class _Seen(NamedTuple):
@@ -97,7 +96,7 @@ def promise_precision(
     kept: _Seen | None = None
     for count in _counts(values, _first_count(precision, confidence, len(values))):
         seen = _look_at(right[:count], weight[:count], query[:count])
-        if seen.queries < _LEAST_QUERIES:  # nothing is tested yet: it depends on no label
+        if seen.queries < LEAST_QUERIES:  # nothing is tested yet: it depends on no label
             continue
         if _p_value(seen, precision, confidence) > 1.0 - confidence:
             break

@@ -24,11 +24,10 @@ from relsdk.metrics.ranking import (
     recall_at_k,
     reciprocal_rank,
 )
-from relsdk.metrics.statistics import QueryMean, mean_ndcg, mean_over_queries
+from relsdk.metrics.statistics import LEAST_QUERIES, QueryMean, mean_ndcg, mean_over_queries
 
 # A list of one or two documents is nearly always in order: it says little about the model.
 MIN_DOCUMENTS = 3
-_LEAST_QUERIES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +86,7 @@ def grade_report(
     truth = as_levels(labels)
     matrix = as_probabilities(probabilities, len(truth))  # (N, L)
     predicted = most_probable_level(matrix)
-    told = queries is not None and len(set(queries)) >= _LEAST_QUERIES
+    told = queries is not None and len(set(queries)) >= LEAST_QUERIES
     top, at_least = _debiased(truth, matrix, queries) if queries is not None and told else (None, None)
     return GradeReport(
         pairs=len(truth),

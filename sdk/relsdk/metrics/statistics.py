@@ -29,6 +29,8 @@ from relsdk.metrics.ranking import ndcg
 
 # Resampled indices held at once: 32 MiB of int64.
 _BOOTSTRAP_BLOCK = 1 << 22
+# Fewer queries tell nothing of how much queries differ.
+LEAST_QUERIES = 5
 
 
 @dataclass(frozen=True, slots=True)

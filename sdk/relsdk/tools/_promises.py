@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 from relsdk.calibration import Promise, promise_precision
 from relsdk.errors import CalibrationError
 from relsdk.metrics import bootstrap_interval, reliability_curve
+from relsdk.metrics.statistics import LEAST_QUERIES
 
 __all__ = ["PromiseCheck", "Target", "check_promise", "check_targets", "shares_of_level", "try_promises"]
 
 Target = tuple[int, float]  # a level, and the precision that hits of it or above are to have
-# Fewer tell nothing of how much queries differ.
-_LEAST_QUERIES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +88,7 @@ def check_promise(
     precision, interval = None, None
     if len(chosen):
         precision = float(chosen.mean())
-    if precision is not None and len(counts) >= _LEAST_QUERIES:
+    if precision is not None and len(counts) >= LEAST_QUERIES:
         drawn = bootstrap_interval(np.bincount(own, chosen) / counts, 0, weights=counts)
         (score,) = reliability_curve(np.full(len(chosen), precision), chosen, own.tolist(), bins=1)
         interval = min(drawn.low, score.low), max(drawn.high, score.high)

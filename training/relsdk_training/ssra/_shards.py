@@ -166,9 +166,14 @@ class _ShardWork:
         """Return what makes a shard: of its number, the other's path and its own."""
         if Path.cwd() != self.place:  # on a machine of a cluster
             os.chdir(self.place)
-        if self.threads and "torch" in sys.modules:  # it came with the opener's module, or is not needed
+        return partial(self._make, cache(self._load))
+
+    def _load(self) -> Make:
+        """Load what makes lines; torch, if it came with that, takes the worker's threads."""
+        make = self.opener(self.job)
+        if self.threads and "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(self.threads)
-        return partial(self._make, cache(partial(self.opener, self.job)))
+        return make
 
     def _make(self, make: Callable[[], Make], shard: tuple[int, Path, Path]) -> str:
         number, source, target = shard
