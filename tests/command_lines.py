@@ -67,6 +67,7 @@ BASES = {
         [],
     ),
     "doctor": (["--no-self-test", "--model={encoder}"], []),
+    "serve": (["--check"], ["{index}"]),
 }
 # The only argument of commands that are not named above: those of `relsdk index`, whatever they will be.
 USUAL = ([], ["{index}"])
@@ -114,6 +115,7 @@ def commands():
 
 # Parameters that may be a pipe, as `<(...)` is: one that nobody writes to is waited for.
 _PIPES = ("source", "pairs", "documents", "corpus", "queries", "config", "output", "ids_file", "output_run")
+_PIPES += ("key_file",)
 
 
 def bad_values(parameter):
