@@ -61,8 +61,21 @@ class TeiErrorAnswer(Answer, kw_only=True):
 # Models.
 
 
+class PromiseBody(Answer, kw_only=True):
+    """Of hits with P(level >= k) >= threshold a share of at least `precision` has level k or above."""
+
+    level: Level
+    precision: Precision
+    confidence: Precision
+    threshold: Probability
+    recall: Probability
+    reached: Probability
+    pairs: Count
+    queries: Count
+
+
 class ModelCard(Answer, kw_only=True):
-    """A model that is served."""
+    """A model that is served; `promises` are those that it keeps where it grades alone."""
 
     id: str
     object: Literal["model"] = "model"
@@ -74,6 +87,7 @@ class ModelCard(Answer, kw_only=True):
     variant: str
     fingerprint: str
     levels: bool
+    promises: list[PromiseBody]
 
 
 class ModelList(Answer, kw_only=True):
@@ -406,19 +420,6 @@ class FacetValue(Answer, kw_only=True):
     count: int
 
 
-class PromiseBody(Answer, kw_only=True):
-    """Of hits with P(level >= k) >= threshold a share of at least `precision` has level k or above."""
-
-    level: Level
-    precision: Precision
-    confidence: Precision
-    threshold: Probability
-    recall: Probability
-    reached: Probability
-    pairs: Count
-    queries: Count
-
-
 class ResultBody(Answer, kw_only=True):
     """The hits of one query, and how much of the work was done; see `SearchResult`."""
 
@@ -514,7 +515,7 @@ class FieldCard(Answer, kw_only=True):
 
 
 class IndexCard(Answer, kw_only=True):
-    """An index that is served."""
+    """An index that is served; `promises` are those of its own model, of hybrid and lexical searches."""
 
     name: str
     model: str
@@ -523,6 +524,7 @@ class IndexCard(Answer, kw_only=True):
     generation: str
     lexical: bool
     levels: bool
+    promises: list[PromiseBody]
     modes: list[str]
     scorers: list[str]
     fields: list[FieldCard]

@@ -24,7 +24,7 @@ from relsdk.models.relevance_scorer import RelevanceScorer
 from relsdk.search.opening import open_encoder
 from relsdk.search.searcher import Searcher
 from relsdk.search.store_reader import StoreReader
-from relsdk_serve._bodies import FieldCard, IndexCard, ModelCard
+from relsdk_serve._bodies import FieldCard, IndexCard, ModelCard, PromiseBody
 from relsdk_serve._faults import NotFoundError
 from relsdk_serve._settings import Settings
 
@@ -68,6 +68,7 @@ class Model:
     def card(self) -> ModelCard:
         """Return what is told of it."""
         pair_model = self.pair_model
+        stored = pair_model.variant.promises.get(str(pair_model.calibration_key), ())
         return ModelCard(
             id=self.name,
             kind="scorer" if self.embedder is None else "encoder",
@@ -76,6 +77,7 @@ class Model:
             variant=pair_model.variant.name,
             fingerprint=pair_model.bundle.fingerprint,
             levels=pair_model.is_calibrated,
+            promises=[PromiseBody(**content) for content in stored],
         )
 
 
@@ -130,6 +132,7 @@ class ServedIndex:
         if isinstance(now, StoreReader):
             return self._store_card(now)
         info = now.info()
+        hybrid = now.hybrid_models.get(self.model.encoder.variant.name)
         if self._fields[0] != info.generation:
             fields = [FieldCard(name=name, kinds=list(kinds)) for name, kinds in now.fields().items()]
             self._fields = (info.generation, fields)
@@ -141,6 +144,7 @@ class ServedIndex:
             generation=info.generation,
             lexical=info.analyser is not None,
             levels=self.model.encoder.is_calibrated or bool(info.hybrid),
+            promises=[] if hybrid is None else [PromiseBody(**one.to_dict()) for one in hybrid.promises],
             modes=list(MODES) if info.analyser is not None else ["dense"],
             scorers=[name for name in self.searchers if name is not None],
             fields=self._fields[1],
@@ -159,6 +163,7 @@ class ServedIndex:
             generation=store.generation,
             lexical=False,
             levels=self.model.encoder.is_calibrated,
+            promises=[],
             modes=["dense"],
             scorers=[name for name in self.searchers if name is not None],
             fields=[],

@@ -155,7 +155,7 @@ def test_the_command(relsdk, bundle, world, tmp_path):
     assert code == 0, err
     rows = [line for line in out.splitlines() if line.startswith("fp32  ") and "dim" not in line]
     rows = [row for row in rows if row.endswith(("kept", "broken", "not distinguishable"))]
-    assert [row.split()[1:3] for row in rows] == [["1", "0.3"], ["1", "0.15"]]
+    assert [row.split()[1:3] for row in rows] == [["1", "30.00"], ["1", "15.00"]]
     for row, one in zip(rows, evaluation["promises"], strict=True):
         assert row.endswith(one["verdict"])
         assert f"{100 * one['precision']:.2f}" in row

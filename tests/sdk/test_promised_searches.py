@@ -252,7 +252,7 @@ def test_the_command_line(relsdk, world, calibration, index, tmp_path):
     following = '"..." --min-level 1 --min-precision 0.3'
     assert f"next: relsdk query INDEX {following}, or relsdk eval {folder} PAIRS" in out
     rows = [line.split() for line in out.splitlines() if line.startswith("fp32, 32 dim")]
-    assert [row[3:6] for row in rows] == [["1", "0.3", "0.95"], ["1", "0.15", "0.95"]]
+    assert [row[3:6] for row in rows] == [["1", "30.00", "95.00"], ["1", "15.00", "95.00"]]
     code, out, _ = relsdk("model", "info", folder)
     assert [line.split() for line in out.splitlines() if line.startswith("fp32, 32 dim")] == rows
     code, out, err = relsdk(*ask, "--min-level", "1", "--json")
@@ -271,7 +271,7 @@ def test_the_command_line(relsdk, world, calibration, index, tmp_path):
     assert "go together" in err
     code, _, err = relsdk("calibrate", folder, tmp_path / "pairs.jsonl", "--confidence", "0.9")
     assert code == 2
-    assert "pass --target-precision and --level" in err
+    assert "add, say, --target-precision 0.9 --level 2" in err
     code, _, err = relsdk(*ask, "--min-level", "1", "--mode", "hybrid")
     following = f"--index {index.path} --target-precision 0.3 --target-precision 0.15 --level 1"
     assert f"run: relsdk calibrate BUNDLE PAIRS {following}\n" in err

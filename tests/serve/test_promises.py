@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from relsdk import Embedder, Index, Searcher
+from relsdk.client import Client
 from relsdk.tools.evaluation import calibrate_bundle
 from relsdk.tools.hybrid_calibration import calibrate_hybrid
 from relsdk_sample import generate
@@ -62,6 +63,12 @@ def test_each_index_keeps_the_promise_of_its_own_model(encoder, folders, named):
             (result,) = answer["results"]
             assert [hit["id"] for hit in result["hits"]] == [hit.document.id for hit in expected]
             assert answer["model"] == ("other" if name == "other" else "encoder")
+        with Client(server.url) as client:
+            told = client.info()
+        made = {one.name: [promise.precision for promise in one.promises] for one in told.indexes}
+        assert made == {"toy": [], "other": [], "hybrid": [0.15]}
+        made = {one.id: [promise.precision for promise in one.promises] for one in told.models}
+        assert made == {"encoder": [0.2], "other": [0.1]}
         body = {"queries": [ASKED["query"], "红烧肉" * 60], "min_level": 1, "index": "toy"}
         for asked in ({}, {"min_precision": 0.2}):
             inside, outside = post(server.http, "/v1/search", {**body, **asked})["results"]

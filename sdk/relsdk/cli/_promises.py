@@ -48,8 +48,8 @@ def echo_promises(promises: Iterable[tuple[str, Promise]]) -> None:
         [
             name,
             str(one.level),
-            f"{one.precision:g}",
-            f"{one.confidence:g}",
+            percent(one.precision),
+            percent(one.confidence),
             f"{one.threshold:.4f}",
             percent(one.recall),
             percent(one.reached),
@@ -83,8 +83,8 @@ def echo_promise_checks(evaluations: Iterable[tuple[str, Evaluation | IndexEvalu
                 [
                     name,
                     str(one.promise.level),
-                    f"{one.promise.precision:g}",
-                    f"{one.promise.confidence:g}",
+                    percent(one.promise.precision),
+                    percent(one.promise.confidence),
                     f"{one.promise.threshold:.4f}",
                     percent(one.share),
                     percent(one.recall),

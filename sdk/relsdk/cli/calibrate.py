@@ -127,9 +127,9 @@ def calibrate(
     hits are, and relsdk serve tells when they no longer are: see relsdk doctor --state.
     """
     if bool(precisions) != bool(levels):
-        raise InputError("--target-precision and --level go together")
+        raise InputError("--target-precision and --level go together, as in --target-precision 0.9 --level 2")
     if confidence is not None and not precisions:
-        raise InputError("--confidence is that of a promise; pass --target-precision and --level as well")
+        raise InputError("--confidence is that of a promise; add, say, --target-precision 0.9 --level 2")
     promised: dict[str, Any] = {"targets": list(product(levels, precisions))}
     if confidence is not None:
         promised["confidence"] = confidence

@@ -108,7 +108,8 @@ def evaluate(
     Another table says what it costs to answer only where a level is at least so probable: the share of pairs
     that stay unanswered, and the accuracy of the others.
 
-    In tables what measures order (AP, nDCG, recall, ...) is in percent. The rest, and JSON, is not.
+    In tables what measures order (AP, nDCG, recall, ...) and what is said of promises is in percent. The
+    rest, and JSON, is not.
     """
     _check_targets(output, plot, of_pairs=not (run or judge or searching.is_given))
     if run is not None or judge is not None:

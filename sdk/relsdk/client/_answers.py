@@ -72,6 +72,7 @@ class ModelDescription(msgspec.Struct, frozen=True):
         variant: The ONNX file that runs.
         fingerprint: See `Embedder.fingerprint`.
         levels: Whether it gives levels.
+        promises: Precisions that hits keep which it grades alone.
     """
 
     id: str
@@ -81,6 +82,7 @@ class ModelDescription(msgspec.Struct, frozen=True):
     variant: str
     fingerprint: str
     levels: bool
+    promises: list[Promise] = []
 
 
 class IndexDescription(msgspec.Struct, frozen=True):
@@ -93,6 +95,7 @@ class IndexDescription(msgspec.Struct, frozen=True):
         documents: How many there are.
         generation: The one that answers.
         levels: Whether hits have levels.
+        promises: Precisions that hits of hybrid and lexical searches keep.
         modes: How documents are found there.
         writable: Whether documents can be written.
     """
@@ -105,6 +108,7 @@ class IndexDescription(msgspec.Struct, frozen=True):
     levels: bool
     modes: list[str]
     writable: bool
+    promises: list[Promise] = []
 
 
 class ServerInfo(msgspec.Struct, frozen=True):
