@@ -39,7 +39,7 @@ from bench.experiments.index_kills_processes import (
     plan,
     play,
     read,
-    use_small_graphs,
+    small_graphs,
     write,
 )
 from bench.harness.machine import machine_record
@@ -249,7 +249,6 @@ def run(path: Path, kills: int, seed: int = 0) -> dict[str, Any]:
     Raises:
         RuntimeError: Something was lost, has risen, is damaged or was left over.
     """
-    use_small_graphs()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([index_kills_processes.__name__])
     supervisor = Supervisor(path, random.Random(seed), context)
@@ -287,7 +286,7 @@ def run(path: Path, kills: int, seed: int = 0) -> dict[str, Any]:
 @click.option("--seed", default=0, show_default=True)
 def main(output: Path, kills: int, seed: int) -> None:
     """Kill the writers of an index and count what is lost."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, small_graphs():
         counts = run(Path(folder, "index"), kills, seed)
     result = {"machine": machine_record(seed), "readers": READERS, "graph_rows": GRAPH_ROWS, **counts}
     write_file_atomically(output, json.dumps(result, indent=1) + "\n")

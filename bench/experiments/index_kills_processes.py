@@ -11,6 +11,8 @@ import os
 import random
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,7 @@ __all__ = [
     "plan",
     "play",
     "read",
-    "use_small_graphs",
+    "small_graphs",
     "write",
 ]
 
@@ -163,16 +165,22 @@ def _say(handle: int, text: str) -> None:
     os.write(handle, f"{text}\n".encode())  # short: written as a whole or not at all
 
 
-def use_small_graphs() -> None:
+@contextmanager
+def small_graphs() -> Iterator[None]:
     """Let small segments have graphs, in this process."""
+    usual = _changes.GRAPH_ROWS
     _changes.GRAPH_ROWS = _segment_writer.GRAPH_ROWS = GRAPH_ROWS  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        _changes.GRAPH_ROWS = _segment_writer.GRAPH_ROWS = usual  # type: ignore[misc]
 
 
 def play(out: Any, work: Any, *arguments: Any) -> None:
     """Run one of the processes below; what it raises is said."""
-    use_small_graphs()
     try:
-        work(out.fileno(), *arguments)
+        with small_graphs():
+            work(out.fileno(), *arguments)
     except BaseException:
         _say(out.fileno(), "ERROR " + repr(traceback.format_exc())[-3000:])
         os._exit(1)
