@@ -33,6 +33,7 @@ from bench.serving import (
     vector_sets,
     weights,
 )
+from bench.serving.__main__ import _POOLS
 from bench.serving.__main__ import main as suites_main
 from bench.serving.settings import header, make_settings
 from relsdk.bundle import read_bundle
@@ -50,6 +51,13 @@ ENGINES = {"CTranslate2 int8": "ctranslate2", "OpenVINO int8": "openvino", "onnx
 @pytest.fixture
 def settings(toy_bundle, tmp_path):
     return make_settings(tmp_path, small=True, peers=False, bundle=toy_bundle)
+
+
+@pytest.fixture
+def as_a_process(monkeypatch):
+    """What the command sets for its process does not outlast the test."""
+    for name in (*_POOLS, "HF_HUB_OFFLINE", "TOKENIZERS_PARALLELISM"):
+        monkeypatch.setenv(name, "1")
 
 
 def check_rows(rows, suite):
@@ -172,7 +180,9 @@ def test_a_slowed_down_build_is_a_regression_and_the_same_build_is_not(settings,
 
 
 @pytest.mark.slow
-def test_a_query_tower_is_timed_beside_the_encoder_that_it_serves(toy_bundle, toy_checkpoint, tmp_path):
+def test_a_query_tower_is_timed_beside_the_encoder_that_it_serves(
+    toy_bundle, toy_checkpoint, tmp_path, as_a_process
+):
     tower = export_encoder(toy_checkpoint, tmp_path / "towers", query_tower=toy_checkpoint).path
     settings = make_settings(tmp_path, small=True, peers=False, bundle=toy_bundle, tower=tower)
     rows = [row for row in encode_query.run(settings) if row["contender"] == peers.TOWER]
@@ -433,18 +443,11 @@ def test_weights_reach_another_process(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_that_was_stopped_is_completed(toy_bundle, tmp_path, monkeypatch):
-    from click.testing import CliRunner
-
-    from bench.serving.__main__ import _POOLS, main
-
-    for name in (*_POOLS, "HF_HUB_OFFLINE", "TOKENIZERS_PARALLELISM"):  # main sets them for its process
-        monkeypatch.setenv(name, "1")
-
+def test_a_run_that_was_stopped_is_completed(toy_bundle, tmp_path, as_a_process):
     def run(*names, threads=1):
         arguments = [part for name in names for part in ("--only", name)]
         options = ["--small", "--no-peers", "--bundle", toy_bundle, "--threads", threads]
-        return CliRunner().invoke(main, [str(a) for a in ["--output", output, *options, *arguments]])
+        return CliRunner().invoke(suites_main, [str(a) for a in ["--output", output, *options, *arguments]])
 
     output = tmp_path / "suites.json"
     assert run("filtered_search", "index_build").exit_code == 0
