@@ -44,11 +44,13 @@ def allows(condition, document):
     if isinstance(condition, Not):
         return not allows(condition.part, document)
     value = condition.field.of(document)
+    missing = value is None or (value == "" and condition.field.column is not None)
     if isinstance(condition, Exists):
-        return value is not None and (condition.field.column is None or value != "")
+        return not missing
     items = [] if isinstance(value, dict) else value if isinstance(value, list) else [value]
     if isinstance(condition, Equals):
-        return any(_same(item, one) for item in items for one in condition.values)
+        found = any(_same(item, one) for item in items for one in condition.values)
+        return found or (missing and None in condition.values)
     return any(_within(item, condition.bounds) for item in items)
 
 
