@@ -276,7 +276,7 @@ class Index(IndexReader):
             making = self._making(num_threads, on_progress)
             again = compact_index(self.path, self._open(), making, check=self._check, full=full)
             if full and not done and not again:
-                return forget_earlier(self.path, self._open(), check=self._check) and self.refresh()
+                done = forget_earlier(self.path, self._open(), check=self._check)
             self.refresh()
             if not again:
                 return done

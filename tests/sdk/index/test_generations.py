@@ -24,6 +24,26 @@ def test_a_snapshot_stays_where_it_is(built, encoder):
     assert before.path == built.path
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda index, _: index.compact(),
+        lambda index, _: index.compact(full=True),
+        lambda index, _: index.delete(["nobody"]),
+        lambda index, _: index.delete(where={"title": "谁"}),
+        lambda index, encoder: index.upsert([], encoder),
+    ],
+)
+def test_a_change_with_nothing_to_do_shows_what_others_did(tmp_path, encoder, change):
+    Index.build(tmp_path / "i", [Document("d0", "标题")], encoder).close()
+    with Index.open(tmp_path / "i") as behind, Index.open(tmp_path / "i") as other:
+        other.upsert([Document("d1", "标题")], encoder)
+        other.compact(full=True)
+        other.compact(full=True)
+        assert not change(behind, encoder)
+        assert [one.id for one in behind.documents()] == ["d0", "d1"]
+
+
 def test_similar_looks_at_one_generation(built, monkeypatch):
     """A document that another thread deletes between the look-up and the search is found."""
     search = _reading.IndexReader.search
