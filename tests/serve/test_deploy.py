@@ -327,9 +327,8 @@ def test_nginx():
 
 
 READ_ONLY = """
-mkdir -p root && mount --rbind / root && mount -o remount,bind,ro root
-mount -t tmpfs none root/tmp && mkdir root/tmp/data && mount --bind data root/tmp/data && cd root/tmp
-exec chroot .. env -i PATH="$PATH" PYTHONPATH="$PYTHONPATH" HOME=/tmp XDG_CACHE_HOME=/tmp/data/cache "$@"
+mkdir -p root && mount --rbind / root && mount -o remount,bind,ro root && mount --bind data "root$PWD/data"
+exec chroot root env -i PATH="$PATH" PYTHONPATH="$PYTHONPATH" HOME=/ XDG_CACHE_HOME="$PWD/data/cache" "$@"
 """
 
 
@@ -342,15 +341,15 @@ def test_it_serves_from_a_read_only_root(encoder, index_folder, tmp_path):
     inside = ["unshare", "-rm", "sh", "-c", READ_ONLY, "-"]
     (tmp_path / "data").mkdir()
     probe = subprocess.run(
-        [*inside, "sh", "-c", "! touch /x"], cwd=tmp_path, capture_output=True, check=False
+        [*inside, "sh", "-c", f"! touch /x && ! touch {tmp_path}/x"], cwd=tmp_path, capture_output=True, check=False
     )
     if probe.returncode:
         pytest.skip("may not mount here")
-    shutil.copytree(encoder, tmp_path / "data" / "model")
-    shutil.copytree(index_folder, tmp_path / "data" / "index")
-    command = [sys.executable, "-m", "relsdk", "serve", "/tmp/data/index", "--model", "/tmp/data/model"]
+    model = shutil.copytree(encoder, tmp_path / "data" / "model")
+    index = shutil.copytree(index_folder, tmp_path / "data" / "index")
+    command = [sys.executable, "-m", "relsdk", "serve", index, "--model", model]
     done = subprocess.run(
-        [*inside, *command, "--state", "/tmp/data/state", "--workers", "1", "--check", "--json"],
+        [*inside, *command, "--state", tmp_path / "data" / "state", "--workers", "1", "--check", "--json"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
