@@ -31,9 +31,10 @@ RIGHT, WRONG = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode
 NAMES = {
     **{"sort": "-duration", "group_by": "author", "facets": ["author"], "where": "duration<30", "like": "d1"},
     **{"prompt_name": "query", "dimensions": 8, "mode": "hybrid", "truncation_direction": "right"},
-    **{"model": None, "index": None, "scorer": None},
+    **{"model": None, "index": None, "scorer": None, "min_precision": None},
 }
 INPUTS = {"/predict": [["红烧肉", "大宅门"]], "/": "红烧肉"}
+ASKED = ("query", "queries", "like")  # of which a search has one
 APART = {
     "query": ("queries", "like"),
     "queries": ("like",),
@@ -62,8 +63,12 @@ def hit(case):
 
 def understand(body, path):
     body.update({name: value for name, value in NAMES.items() if body.get(name) is not None})
+    # JSON's 2.0 is an integer for the document, and none for the server.
+    body.update({name: int(one) for name, one in body.items() if isinstance(one, float) and one.is_integer()})
     if path in INPUTS:
         body["inputs"] = INPUTS[path]
+    if path == "/v1/search" and not any(body.get(name) for name in ASKED):
+        body["query"] = "红烧肉"
     for name, others in APART.items():
         if body.get(name) is not None:
             for other in others:
