@@ -341,7 +341,10 @@ def test_it_serves_from_a_read_only_root(encoder, index_folder, tmp_path):
     inside = ["unshare", "-rm", "sh", "-c", READ_ONLY, "-"]
     (tmp_path / "data").mkdir()
     probe = subprocess.run(
-        [*inside, "sh", "-c", f"! touch /x && ! touch {tmp_path}/x"], cwd=tmp_path, capture_output=True, check=False
+        [*inside, "sh", "-c", f"! touch /x && ! touch {tmp_path}/x"],
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
     )
     if probe.returncode:
         pytest.skip("may not mount here")
