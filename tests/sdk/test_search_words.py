@@ -1,5 +1,7 @@
 """Searches by words and by both, over changed indexes, through the searcher."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -81,7 +83,10 @@ def test_scores_do_not_depend_on_segments(searcher, embedder, tmp_path):
             for mode in ("lexical", "hybrid"):
                 one, two = searcher.search(query, 30, mode=mode), other.search(query, 30, mode=mode)
                 assert ids(one) == ids(two)
-                assert [hit.signals for hit in one] == [hit.signals for hit in two]
+                for hit, same in zip(one, two, strict=True):
+                    # a product of more rows may differ in its last digit
+                    assert hit.signals.cosine == pytest.approx(same.signals.cosine, abs=1e-6)
+                    assert replace(hit.signals, cosine=0.0) == replace(same.signals, cosine=0.0)
 
 
 def test_passages_are_found_by_their_words(embedder, tmp_path):
