@@ -2,7 +2,9 @@
 
 import gc
 import logging
+import os
 import sys
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -33,12 +35,28 @@ def pytest_collection():
 
 
 @pytest.fixture(autouse=True)
-def _logging_stays_on():
-    """A command that leaves logging off would silence whatever this process tests next."""
+def _nothing_is_left():
+    """Logging that a command leaves off, or a changed environment, decides what this process tests next."""
+    before = dict(os.environ)
     yield
     left = logging.root.manager.disable
     logging.disable(logging.NOTSET)
     assert left == logging.NOTSET, f"left logging.disable({left}) behind"
+    changed = {name for name, _ in before.items() ^ os.environ.items()} - {"PYTEST_CURRENT_TEST"}
+    for name in changed:
+        os.environ.pop(name, None)
+    os.environ.update({name: before[name] for name in changed & before.keys()})
+    assert not changed, f"left {sorted(changed)} of the environment changed behind"
+
+
+@pytest.fixture
+def without_hub(monkeypatch):
+    """The hub is out of reach, for this test only: its client reads the environment once."""
+    with suppress(ImportError):
+        from huggingface_hub import constants
+
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
 @pytest.fixture(scope="session", autouse=True)

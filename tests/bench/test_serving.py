@@ -54,9 +54,9 @@ def settings(toy_bundle, tmp_path):
 
 
 @pytest.fixture
-def as_a_process(monkeypatch):
+def as_a_process(monkeypatch, without_hub):
     """What the command sets for its process does not outlast the test."""
-    for name in (*_POOLS, "HF_HUB_OFFLINE", "TOKENIZERS_PARALLELISM"):
+    for name in (*_POOLS, "TOKENIZERS_PARALLELISM"):
         monkeypatch.setenv(name, "1")
 
 

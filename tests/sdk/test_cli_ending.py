@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -338,12 +337,8 @@ def test_what_is_a_hub_id(name, wanted, monkeypatch):
     assert is_hub_id(name) is wanted
 
 
-def test_a_mistyped_folder_is_called_one(relsdk, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with suppress(ImportError):
-        from huggingface_hub import constants  # it reads the environment once, for all tests after this
-
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+@pytest.mark.usefixtures("without_hub")
+def test_a_mistyped_folder_is_called_one(relsdk):
     for name in ("./typo", "models/typo"):
         code, _, err = relsdk("score", name, "a", "b")
         assert code == 2
