@@ -2,6 +2,7 @@
 
 import sqlite3
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,9 @@ class Oracle:
             "INSERT INTO documents VALUES (?, ?, ?, ?, '')",
             [(i, text, f"d{i}", f"t{i % 3}") for i, text in enumerate(self.texts)],
         )
+
+    def close(self):
+        self.connection.close()
 
     def mask(self, condition):
         sql = f"SELECT row FROM documents WHERE {condition.sql}"
@@ -104,32 +108,32 @@ def parse(where):
 @example(rows=[{"b.c": None, "b": {"c": 1}}, {"b": {"c": 1}}], where={"b.c": 1})
 @example(rows=[{"a": 2**53 + 1}, {"a": 2**53}], where={"a": {"gt": float(2**53)}})
 def test_columns_answer_as_sqlite_does(rows, where):
-    oracle = Oracle(rows)
-    parsed = parse(where)
-    columns = columns_of(oracle.texts)
-    scans = []
+    with closing(Oracle(rows)) as oracle:
+        parsed = parse(where)
+        columns = columns_of(oracle.texts)
+        scans = []
 
-    def scan(part, among):
-        scans.append(part)
-        found = RowSet(oracle.mask(filter_condition(part)), scanned=True)
-        return found if among is None else found & among
+        def scan(part, among):
+            scans.append(part)
+            found = RowSet(oracle.mask(filter_condition(part)), scanned=True)
+            return found if among is None else found & among
 
-    found = columns.matching(parsed, scan)
-    expected = oracle.mask(filter_condition(parsed))
-    assert found.mask.tolist() == expected.tolist()
-    assert found.rows.tolist() == np.flatnonzero(expected).tolist()
-    assert found.count == expected.sum()
-    assert found.scanned == bool(scans)
-    assert not scans or not columns.answers(parsed)
+        found = columns.matching(parsed, scan)
+        expected = oracle.mask(filter_condition(parsed))
+        assert found.mask.tolist() == expected.tolist()
+        assert found.rows.tolist() == np.flatnonzero(expected).tolist()
+        assert found.count == expected.sum()
+        assert found.scanned == bool(scans)
+        assert not scans or not columns.answers(parsed)
 
 
 @settings(max_examples=150, deadline=None)
 @given(rows=rows_of_metadata, name=st.sampled_from([*NAMES, "absent"]))
 def test_columns_know_the_fields(rows, name):
-    oracle = Oracle(rows)
-    columns = columns_of(oracle.texts)
-    field = parse_filter({name: {"exists": True}}).field
-    assert columns.has_field(field) == oracle.mask(has_field(field)).any()
-    for kind in KINDS:
-        known = columns.has_kind(field, kind)
-        assert known is None or known == oracle.mask(has_kind(field, kind)).any()
+    with closing(Oracle(rows)) as oracle:
+        columns = columns_of(oracle.texts)
+        field = parse_filter({name: {"exists": True}}).field
+        assert columns.has_field(field) == oracle.mask(has_field(field)).any()
+        for kind in KINDS:
+            known = columns.has_kind(field, kind)
+            assert known is None or known == oracle.mask(has_kind(field, kind)).any()
