@@ -34,6 +34,10 @@ def pytest_collection():
         gc.enable()
 
 
+# What pytest and Ray keep in the environment.
+_OF_OTHERS = ("PYTEST_CURRENT_TEST", "RAY_", "PYTHONBREAKPOINT")
+
+
 @pytest.fixture(autouse=True)
 def _nothing_is_left():
     """Logging that a command leaves off, or a changed environment, decides what this process tests next."""
@@ -42,7 +46,8 @@ def _nothing_is_left():
     left = logging.root.manager.disable
     logging.disable(logging.NOTSET)
     assert left == logging.NOTSET, f"left logging.disable({left}) behind"
-    changed = {name for name, _ in before.items() ^ os.environ.items()} - {"PYTEST_CURRENT_TEST"}
+    names = {name for name, _ in before.items() ^ os.environ.items()}
+    changed = {name for name in names if not name.startswith(_OF_OTHERS)}
     for name in changed:
         os.environ.pop(name, None)
     os.environ.update({name: before[name] for name in changed & before.keys()})
