@@ -74,9 +74,12 @@ def site(world):
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
-    """Chromium without a window."""
+    """Chromium without a window.
+
+    As long as it is there, an event loop runs in this thread, and other modules' tests cannot run their own.
+    """
     playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
     if CHROMIUM is None:
         pytest.skip("needs chromium: apt-get install chromium")
