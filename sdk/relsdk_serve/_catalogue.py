@@ -68,7 +68,7 @@ class Model:
     def card(self) -> ModelCard:
         """Return what is told of it."""
         pair_model = self.pair_model
-        stored = pair_model.variant.promises.get(str(pair_model.calibration_key), ())
+        promises = pair_model.variant.promises_of(pair_model.calibration_key)
         return ModelCard(
             id=self.name,
             kind="scorer" if self.embedder is None else "encoder",
@@ -77,7 +77,7 @@ class Model:
             variant=pair_model.variant.name,
             fingerprint=pair_model.bundle.fingerprint,
             levels=pair_model.is_calibrated,
-            promises=[PromiseBody(**content) for content in stored],
+            promises=[PromiseBody(**one.to_dict()) for one in promises],
         )
 
 

@@ -16,6 +16,7 @@ from relsdk.bundle.inside import check_inside
 from relsdk.bundle.layout import TOKENIZER_JSON, EncoderSettings, ScorerSettings
 from relsdk.errors import BundleError, InputError
 from relsdk.files.folders import file_sha256
+from relsdk.records import Promise
 
 __all__ = ["FORMAT_VERSION", "RELSDK_JSON", "Bundle", "Tower", "Variant", "onnx_file"]
 
@@ -60,6 +61,10 @@ class Variant:
     def calibration(self, key: CalibrationKey) -> Mapping[str, Any] | None:
         """Return the calibration of a key as JSON; None when there is none."""
         return self.calibrations.get(str(key))
+
+    def promises_of(self, key: CalibrationKey) -> tuple[Promise, ...]:
+        """Return the promises of the calibration of a key; none when there is none, or it makes none."""
+        return tuple(Promise(**content) for content in self.promises.get(str(key), ()))
 
 
 @dataclass(frozen=True, slots=True)

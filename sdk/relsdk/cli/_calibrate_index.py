@@ -80,8 +80,7 @@ def calibrate_index(
 
 def _lost(index: Path, embedder: Embedder, targets: Sequence[tuple[int, float]]) -> list[str]:
     """Say which promises of the bundle do not hold for the searches that the model of the index grades."""
-    stored = embedder.variant.promises.get(str(embedder.calibration_key), ())
-    promises = [Promise(**content) for content in stored]
+    promises = embedder.variant.promises_of(embedder.calibration_key)
     lost = [
         f"{one.precision:g} for level >= {one.level}"
         for one in promises

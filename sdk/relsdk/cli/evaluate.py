@@ -34,7 +34,7 @@ from relsdk.cli.output import counted, echo, echo_json, echo_table
 from relsdk.errors import InputError
 from relsdk.files.folders import check_file_target, write_file_atomically
 from relsdk.formats import read_pairs, read_qrels, read_run
-from relsdk.metrics import Abstention, run_report
+from relsdk.metrics import run_report
 from relsdk.models.embedder import Embedder
 from relsdk.models.open import open_pair_model
 from relsdk.models.pooled_scorer import pooled
@@ -229,15 +229,11 @@ def _echo_abstention(evaluations: list[Evaluation]) -> None:
         points = {point.confidence: point for point in item.abstention}
         shown = [points[confidence] for confidence in _SHOWN if confidence in points]
         if shown:
-            rows.append([item.variant, *(f"{p.unanswered:.1%}, {_accuracy(p)}" for p in shown)])
+            rows.append([item.variant, *(f"{p.unanswered:.1%}, {figure(p.accuracy, 3)}" for p in shown)])
     if rows:
         echo()
         header = ["unanswered, accuracy of the rest", *(f"P >= {confidence:g}" for confidence in _SHOWN)]
         echo_table(header, rows, right=tuple(range(1, len(header))))
-
-
-def _accuracy(point: Abstention) -> str:
-    return figure(point.accuracy, 3)
 
 
 def echo_evaluations(evaluations: list[Evaluation]) -> None:

@@ -25,12 +25,11 @@ class Promises(NamedTuple):
 
 def promises_of_model(model: PairModel | Embedder) -> Promises:
     """Return the promises of a model's calibration."""
-    stored = model.variant.promises.get(str(model.calibration_key), ())
     if isinstance(model, PooledScorer):
         command = model.bundle.calibrate_command(model.embedder.dimension, model.embedder.bundle)
     else:
         command = model.bundle.calibrate_command(model.dimension)
-    return Promises([Promise(**content) for content in stored], model.variant.name, command)
+    return Promises(model.variant.promises_of(model.calibration_key), model.variant.name, command)
 
 
 def promises_of_hybrid(link: HybridLink, embedder: Embedder, index: Index) -> Promises:

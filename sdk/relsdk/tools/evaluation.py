@@ -161,9 +161,9 @@ def evaluate(
     if not model.is_calibrated:
         return replace(evaluation, warnings=("no levels: fit them with relsdk calibrate",))
     shares = grade(outputs, model.calibration).probabilities  # (N, L)
-    key = str(model.calibration_key)
-    promises = [Promise(**content) for content in model.variant.promises.get(key, ())]
-    fitted = model.variant.quality.get("calibration", {}).get(key, {}) if promises else {}
+    key = model.calibration_key
+    promises = model.variant.promises_of(key)
+    fitted = model.variant.quality.get("calibration", {}).get(str(key), {}) if promises else {}
     return replace(
         evaluation,
         grading=grade_report(labels, shares, queries),
